@@ -1,0 +1,85 @@
+"""Every error that this project raises on purpose.
+
+    ClsError                     anything below; `exit_code` is what a command ends with
+    ├── UsageError               an option or a combination that makes no sense (2)
+    ├── MissingExtraError        a package is not installed; names the pip command (2)
+    ├── BundleError              a bundle is missing, damaged, foreign or unsafe (2)
+    │   └── IntegrityError       a file's hash is not the one in the manifest (1)
+    ├── EngineError              an engine or a provider is missing or failed (2)
+    ├── TextError                a text that cannot be encoded; `index` says which (2)
+    │   └── TextTooLongError     longer than the model takes, with on_overflow="raise" (2)
+    ├── InvalidVectorError       a NaN, an infinity or a zero vector; `index` says which (1)
+    ├── CheckFailedError         a parity or quality check failed (1)
+    ├── ClosedError              an Encoder was used after close() (2)
+    └── cls_exporter.ExportError (2)
+        ├── CheckpointError      a checkpoint that cannot be read or would be silently wrong (2)
+        ├── UnsupportedError     an architecture or a module that is not supported (2)
+        ├── GraphError           a rewrite that was expected did not happen (1)
+        └── ParityError          a variant misses its threshold; also a CheckFailedError (1)
+
+A message says what happened, what was found, what was expected and what to do next, on one line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ClsError(Exception):
+    """The root of every deliberate error. `exit_code` is the process's exit code for it."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UsageError(ClsError, ValueError):
+    """An option, or a combination of options, that makes no sense."""
+
+
+class MissingExtraError(ClsError, ImportError):
+    """A package that this feature needs is not installed; the message names the pip command."""
+
+
+class BundleError(ClsError):
+    """A bundle is missing, damaged, of another format, or unsafe to read."""
+
+
+class IntegrityError(BundleError):
+    """A file of the bundle does not have the hash that the manifest records."""
+
+    exit_code = 1
+
+
+class EngineError(ClsError, RuntimeError):
+    """An inference engine, or a provider of it, is missing or failed."""
+
+
+class TextError(ClsError, ValueError):
+    """A text that cannot be encoded; `index` is its place in the input, None where it has none."""
+
+    def __init__(self, message: str, *, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class TextTooLongError(TextError):
+    """A text longer than the model takes, where the caller asked for an error."""
+
+
+class InvalidVectorError(ClsError, ArithmeticError):
+    """A vector that is NaN, infinite or all zero; `index` is the text's place in the input."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class CheckFailedError(ClsError):
+    """A parity or quality check failed."""
+
+    exit_code = 1
+
+
+class ClosedError(ClsError, RuntimeError):
+    """An Encoder was used after close()."""
