@@ -1,0 +1,82 @@
+"""What an export is asked for, and what it reports, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from cls_runtime.errors import UsageError
+from cls_runtime.manifest import Manifest, ParityFigures
+
+Layout = Literal["standard", "native", "broadcast"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Options of one export.
+
+    Attributes:
+        pooler: add the `pooler_output` output; needs trained pooler weights.
+        logits: add the `logits` output; needs a sequence classifier.
+        precisions: the variants to write, at least one of `fp32`, `fp16`, `int8`.
+        layout: `standard`, `native` (no `last_hidden_state`) or `broadcast` (the row expanded to every token).
+        max_length: lowers the longest text, in tokens; None takes the checkpoint's own limit.
+        calibration: a text file (one text a line) for int8's scales; None takes the built-in texts.
+        allow_pooling_mismatch: export the CLS row of a model that was trained with another pooling.
+        allow_untrained_pooler: export a pooler that was never trained.
+        trust_remote_code: run the checkpoint's own Python code.
+
+    Raises:
+        UsageError: an unknown precision or layout, or none at all.
+    """
+
+    pooler: bool = False
+    logits: bool = False
+    precisions: tuple[Precision, ...] = ("fp32",)
+    layout: Layout = "standard"
+    max_length: int | None = None
+    calibration: Path | None = None
+    allow_pooling_mismatch: bool = False
+    allow_untrained_pooler: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.precisions, str):
+            raise UsageError(f"precisions is the string {self.precisions!r}, expected a tuple such as ('fp32', 'int8')")
+        unknown = [name for name in self.precisions if name not in get_args(Precision)]
+        if unknown or not self.precisions:
+            raise UsageError(f"precisions {self.precisions!r}: expected one or more of {', '.join(get_args(Precision))}")
+        if len(set(self.precisions)) != len(self.precisions):
+            raise UsageError(f"precisions {self.precisions!r} names one twice")
+        if self.layout not in get_args(Layout):
+            raise UsageError(f"layout {self.layout!r}: expected one of {', '.join(get_args(Layout))}")
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError(f"max_length {self.max_length}: expected at least 1 token")
+        if self.calibration is not None and "int8" not in self.precisions:
+            raise UsageError("calibration texts are only used for int8; add the int8 precision or leave calibration out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        path: the bundle's folder.
+        manifest: the bundle's manifest, with every figure.
+        parity: the CLS row's parity figures of each variant, by precision.
+        rewrites: how often each graph pass fired.
+        multiply_adds: of the fp32 graph for one text of 128 tokens: `full` before the passes, `exported` after them.
+        notes: what was recognised in the checkpoint and what was left out, in words.
+        seconds: wall-clock time of each step, and `total`.
+    """
+
+    path: Path
+    manifest: Manifest
+    parity: Mapping[str, ParityFigures]
+    rewrites: Mapping[str, int]
+    multiply_adds: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
