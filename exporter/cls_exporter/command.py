@@ -1,0 +1,187 @@
+"""`cls-export`: arguments, summary and `--json` around `cls_exporter.export`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
+from cls_runtime import manifest as manifests
+from cls_runtime.commands import shell
+from cls_runtime.errors import MissingExtraError, UsageError
+
+_EXAMPLES = [
+    ("cls-export bert-base-uncased", "fp32, from the hub, into models/bert-base-uncased"),
+    ("cls-export bert-base-uncased --fp16 --int8", "three variants in one bundle"),
+    ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local folder, with the pooler's output"),
+    ("cls-export ./my-classifier --logits --json", "a sequence classifier; the report as JSON"),
+]
+_NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cls-export` with `argv` (default: the process's arguments) and gives the exit code."""
+    return shell.run_command(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = shell.command_parser(
+        "cls-export",
+        "Exports a BERT checkpoint to a bundle: an ONNX graph that computes the CLS row only, its tokenizer, and the proof that its "
+        "vectors are PyTorch's.",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a hub id such as bert-base-uncased, or a folder with a checkpoint")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="the bundle's folder (default: models/<last part of MODEL>)")
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id")
+    parser.add_argument("--force", action="store_true", help="replace DIR if it exists; the old bundle stays until the new one is whole")
+    outputs = parser.add_argument_group("what the graph gives besides the CLS row")
+    outputs.add_argument("--pooler", action="store_true", help="add pooler_output (dense layer and tanh on the CLS row)")
+    outputs.add_argument("--logits", action="store_true", help="add the logits of a sequence classifier")
+    outputs.add_argument(
+        "--layout",
+        choices=get_args(Layout),
+        default="standard",
+        help="standard: one graph for every consumer; native: without last_hidden_state; broadcast: for consumers that can only mean-pool",
+    )
+    outputs.add_argument("--max-length", metavar="N", type=int, help="lower the longest text, in tokens (default: the checkpoint's limit)")
+    variants = parser.add_argument_group("variants (fp32 is always written unless --no-fp32)")
+    variants.add_argument("--fp16", action="store_true", help="add a half-precision variant, for GPUs")
+    variants.add_argument("--int8", action="store_true", help="add an int8 variant, for CPUs")
+    variants.add_argument("--no-fp32", action="store_true", help="leave the fp32 variant out")
+    variants.add_argument("--calibration", metavar="FILE", type=Path, help="texts of your own for int8's scales, one a line")
+    allowed = parser.add_argument_group("what is refused unless you say so")
+    allowed.add_argument("--allow-pooling-mismatch", action="store_true", help="the model was trained with another pooling than CLS")
+    allowed.add_argument("--allow-untrained-pooler", action="store_true", help="the pooler's weights were never trained")
+    allowed.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    output = arguments.output or default_output(arguments.model)
+    config = _config(arguments)
+    _require_packages()
+    from cls_exporter.export import export
+
+    # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.
+    with contextlib.redirect_stdout(sys.stderr):
+        report = export(
+            arguments.model, output, config=config, revision=arguments.revision, force=arguments.force, progress=_step_printer()
+        )
+    if arguments.json:
+        shell.print_json(report_document(report))
+    else:
+        for line in summary_lines(report):
+            shell.say(line)
+    return shell.EXIT_DONE
+
+
+def default_output(model: str) -> Path:
+    """`models/<last part of MODEL>`.
+
+    Raises:
+        UsageError: MODEL has no last part, such as `/`.
+    """
+    folder = Path(model)
+    name = folder.resolve().name if folder.is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
+    if not model or not name:
+        raise UsageError(f"MODEL {model!r}: expected a hub id such as bert-base-uncased, or a folder with a checkpoint")
+    return Path("models") / name
+
+
+def _config(arguments: argparse.Namespace) -> ExportConfig:
+    wanted = {"fp32": not arguments.no_fp32, "fp16": arguments.fp16, "int8": arguments.int8}
+    precisions: tuple[Precision, ...] = tuple(name for name in get_args(Precision) if wanted[name])
+    if not precisions:
+        raise UsageError("--no-fp32 leaves nothing to write; add --fp16 or --int8")
+    return ExportConfig(
+        pooler=arguments.pooler,
+        logits=arguments.logits,
+        precisions=precisions,
+        layout=arguments.layout,
+        max_length=arguments.max_length,
+        calibration=arguments.calibration,
+        allow_pooling_mismatch=arguments.allow_pooling_mismatch,
+        allow_untrained_pooler=arguments.allow_untrained_pooler,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
+def _require_packages() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"exporting needs {', '.join(missing)}, not installed here: pip install 'cls-export[export,cpu]'")
+
+
+def _step_printer() -> Callable[[str], None] | None:
+    """Prints each step with the seconds since the start, on standard error and on a terminal only."""
+    if not sys.stderr.isatty():
+        return None
+    start = time.perf_counter()
+
+    def show(step: str) -> None:
+        print(f"[{time.perf_counter() - start:5.1f} s] {step}", file=sys.stderr)
+
+    return show
+
+
+def report_document(report: ExportReport) -> dict[str, Any]:
+    """The report as JSON's types; the keys are `ExportReport`'s fields."""
+    return {
+        "path": str(report.path),
+        "manifest": json.loads(manifests.to_json(report.manifest)),
+        "parity": {variant: dataclasses.asdict(figures) for variant, figures in report.parity.items()},
+        "rewrites": dict(report.rewrites),
+        "multiply_adds": dict(report.multiply_adds),
+        "notes": list(report.notes),
+        "seconds": dict(report.seconds),
+    }
+
+
+def summary_lines(report: ExportReport) -> list[str]:
+    """The report in words: what was exported, files and sizes, parity, time, what to do next."""
+    manifest = report.manifest
+    outputs = ", ".join(f"{output.name} ({output.width} wide)" for output in manifest.outputs)
+    size = f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}, texts up to {manifest.max_length} tokens"
+    lines = [
+        f"Exported {manifest.source.name} to {report.path}",
+        f"  model     {manifest.architecture}: {size}",
+        f"  outputs   {outputs}",
+        f"  pooler    {manifest.pooler.state} ({manifest.pooler.evidence})",
+    ]
+    full, exported = report.multiply_adds.get("full", 0), report.multiply_adds.get("exported", 0)
+    if full and exported:
+        lines.append(f"  work      {1 - exported / full:.0%} fewer multiply-adds than the full encoder, for a text of 128 tokens")
+    lines += [f"  note      {note}" for note in report.notes]
+    lines += ["", "Files", *shell.table_lines([(path, shell.megabytes(size)) for path, size in _files(report)])]
+    lines += ["", "Difference from PyTorch's fp32 vectors (cosine 1 and difference 0 are equal)", *shell.table_lines(_parity_rows(report))]
+    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items() if name != "total")
+    total = report.seconds.get("total", sum(report.seconds.values()))
+    lines += ["", f"Took {total:.1f} s" + (f" ({steps})" if steps else "")]
+    return [*lines, f"Next: cls-embed {report.path} texts.txt -o vectors.npy"]
+
+
+def _files(report: ExportReport) -> list[tuple[str, int]]:
+    """Every file of the bundle with its size, the manifest included."""
+    files = [path for path in report.path.rglob("*") if path.is_file()]
+    return sorted((path.relative_to(report.path).as_posix(), path.stat().st_size) for path in files)
+
+
+def _parity_rows(report: ExportReport) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone or in a batch")
+    ]
+    for name, variant in report.manifest.variants.items():
+        for output, figures in variant.parity.items():
+            cosines = (f"{figures.mean_cosine:.8f}", f"{figures.min_cosine:.8f}")
+            differences = (f"{figures.max_abs:.1e}", f"{variant.batch_invariance_max_abs:.1e}")
+            rows.append((name, output, str(figures.texts), *cosines, *differences))
+    return rows

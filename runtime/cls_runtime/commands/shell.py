@@ -1,0 +1,177 @@
+"""What every command does alike: `--help` with examples, errors as one line, exit codes, JSON, a progress bar.
+
+Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input; 130 Ctrl-C, 143 ended by SIGTERM, 141 the reader of
+standard output went away (128 + the signal's number, as shells count).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from types import FrameType
+from typing import Any, NoReturn
+
+from cls_runtime.errors import ClsError
+
+EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
+DISTRIBUTION = "cls-export"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like every other error of a command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2."""
+        self.exit(EXIT_USAGE, f"error: {message}; see {self.prog} --help\n")
+
+
+def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str, str]]) -> CommandParser:
+    """A parser with `--help`, `--version` and `--json`. `examples` are (command line, what it does)."""
+    width = max(len(line) for line, _ in examples)
+    lines = "\n".join(f"  {line:<{width}}   {meaning}" for line, meaning in examples)
+    parser = CommandParser(
+        prog=prog,
+        description=description,
+        epilog=f"examples:\n{lines}\n\nexit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {version()}")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, for machines")
+    return parser
+
+
+def version() -> str:
+    """The installed distribution's version, `unknown` when it runs from a source tree."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
+    """Parses `argv`, runs `command` and gives the exit code. Errors made on purpose become one line on standard error."""
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as finished:  # argparse has printed its help, its version or its error
+        return finished.code if isinstance(finished.code, int) else EXIT_USAGE
+    try:
+        with _sigterm_unwinds():
+            code = command(arguments)
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _silence_standard_output()
+        return EXIT_BROKEN_PIPE
+    except ClsError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except _Terminated:
+        return _fail("ended by SIGTERM", EXIT_TERMINATED)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}", EXIT_USAGE)
+
+
+def say(text: str = "") -> None:
+    """Prints a line on standard output, whatever characters its encoding lacks."""
+    try:
+        print(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def warn(text: str) -> None:
+    """Prints a `warning:` line on standard error."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def print_json(document: Any) -> None:
+    """Prints one JSON document. ASCII only, so that it survives any terminal and any pipe."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """A text as one quoted, printable line."""
+    return repr(text if len(text) <= limit else f"{text[: limit - 1]}…")
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as indented lines, each column as wide as its longest cell."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size for people, 1000 based: `812 bytes`, `466 kB`, `90.3 MB`."""
+    if size_bytes < 10_000:
+        return f"{size_bytes} bytes"
+    return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:.1f} MB"
+
+
+@contextlib.contextmanager
+def progress_bar(*, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, on a terminal only; gives the function that moves it on. Without tqdm there is none."""
+    bar = _terminal_bar(unit, total)
+
+    def advance(count: int) -> None:
+        if bar is not None:
+            bar.update(count)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _terminal_bar(unit: str, total: int | None) -> Any:
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, unit=unit, unit_scale=True, file=sys.stderr, leave=False, dynamic_ncols=True)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception: like KeyboardInterrupt, it must pass through every handler."""
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Lets `kill` unwind the stack, so that temporary files are removed as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(_signal_number: int, _frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _silence_standard_output() -> None:
+    """The interpreter flushes standard output once more at exit; without this it would print an error then."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,158 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cls_runtime import errors
+from cls_runtime.commands import shell
+
+
+def parser():
+    return shell.command_parser("cls-demo", "A demo.", examples=[("cls-demo x", "does x"), ("cls-demo longer", "does more")])
+
+
+def run(command, argv=()):
+    return shell.run_command(parser(), command, list(argv))
+
+
+def raising(error):
+    def command(arguments):
+        raise error
+
+    return command
+
+
+def every_error():
+    kinds = [errors.ClsError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return [kind for kind in kinds if kind.__module__ == "cls_runtime.errors"]
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_every_error_is_one_line_and_its_exit_code(kind, capsys):
+    error = kind("went\nwrong", index=1) if kind is errors.InvalidVectorError else kind("went\nwrong")
+    assert run(raising(error)) == kind.exit_code
+    captured = capsys.readouterr()
+    assert captured.err == "error: went wrong\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (PermissionError(13, "Permission denied", "secret.txt"), 2, "error: secret.txt: Permission denied\n"),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+    ],
+)
+def test_what_the_system_raises_is_one_line_too(error, code, line, capsys):
+    assert run(raising(error)) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()))
+
+
+def test_help_and_version_exit_0_and_a_wrong_option_exits_2(capsys):
+    assert run(raising(AssertionError()), ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "examples:\n  cls-demo x        does x\n  cls-demo longer   does more" in text
+    assert "exit codes:" in text
+    assert run(raising(AssertionError()), ["--version"]) == 0
+    assert capsys.readouterr().out.startswith("cls-demo ")
+    assert run(raising(AssertionError()), ["--jso"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --jso; see cls-demo --help\n"
+
+
+def test_the_command_gives_the_exit_code(capsys):
+    assert run(lambda arguments: 1 if arguments.json else 0, ["--json"]) == 1
+
+
+def test_sigterm_unwinds_the_stack_and_the_old_handler_comes_back(capsys):
+    unwound = []
+
+    def command(arguments):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            unwound.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(command) == 143
+    assert unwound == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_command_runs_in_any_thread():
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(run(lambda arguments: 0)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    program = (
+        "import sys; from cls_runtime.commands import shell\n"
+        "def command(arguments):\n    for number in range(100000): shell.say('line')\n    return 0\n"
+        "sys.exit(shell.run_command(shell.command_parser('x', 'x', examples=[('x', 'x')]), command, []))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_json_is_one_ascii_document(capsys):
+    shell.print_json({"text": "ä\ud800", "value": 1.5})
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert json.loads(text) == {"text": "ä\ud800", "value": 1.5}
+    with pytest.raises(ValueError, match="Out of range"):
+        shell.print_json(float("nan"))
+
+
+def test_say_survives_a_poor_encoding(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    shell.say("grün 🙂")
+    output.flush()
+    assert output.buffer.getvalue() == b"gr\\xfcn \\U0001f642\n"
+
+
+def test_texts_sizes_and_tables_for_people():
+    assert shell.shorten("short\n") == repr("short\n")
+    assert shell.shorten("x" * 100, 10) == repr("x" * 9 + "…")
+    assert [shell.megabytes(size) for size in (812, 466_247, 90_300_000)] == ["812 bytes", "466 kB", "90.3 MB"]
+    assert shell.table_lines([("a", "bb"), ("ccc", "")]) == ["  a    bb", "  ccc"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_is_on_a_terminal_only(monkeypatch):
+    for stream, shows in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with shell.progress_bar(unit=" texts", total=10) as advance:
+            advance(5)
+        assert bool(stream.getvalue()) is shows
+
+
+def test_no_tqdm_no_bar(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with shell.progress_bar(unit=" texts") as advance:
+        advance(5)
+    assert sys.stderr.getvalue() == ""
