@@ -56,10 +56,14 @@ def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterato
 
 
 def _chain(readers: list[tuple[str, Callable[[], Iterator[str]]]]) -> Iterator[str]:
-    name = ""
+    for name, texts in readers:
+        yield from _naming(name, texts)
+
+
+def _naming(name: str, texts: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """`texts()`, with the input's name in what the system reports while it is read."""
     try:
-        for name, texts in readers:
-            yield from texts()
+        yield from texts()
     except OSError as error:
         raise UsageError(f"{name} cannot be read ({error.strerror or error})") from None
 
