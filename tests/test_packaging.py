@@ -1,0 +1,193 @@
+"""The distribution: what it depends on, what is in its wheel, and that the import arrow holds."""
+
+from __future__ import annotations
+
+import email
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "cls_exporter")
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        return tomllib.load(file)["project"]
+
+
+def names(requirements: list[str]) -> list[str]:
+    return [re.split(r"[\[<>=!~; ]", line)[0] for line in requirements]
+
+
+def test_base_install_is_numpy_and_tokenizers_and_nothing_else(project: dict[str, Any]) -> None:
+    assert sorted(names(project["dependencies"])) == ["numpy", "tokenizers"]
+
+
+def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: dict[str, Any]) -> None:
+    extras = {name: set(names(lines)) for name, lines in project["optional-dependencies"].items()}
+    assert set(extras) == {"cpu", "gpu", "openvino", "export", "jobs", "ray", "bench"}
+    assert extras["cpu"] == {"onnxruntime"}
+    assert extras["gpu"] == {"onnxruntime-gpu"}
+    assert extras["openvino"] == {"openvino"}
+    assert {"torch", "transformers", "onnx", "onnx-ir"} <= extras["export"]
+    for name in ("export", "jobs", "ray", "bench"):
+        assert not extras[name] & {"onnxruntime", "onnxruntime-gpu"}, f"{name} would decide between the two onnxruntime wheels"
+
+
+def test_every_entry_point_is_a_function(project: dict[str, Any]) -> None:
+    scripts = project["scripts"]
+    assert set(scripts) >= {"cls-export", "cls-embed", "cls-verify", "cls-doctor"}
+    for target in [*scripts.values(), *project["entry-points"]["cls_export.reference"].values()]:
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function)), target
+
+
+def test_constraints_pin_every_line_and_cover_the_dependencies(project: dict[str, Any]) -> None:
+    for path in ROOT.glob("constraints*.txt"):
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        assert [line for line in lines if "==" not in line] == [], path.name
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    extras = project["optional-dependencies"]
+    assert set(names(project["dependencies"] + extras["cpu"] + extras["export"])) <= pinned
+
+
+def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> None:
+    """The oldest environment tests what pyproject.toml promises; the first line for a package is the oldest Python's."""
+    lowest: dict[str, str] = {}
+    for line in (ROOT / "constraints-lowest.txt").read_text().splitlines():
+        if "==" in line:
+            name, version = line.split(";")[0].split("==", 1)
+            lowest.setdefault(name, version.strip())
+    promised = [line.split(">=") for line in project["dependencies"] + project["optional-dependencies"]["cpu"]]
+    assert {name: f"{bound}.0" for name, bound in promised} == lowest
+
+
+# ---------------------------------------------------------------- the import arrow, by ruff
+
+
+@pytest.mark.parametrize(
+    ("path", "module", "banned"),
+    [
+        *[("runtime/cls_runtime/planted.py", name, True) for name in HEAVY + ENGINES],
+        *[("runtime/cls_runtime/commands/planted.py", name, True) for name in HEAVY + ENGINES],
+        *[("runtime/cls_runtime/engines/planted.py", name, True) for name in HEAVY],
+        *[("runtime/cls_runtime/engines/planted.py", name, False) for name in ENGINES],
+        *[("exporter/cls_exporter/planted.py", name, True) for name in ENGINES],
+        *[("exporter/cls_exporter/planted.py", name, False) for name in ("torch", "transformers", "onnx_ir", "cls_runtime")],
+        ("runtime/cls_runtime/planted.py", "numpy", False),
+    ],
+)
+@pytest.mark.parametrize("form", ["import {}\n", "from {} import anything\n", "def late() -> None:\n    import {}.part\n"])
+def test_ruff_flags_an_import_against_the_arrow(path: str, module: str, banned: bool, form: str) -> None:
+    ruff = [shutil.which("ruff", path=str(Path(sys.executable).parent)) or "ruff", "check", "--no-cache", "--output-format=concise"]
+    done = subprocess.run(
+        [*ruff, "--select", "TID251", "--stdin-filename", str(ROOT / path), "-"],
+        input=form.format(module),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == (1 if banned else 0), done.stdout + done.stderr
+    assert ("TID251" in done.stdout) is banned
+
+
+# ---------------------------------------------------------------- the import arrow, by running
+
+
+def heavy_modules_after_importing_all_of(source_root: Path, *, path: tuple[Path, ...] = ()) -> set[str]:
+    """Imports every module of `source_root/cls_runtime` in a new process; the heavy ones that are loaded afterwards."""
+    program = f"""
+import pkgutil, sys
+sys.path[:0] = {[str(source_root), *map(str, path)]!r}
+import cls_runtime
+assert cls_runtime.__path__ == [{str(source_root / "cls_runtime")!r}], cls_runtime.__path__
+for found in pkgutil.walk_packages(cls_runtime.__path__, "cls_runtime."):
+    try:
+        __import__(found.name)
+    except ImportError as error:
+        assert (error.name or "").split(".")[0] in {ENGINES!r}, error  # an engine that is not installed
+print(*(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_runtime_imports_nothing_heavy() -> None:
+    assert heavy_modules_after_importing_all_of(ROOT / "runtime") == set()
+
+
+@pytest.mark.parametrize("module", HEAVY)
+def test_the_test_above_can_fail(module: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "runtime" / "cls_runtime", tmp_path / "cls_runtime")
+    with open(tmp_path / "cls_runtime" / "parity.py", "a", encoding="utf-8") as file:
+        file.write(f"\nimport {module}\n")
+    stand_ins = tmp_path / "stand_ins"
+    stand_ins.mkdir()
+    (stand_ins / f"{module}.py").write_text("")  # fast, and there even where the real package is not
+    assert heavy_modules_after_importing_all_of(tmp_path, path=(stand_ins,)) == {module}
+
+
+# ---------------------------------------------------------------- the wheel, and the editable install
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    build = "import os, sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", build, str(folder)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = {
+        str(path.relative_to(root))
+        for root in (ROOT / "exporter", ROOT / "runtime")
+        for path in root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "ruff.toml"
+    }
+    assert inside == expected
+    assert {"cls_runtime/py.typed", "cls_exporter/py.typed", "cls_exporter/texts/parity.txt"} <= inside
+
+
+def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) -> None:
+    folder = f"cls_export-{project['version']}.dist-info"
+    metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
+    assert (metadata["Name"], metadata["Version"]) == ("cls-export", project["version"])
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert "Apache License" in wheel.read(f"{folder}/licenses/LICENSE").decode()
+    requires = metadata.get_all("Requires-Dist", [])
+    assert sorted(names([line for line in requires if "extra ==" not in line])) == ["numpy", "tokenizers"]
+
+
+@pytest.mark.slow
+def test_an_editable_install_works_for_type_checkers(tmp_path: Path) -> None:
+    """mypy in another folder finds the types: the install is plain path lines, which tools can follow, not an import hook."""
+    (tmp_path / "user.py").write_text("from cls_runtime.parity import compare\nreveal_type(compare)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--python-executable", sys.executable, "user.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ParityFigures" in done.stdout
