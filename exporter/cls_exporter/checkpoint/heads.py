@@ -1,0 +1,164 @@
+"""The sequence classifier behind the encoder: the architecture's own, or a wrapper's Linear on the CLS row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cls_exporter.checkpoint.model import ClassifierHead
+from cls_exporter.checkpoint.weights import some_of
+from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.families import Family
+
+_WRAPPER_NAMES = ("fc", "classifier", "head")
+# Parts of transformers' classifier module, in order, and what the first one reads.
+_PARTS = {
+    "pooled": ("classifier",),
+    "sequence": ("classifier",),
+    "distilbert": ("pre_classifier", "classifier"),
+    "context": ("pooler", "classifier"),
+    "modernbert": ("head", "classifier"),
+}
+
+
+@dataclass(frozen=True)
+class FoundHead:
+    """The classifier, the labels in the order of its outputs, the names its weights were stored under, and notes for the report."""
+
+    head: ClassifierHead
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def find_head(
+    rest: Mapping[str, Tensor], *, family: Family, config: Any, raw_config: Mapping[str, Any], hidden: int, pooler_names: tuple[str, ...]
+) -> FoundHead:
+    """The classifier among `rest` (see `placement.Placement`).
+
+    `pooler_names` are the stored names of the pooler, empty where there is none.
+
+    Raises:
+        CheckpointError: there is no classifier, more than one reading of it, or its weights do not fit.
+        UnsupportedError: the classifier does not read the CLS row.
+    """
+    candidates = {name: tensor for name, tensor in rest.items() if name not in pooler_names or family.head == "context"}
+    architectures = tuple(raw_config.get("architectures") or ())
+    native = _native_names(family, config, candidates)
+    linear = sorted(name.split(".")[0] for name in candidates if name in {f"{part}.weight" for part in _WRAPPER_NAMES})
+    says_native = family.classifier_class in architectures
+    if native is not None and _is_native(family, native, architectures, pooler_names):
+        return _native_head(family, config, raw_config, candidates, native)
+    if says_native:
+        raise CheckpointError(
+            f"config.json says {family.classifier_class} but the weights lack its classifier (found {some_of(sorted(rest)) or 'none'}); "
+            "--logits needs trained classifier weights"
+        )
+    if len(linear) == 1:
+        return _linear_head(candidates, linear[0], raw_config=raw_config, hidden=hidden)
+    if len(linear) > 1:
+        raise CheckpointError(f"the weights hold several classifiers ({', '.join(linear)}); expected one; remove those that are not used")
+    raise CheckpointError(
+        f"--logits needs a sequence classifier, but the checkpoint has no weights of one (found {some_of(sorted(candidates)) or 'none'}); "
+        "expected a *ForSequenceClassification checkpoint or a Linear named fc, classifier or head"
+    )
+
+
+def _native_names(family: Family, config: Any, candidates: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """The names of the architecture's own classifier, None where one of them is not stored."""
+    parts = _classifier_parts(family, config, labels=2)
+    names = tuple(f"{part}.{name}" for part, module in parts.items() for name in module.state_dict())
+    return names if all(name in candidates for name in names) else None
+
+
+def _is_native(family: Family, native: tuple[str, ...], architectures: tuple[str, ...], pooler_names: tuple[str, ...]) -> bool:
+    """Whether weights under the native names are the architecture's classifier.
+
+    Only `classifier.weight` of a pooled family can be anything else: a wrapper's Linear on the CLS row has the same name.
+    """
+    other = [name for name in architectures if name.endswith(("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering"))]
+    if other:
+        raise UnsupportedError(
+            f"--logits: config.json says {other[0]}, whose classifier is not one of whole sequences; expected {family.classifier_class}"
+        )
+    if family.classifier_class in architectures or family.head != "pooled":
+        return True
+    if not pooler_names:
+        return False
+    if not architectures:
+        return True
+    raise CheckpointError(
+        f"{native[0]} may read the pooler (as in {family.classifier_class}) or the CLS row (as in a wrapper): config.json "
+        f"says {', '.join(architectures)}; set its architectures to [{family.classifier_class!r}], or rename the classifier to fc for the CLS row"
+    )
+
+
+def _native_head(
+    family: Family, config: Any, raw_config: Mapping[str, Any], candidates: Mapping[str, Tensor], names: tuple[str, ...]
+) -> FoundHead:
+    if family.head == "modernbert" and config.classifier_pooling != "cls":
+        raise UnsupportedError(
+            f"--logits: the classifier reads the {config.classifier_pooling} of all tokens (classifier_pooling in config.json); "
+            "the exported graph computes the CLS row only, expected 'cls'"
+        )
+    output = "classifier.out_proj.weight" if "classifier.out_proj.weight" in names else "classifier.weight"
+    rows = int(candidates[output].shape[0])
+    labels = _labels(raw_config, rows, output)
+    parts = _classifier_parts(family, config, labels=rows)
+    for part, module in parts.items():
+        weights = {name: candidates[f"{part}.{name}"].float() for name in module.state_dict()}
+        for name, parameter in module.state_dict().items():
+            if weights[name].shape != parameter.shape:
+                found, expected = list(weights[name].shape), list(parameter.shape)
+                raise CheckpointError(f"{part}.{name} is {found}, expected {expected}; config.json and the weights are of different models")
+        module.load_state_dict(weights, assign=True)
+    modules = list(parts.values())
+    if family.head == "distilbert":
+        modules.insert(1, nn.ReLU())
+    note = f"logits are those of {family.classifier_class} ({rows} outputs)"
+    reads = {"pooled": "pooled", "sequence": "hidden", "context": "hidden"}.get(family.head, "row")
+    head = ClassifierHead(nn.Sequential(*modules), reads=reads, labels=rows)  # type: ignore[arg-type]
+    return FoundHead(head, labels, names, (note,))
+
+
+def _classifier_parts(family: Family, config: Any, *, labels: int) -> dict[str, nn.Module]:
+    """transformers' own classifier modules, without memory behind their parameters."""
+    import transformers
+
+    sized = type(config).from_dict({**config.to_dict(), "num_labels": labels, "num_hidden_layers": 1})
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = getattr(transformers, family.classifier_class)(sized)
+    return {part: getattr(model, part) for part in _PARTS[family.head]}
+
+
+def _linear_head(candidates: Mapping[str, Tensor], part: str, *, raw_config: Mapping[str, Any], hidden: int) -> FoundHead:
+    names = tuple(name for name in (f"{part}.weight", f"{part}.bias") if name in candidates)
+    weight = candidates[f"{part}.weight"].float()
+    bias = candidates[f"{part}.bias"].float() if len(names) == 2 else torch.zeros(len(weight))
+    if weight.ndim != 2 or weight.shape[1] != hidden or bias.shape != weight.shape[:1]:
+        raise CheckpointError(
+            f"{part}.weight is {list(weight.shape)} and {part}.bias {list(bias.shape)}; a Linear on the CLS row is [labels, {hidden}] "
+            "and [labels]; it cannot be placed"
+        )
+    rows = int(weight.shape[0])
+    module = nn.Linear(hidden, rows, device="meta")
+    module.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    note = f"logits: {part}.weight was read as a Linear on the CLS row ({rows} outputs), without pooler"
+    return FoundHead(ClassifierHead(module, reads="row", labels=rows), _labels(raw_config, rows, f"{part}.weight"), names, (note,))
+
+
+def _labels(raw_config: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:
+    named = raw_config.get("id2label")
+    if named is None:
+        return tuple(f"LABEL_{index}" for index in range(rows))
+    if not isinstance(named, dict) or sorted(named) != sorted(str(index) for index in range(rows)):
+        raise CheckpointError(
+            f"{name} has {rows} outputs but id2label in config.json names {len(named)}; expected one label for each; correct config.json"
+        )
+    return tuple(str(named[str(index)]) for index in range(rows))

@@ -1,0 +1,139 @@
+"""Which tensor of a checkpoint is which parameter.
+
+People save encoders inside classifiers, masked-LM models and wrapper modules of their own, so names come with prefixes. The encoder is
+found by its own expected names, whatever stands before them; every other tensor must be recognised, or the checkpoint is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cls_exporter.checkpoint.weights import some_of
+from cls_exporter.errors import CheckpointError
+
+# Parts of training objectives: they read the encoder and nothing that is exported reads them.
+_OBJECTIVES = re.compile(
+    r"(^|\.)(predictions|lm_head|lm_predictions|mask_predictions|vocab_transform|vocab_layer_norm|vocab_projector|vocab_projection"
+    r"|generator_predictions|generator_lm_head|discriminator_predictions|seq_relationship|sop_classifier|qa_outputs|decoder)\."
+)
+# Constants that older versions of transformers saved.
+_BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|original_inv_freq)$")
+# The prediction head of ModernBERT's masked-LM model has the same name as its classifier's.
+_HEADS = re.compile(r"^(classifier|pre_classifier|pooler|head|fc|score)\.")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A state dict, sorted. Names are relative: `encoder` to the encoder, `rest` to the module around it.
+
+    `rest` holds what may be a pooler or a classifier; `notes` says what was recognised, renamed and left out.
+    """
+
+    encoder: dict[str, Tensor]
+    rest: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def place(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, computed: Collection[str]) -> Placement:
+    """Finds the encoder whose parameters are `expected` (the model's own state dict, for names and shapes) among `tensors`.
+
+    Raises:
+        CheckpointError: no or several encoders, missing or misshapen weights, or a tensor that has no place.
+    """
+    notes: list[str] = []
+    renamed = {_modern_name(name): tensor for name, tensor in tensors.items()}
+    if renamed.keys() != tensors.keys():
+        notes.append("LayerNorm gamma and beta, the names of early checkpoints, were read as weight and bias")
+    required = [name for name in expected if name not in computed]
+    prefix = _encoder_prefix(renamed, required)
+    if prefix:
+        notes.append(f"the encoder's weights are stored under the prefix {prefix!r}")
+    encoder = {name: renamed.pop(prefix + name) for name in expected if prefix + name in renamed}
+    _check_shapes(encoder, expected, prefix)
+    computed_here = sorted(set(expected) - set(encoder))
+    if computed_here:
+        notes.append(f"{some_of(computed_here)}: not stored, computed by its formula")
+    rest = _sort_rest(renamed, prefix, notes)
+    return Placement(encoder, rest, tuple(notes))
+
+
+def _modern_name(name: str) -> str:
+    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+
+
+def _encoder_prefix(tensors: Mapping[str, Tensor], required: list[str]) -> str:
+    """The prefix under which all `required` names are stored."""
+    covered: dict[str, int] = {}
+    names = set(required)
+    for stored in tensors:
+        # Every way to split a stored name at a dot: the second half may be an expected name.
+        cuts = [0, *(match.end() for match in re.finditer(r"\.", stored))]
+        for cut in cuts:
+            if stored[cut:] in names:
+                covered[stored[:cut]] = covered.get(stored[:cut], 0) + 1
+    whole = sorted(prefix for prefix, count in covered.items() if count == len(required))
+    if len(whole) > 1:
+        raise CheckpointError(
+            f"the weights hold {len(whole)} encoders, under the prefixes {some_of([repr(prefix) for prefix in whole])}; "
+            "expected one; save the encoder to export with its own save_pretrained()"
+        )
+    if whole:
+        return whole[0]
+    best = max(covered, key=lambda prefix: covered[prefix], default="")
+    missing = [name for name in required if best + name not in tensors]
+    raise CheckpointError(
+        f"the weights lack {len(missing)} of the encoder's {len(required)} tensors: {some_of(missing)}"
+        + (f" (looked under the prefix {best!r})" if best else "")
+        + f"; found names such as {some_of(sorted(tensors)[:3]) or 'none'}; expected an encoder that fits config.json"
+    )
+
+
+def _check_shapes(encoder: Mapping[str, Tensor], expected: Mapping[str, Tensor], prefix: str) -> None:
+    wrong = [
+        f"{prefix}{name} is {list(tensor.shape)} but config.json makes it {list(expected[name].shape)}"
+        for name, tensor in encoder.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{some_of(wrong)}; config.json and the weights are of different models")
+
+
+def _sort_rest(tensors: Mapping[str, Tensor], prefix: str, notes: list[str]) -> dict[str, Tensor]:
+    rest: dict[str, Tensor] = {}
+    unplaced, objectives, buffers = [], set(), []
+    for stored, tensor in tensors.items():
+        name = _strip(stored, prefix)
+        objective = _OBJECTIVES.search(name)
+        if objective:
+            objectives.add(objective.group(2))
+        elif _BUFFERS.search(name):
+            buffers.append(stored)
+        elif _HEADS.match(name):
+            if name in rest:
+                raise CheckpointError(f"the weights hold {name} twice (one is {stored}); expected one; remove the one that is not used")
+            rest[name] = tensor
+        else:
+            unplaced.append(stored)
+    if unplaced:
+        raise CheckpointError(
+            f"the weights hold {len(unplaced)} tensors that have no place in this architecture: {some_of(sorted(unplaced))}; "
+            "what they do would be missing from the graph; remove them if nothing reads them, or export a model without them"
+        )
+    if objectives:
+        notes.append(f"left out, parts of a training objective: {', '.join(sorted(objectives))}")
+    if buffers:
+        notes.append(f"left out, constants that the model makes itself: {some_of(sorted(buffers))}")
+    return rest
+
+
+def _strip(stored: str, prefix: str) -> str:
+    """`stored` without the longest part that it shares with the encoder's prefix: `model.pooler.weight` beside `model.bert.`."""
+    parents = [prefix[: match.end()] for match in re.finditer(r"\.", prefix)]
+    for parent in reversed(parents):
+        if stored.startswith(parent):
+            return stored[len(parent) :]
+    return stored

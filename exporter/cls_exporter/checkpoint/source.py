@@ -1,0 +1,139 @@
+"""MODEL, a hub id or a local folder -> a folder with the files of one checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cls_exporter.errors import CheckpointError
+from cls_runtime.errors import UsageError
+
+# Named one by one, so that a repository's ONNX, TensorFlow, Flax and training files stay where they are.
+_SMALL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "adapter_config.json",
+)
+_MODULE_FILES = ("[0-9]_*/*",)
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+_NEVER = ("onnx/*", "openvino/*", "*.onnx", "*.onnx_data", "*.msgpack", "*.h5", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFolder:
+    """Where the files are, and what the checkpoint is called: a hub id with its commit, or a folder's last part."""
+
+    name: str
+    revision: str | None
+    folder: Path
+
+
+def find_source(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
+    """Finds MODEL on disk or on the hub (through its cache; `HF_HUB_OFFLINE` and `HF_HOME` are honoured).
+
+    An existing folder wins over a hub id of the same name, as in transformers.
+
+    Raises:
+        CheckpointError: there is no such folder, repository or revision, or the hub cannot be reached and the cache does not have it.
+        UsageError: a revision for a local folder.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise UsageError(f"{model} is a local folder, --revision {revision} names a commit of a hub repository; leave one of them out")
+        return SourceFolder(name=path.resolve().name, revision=None, folder=path)
+    if path.exists():
+        raise CheckpointError(f"{model} is a file; expected a hub id or the folder that holds config.json and the weights")
+    if _looks_like_path(model):
+        raise CheckpointError(f"{model} does not exist; expected a hub id or a folder with config.json, weights and tokenizer")
+    return _from_hub(model, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _looks_like_path(model: str) -> bool:
+    return not model or model[0] in "./~" or "\\" in model or model.count("/") > 1 or model.endswith("/")
+
+
+def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
+    code = ("*.py",) if trust_remote_code else ()
+    folder = _snapshot(model, revision=revision, patterns=_SMALL_FILES + _MODULE_FILES + _SAFETENSORS + code)
+    commit = folder.name
+    encoder = encoder_folder(folder)
+    if not any(encoder.glob("model*.safetensors*")):
+        # The commit, not the branch: it may have moved since the first half was fetched.
+        folder = _snapshot(model, revision=commit, patterns=_PICKLES)
+    return SourceFolder(name=model, revision=commit, folder=folder)
+
+
+def _snapshot(model: str, *, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_NEVER)))
+    except (OSError, ValueError) as error:
+        at = f" at revision {revision}" if revision else ""
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{model}{at} cannot be fetched from the hub ({type(error).__name__}: {reason}); expected a local folder, a hub id that "
+            "exists, or one that is in the cache; check the name, the network, HF_HUB_OFFLINE and, for a gated model, `hf auth login`"
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of the checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} in {path.parent.name} cannot be read as JSON ({error}); fetch the checkpoint again") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The same for a file that holds an object; an absent file is an empty one."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} in {path.parent.name} holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def inside(folder: Path, name: str, *, named_by: str) -> Path:
+    """`folder/name` for a relative `name` that a file of the checkpoint gives.
+
+    Judged by the name alone: the files of a hub snapshot are symbolic links into the cache's blobs.
+
+    Raises:
+        CheckpointError: the name is absolute or climbs out of the folder.
+    """
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in name:
+        raise CheckpointError(f"{named_by} names {name!r}, which leaves the checkpoint's folder; expected a path inside it")
+    return folder.joinpath(*parts.parts)
+
+
+def encoder_folder(folder: Path) -> Path:
+    """The folder with config.json and the weights: `folder`, or the one that modules.json gives for its first module."""
+    modules = folder / "modules.json"
+    if not modules.exists():
+        return folder
+    listed = read_json(modules)
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if not isinstance(first, dict) or not isinstance(first.get("path", ""), str):
+        raise CheckpointError(f"modules.json in {folder.name} is not a list of modules with a path; expected sentence-transformers' format")
+    return inside(folder, first.get("path", ""), named_by="modules.json")

@@ -1,0 +1,169 @@
+"""The checkpoint's tokenizer, as one whose whole behaviour fits in tokenizer.json."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from cls_exporter.checkpoint.source import read_json_object
+from cls_exporter.errors import CheckpointError, UnsupportedError
+
+# transformers writes 1e30 for "no limit".
+_NO_LIMIT = 10**9
+_PROBES = ("a", "two words", "")
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json", "*.model")
+_SEVERAL_HAN = re.compile(r"[\u4e00-\u9fff]{2}")
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A fast tokenizer that pads on the right, the serialized form that a bundle gets, and notes for the report.
+
+    `emits_token_types` says that its output has token_type_ids; `largest_token_type` is the largest that a pair of texts gets.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    serialized: str
+    emits_token_types: bool
+    largest_token_type: int
+    limit: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the bundle's tokenizer.json."""
+        return hashlib.sha256(self.serialized.encode()).hexdigest()
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool, lowercase: bool) -> LoadedTokenizer:
+    """Loads the tokenizer, converting a slow one.
+
+    `lowercase` says that sentence-transformers lowercases texts before this tokenizer sees them.
+
+    Raises:
+        CheckpointError: there is none, it cannot be read or converted, or it does not put one fixed token first.
+        UnsupportedError: what it does cannot be written in tokenizer.json.
+    """
+    if not any(path for pattern in _VOCABULARY_FILES for path in folder.glob(pattern)):
+        raise CheckpointError(f"{folder.name} has no tokenizer; expected tokenizer.json or vocab.txt beside the weights; save it there")
+    notes: list[str] = []
+    if not (folder / "tokenizer.json").exists():
+        notes.append("the tokenizer had no tokenizer.json and was converted to one")
+    tokenizer = _load(folder, trust_remote_code=trust_remote_code)
+    if tokenizer.padding_side != "right":
+        notes.append("the tokenizer padded on the left; a bundle pads on the right, so that row 0 is the CLS token")
+        tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        raise CheckpointError(
+            f"the tokenizer of {folder.name} has no pad_token; texts could not be batched; add it to tokenizer_config.json"
+        )
+    _check_first_token(tokenizer, folder.name)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    if lowercase and (backend.normalizer is None or backend.normalizer.normalize_str("A") != "a"):
+        raise CheckpointError(
+            "sentence-transformers lowercases texts before this tokenizer (do_lower_case in sentence_bert_config.json) and the "
+            "tokenizer does not; vectors of texts with capitals would differ; add a Lowercase normalizer to tokenizer.json"
+        )
+    pair = tokenizer("a", "a")
+    types = pair.get("token_type_ids")
+    limit = tokenizer.model_max_length
+    return LoadedTokenizer(
+        tokenizer=tokenizer,
+        serialized=backend.to_str(pretty=True),
+        emits_token_types=types is not None,
+        largest_token_type=max(types or [0]),
+        limit=int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None,
+        notes=tuple(notes),
+    )
+
+
+def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
+    settings = read_json_object(folder / "tokenizer_config.json")
+    kind = str(settings.get("tokenizer_class", ""))
+    try:
+        if kind.startswith("RoFormer") or (not kind and read_json_object(folder / "config.json").get("model_type") == "roformer"):
+            return _load_roformer(folder)
+        loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        if not isinstance(loaded, PreTrainedTokenizerFast):
+            return _converted(loaded, folder)
+    except (CheckpointError, UnsupportedError):
+        raise
+    # tokenizers raises bare Exceptions for what it cannot parse.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {reason}); expected one that transformers' "
+            "AutoTokenizer loads; save it again with save_pretrained()"
+        ) from None
+    tokenizer: PreTrainedTokenizerFast = loaded
+    return tokenizer
+
+
+def _converted(slow: Any, folder: Path) -> PreTrainedTokenizerFast:
+    from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, convert_slow_tokenizer
+
+    if type(slow).__name__ not in SLOW_TO_FAST_CONVERTERS:
+        raise UnsupportedError(
+            f"the tokenizer of {folder.name} is a {type(slow).__name__}, written in Python, which cannot be converted to tokenizer.json; "
+            "expected a fast tokenizer"
+        )
+    special = {name: str(token) for name, token in slow.special_tokens_map.items() if isinstance(token, str)}
+    fast: Any = PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast = fast(
+        tokenizer_object=convert_slow_tokenizer(slow),
+        model_max_length=slow.model_max_length,
+        padding_side=slow.padding_side,
+        model_input_names=list(slow.model_input_names),
+        **special,
+    )
+    return tokenizer
+
+
+def _load_roformer(folder: Path) -> PreTrainedTokenizerFast:
+    """RoFormer's own tokenizer cuts Chinese words with Jieba, which no tokenizer.json can say; characters alone need no Jieba."""
+    # Any: transformers 5 exports this name at run time only.
+    library: Any = transformers
+    tokenizer: PreTrainedTokenizerFast = library.BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+    words = [token for token in tokenizer.get_vocab() if _SEVERAL_HAN.search(token)]
+    if words:
+        raise UnsupportedError(
+            f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such as {words[0]!r}), which "
+            " tokenizer.json cannot express; supported are RoFormer models whose vocabulary holds single Chinese characters"
+        )
+    return tokenizer
+
+
+def _check_first_token(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    firsts = {tuple(tokenizer(text)["input_ids"][:1]) for text in _PROBES}
+    first = next(iter(firsts))
+    expected = tokenizer.cls_token_id
+    if len(firsts) == 1 and first and (first[0] == expected if expected is not None else first[0] in tokenizer.all_special_ids):
+        return
+    found = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
+    raise CheckpointError(
+        f"the tokenizer of {name} does not put {tokenizer.cls_token or 'a CLS token'} first: 'a' becomes {found}; row 0 would be a word; "
+        "expected a post-processor in tokenizer.json that adds the special tokens"
+    )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, *, rows: int, name: str) -> None:
+    """Holds the tokenizer against the embedding table's `rows`.
+
+    Raises:
+        CheckpointError: a token's id has no row.
+    """
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise CheckpointError(
+            f"the tokenizer of {name} has the token {token!r} with id {largest}, the embedding table has {rows} rows; they are of "
+            "different models, or the table was not resized after tokens were added"
+        )
