@@ -17,6 +17,9 @@
         ├── GraphError           a rewrite that was expected did not happen (1)
         └── ParityError          a variant misses its threshold; also a CheckFailedError (1)
 
+Two warnings, both UserWarning: TruncationWarning (texts were cut, with on_overflow="warn") and InstallationWarning (packages that overwrite
+each other).
+
 A message says what happened, what was found, what was expected and what to do next, on one line.
 """
 
@@ -83,3 +86,11 @@ class CheckFailedError(ClsError):
 
 class ClosedError(ClsError, RuntimeError):
     """An Encoder was used after close()."""
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the model takes and were cut; once for each call. `Encoder.last_report` says which."""
+
+
+class InstallationWarning(UserWarning):
+    """Installed packages that damage each other, though the engine still loads."""

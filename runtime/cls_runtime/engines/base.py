@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.bundle import Bundle
+
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -29,6 +31,14 @@ class Engine(Protocol):
     def name(self) -> str:
         """`onnxruntime`, `openvino`, `cuda` or `tensorrt`."""
 
+    @property
+    def workers(self) -> int:
+        """How many `run` calls at once use the engine's threads best."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What computes, in the engine's own words: `CPUExecutionProvider`, ..."""
+
     def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
         """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
 
@@ -38,3 +48,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the graph's memory and threads. May be called more than once."""
+
+
+class EngineModule(Protocol):
+    """What a module in `cls_runtime/engines/` offers; it is imported only when its engine is used."""
+
+    def load(self, bundle: Bundle, *, variant: str, threads: int) -> Engine:
+        """Loads a variant's graph onto at most `threads` CPU threads.
+
+        Raises:
+            MissingExtraError: the engine's package is not installed.
+            BundleError: the file is not a graph, or its inputs and outputs are not those of the manifest.
+            EngineError: the engine cannot run it here.
+        """

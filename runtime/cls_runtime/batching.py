@@ -1,0 +1,52 @@
+"""Which texts run together: batches of near-equal length within a token budget, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.engines.base import TokenBatch
+from cls_runtime.tokenizer import TokenizedText
+
+# Measured: throughput is flat from 512 to 2048 tokens and falls off on both sides.
+TOKEN_BUDGET = 1024
+
+
+def plan_batches(lengths: Sequence[int] | NDArray[np.intp], *, token_budget: int = TOKEN_BUDGET) -> list[NDArray[np.intp]]:
+    """Splits texts of these `lengths` (in tokens) into batches, longest first: each array holds the indices of one batch.
+
+    Every index is in exactly one batch. A batch's padded size, texts times its longest, stays within `token_budget`; a text
+    that is longer than the budget has a batch of its own. Longest first lets the small batches fill the gaps at the end.
+
+    >>> [batch.tolist() for batch in plan_batches([3, 9, 3, 2], token_budget=9)]
+    [[1], [0, 2, 3]]
+    """
+    sizes = np.asarray(lengths, dtype=np.intp)
+    order = np.argsort(-sizes, kind="stable")
+    batches: list[NDArray[np.intp]] = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(sizes[order[start]]))
+        stop = start + max(1, token_budget // longest)
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def pad(texts: Sequence[TokenizedText], *, pad_id: int) -> TokenBatch:
+    """The texts as int64 [B, S], padded on the right with `pad_id`, mask 0 and type 0.
+
+    `token_type_ids` is None unless the texts have type ids.
+    """
+    lengths = np.array([len(text) for text in texts])
+    mask = np.arange(lengths.max()) < lengths[:, None]  # [B, S]
+    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate([text.ids for text in texts])
+    type_ids = [text.type_ids for text in texts if text.type_ids is not None]
+    token_type_ids = None
+    if type_ids:
+        token_type_ids = np.zeros(mask.shape, dtype=np.int64)
+        token_type_ids[mask] = np.concatenate(type_ids)
+    return TokenBatch(input_ids, mask.astype(np.int64), token_type_ids)

@@ -1,0 +1,284 @@
+"""`Encoder`: a bundle, loaded. Text in, vectors out, from any number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.batching import TOKEN_BUDGET
+from cls_runtime.bundle import Bundle
+from cls_runtime.cpu import available_cpus
+from cls_runtime.engines.choice import choose, engine_module
+from cls_runtime.errors import UsageError
+from cls_runtime.manifest import Manifest
+from cls_runtime.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, warn_of_truncation
+from cls_runtime.runner import BatchRunner
+from cls_runtime.tokenizer import Text, TextTokenizer, checked_text
+from cls_runtime.vectors import OnInvalid, finish_rows
+from cls_runtime.windows import Distinct, Window, distinct, split, windows
+
+Float32 = NDArray[np.float32]
+Output = Literal["cls", "pooler", "logits"]
+
+# Which graph output each output of the Encoder is.
+GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
+
+
+class Encoder:
+    """A bundle's model, ready to turn texts into vectors. Made by `Encoder.load`.
+
+        >>> with Encoder.load("models/all-MiniLM-L6-v2") as encoder:  # doctest: +SKIP
+        ...     encoder.encode(["a text", "another"]).shape
+        (2, 384)
+
+    Safe to use from several threads at once; all of them together use `info.threads` CPU threads. Not after a fork: load it in the
+    child process. Pickling sends the bundle's path and the options, and loads it again on the other side.
+    """
+
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        runner: BatchRunner,
+        info: EncoderInfo,
+        on_overflow: OnOverflow,
+        on_invalid: OnInvalid,
+        reload: Callable[[], Encoder],
+    ) -> None:
+        self._bundle = bundle
+        self._runner = runner
+        self._info = info
+        self._on_overflow = on_overflow
+        self._on_invalid = on_invalid
+        self._reload = reload
+        self._widths = {output.name: output.width for output in bundle.manifest.outputs}
+        self._last = threading.local()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        variant: str = "auto",
+        engine: str = "auto",
+        threads: int | None = None,
+        on_overflow: OnOverflow = "warn",
+        on_invalid: OnInvalid = "raise",
+        check_hashes: bool = False,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> Encoder:
+        """Opens a bundle and loads its graph.
+
+        Args:
+            path: the bundle's folder.
+            variant: `fp32`, `fp16`, `int8`, `bf16`, or `auto`: the fastest whose recorded parity meets its thresholds.
+            engine: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `auto`: the fastest that is installed.
+            threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
+            on_overflow: what to do with a text longer than the model takes: `warn` (and cut), `truncate`, or `raise`.
+            on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.
+            check_hashes: also compare every file's SHA-256 with the manifest's; sizes are always compared.
+            token_budget: tokens in a batch, padding included; memory grows with it.
+
+        Raises:
+            BundleError: the bundle is missing, damaged, foreign or unsafe.
+            IntegrityError: `check_hashes`, and a file's hash differs.
+            MissingExtraError: the engine is not installed.
+            EngineError: the engine or the variant cannot run on this machine.
+            UsageError: an unknown option, or a variant that the bundle lacks.
+        """
+        _check_options(on_overflow=on_overflow, on_invalid=on_invalid, threads=threads, token_budget=token_budget)
+        bundle = Bundle.open(path, check_hashes=check_hashes)
+        choice = choose(bundle.manifest, engine=engine, variant=variant)
+        threads = available_cpus() if threads is None else threads
+        tokenizer = TextTokenizer.from_bundle(bundle)
+        loaded = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
+        runner = BatchRunner(loaded, tokenizer, token_budget=token_budget)
+        info = EncoderInfo(
+            engine=choice.engine,
+            variant=choice.variant,
+            reasons=choice.reasons,
+            threads=threads,
+            workers=loaded.workers,
+            providers=loaded.providers,
+            token_budget=token_budget,
+        )
+        # The chosen variant, not "auto": a copy in another process must give the same vectors.
+        reload = functools.partial(
+            cls.load,
+            Path(path).absolute(),
+            variant=choice.variant,
+            engine=engine,
+            threads=threads,
+            on_overflow=on_overflow,
+            on_invalid=on_invalid,
+            check_hashes=check_hashes,
+            token_budget=token_budget,
+        )
+        return cls(bundle=bundle, runner=runner, info=info, on_overflow=on_overflow, on_invalid=on_invalid, reload=reload)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self._bundle.manifest
+
+    @property
+    def info(self) -> EncoderInfo:
+        """The engine and the variant, why these, and the threads."""
+        return self._info
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `output=` may be with this bundle."""
+        return tuple(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in self._widths)
+
+    @property
+    def last_report(self) -> EncodeReport:
+        """What this thread's last `encode`, or the last block of its last `stream`, did; empty before the first."""
+        report: EncodeReport = getattr(self._last, "report", EncodeReport())
+        return report
+
+    def encode(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Float32:
+        """Vectors of texts or text pairs.
+
+        Args:
+            texts: any iterable of str or of pairs (str, str); not a str.
+            output: `cls`, `pooler` or `logits`; `outputs` says which the bundle has.
+            normalize: divide each vector by its L2 norm.
+
+        Returns:
+            float32 [n, width] in input order; [0, width] for no texts.
+
+        Raises:
+            TypeError: `texts` is a str, or an item is neither a str nor a pair.
+            TextError: an item is not valid Unicode.
+            TextTooLongError: a text is too long, with `on_overflow="raise"`.
+            InvalidVectorError: a vector is NaN, infinite or zero, with `on_invalid="raise"`.
+            UsageError: the bundle has no such output.
+            EngineError: the engine failed.
+            ClosedError: after `close`.
+        """
+        self._runner.check_usable()
+        whole = _whole(texts)
+        found = distinct(whole)
+        rows = np.empty((len(found.window.texts), self._width(output)), dtype=np.float32)
+        report = EncodeReport()
+        for block, done in self._computed(split(found.window), output):
+            rows[report.texts : report.texts + len(block)] = block
+            report += done
+        rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
+        if report.truncated and self._on_overflow == "warn":
+            warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
+        return rows
+
+    def stream(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Iterator[Float32]:
+        """Vectors of any iterable of texts, block by block, in memory that does not grow with it.
+
+        It reads ahead by two windows of at most 4096 texts each. Close the iterator (or exhaust it) to stop the work.
+
+        Args:
+            texts: any iterable of str or of pairs (str, str); not a str.
+            output: `cls`, `pooler` or `logits`.
+            normalize: divide each vector by its L2 norm.
+
+        Yields:
+            float32 [n, width], in input order. `last_report` describes the block just yielded.
+
+        Raises:
+            TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
+        """
+        self._runner.check_usable()
+        self._width(output)
+        return self._stream(_iterable(texts), output=output, normalize=normalize)
+
+    def _stream(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> Iterator[Float32]:
+        waiting: deque[tuple[Window, Distinct]] = deque()
+
+        def read() -> Iterator[Window]:
+            for window in windows(checked_text(text, index) for index, text in enumerate(texts)):
+                found = distinct(window)
+                waiting.append((window, found))
+                yield found.window
+
+        warned = False
+        with contextlib.closing(self._computed(read(), output)) as blocks:
+            for raw, done in blocks:
+                window, found = waiting.popleft()
+                rows, report = self._finished(found, raw, done, window.indices, output=output, normalize=normalize)
+                if report.truncated and self._on_overflow == "warn" and not warned:
+                    warned = True
+                    warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
+                yield rows
+
+    def close(self) -> None:
+        """Waits for the batches that run, and frees the graph and the threads. May be called more than once."""
+        self._runner.close()
+
+    def __enter__(self) -> Encoder:
+        self._runner.check_usable()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[[], Encoder], tuple[()]]:
+        return self._reload, ()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._runner.closed else f"{self._info.variant} on {self._info.engine}, {self._info.threads} threads"
+        return f"<Encoder of {self.manifest.source.name}: {state}>"
+
+    def _computed(self, parts: Iterable[Window], output: Output) -> Generator[tuple[Float32, EncodeReport], None, None]:
+        return self._runner.compute(parts, GRAPH_OUTPUTS[output], width=self._width(output), refuse_overflow=self._on_overflow == "raise")
+
+    def _finished(
+        self, found: Distinct, rows: Float32, report: EncodeReport, indices: Sequence[int], *, output: Output, normalize: bool
+    ) -> tuple[Float32, EncodeReport]:
+        """Rows and report of the distinct texts as those of all texts; rows checked and normalized; the report remembered."""
+        if found.repeats:
+            removed = {item.index: item.removed_tokens for item in report.truncated}
+            first = [found.window.indices[position] for position in found.positions]
+            truncated = tuple(Truncation(index, removed[of]) for index, of in zip(indices, first, strict=True) if of in removed)
+            report = dataclasses.replace(report, texts=len(indices), truncated=truncated)
+            rows = rows[found.positions]
+        first_index = indices[0] if indices else 0
+        finish_rows(rows, first_index=first_index, normalize=normalize, on_invalid=self._on_invalid, zero_is_valid=output == "logits")
+        self._last.report = report
+        return rows, report
+
+    def _width(self, output: Output) -> int:
+        if output not in GRAPH_OUTPUTS or GRAPH_OUTPUTS[output] not in self._widths:
+            hint = f"; export it with --{output}" if output in GRAPH_OUTPUTS else ""
+            raise UsageError(f"output is {output!r}, this bundle has {', '.join(self.outputs)}{hint}")
+        return self._widths[GRAPH_OUTPUTS[output]]
+
+
+def _iterable(texts: Iterable[Text]) -> Iterable[Text]:
+    """`texts`, unless it is something that iterates over what nobody means."""
+    if isinstance(texts, (str, bytes, Mapping, Set)) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts is a {type(texts).__name__}, expected a list or another ordered iterable of str or of pairs (str, str)")
+    return texts
+
+
+def _whole(texts: Iterable[Text]) -> Window:
+    checked = [checked_text(text, index) for index, text in enumerate(_iterable(texts))]
+    return Window(checked, range(len(checked)))
+
+
+def _check_options(*, on_overflow: str, on_invalid: str, threads: int | None, token_budget: int) -> None:
+    for name, value, allowed in (("on_overflow", on_overflow, get_args(OnOverflow)), ("on_invalid", on_invalid, get_args(OnInvalid))):
+        if value not in allowed:
+            raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+    for name, count in (("threads", threads), ("token_budget", token_budget)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise UsageError(f"{name} is {count!r}, expected a whole number of at least 1")

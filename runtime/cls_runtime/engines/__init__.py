@@ -1,0 +1,1 @@
+"""Inference engines. Only the modules of this package import one, and only when it is used."""

@@ -1,0 +1,120 @@
+"""ONNX Runtime on its CPU provider: one session whose weights all workers share, each `run` on its caller's thread."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+from cls_runtime.bundle import Bundle
+from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.errors import BundleError, ClosedError, EngineError, InstallationWarning, MissingExtraError
+from cls_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDER = "CPUExecutionProvider"
+WHEELS = ("onnxruntime", "onnxruntime-gpu")
+
+
+class OnnxRuntimeEngine:
+    """A graph in ONNX Runtime. Made by `load`."""
+
+    name = "onnxruntime"
+    providers: tuple[str, ...] = (PROVIDER,)
+
+    def __init__(self, session: onnxruntime.InferenceSession, *, workers: int) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = tuple(item.name for item in session.get_inputs())
+        self.workers = workers
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+            ClosedError: `close` was called.
+        """
+        session = self._session
+        if session is None:
+            raise ClosedError("the engine is closed; load the bundle again")
+        feeds = {name: getattr(batch, name) for name in self._inputs}
+        try:
+            return cast("list[Float32]", session.run(list(outputs), feeds))
+        except Exception as error:  # its exceptions have no common base class
+            raise EngineError(f"ONNX Runtime failed on a batch of shape {batch.input_ids.shape}: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session = None
+
+
+def load(bundle: Bundle, *, variant: str, threads: int) -> OnnxRuntimeEngine:
+    """Loads a variant's graph; see `EngineModule.load`."""
+    ort = _import()
+    graph = bundle.graph(variant)
+    try:
+        session = ort.InferenceSession(str(graph), _options(ort), providers=[PROVIDER])
+    except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
+        raise EngineError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
+    except Exception as error:  # its exceptions have no common base class
+        raise BundleError(
+            f"{graph} is not a graph that ONNX Runtime reads ({_first_line(error)}); copy or export the bundle again"
+        ) from error
+    _check_signature(session, bundle.manifest, graph)
+    return OnnxRuntimeEngine(session, workers=threads)
+
+
+def _options(ort: ModuleType) -> onnxruntime.SessionOptions:
+    options = ort.SessionOptions()
+    # A run uses its caller's thread only: two such runs at once do more than one run on two threads.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A memory pattern is kept for each input shape, and texts come in many.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
+def _import() -> ModuleType:
+    installed = [wheel for wheel in WHEELS if _is_installed(wheel)]
+    if len(installed) == 2:
+        warnings.warn(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "run: pip uninstall -y onnxruntime onnxruntime-gpu && pip install cls-export[cpu] (or cls-export[gpu])",
+            InstallationWarning,
+            stacklevel=2,
+        )
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        if installed:
+            raise EngineError(f"{installed[0]} is installed but cannot be imported ({_first_line(error)}); install it again") from error
+        raise MissingExtraError("onnxruntime is not installed; run: pip install cls-export[cpu]") from None
+
+
+def _is_installed(wheel: str) -> bool:
+    try:
+        metadata.distribution(wheel)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, graph: Path) -> None:
+    for kind, found, expected in (
+        ("inputs", [item.name for item in session.get_inputs()], list(manifest.inputs)),
+        ("outputs", [item.name for item in session.get_outputs()], [item.name for item in manifest.outputs]),
+    ):
+        if sorted(found) != sorted(expected):
+            raise BundleError(f"{graph} has {kind} {', '.join(found)}, the manifest says {', '.join(expected)}; export the bundle again")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,97 @@
+"""What an `Encoder` says about itself and about its last call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cls_runtime.errors import TextTooLongError, TruncationWarning
+
+OnOverflow = Literal["warn", "truncate", "raise"]
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """A text that was cut: its place in the input, and how many tokens were removed from it."""
+
+    index: int
+    removed_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeReport:
+    """What one call of `encode`, or one block of `stream`, did.
+
+    Attributes:
+        texts: texts and pairs encoded.
+        tokens: their tokens, special tokens included, after truncation.
+        padding_tokens: padding that was computed beside them.
+        batches: runs of the graph.
+        truncated: the texts that were cut, in input order; indices count from the start of the input (of the stream).
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    padding_tokens: int = 0
+    batches: int = 0
+    truncated: tuple[Truncation, ...] = ()
+
+    def __add__(self, other: EncodeReport) -> EncodeReport:
+        return EncodeReport(
+            texts=self.texts + other.texts,
+            tokens=self.tokens + other.tokens,
+            padding_tokens=self.padding_tokens + other.padding_tokens,
+            batches=self.batches + other.batches,
+            truncated=self.truncated + other.truncated,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """What an Encoder runs on.
+
+    Attributes:
+        engine: the engine's name.
+        variant: the variant's name.
+        reasons: why these two, one sentence each.
+        threads: CPU threads in total.
+        workers: batches computed at the same time.
+        providers: what computes, in the engine's own words.
+        token_budget: padded tokens in a batch at most, unless one text has more.
+    """
+
+    engine: str
+    variant: str
+    reasons: tuple[str, ...]
+    threads: int
+    workers: int
+    providers: tuple[str, ...]
+    token_budget: int
+
+
+def check_overflow(truncated: Sequence[Truncation], *, max_length: int) -> None:
+    """Refuses texts that are too long.
+
+    Raises:
+        TextTooLongError: there is one; it names the first.
+    """
+    if truncated:
+        first = truncated[0]
+        raise TextTooLongError(
+            f"text {first.index} has {max_length + first.removed_tokens} tokens, the model takes {max_length}; "
+            "shorten or split it, or pass on_overflow='truncate'",
+            index=first.index,
+        )
+
+
+def warn_of_truncation(truncated: Sequence[Truncation], *, max_length: int, stacklevel: int) -> None:
+    """One TruncationWarning for all of `truncated`, which is not empty."""
+    worst = max(truncated, key=lambda item: item.removed_tokens)
+    warnings.warn(
+        f"{len(truncated)} text(s) are longer than the {max_length} tokens that the model takes and were cut, text {worst.index} by "
+        f"{worst.removed_tokens} tokens; Encoder.last_report lists them, on_overflow='truncate' accepts it, 'raise' refuses",
+        TruncationWarning,
+        stacklevel=stacklevel + 1,
+    )

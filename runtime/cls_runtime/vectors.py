@@ -1,0 +1,48 @@
+"""The last step before vectors leave: none of them NaN, infinite or zero unseen; unit length where asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.errors import InvalidVectorError
+
+OnInvalid = Literal["raise", "keep"]
+
+
+def finish_rows(rows: NDArray[np.float32], *, first_index: int, normalize: bool, on_invalid: OnInvalid, zero_is_valid: bool) -> None:
+    """Checks rows [n, width] and, with `normalize`, divides each by its L2 norm, in place.
+
+    A zero row has no direction, so with `on_invalid="keep"` it stays zero; NaN stays NaN.
+
+    Args:
+        rows: float32 [n, width], changed in place.
+        first_index: the index of `rows[0]` in the caller's input, for the error.
+        normalize: whether to divide by the norm.
+        on_invalid: `raise`, or `keep` to let invalid rows pass.
+        zero_is_valid: whether an all-zero row is a result like any other, as logits may be.
+
+    Raises:
+        InvalidVectorError: a row is NaN, infinite or zero, with `on_invalid="raise"`.
+    """
+    squares = np.einsum("nw,nw->n", rows, rows, dtype=np.float64)  # float64: the square of a large float32 overflows
+    zero = squares == 0.0
+    if on_invalid == "raise":
+        invalid = ~np.isfinite(squares)
+        if not zero_is_valid or normalize:
+            invalid |= zero
+        if invalid.any():
+            raise _invalid(rows, int(np.argmax(invalid)), first_index)
+    if normalize:
+        rows /= np.sqrt(np.where(zero, 1.0, squares))[:, None].astype(np.float32)
+
+
+def _invalid(rows: NDArray[np.float32], row: int, first_index: int) -> InvalidVectorError:
+    what = "NaN" if np.isnan(rows[row]).any() else "an infinity" if np.isinf(rows[row]).any() else "only zeros"
+    return InvalidVectorError(
+        f"the vector of text {first_index + row} has {what}, expected finite numbers; "
+        "run cls-verify on the bundle, or pass on_invalid='keep' to receive it",
+        index=first_index + row,
+    )
