@@ -94,7 +94,8 @@ def _is_native(family: Family, native: tuple[str, ...], architectures: tuple[str
         return True
     raise CheckpointError(
         f"{native[0]} may read the pooler (as in {family.classifier_class}) or the CLS row (as in a wrapper): config.json "
-        f"says {', '.join(architectures)}; set its architectures to [{family.classifier_class!r}], or rename the classifier to fc for the CLS row"
+        f"says {', '.join(architectures)}; set its architectures to "
+        f"[{family.classifier_class!r}], or rename the classifier to fc for the CLS row"
     )
 
 
@@ -130,7 +131,11 @@ def _classifier_parts(family: Family, config: Any, *, labels: int) -> dict[str, 
     """transformers' own classifier modules, without memory behind their parameters."""
     import transformers
 
-    sized = type(config).from_dict({**config.to_dict(), "num_labels": labels, "num_hidden_layers": 1})
+    id2label = {index: f"LABEL_{index}" for index in range(labels)}
+    label2id = {label: index for index, label in id2label.items()}
+    fields = {**config.to_dict(), "id2label": id2label, "label2id": label2id}
+    fields.pop("num_labels", None)
+    sized = type(config).from_dict(fields)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = getattr(transformers, family.classifier_class)(sized)

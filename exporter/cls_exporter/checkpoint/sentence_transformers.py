@@ -148,7 +148,8 @@ def _prompts(folder: Path) -> tuple[dict[str, str], list[str]]:
     if default is not None and prompts.get(default):
         raise CheckpointError(
             f"sentence-transformers puts the prompt {prompts[default]!r} before every text (default_prompt_name {default!r}); a bundle "
-            "adds nothing to a text, so its vectors would differ; set default_prompt_name to null in a copy and put the prompt there yourself"
+            "adds nothing to a text, so its vectors would differ; set default_prompt_name to null in a copy and "
+            "put the prompt there yourself"
         )
     if config.get("truncate_dim"):
         raise UnsupportedError(

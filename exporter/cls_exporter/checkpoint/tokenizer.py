@@ -137,7 +137,8 @@ def _load_roformer(folder: Path) -> PreTrainedTokenizerFast:
     if words:
         raise UnsupportedError(
             f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such as {words[0]!r}), which "
-            " tokenizer.json cannot express; supported are RoFormer models whose vocabulary holds single Chinese characters"
+            " tokenizer.json cannot express; supported are RoFormer models whose vocabulary "
+            "holds single Chinese characters"
         )
     return tokenizer
 
