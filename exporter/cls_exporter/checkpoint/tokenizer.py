@@ -136,7 +136,7 @@ def _load_roformer(folder: Path) -> PreTrainedTokenizerFast:
     words = [token for token in tokenizer.get_vocab() if _SEVERAL_HAN.search(token)]
     if words:
         raise UnsupportedError(
-            f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such as {words[0]!r}), which "
+            f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such as {words[0]!r}), "
             " tokenizer.json cannot express; supported are RoFormer models whose vocabulary "
             "holds single Chinese characters"
         )
