@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLE = Path("models/all-MiniLM-L6-v2")
+BUNDLE = Path("models/demo")  # never a name that a user's own export would have
 
 SENTENCES = [
     "The cat is asleep on the warm roof.",
@@ -75,7 +75,8 @@ def main() -> int:
     title("4. Use: which sentence is closest to which?")
     rows = np.load(vectors, allow_pickle=False)
     say(
-        f"{os.path.relpath(vectors, ROOT)} holds a {rows.dtype} array of shape {rows.shape}. The vectors have length 1, so a dot product is a cosine.",
+        f"{os.path.relpath(vectors, ROOT)} is a {rows.dtype} array of shape {rows.shape}. Its rows have length 1, so a dot product is a",
+        "cosine. Each sentence with the one that is nearest to it:",
         "",
     )
     for line in neighbour_lines(SENTENCES, rows):
