@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         examples=_EXAMPLES,
     )
     parser.add_argument("model", metavar="MODEL", help="a hub id such as bert-base-uncased, or a folder with a checkpoint")
-    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="the bundle's folder (default: models/<last part of MODEL>)")
+    parser.add_argument("-o", dest="output", metavar="DIR", type=Path, help="the bundle's folder (default: models/<last part of MODEL>)")
     parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id")
     parser.add_argument("--force", action="store_true", help="replace DIR if it exists; the old bundle stays until the new one is whole")
     outputs = parser.add_argument_group("what the graph gives besides the CLS row")

@@ -13,16 +13,16 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from types import FrameType
 from typing import Any, NoReturn
 
-from cls_runtime.errors import ClsError
+from cls_runtime import __version__
+from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
-DISTRIBUTION = "cls-export"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -44,17 +44,9 @@ def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{prog} {version()}")
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, for machines")
     return parser
-
-
-def version() -> str:
-    """The installed distribution's version, `unknown` when it runs from a source tree."""
-    try:
-        return metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
@@ -64,7 +56,7 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Nam
     except SystemExit as finished:  # argparse has printed its help, its version or its error
         return finished.code if isinstance(finished.code, int) else EXIT_USAGE
     try:
-        with _sigterm_unwinds():
+        with _sigterm_unwinds(), _warnings_as_lines():
             code = command(arguments)
             sys.stdout.flush()
         return code
@@ -164,6 +156,20 @@ def _sigterm_unwinds() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Shows Python's warnings as `warning:` lines, without the place in the code that means nothing to a user."""
+
+    def show(message: Warning | str, *_where: object) -> None:
+        warn(" ".join(str(message).split()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", TruncationWarning)
+        warnings.simplefilter("default", InstallationWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,0 +1,63 @@
+"""PyTorch's vectors of any texts: what `cls-verify --against` compares a bundle with.
+
+The runtime finds `reference_vectors` by the entry point group `cls_export.reference` and never imports this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_runtime.tokenizer import Text
+
+Float32 = NDArray[np.float32]
+
+
+def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int) -> Mapping[str, Float32]:
+    """Loads MODEL and gives its vectors of `texts`.
+
+    Pooling and an untrained pooler are not refused here: the bundle was exported from them knowingly, and its manifest says so.
+
+    Args:
+        model: a hub id or a local folder.
+        texts: texts or pairs, at least one.
+        outputs: any of `cls`, `pooler`, `logits`.
+        max_length: texts are cut to this many tokens.
+
+    Returns:
+        float32 [n, width] for each of `outputs`, from PyTorch in fp32 and eval mode, each text alone.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or lacks an output.
+        UnsupportedError: its architecture is not supported.
+        UsageError: it takes fewer than `max_length` tokens.
+    """
+    checkpoint = load_checkpoint(
+        model,
+        pooler="pooler" in outputs,
+        logits="logits" in outputs,
+        max_length=max_length,
+        allow_pooling_mismatch=True,
+        allow_untrained_pooler=True,
+    )
+    vectors = checkpoint_vectors(checkpoint, texts)
+    return {name: vectors[name] for name in outputs}
+
+
+def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[str, Float32]:
+    """Every output of a loaded checkpoint, float32 [n, width] by name. Each text runs alone, so no padding can touch it."""
+    rows = [_rows(checkpoint, text) for text in texts]
+    return {name: np.concatenate([row[index] for row in rows]) for index, name in enumerate(checkpoint.model.output_names)}
+
+
+def _rows(checkpoint: Checkpoint, text: Text) -> list[Float32]:
+    """One text's outputs, [1, width] each."""
+    parts = (text,) if isinstance(text, str) else text
+    encoded = checkpoint.tokenizer(*parts, truncation=True, max_length=checkpoint.max_length, return_tensors="pt")
+    with torch.inference_mode():
+        outputs = checkpoint.model(**{name: encoded[name] for name in checkpoint.inputs})
+    return [output.numpy() for output in outputs]

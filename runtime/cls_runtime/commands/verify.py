@@ -1,0 +1,148 @@
+"""`cls-verify`: checks a bundle, with or without PyTorch, for people, for machines (`--json`) and for CI (`--junit`)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from cls_runtime.commands import shell
+from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
+from cls_runtime.errors import CheckFailedError, UsageError
+from cls_runtime.text_files import read_texts
+from cls_runtime.verify import Check, VerifyReport, verify
+
+_EXAMPLES = [
+    ("cls-verify models/my-model", "hashes, golden vectors, batches, truncation; no PyTorch needed"),
+    ("cls-verify models/my-model --variant int8 --junit report.xml", "one variant, with a report for CI"),
+    ("cls-verify models/my-model --against bert-base-uncased", "against the live PyTorch model"),
+    ("cls-verify models/my-model --against ./checkpoint --texts mine.txt", "the same on texts of your own"),
+]
+MAX_TEXTS = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cls-verify` with `argv` (default: the process's arguments) and gives the exit code."""
+    return shell.run_command(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = shell.command_parser(
+        "cls-verify",
+        "Checks that a bundle is the one that was exported and that its vectors are PyTorch's. Ends with 1 if a check failed.",
+        examples=_EXAMPLES,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by cls-export")
+    parser.add_argument("--variant", choices=VARIANT_NAMES, default="auto", help="check this precision only (default: all in the bundle)")
+    parser.add_argument("--engine", choices=ENGINE_NAMES, default="auto", help="what computes (default: auto, the fastest installed)")
+    parser.add_argument("--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch, now")
+    parser.add_argument(
+        "--texts", metavar="FILE", help=f"check with these texts (.txt, .jsonl, .csv; at most {MAX_TEXTS:,}), not the golden ones"
+    )
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report, a test case for each check")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.junit is not None and not arguments.junit.parent.is_dir():
+        raise UsageError(f"--junit {arguments.junit}: the folder {arguments.junit.parent} does not exist; make it first")
+    texts = None if arguments.texts is None else _texts(arguments.texts)
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        report = verify(
+            arguments.bundle,
+            variants=None if arguments.variant == "auto" else [arguments.variant],
+            engine=arguments.engine,
+            against=arguments.against,
+            texts=texts,
+            progress=None if arguments.json else _say_check,
+        )
+    if arguments.junit is not None:
+        arguments.junit.write_bytes(junit_xml(report))
+    if arguments.json:
+        shell.print_json(report_document(report))
+    if not report.passed:
+        first = report.failures[0]
+        raise CheckFailedError(f"{len(report.failures)} of {len(report.checks)} checks failed; {_title(first)}: {first.message}")
+    if not arguments.json:
+        shell.say(f"\n{len(report.checks)} checks passed in {report.seconds:.1f} s: {report.bundle} gives the vectors of {report.source}")
+    return shell.EXIT_DONE
+
+
+def _texts(name: str) -> list[str]:
+    texts = list(itertools.islice(read_texts([name]), MAX_TEXTS + 1))
+    if len(texts) > MAX_TEXTS:
+        raise UsageError(f"--texts {name} has more than {MAX_TEXTS:,} texts, each is encoded several times; take a sample")
+    if not texts:
+        raise UsageError(f"--texts {name} has no texts, expected at least one")
+    return texts
+
+
+def _title(check: Check) -> str:
+    return " ".join(part for part in (check.variant, check.name, f"on {check.engine}" if check.engine else None) if part)
+
+
+def _say_check(check: Check) -> None:
+    shell.say(f"{'pass' if check.passed else 'FAIL'}  {_title(check):<34}  {check.message}")
+
+
+def report_document(report: VerifyReport) -> dict[str, Any]:
+    """The report as JSON's types."""
+    return {
+        "bundle": str(report.bundle),
+        "source": report.source,
+        "fingerprint": report.fingerprint,
+        "passed": report.passed,
+        "seconds": round(report.seconds, 3),
+        "checks": [
+            {
+                "name": check.name,
+                "variant": check.variant,
+                "engine": check.engine,
+                "passed": check.passed,
+                "message": check.message,
+                "figures": dict(check.figures),
+                "seconds": round(check.seconds, 3),
+            }
+            for check in report.checks
+        ],
+    }
+
+
+def junit_xml(report: VerifyReport) -> bytes:
+    """The report as JUnit XML: one suite, a test case for each check, its figures as properties."""
+    suite = ET.Element(
+        "testsuite",
+        name=_xml_text(f"cls-verify {report.bundle.name}"),
+        tests=str(len(report.checks)),
+        failures=str(len(report.failures)),
+        errors="0",
+        skipped="0",
+        time=f"{report.seconds:.3f}",
+    )
+    for check in report.checks:
+        where = ".".join(part for part in ("cls-verify", check.variant, check.engine) if part)
+        case = ET.SubElement(suite, "testcase", classname=where, name=check.name, time=f"{check.seconds:.3f}")
+        if check.figures:
+            properties = ET.SubElement(case, "properties")
+            for name, value in check.figures.items():
+                ET.SubElement(properties, "property", name=name, value=repr(value))
+        if check.passed:
+            ET.SubElement(case, "system-out").text = _xml_text(check.message)
+        else:
+            ET.SubElement(case, "failure", message=_xml_text(check.message)).text = _xml_text(check.message)
+    suites = ET.Element("testsuites")
+    suites.append(suite)
+    ET.indent(suites)
+    document: bytes = ET.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def _xml_text(text: str) -> str:
+    """`text` without the characters that XML 1.0 forbids even when escaped."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -1,0 +1,186 @@
+"""Looks at this machine and this Python: what is installed, which engines work, what `auto` would take, and how to mend what is broken.
+
+Packages are asked for their version, not imported; engines are really loaded, because an installed engine need not work.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from cls_runtime.cpu import available_cpus, cgroup_cpu_quota, cpu_features
+from cls_runtime.encoder import Encoder
+from cls_runtime.engines.choice import ENGINES, engine_module, installed_engines
+from cls_runtime.errors import ClsError
+from cls_runtime.probe_graph import probe
+
+# What brings what, by distribution name: the extras of pyproject.toml, "" for what every install has.
+PACKAGES: dict[str, str] = {
+    "numpy": "",
+    "tokenizers": "",
+    "onnxruntime": "cpu",
+    "onnxruntime-gpu": "gpu",
+    "openvino": "openvino",
+    "torch": "export",
+    "transformers": "export",
+    "onnx": "export",
+    "onnx-ir": "export",
+    "onnxscript": "export",
+    "pyarrow": "jobs",
+    "ray": "ray",
+    "matplotlib": "bench",
+}
+# The instructions that matter for the speed of fp32, bf16 and int8 matrix products, as Linux names them.
+TELLING_FEATURES = (
+    *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A distribution: its version, None where it is not installed, and the extra of cls-export that brings it (`` for the base)."""
+
+    name: str
+    version: str | None
+    extra: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStatus:
+    """Whether an engine loaded and ran a graph just now; `detail` names its providers, or says what is wrong and how to mend it."""
+
+    name: str
+    works: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleStatus:
+    """What loading a bundle with `auto` gave: the choice and its reasons, the seconds to the first vector, or the error."""
+
+    path: Path
+    usable: bool
+    detail: str
+    engine: str | None = None
+    variant: str | None = None
+    reasons: tuple[str, ...] = ()
+    seconds_to_first_vector: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        python, system: versions in words.
+        cpu_features: those of `TELLING_FEATURES` that the CPU has; None where the system does not tell.
+        host_cpus: the CPUs of the machine.
+        usable_cpus: how many of them this process may keep busy; the default number of threads.
+        cpu_quota: the container's limit in CPUs, None without one.
+        packages: what is installed.
+        engines: each engine of this version, tried.
+        auto: which engine `auto` takes and why, or that there is none.
+        bundle: the bundle that was asked about, tried.
+        warnings: what works but is wrong.
+        problems: what does not work, each with how to mend it.
+    """
+
+    python: str
+    system: str
+    cpu_features: tuple[str, ...] | None
+    host_cpus: int
+    usable_cpus: int
+    cpu_quota: float | None
+    packages: tuple[Package, ...]
+    engines: tuple[EngineStatus, ...]
+    auto: str
+    bundle: BundleStatus | None
+    warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def diagnose(bundle: Path | None = None) -> Diagnosis:
+    """Looks at the machine, and at `bundle` where one is given. What does not work is in the result, not an exception."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engines = tuple(try_engine(name) for name in ENGINES)
+        status = None if bundle is None else try_bundle(bundle)
+    features = cpu_features()
+    return Diagnosis(
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu_features=None if features is None else tuple(name for name in TELLING_FEATURES if name in features),
+        host_cpus=os.cpu_count() or 1,
+        usable_cpus=available_cpus(),
+        cpu_quota=cgroup_cpu_quota(),
+        packages=tuple(Package(name=name, version=installed_version(name), extra=extra) for name, extra in PACKAGES.items()),
+        engines=engines,
+        auto=_auto(),
+        bundle=status,
+        warnings=tuple(dict.fromkeys(str(item.message) for item in caught)),
+        problems=tuple(_problems(engines, status)),
+    )
+
+
+def installed_version(name: str) -> str | None:
+    """A distribution's version without importing it; None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def try_engine(name: str) -> EngineStatus:
+    """Loads a tiny graph in the engine and runs it."""
+    with tempfile.TemporaryDirectory(prefix="cls-doctor-") as folder:
+        try:
+            providers = probe(engine_module(name), Path(folder))
+        except ClsError as error:
+            return EngineStatus(name=name, works=False, detail=str(error))
+    return EngineStatus(name=name, works=True, detail=", ".join(providers))
+
+
+def try_bundle(path: Path) -> BundleStatus:
+    """Loads a bundle as `auto` would, hashes included, and encodes one text."""
+    start = time.perf_counter()
+    try:
+        with Encoder.load(path, check_hashes=True) as encoder:
+            encoder.encode(["a text"])
+            info = encoder.info
+            source = encoder.manifest.source.name
+    except ClsError as error:
+        return BundleStatus(path=path, usable=False, detail=str(error))
+    return BundleStatus(
+        path=path,
+        usable=True,
+        detail=f"{source}, {info.variant} on {info.engine} with {info.threads} threads",
+        engine=info.engine,
+        variant=info.variant,
+        reasons=info.reasons,
+        seconds_to_first_vector=time.perf_counter() - start,
+    )
+
+
+def _auto() -> str:
+    """What `engine="auto"` and `variant="auto"` mean here."""
+    installed = installed_engines()
+    if not installed:
+        return "none: no engine is installed; pip install 'cls-export[cpu]'"
+    order = ", then ".join(ENGINES[installed[0]].variants)
+    return f"{installed[0]}: the first that is installed; of a bundle's variants it takes {order}, if its recorded parity holds"
+
+
+def _problems(engines: Iterable[EngineStatus], bundle: BundleStatus | None) -> Iterable[str]:
+    broken = [engine for engine in engines if not engine.works]
+    if len(broken) == len(ENGINES):
+        yield from (f"{engine.name} does not work: {engine.detail}" for engine in broken)
+    if bundle is not None and not bundle.usable:
+        yield f"the bundle cannot be used: {bundle.detail}"

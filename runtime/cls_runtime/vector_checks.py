@@ -1,0 +1,137 @@
+"""The checks that one variant on one engine must pass. Each is a function from a loaded encoder to a `Finding`.
+
+- `golden`: the bundle's golden texts give PyTorch's vectors, within the variant's thresholds.
+- `finite`: every number of every vector is finite, and no vector is zero.
+- `batch_invariance`: a text's vector does not depend on what it is encoded with.
+- `truncation`: a text over the maximum length is reported, and gives the vector that PyTorch gave for it.
+- `live`: the same texts through a PyTorch model now.
+
+The encoder is loaded with `on_overflow="truncate"` and `on_invalid="keep"`: a check reports what is wrong, it does not stop at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.encoder import Encoder, Output
+from cls_runtime.errors import BundleError
+from cls_runtime.golden import GOLDEN_NAME, Golden
+from cls_runtime.manifest import ParityFigures
+from cls_runtime.parity import Thresholds, batch_shortfalls, compare, cosines, shortfalls
+from cls_runtime.tokenizer import Text, characters
+
+Float32 = NDArray[np.float32]
+Figures = Mapping[str, float]
+T = TypeVar("T")
+
+# Enough texts to see a batch leak into its members, few enough to encode each of them alone.
+MAX_SOLO_TEXTS = 64
+MAX_PADDED_TEXTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check found: one line of words, and the figures behind it."""
+
+    passed: bool
+    message: str
+    figures: Figures = field(default_factory=dict)
+
+
+def golden(encoder: Encoder, reference: Golden, output: Output, thresholds: Thresholds) -> Finding:
+    """Encodes the golden texts and compares `output` with PyTorch's vectors."""
+    return live(encoder, reference.inputs, _golden_vectors(reference, output), output, thresholds)
+
+
+def live(encoder: Encoder, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
+    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts."""
+    vectors = encoder.encode(texts, output=output)
+    if vectors.shape != reference.shape:
+        found = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
+        return Finding(passed=False, message=found)
+    figures = compare(reference, vectors)
+    missed = shortfalls(figures, thresholds)
+    if missed:
+        message = f"{'; '.join(missed)}; {_worst(list(enumerate(texts)), reference, vectors, figures)}"
+    else:
+        message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
+    return Finding(passed=not missed, message=message, figures=asdict(figures))
+
+
+def finite(encoder: Encoder, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
+    """Looks for NaN, infinity and all-zero vectors in every output."""
+    for output in outputs:
+        vectors = encoder.encode(texts, output=output)
+        invalid = ~np.isfinite(vectors).all(1)
+        if output != "logits":  # zero logits are a result like any other
+            invalid |= ~vectors.any(1)
+        if invalid.any():
+            bad, first = int(invalid.sum()), int(np.argmax(invalid))
+            found = f"{output}: {bad} of {len(texts)} vectors hold NaN, infinity or only zeros"
+            return Finding(passed=False, message=f"{found}, the first for {_quoted(first, texts[first])}", figures={"bad_vectors": bad})
+    return Finding(passed=True, message=f"{len(texts)} texts, every number is finite ({', '.join(outputs)})", figures={"bad_vectors": 0})
+
+
+def batch_invariance(encoder: Encoder, texts: Sequence[Text], thresholds: Thresholds) -> Finding:
+    """Encodes texts alone, all together, and a few beside the longest one, which pads them."""
+    solo = _spread(list(enumerate(texts)), MAX_SOLO_TEXTS)
+    alone = {place: encoder.encode([text])[0] for place, text in solo}
+    together = encoder.encode(texts)
+    longest = max(texts, key=characters)
+    pairs = [(place, text, alone[place], together[place]) for place, text in solo]
+    pairs += [(place, text, alone[place], encoder.encode([text, longest])[0]) for place, text in _spread(solo, MAX_PADDED_TEXTS)]
+    reference, vectors = np.stack([pair[2] for pair in pairs]), np.stack([pair[3] for pair in pairs])
+    figures = compare(reference, vectors)
+    missed = batch_shortfalls(figures, thresholds)
+    if missed:
+        message = f"{'; '.join(missed)}; {_worst([pair[:2] for pair in pairs], reference, vectors, figures)}"
+    else:
+        message = f"{len(solo)} texts alone and in batches, largest difference {figures.max_abs:.2g}"
+    return Finding(passed=not missed, message=message, figures=asdict(figures))
+
+
+def truncation(encoder: Encoder, reference: Golden, thresholds: Thresholds) -> Finding:
+    """Checks the golden texts over the maximum length: reported as cut, and equal to what PyTorch gave for them."""
+    maximum = encoder.manifest.max_length
+    encoder.encode(reference.inputs)
+    cut = [item.index for item in encoder.last_report.truncated]
+    if not cut:
+        found = f"no golden text is over {maximum} tokens, yet an export always adds one"
+        return Finding(passed=False, message=f"{found}; the maximum is not the one that was exported", figures={"truncated": 0})
+    texts = [reference.inputs[index] for index in cut]
+    compared = live(encoder, texts, _golden_vectors(reference, "cls")[cut], "cls", thresholds)
+    message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
+    message += ", cut where PyTorch cuts them" if compared.passed else f", but not cut where PyTorch cuts them: {compared.message}"
+    return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
+
+
+def _golden_vectors(reference: Golden, output: Output) -> Float32:
+    if output not in reference.vectors:
+        raise BundleError(f"{GOLDEN_NAME} has no {output} vectors, the manifest says that the graph gives them; export the bundle again")
+    return reference.vectors[output]
+
+
+def _worst(texts: Sequence[tuple[int, Text]], reference: Float32, vectors: Float32, figures: ParityFigures) -> str:
+    """The worst of `texts` (index in the input, text) in words: which it is, its cosine and its largest difference."""
+    row = figures.worst_text
+    cosine = float(cosines(reference[row : row + 1], vectors[row : row + 1])[0])
+    difference = float(np.abs(reference[row].astype(np.float64) - vectors[row]).max())
+    return f"worst is {_quoted(*texts[row])}: cosine {cosine:.8f}, off by up to {difference:.3g}"
+
+
+def _quoted(index: int, text: Text) -> str:
+    """`text 12 'The first words ...'`, always printable."""
+    shown = text if isinstance(text, str) else " | ".join(text)
+    return f"text {index} {shown[:60]!r}" + ("..." if len(shown) > 60 else "")
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of `items`, evenly spread over them, in order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, count)]
