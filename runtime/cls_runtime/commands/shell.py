@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from cls_runtime import __version__
 from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
+HELP_WIDTH = 100
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
 
 
@@ -39,7 +41,7 @@ def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str,
     lines = "\n".join(f"  {line:<{width}}   {meaning}" for line, meaning in examples)
     parser = CommandParser(
         prog=prog,
-        description=description,
+        description=textwrap.fill(description, HELP_WIDTH),
         epilog=f"examples:\n{lines}\n\nexit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -162,13 +164,13 @@ def _sigterm_unwinds() -> Iterator[None]:
 def _warnings_as_lines() -> Iterator[None]:
     """Shows Python's warnings as `warning:` lines, without the place in the code that means nothing to a user."""
 
-    def show(message: Warning | str, *_where: object) -> None:
+    def show(message: Warning | str, *_: object) -> None:
         warn(" ".join(str(message).split()))
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", TruncationWarning)
         warnings.simplefilter("default", InstallationWarning)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]  # where in the code it came from is not shown
         yield
 
 
