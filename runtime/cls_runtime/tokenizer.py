@@ -168,9 +168,9 @@ def characters(text: Text) -> int:
 def _block_sizes(texts: Sequence[Text]) -> list[int]:
     """How many texts go into each block: as many as have `BLOCK_CHARACTERS` together, at least one."""
     sizes: list[int] = []
-    held = BLOCK_CHARACTERS
+    held = 0
     for text in texts:
-        if held + characters(text) > BLOCK_CHARACTERS:
+        if not sizes or held + characters(text) > BLOCK_CHARACTERS:
             sizes.append(0)
             held = 0
         sizes[-1] += 1
