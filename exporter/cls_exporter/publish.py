@@ -5,7 +5,8 @@ kill at any point leaves the old bundle whole or the new one whole. Where the fi
 renamed aside, the new one renamed in, and the old one deleted; a kill between the two renames then leaves no bundle under the target's
 name, and the next export to it puts the old one back. What a killed export leaves behind is removed by the next one.
 
-Names beside the target `DIR`: `.DIR.cls-export-PID-START-xxxx` is being written by the process PID, and `.DIR.cls-export-old` is a bundle on its way out.
+Names beside the target `DIR`: `.DIR.cls-export-PID-START-xxxx` is being written by the process PID that started at START, and
+`.DIR.cls-export-old` is a bundle on its way out.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
         raise UsageError(f"{target} exists; use --force to replace it, or choose another folder with -o")
     if not empty and not (target / MANIFEST_NAME).is_file():
         raise UsageError(
-            f"{target} exists and is not a bundle (it has no {MANIFEST_NAME}), so --force does not delete it; move it away, or choose another "
-            "folder with -o"
+            f"{target} exists and is not a bundle (it has no {MANIFEST_NAME}), so --force does not delete it; move it away, or "
+            "choose another folder with -o"
         )
 
 

@@ -51,14 +51,16 @@ def find_source(model: str, *, revision: str | None, trust_remote_code: bool) ->
         UsageError: a revision for a local folder.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         if revision is not None:
             raise UsageError(f"{model} is a local folder, --revision {revision} names a commit of a hub repository; leave one of them out")
         return SourceFolder(name=path.resolve().name, revision=None, folder=path)
-    if path.exists():
+    if model and path.exists():
         raise CheckpointError(f"{model} is a file; expected a hub id or the folder that holds config.json and the weights")
     if _looks_like_path(model):
-        raise CheckpointError(f"{model} does not exist; expected a hub id or a folder with config.json, weights and tokenizer")
+        raise CheckpointError(
+            f"{model or repr(model)} does not exist; expected a hub id or a folder with config.json, weights and tokenizer"
+        )
     return _from_hub(model, revision=revision, trust_remote_code=trust_remote_code)
 
 

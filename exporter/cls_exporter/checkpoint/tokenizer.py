@@ -136,9 +136,9 @@ def _load_roformer(folder: Path) -> PreTrainedTokenizerFast:
     words = [token for token in tokenizer.get_vocab() if _SEVERAL_HAN.search(token)]
     if words:
         raise UnsupportedError(
-            f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such as {words[0]!r}), "
-            " tokenizer.json cannot express; supported are RoFormer models whose vocabulary "
-            "holds single Chinese characters"
+            f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such "
+            f"as {words[0]!r}), which tokenizer.json cannot express; supported are RoFormer models whose vocabulary holds single Chinese "
+            "characters"
         )
     return tokenizer
 

@@ -1,0 +1,265 @@
+"""sentence-transformers folders: what is read from the old schema and the new one, and what is refused because vectors would differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+import torch
+from checkpoints import HIDDEN, add_sentence_modules, edit_json
+from torch import Tensor
+
+from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_runtime.errors import UsageError
+
+CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+TANH = "torch.nn.modules.activation.Tanh"
+TEXTS = ["the cat sat on a mat", "x", "hello, world"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return checkpoints.make_checkpoint(tmp_path / "model")
+
+
+def rows_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    batch = checkpoint.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        rows = checkpoint.model(**{name: batch[name] for name in checkpoint.inputs})
+    return dict(zip(checkpoint.model.output_names, rows, strict=True))
+
+
+def write_dense(folder: Path, *, inner: int, outer: int, activation: str = TANH, changes: Mapping[str, Any] | None = None) -> None:
+    edit_json(
+        folder / "config.json",
+        {"in_features": inner, "out_features": outer, "bias": True, "activation_function": activation, **(changes or {})},
+    )
+    generator = torch.Generator().manual_seed(outer)
+    weights = {"linear.weight": torch.randn(outer, inner, generator=generator), "linear.bias": torch.randn(outer, generator=generator)}
+    checkpoints.write_weights_of(folder, weights)
+
+
+def test_a_folder_without_modules_says_nothing(folder: Path) -> None:
+    pooling = load_checkpoint(str(folder)).source_pooling
+    assert (pooling.mode, pooling.mismatch_allowed, pooling.normalize, pooling.dense) == (None, False, False, ())
+
+
+@pytest.mark.parametrize("pooling", [CLS, {"pooling_mode": "cls"}, {"pooling_mode": ["cls"]}])
+def test_cls_pooling_in_both_schemas(folder: Path, pooling: dict[str, Any]) -> None:
+    add_sentence_modules(folder, pooling=pooling, modules=[("Normalize", "2_Normalize")])
+    found = load_checkpoint(str(folder)).source_pooling
+    assert (found.mode, found.mismatch_allowed, found.normalize) == ("cls", False, True)
+
+
+def test_module_types_of_the_new_schema(folder: Path) -> None:
+    add_sentence_modules(folder, pooling={"pooling_mode": "cls"}, modules=[("Normalize", "2_Normalize")])
+    types = [
+        "sentence_transformers.base.modules.transformer.Transformer",
+        "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+        "sentence_transformers.base.modules.normalize.Normalize",
+    ]
+    listed = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([{**entry, "type": kind} for entry, kind in zip(listed, types, strict=True)]))
+    assert load_checkpoint(str(folder)).source_pooling.normalize
+
+
+@pytest.mark.parametrize(
+    ("pooling", "mode"),
+    [
+        (MEAN, "mean"),
+        ({}, "mean"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({**CLS, "pooling_mode_mean_tokens": True}, r"cls\+mean"),
+    ],
+)
+def test_another_pooling_needs_permission(folder: Path, pooling: dict[str, Any], mode: str) -> None:
+    add_sentence_modules(folder, pooling=pooling)
+    with pytest.raises(CheckpointError, match=f"pools this model by {mode}, not by the CLS row.*--allow-pooling-mismatch") as caught:
+        load_checkpoint(str(folder))
+    assert caught.value.exit_code == 2
+    found = load_checkpoint(str(folder), allow_pooling_mismatch=True).source_pooling
+    assert found.mismatch_allowed
+    assert found.mode == mode.replace("\\", "")
+
+
+def test_permission_that_was_not_needed_is_not_recorded(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS)
+    assert not load_checkpoint(str(folder), allow_pooling_mismatch=True).source_pooling.mismatch_allowed
+
+
+def test_dense_modules_are_part_of_the_row(folder: Path) -> None:
+    expected = rows_of(load_checkpoint(str(folder), pooler=True))
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense"), ("Dense", "3_Dense"), ("Normalize", "4_Normalize")])
+    write_dense(folder / "2_Dense", inner=HIDDEN, outer=24)
+    write_dense(folder / "3_Dense", inner=24, outer=8, activation="torch.nn.modules.linear.Identity")
+    checkpoint = load_checkpoint(str(folder), pooler=True)
+    row = expected["cls"]
+    for name, activation in (("2_Dense", torch.tanh), ("3_Dense", torch.nn.Identity())):
+        weights = checkpoints.read_weights_of(folder / name)
+        row = activation(row @ weights["linear.weight"].T + weights["linear.bias"])
+    found = rows_of(checkpoint)
+    assert torch.allclose(found["cls"], row, atol=1e-5)
+    assert torch.equal(found["pooler"], expected["pooler"])
+    assert checkpoint.model.width == 8
+    assert checkpoint.source_pooling.dense == ("Linear(32, 24) + Tanh", "Linear(24, 8) + Identity")
+    assert "the Dense module is part of the graph: Linear(32, 24) + Tanh" in checkpoint.notes
+
+
+def test_dense_weights_count_in_the_hash(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    write_dense(folder / "2_Dense", inner=HIDDEN, outer=24)
+    first = load_checkpoint(str(folder)).weights_sha256
+    write_dense(folder / "2_Dense", inner=HIDDEN, outer=16)
+    assert load_checkpoint(str(folder)).weights_sha256 != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"activation_function": "torch.nn.modules.activation.Softplus"},
+            "activation 'torch.nn.modules.activation.Softplus'; supported are",
+        ),
+        ({"activation_function": "os.system"}, "activation 'os.system'"),
+        ({"use_residual": True}, "has use_residual"),
+        ({"module_output_name": "token_embeddings"}, "does not read and write sentence_embedding"),
+    ],
+)
+def test_dense_modules_that_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    write_dense(folder / "2_Dense", inner=HIDDEN, outer=8, changes=changes)
+    with pytest.raises(UnsupportedError, match=message):
+        load_checkpoint(str(folder))
+
+
+def test_a_dense_module_of_another_width_is_refused(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    write_dense(folder / "2_Dense", inner=16, outer=8)
+    with pytest.raises(CheckpointError, match=r"the Dense module in 2_Dense holds .*a weight of \[8, 32\]"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([("LayerNorm", "2_LayerNorm")], "the module 'LayerNorm'; supported are Transformer, Pooling, Dense after it"),
+        ([("CNN", "2_CNN")], "the module 'CNN'"),
+        ([("Normalize", "2_Normalize"), ("Dense", "3_Dense")], "a Dense after Normalize"),
+    ],
+)
+def test_modules_that_are_refused_by_name(folder: Path, modules: list[tuple[str, str]], message: str) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=modules)
+    with pytest.raises(UnsupportedError, match=message):
+        load_checkpoint(str(folder))
+
+
+def edit_modules(folder: Path, index: int, changes: dict[str, str]) -> None:
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[index] |= changes
+    (folder / "modules.json").write_text(json.dumps(listed))
+
+
+def test_foreign_and_misplaced_modules(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS)
+    edit_modules(folder, 1, {"type": "my_package.MyPooling"})
+    with pytest.raises(UnsupportedError, match=r"the custom module 'my_package.MyPooling'"):
+        load_checkpoint(str(folder))
+    edit_modules(folder, 1, {"type": "sentence_transformers.models.Pooling", "path": "../elsewhere"})
+    with pytest.raises(CheckpointError, match="modules.json names '../elsewhere', which leaves"):
+        load_checkpoint(str(folder))
+    edit_modules(folder, 1, {"path": "1_Pooling"})
+    edit_modules(folder, 0, {"type": "sentence_transformers.models.StaticEmbedding"})
+    with pytest.raises(UnsupportedError, match="starts with StaticEmbedding"):
+        load_checkpoint(str(folder))
+    (folder / "modules.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not a list of modules"):
+        load_checkpoint(str(folder))
+
+
+def test_no_pooling_module_is_refused(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS)
+    (folder / "modules.json").write_text(json.dumps(json.loads((folder / "modules.json").read_text())[:1]))
+    with pytest.raises(UnsupportedError, match="no Pooling module"):
+        load_checkpoint(str(folder))
+
+
+def test_the_encoder_may_be_in_the_folder_of_its_module(folder: Path) -> None:
+    expected = rows_of(load_checkpoint(str(folder)))["cls"]
+    outer = folder.parent / "outer"
+    outer.mkdir()
+    folder.rename(outer / "0_Transformer")
+    add_sentence_modules(outer, pooling=CLS)
+    edit_modules(outer, 0, {"path": "0_Transformer"})
+    checkpoint = load_checkpoint(str(outer))
+    assert checkpoint.name == "outer"
+    assert torch.equal(rows_of(checkpoint)["cls"], expected)
+
+
+def test_prompts(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS)
+    settings = folder / "config_sentence_transformers.json"
+    edit_json(settings, {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": None})
+    assert "prompts are not added to texts, put them there yourself: query" in load_checkpoint(str(folder)).notes
+    edit_json(folder / "1_Pooling" / "config.json", {"include_prompt": False})
+    with pytest.raises(CheckpointError, match="include_prompt is false, prompts query"):
+        load_checkpoint(str(folder))
+    edit_json(folder / "1_Pooling" / "config.json", {"include_prompt": True})
+    edit_json(settings, {"default_prompt_name": "query"})
+    with pytest.raises(CheckpointError, match="puts the prompt 'query: ' before every text"):
+        load_checkpoint(str(folder))
+
+
+def test_include_prompt_false_without_prompts_is_harmless_and_recorded(folder: Path) -> None:
+    add_sentence_modules(folder, pooling={**CLS, "include_prompt": False})
+    edit_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "", "document": ""}})
+    assert not load_checkpoint(str(folder)).source_pooling.include_prompt
+
+
+def test_vectors_that_are_cut_and_other_tasks_are_refused(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS)
+    edit_json(folder / "config_sentence_transformers.json", {"truncate_dim": 16})
+    with pytest.raises(UnsupportedError, match="cuts vectors to truncate_dim 16"):
+        load_checkpoint(str(folder))
+    edit_json(folder / "config_sentence_transformers.json", {}, remove=["truncate_dim"])
+    edit_json(folder / "sentence_bert_config.json", {"transformer_task": "fill-mask"})
+    with pytest.raises(UnsupportedError, match="transformer_task 'fill-mask'"):
+        load_checkpoint(str(folder))
+
+
+def test_the_limit_is_the_smallest_of_all(folder: Path) -> None:
+    assert load_checkpoint(str(folder)).max_length == 64
+    edit_json(folder / "tokenizer_config.json", {"model_max_length": 40})
+    assert load_checkpoint(str(folder)).max_length == 40
+    edit_json(folder / "sentence_bert_config.json", {"max_seq_length": 24})
+    assert load_checkpoint(str(folder)).max_length == 24
+    edit_json(folder / "sentence_bert_config.json", {"max_seq_length": None})
+    assert load_checkpoint(str(folder)).max_length == 40
+    edit_json(folder / "tokenizer_config.json", {"model_max_length": int(1e30)})
+    assert load_checkpoint(str(folder)).max_length == 64
+    edit_json(folder / "sentence_bert_config.json", {"max_seq_length": "many"})
+    with pytest.raises(CheckpointError, match="max_seq_length 'many'"):
+        load_checkpoint(str(folder))
+
+
+def test_the_limit_can_only_be_lowered(folder: Path) -> None:
+    assert load_checkpoint(str(folder), max_length=10).max_length == 10
+    with pytest.raises(UsageError, match="--max-length 65 is more than the model takes, 64 tokens"):
+        load_checkpoint(str(folder), max_length=65)
+    with pytest.raises(UsageError, match="--max-length 2 leaves no room for text: 2 tokens are special"):
+        load_checkpoint(str(folder), max_length=2)
+
+
+def test_lowercasing_before_the_tokenizer(tmp_path: Path, folder: Path) -> None:
+    edit_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
+    assert load_checkpoint(str(folder)).max_length == 64
+    cased = checkpoints.make_checkpoint(tmp_path / "cased", "roberta")
+    edit_json(cased / "sentence_bert_config.json", {"do_lower_case": True})
+    with pytest.raises(CheckpointError, match="lowercases texts before this tokenizer"):
+        load_checkpoint(str(cased))
