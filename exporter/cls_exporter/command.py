@@ -185,3 +185,7 @@ def _parity_rows(report: ExportReport) -> list[tuple[str, ...]]:
             differences = (f"{figures.max_abs:.1e}", f"{variant.batch_invariance_max_abs:.1e}")
             rows.append((name, output, str(figures.texts), *cosines, *differences))
     return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -92,3 +92,7 @@ def _missing(package: Package, diagnosis: Diagnosis) -> str:
     if rivals.get(package.name) in present:
         return f"not installed ({rivals[package.name]} is; never install both, they overwrite each other)"
     return "not installed" + (f" (pip install 'cls-export[{package.extra}]')" if package.extra else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,3 +135,7 @@ def _report(arguments: argparse.Namespace, document: dict[str, Any], cut: _Cut, 
     shape = f"float32 [{document['texts']}, {document['width']}]"
     speed = f"{document['seconds']:.1f} s, {document['texts_per_second']:,.0f} texts/s with {document['variant']} on {document['engine']}"
     shell.say(f"{document['texts']:,} texts -> {document['out']} ({shape}) in {speed}; {document['truncated']} truncated")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

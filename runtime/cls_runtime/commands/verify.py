@@ -146,3 +146,7 @@ def junit_xml(report: VerifyReport) -> bytes:
 def _xml_text(text: str) -> str:
     """`text` without the characters that XML 1.0 forbids even when escaped."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

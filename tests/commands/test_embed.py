@@ -1,0 +1,203 @@
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from bundle_builder import build_bundle
+
+from cls_runtime import Encoder
+from cls_runtime.commands import embed
+
+TEXTS = ["the cat sleeps", "", "a", "dog, runs", "the cat sleeps"]
+LONG = "the dog sleeps " * 20
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"{text}\n" for text in TEXTS))
+    return path
+
+
+def expected(bundle, texts=TEXTS, **options):
+    with Encoder.load(bundle, on_overflow="truncate") as encoder:
+        return encoder.encode(texts, **options)
+
+
+def run(*arguments):
+    return embed.main([str(argument) for argument in arguments])
+
+
+def test_rows_are_the_encoders_in_input_order(golden_bundle, texts, tmp_path, capsys):
+    out = tmp_path / "out.npy"
+    assert run(golden_bundle, texts, "-o", out) == 0
+    vectors = np.load(out, allow_pickle=False)
+    np.testing.assert_allclose(vectors, expected(golden_bundle), atol=1e-6)
+    assert vectors.dtype == np.float32
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"5 texts -> {out} (float32 [5, 8]) in ")
+    assert captured.out.endswith("texts/s with fp32 on onnxruntime; 0 truncated\n")
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(("output", "width"), [("cls", 8), ("pooler", 8), ("logits", 3)])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_output_and_normalize(golden_bundle, texts, tmp_path, output, width, normalize):
+    out = tmp_path / "out.npy"
+    assert run(golden_bundle, texts, "-o", out, "--output", output, *(["--normalize"] if normalize else [])) == 0
+    vectors = np.load(out)
+    assert vectors.shape == (5, width)
+    np.testing.assert_allclose(vectors, expected(golden_bundle, output=output, normalize=normalize), atol=1e-6)
+
+
+def test_every_format_and_standard_input_in_order(golden_bundle, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"from stdin\n")))
+    (tmp_path / "more.jsonl").write_text(json.dumps({"body": "from jsonl"}) + "\n")
+    with (tmp_path / "more.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "body"], ["1", "from, csv"]])
+    out = tmp_path / "out.npy"
+    assert run(golden_bundle, tmp_path / "more.csv", "-", texts, tmp_path / "more.jsonl", "-o", out, "--column", "body") == 0
+    np.testing.assert_allclose(np.load(out), expected(golden_bundle, ["from, csv", "from stdin", *TEXTS, "from jsonl"]), atol=1e-6)
+
+
+def test_no_texts_give_a_file_without_rows(golden_bundle, tmp_path, capsys):
+    (tmp_path / "empty.txt").touch()
+    assert run(golden_bundle, tmp_path / "empty.txt", "-o", tmp_path / "out.npy") == 0
+    assert np.load(tmp_path / "out.npy").shape == (0, 8)
+    assert capsys.readouterr().out.startswith("0 texts -> ")
+
+
+def test_more_texts_than_a_window(golden_bundle, tmp_path):
+    lines = [f"cat {number % 97} dog" for number in range(10_000)]
+    (tmp_path / "many.txt").write_text("\n".join(lines))
+    assert run(golden_bundle, tmp_path / "many.txt", "-o", tmp_path / "out.npy") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected(golden_bundle, lines), atol=1e-6)
+
+
+def test_json_is_one_document(golden_bundle, texts, tmp_path, capsys):
+    assert run(golden_bundle, texts, "-o", tmp_path / "out.npy", "--json", "--threads", 1) == 0
+    document = json.loads(capsys.readouterr().out)
+    with Encoder.load(golden_bundle) as encoder:
+        fingerprint = encoder.manifest.fingerprint
+    assert {key: document[key] for key in ("texts", "width", "output", "normalized", "truncated", "engine", "variant", "threads")} == {
+        "texts": 5,
+        "width": 8,
+        "output": "cls",
+        "normalized": False,
+        "truncated": 0,
+        "engine": "onnxruntime",
+        "variant": "fp32",
+        "threads": 1,
+    }
+    assert document["fingerprint"] == fingerprint
+    assert document["texts_per_second"] > 0
+    assert any("variant fp32" in reason for reason in document["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "code", "stderr"),
+    [
+        ("warn", 0, "warning: 2 of 4 texts are longer than the 16 tokens that the model takes and were cut (the first is text 1, "),
+        ("truncate", 0, ""),
+        ("raise", 2, "error: text 1 has "),
+    ],
+)
+def test_texts_that_are_too_long(golden_bundle, tmp_path, capsys, choice, code, stderr):
+    (tmp_path / "long.txt").write_text(f"short\n{LONG}\nshort\n{LONG * 2}\n")
+    assert run(golden_bundle, tmp_path / "long.txt", "-o", tmp_path / "out.npy", "--on-overflow", choice) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(stderr)
+    assert captured.err.count("\n") == bool(stderr)
+    assert (tmp_path / "out.npy").exists() is (code == 0)
+    assert code or captured.out.endswith("2 truncated\n")
+
+
+# What is wrong: the arguments, with {bundle}, {texts} and {work} (a folder) filled in, and what the error says.
+BAD_USAGE = {
+    "no output": ("{bundle} {texts}", "the following arguments are required: -o"),
+    "no input": ("{bundle} -o {work}/out.npy", "the following arguments are required: INPUT"),
+    "not npy": ("{bundle} {texts} -o {work}/out.bin", "expected a name that ends in .npy"),
+    "no folder": ("{bundle} {texts} -o {work}/none/out.npy", "does not exist; make it first"),
+    "missing input": ("{bundle} {work}/none.txt -o {work}/out.npy", "none.txt does not exist"),
+    "foreign input": ("{bundle} {work}/none.pdf -o {work}/out.npy", "texts are read from .txt, .jsonl, .csv, .parquet"),
+    "not UTF-8": ("{bundle} {work}/bad.txt -o {work}/out.npy", "bad.txt line 2 is not UTF-8"),
+    "lone surrogate": ("{bundle} {work}/bad.jsonl -o {work}/out.npy", "text 1 has a lone surrogate"),
+    "missing bundle": ("{work}/none {texts} -o {work}/out.npy", "none does not exist"),
+    "foreign bundle": ("{work}/foreign {texts} -o {work}/out.npy", "cls_export.json does not exist"),
+    "unknown variant": ("{bundle} {texts} -o {work}/out.npy --variant fp64", "invalid choice: 'fp64'"),
+    "variant not there": ("{bundle} {texts} -o {work}/out.npy --variant int8", "the bundle has no variant 'int8'"),
+    "unknown engine": ("{bundle} {texts} -o {work}/out.npy --engine abacus", "invalid choice: 'abacus'"),
+    "no threads": ("{bundle} {texts} -o {work}/out.npy --threads 0", "threads is 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_USAGE)
+def test_bad_usage_is_one_line_exit_code_2_and_harms_nothing(golden_bundle, texts, tmp_path, capsys, case):
+    work = tmp_path / "work"
+    (work / "foreign").mkdir(parents=True)
+    (work / "bad.txt").write_bytes(b"fine\n\xff\n")
+    (work / "bad.jsonl").write_text('"fine"\n{"text": "\\ud800"}\n')
+    (work / "out.npy").write_bytes(b"an old file")
+    before = sorted(path.name for path in work.iterdir())
+    template, message = BAD_USAGE[case]
+    arguments = [argument.format(bundle=golden_bundle, texts=texts, work=work) for argument in template.split()]
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert (work / "out.npy").read_bytes() == b"an old file"
+    assert sorted(path.name for path in work.iterdir()) == before
+
+
+def test_an_output_that_the_bundle_lacks(texts, tmp_path, capsys):
+    bundle = build_bundle(tmp_path / "cls-only", outputs=("sentence_embedding",))
+    assert run(bundle, texts, "-o", tmp_path / "out.npy", "--output", "pooler") == 2
+    assert capsys.readouterr().err == "error: output is 'pooler', this bundle has cls; export it with --pooler\n"
+
+
+def test_a_vector_that_is_not_finite_ends_with_1(texts, tmp_path, capsys):
+    bundle = build_bundle(tmp_path / "nan", change_weights=lambda weights: np.full_like(weights, np.nan))
+    assert run(bundle, texts, "-o", tmp_path / "out.npy") == 1
+    assert "error: the vector of text 0 has NaN" in capsys.readouterr().err
+    assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_in_the_middle_leaves_the_old_file(golden_bundle, tmp_path, number, code):
+    out = tmp_path / "out.npy"
+    out.write_bytes(b"an old file")
+    command = [sys.executable, "-m", "cls_runtime.commands.embed", str(golden_bundle), "-", "-o", str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(b"the cat sleeps\n" * 20_000)
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.npy.*.part")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        output, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert output == b""
+    assert b"Traceback" not in error
+    assert out.read_bytes() == b"an old file"
+    if number != signal.SIGKILL:
+        assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+        assert error.count(b"\n") == 1
+
+
+def test_help_has_examples_and_needs_no_engine():
+    program = (
+        "import sys; from cls_runtime.commands import embed; code = embed.main(['--help'])\n"
+        "sys.exit('engine loaded' if 'onnxruntime' in sys.modules else code)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "examples:\n  cls-embed models/my-model texts.txt -o vectors.npy" in finished.stdout
