@@ -1,0 +1,101 @@
+import onnx
+import pytest
+from onnx import helper
+
+from cls_runtime import doctor, probe_graph
+from cls_runtime.engines import choice, onnxruntime
+from cls_runtime.errors import EngineError, InstallationWarning, MissingExtraError
+
+
+def test_the_probe_is_a_valid_graph():
+    model = onnx.load_from_string(probe_graph.graph_bytes())
+    onnx.checker.check_model(model, full_check=True)
+    assert [item.name for item in model.graph.input] == ["input_ids", "attention_mask"]
+    (node,) = model.graph.node
+    assert node == helper.make_node("Cast", ["input_ids"], ["sentence_embedding"], to=onnx.TensorProto.FLOAT)
+
+
+def test_a_working_engine_works(tmp_path):
+    assert probe_graph.probe(onnxruntime, tmp_path) == ("CPUExecutionProvider",)
+
+
+class Broken:
+    """An engine that loads and then computes something else."""
+
+    name, workers, providers = "broken", 1, ("Nothing",)
+    closed = False
+
+    def load(self, bundle, *, variant, threads):
+        return self
+
+    def run(self, batch, outputs):
+        return [batch.input_ids.astype("float32") + 1]
+
+    def close(self):
+        self.closed = True
+
+
+def test_an_engine_that_computes_something_else_does_not_work(tmp_path):
+    engine = Broken()
+    with pytest.raises(EngineError, match=r"broken computed \[\[4.0, 2.0, 5.0\]\] \(float32\), expected \[\[3, 1, 4\]\]"):
+        probe_graph.probe(engine, tmp_path)
+    assert engine.closed
+
+
+def test_this_machine_is_usable():
+    found = doctor.diagnose()
+    assert found.problems == ()
+    assert found.python.startswith("CPython 3.")
+    assert 1 <= found.usable_cpus <= found.host_cpus
+    versions = {package.name: package.version for package in found.packages}
+    assert versions["numpy"]
+    assert versions["tokenizers"]
+    assert [(engine.name, engine.works) for engine in found.engines] == [(name, True) for name in choice.ENGINES]
+    assert found.auto.startswith("onnxruntime: the first that is installed")
+    assert found.bundle is None
+
+
+def test_a_bundle_is_tried(bundle):
+    status = doctor.diagnose(bundle).bundle
+    assert status.usable
+    assert (status.engine, status.variant) == ("onnxruntime", "fp32")
+    assert any("variant fp32" in reason for reason in status.reasons)
+    assert status.seconds_to_first_vector > 0
+
+
+def test_a_changed_bundle_is_a_problem(own_bundle):
+    path = own_bundle / "onnx" / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    found = doctor.diagnose(own_bundle)
+    assert not found.bundle.usable
+    (problem,) = found.problems
+    assert "the bundle cannot be used" in problem
+    assert "sha256" in problem
+
+
+def test_no_engine_is_a_problem_that_says_how_to_mend_it(monkeypatch):
+    def missing():
+        raise MissingExtraError("onnxruntime is not installed; run: pip install cls-export[cpu]")
+
+    monkeypatch.setattr(onnxruntime, "_import", missing)
+    monkeypatch.setattr(doctor, "installed_engines", tuple)
+    found = doctor.diagnose()
+    assert found.problems == ("onnxruntime does not work: onnxruntime is not installed; run: pip install cls-export[cpu]",)
+    assert found.auto == "none: no engine is installed; pip install 'cls-export[cpu]'"
+
+
+def test_both_onnxruntime_wheels_are_a_warning(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "_is_installed", lambda wheel: True)
+    found = doctor.diagnose()
+    assert found.problems == ()
+    (warning,) = found.warnings
+    assert "onnxruntime and onnxruntime-gpu are both installed" in warning
+    assert "pip uninstall" in warning
+    with pytest.warns(InstallationWarning):
+        onnxruntime._import()
+
+
+def test_a_package_that_is_not_installed_has_no_version():
+    assert doctor.installed_version("a-distribution-that-is-not-there") is None
