@@ -92,11 +92,14 @@ def _import() -> ModuleType:
             stacklevel=2,
         )
     try:
-        return import_module("onnxruntime")
+        ort = import_module("onnxruntime")
     except ImportError as error:
         if installed:
             raise EngineError(f"{installed[0]} is installed but cannot be imported ({_first_line(error)}); install it again") from error
         raise MissingExtraError("onnxruntime is not installed; run: pip install cls-export[cpu]") from None
+    if not hasattr(ort, "InferenceSession"):  # uninstalling one of two wheels takes files of the other along
+        raise EngineError("onnxruntime is installed but broken, it has no InferenceSession; run: pip install --force-reinstall onnxruntime")
+    return ort
 
 
 def _is_installed(wheel: str) -> bool:

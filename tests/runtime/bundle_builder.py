@@ -1,0 +1,171 @@
+"""A complete bundle in a tenth of a second: a graph of one attention head, built by hand, and a tokenizer made here.
+
+The vector of a text is its first row plus an attention-weighted sum of all rows, so an error in padding, mask or type ids changes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from cls_runtime.bundle import sha256
+from cls_runtime.manifest import (
+    MANIFEST_NAME,
+    BundleFile,
+    Manifest,
+    OutputSpec,
+    ParityFigures,
+    Pooler,
+    Source,
+    SourcePooling,
+    Variant,
+    to_json,
+)
+
+HIDDEN = 8
+LABELS = 3
+MAX_LENGTH = 16
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?-"
+VOCABULARY = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS), "the", "cat", "dog", "sleeps", "runs", "##ing"]
+EXACT = ParityFigures(texts=9, mean_cosine=1.0, p1_cosine=1.0, min_cosine=1.0, max_abs=0.0, worst_text=0)
+
+
+def build_bundle(
+    folder: Path,
+    *,
+    variants: dict[str, Variant | None] | None = None,
+    outputs: tuple[str, ...] = ("sentence_embedding", "pooler_output", "logits"),
+    type_ids: bool = True,
+    tokenizer: Tokenizer | None = None,
+    tokenizer_config: dict[str, object] | None = None,
+    change_weights: Callable[[np.ndarray], np.ndarray] = lambda weights: weights,
+    max_length: int = MAX_LENGTH,
+) -> Path:
+    """Writes a bundle. `variants` gives manifest entries to use in place of a perfect one; every variant has the fp32 graph."""
+    (folder / "onnx").mkdir(parents=True)
+    (tokenizer or word_piece()).save(str(folder / "tokenizer.json"))
+    config = {"pad_token": "[PAD]", "model_max_length": max_length, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | (tokenizer_config or {})))
+    graph = tiny_graph(outputs, type_ids=type_ids, change_weights=change_weights)
+    entries: dict[str, Variant] = {}
+    for name, entry in (variants or {"fp32": None}).items():
+        path = "onnx/model.onnx" if name == "fp32" else f"onnx/model_{name}.onnx"
+        onnx.save(graph, str(folder / path))
+        given = entry or Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0)
+        entries[name] = Variant(**(vars(given) | {"files": (describe(folder, path),)}))
+    widths = {"last_hidden_state": HIDDEN, "sentence_embedding": HIDDEN, "pooler_output": HIDDEN, "logits": LABELS}
+    manifest = Manifest(
+        source=Source(name="tiny", revision=None, weights_sha256="0" * 64, tokenizer_sha256="0" * 64),
+        architecture="bert",
+        hidden_size=HIDDEN,
+        num_layers=1,
+        max_length=max_length,
+        layout="standard",
+        inputs=("input_ids", "attention_mask", *(("token_type_ids",) if type_ids else ())),
+        outputs=tuple(OutputSpec(name=name, width=widths[name]) for name in ("last_hidden_state", *outputs)),
+        pooler=Pooler(state="trained", evidence="made by a test"),
+        source_pooling=SourcePooling(mode="cls"),
+        variants=entries,
+        files=(describe(folder, "tokenizer.json"), describe(folder, "tokenizer_config.json")),
+        tool_versions={},
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+
+
+def describe(folder: Path, path: str) -> BundleFile:
+    return BundleFile(path=path, sha256=sha256(folder / path), size_bytes=(folder / path).stat().st_size)
+
+
+def word_piece() -> Tokenizer:
+    """BERT's tokenizer over a vocabulary of letters and a few words, with truncation and padding of its own, which must not count."""
+    tokenizer = Tokenizer(models.WordPiece({token: index for index, token in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = [(token, VOCABULARY.index(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=7)
+    return tokenizer
+
+
+def tiny_graph(outputs: tuple[str, ...], *, type_ids: bool, change_weights: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
+    """rows = E[ids] + T[types]; cls = rows[0] + softmax(rows q, masked) rows; pooler = tanh(cls P); logits = cls L."""
+    random = np.random.default_rng(7)
+
+    def weights(name: str, *shape: int) -> onnx.TensorProto:
+        values = random.standard_normal(shape).astype(np.float32)
+        return numpy_helper.from_array(change_weights(values) if name == "E" else values, name)
+
+    def constant(name: str, values: object, kind: type = np.int64) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.array(values, dtype=kind), name)
+
+    initializers = [
+        weights("E", len(VOCABULARY), HIDDEN),
+        weights("T", 2, HIDDEN),
+        weights("q", HIDDEN),
+        weights("P", HIDDEN, HIDDEN),
+        weights("L", HIDDEN, LABELS),
+        constant("one", 1.0, np.float32),
+        constant("far", -1e4, np.float32),
+        constant("zero", 0),
+        constant("axis1", [1]),
+    ]
+    words = "words" if type_ids else "rows"
+    nodes = [
+        helper.make_node("Gather", ["E", "input_ids"], [words]),  # [B, S, H]
+        *(
+            [
+                helper.make_node("Gather", ["T", "token_type_ids"], ["types"]),
+                helper.make_node("Add", ["words", "types"], ["rows"]),
+            ]
+            if type_ids
+            else []
+        ),
+        helper.make_node("MatMul", ["rows", "q"], ["scores"]),  # [B, S]
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["one", "mask"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "far"], ["bias"]),
+        helper.make_node("Add", ["scores", "bias"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["probabilities"], axis=-1),
+        helper.make_node("Unsqueeze", ["probabilities", "axis1"], ["weights"]),  # [B, 1, S]
+        helper.make_node("MatMul", ["weights", "rows"], ["context"]),  # [B, 1, H]
+        helper.make_node("Squeeze", ["context", "axis1"], ["summed"]),
+        helper.make_node("Gather", ["rows", "zero"], ["first"], axis=1),
+        helper.make_node("Add", ["first", "summed"], ["sentence_embedding"]),
+        helper.make_node("Unsqueeze", ["sentence_embedding", "axis1"], ["last_hidden_state"]),
+        helper.make_node("MatMul", ["sentence_embedding", "P"], ["projected"]),
+        helper.make_node("Tanh", ["projected"], ["pooler_output"]),
+        helper.make_node("MatMul", ["sentence_embedding", "L"], ["logits"]),
+    ]
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if type_ids else ()))
+    shapes = {
+        "last_hidden_state": ["batch_size", 1, HIDDEN],
+        "sentence_embedding": ["batch_size", HIDDEN],
+        "pooler_output": ["batch_size", HIDDEN],
+        "logits": ["batch_size", LABELS],
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch_size", "sequence_length"]) for name in names],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in ("last_hidden_state", *outputs)],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model

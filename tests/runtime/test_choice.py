@@ -1,0 +1,154 @@
+import sys
+import types
+from dataclasses import replace
+from importlib import metadata
+
+import numpy as np
+import pytest
+from bundle_builder import EXACT
+
+from cls_runtime import Bundle, BundleError, Encoder, EngineError, InstallationWarning, MissingExtraError, UsageError
+from cls_runtime.batching import pad
+from cls_runtime.engines import choice, onnxruntime
+from cls_runtime.engines.choice import choose
+from cls_runtime.manifest import Variant, read_manifest
+from cls_runtime.tokenizer import TokenizedText
+
+GOOD = Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0)
+
+
+@pytest.fixture
+def manifest(bundle):
+    held = read_manifest(bundle)
+
+    def with_variants(**variants):
+        return replace(held, variants=variants)
+
+    return with_variants
+
+
+def test_int8_is_preferred_where_its_parity_holds(manifest):
+    chosen = choose(manifest(fp32=GOOD, int8=GOOD))
+    assert (chosen.engine, chosen.variant) == ("onnxruntime", "int8")
+    assert any("fastest" in reason for reason in chosen.reasons)
+
+
+POOR = {
+    "mean_cosine": replace(EXACT, mean_cosine=0.9989),
+    "p1_cosine": replace(EXACT, p1_cosine=0.9979),
+    "min_cosine": replace(EXACT, min_cosine=0.9949),
+}
+
+
+@pytest.mark.parametrize("figure", POOR)
+def test_int8_is_passed_over_where_a_figure_misses(manifest, figure):
+    poor = replace(GOOD, parity={"cls": EXACT, "pooler": POOR[figure]})
+    chosen = choose(manifest(fp32=GOOD, int8=poor))
+    assert chosen.variant == "fp32"
+    assert any("int8: passed over, pooler " + figure in reason for reason in chosen.reasons)
+
+
+def test_a_variant_without_figures_is_passed_over(manifest):
+    assert choose(manifest(fp32=GOOD, int8=replace(GOOD, parity={}))).variant == "fp32"
+
+
+def test_fp16_is_never_taken_on_a_cpu_unless_named(manifest):
+    assert choose(manifest(fp32=GOOD, fp16=GOOD)).variant == "fp32"
+    assert choose(manifest(fp32=GOOD, fp16=GOOD), variant="fp16").variant == "fp16"
+    with pytest.raises(BundleError, match=r"no variant for onnxruntime .*the bundle has fp16, name one"):
+        choose(manifest(fp16=GOOD))
+
+
+def test_a_variant_for_other_engines(manifest):
+    other = replace(GOOD, engines=("openvino",))
+    assert choose(manifest(fp32=GOOD, int8=other)).variant == "fp32"
+    with pytest.raises(UsageError, match="variant int8 is for openvino, not for onnxruntime"):
+        choose(manifest(fp32=GOOD, int8=other), variant="int8")
+
+
+def test_a_variant_for_another_cpu(manifest, monkeypatch):
+    needs = replace(GOOD, cpu_features=("avx512_vnni",))
+    monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"avx512_vnni"}))
+    assert choose(manifest(fp32=GOOD, int8=needs)).variant == "int8"
+    monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"avx2"}))
+    assert choose(manifest(fp32=GOOD, int8=needs)).variant == "fp32"
+    with pytest.raises(EngineError, match="needs a CPU with avx512_vnni, which this one lacks"):
+        choose(manifest(fp32=GOOD, int8=needs), variant="int8")
+    monkeypatch.setattr(choice, "cpu_features", lambda: None)
+    assert choose(manifest(fp32=GOOD, int8=needs)).variant == "fp32"
+    assert choose(manifest(fp32=GOOD, int8=needs), variant="int8").variant == "int8"
+
+
+def test_a_named_variant_that_is_not_there(manifest):
+    with pytest.raises(UsageError, match=r"no variant 'int8', it has fp32; export it with --int8"):
+        choose(manifest(fp32=GOOD), variant="int8")
+
+
+@pytest.mark.parametrize("engine", [name for name in choice.ENGINE_NAMES if name != "auto" and name not in choice.ENGINES])
+def test_an_engine_that_is_not_part_of_this_version(manifest, engine):
+    with pytest.raises(EngineError, match=f"engine '{engine}' is not part of this version of cls-export; it has onnxruntime"):
+        choose(manifest(fp32=GOOD), engine=engine)
+
+
+def test_every_engine_of_the_table_has_a_contract_name():
+    assert set(choice.ENGINES) <= set(choice.ENGINE_NAMES) - {"auto"}
+    for name in choice.ENGINES:
+        assert callable(choice.engine_module(name).load)
+        assert set(choice.ENGINES[name].variants) <= set(choice.VARIANT_NAMES) - {"auto"}
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
+def test_a_missing_engine_names_the_pip_command(manifest, monkeypatch, engine):
+    monkeypatch.setattr(choice, "find_spec", lambda package: None)
+    with pytest.raises(MissingExtraError, match=r"pip install cls-export\[cpu\]") as caught:
+        choose(manifest(fp32=GOOD), engine=engine)
+    assert caught.value.exit_code == 2
+
+
+class TestInstallation:
+    def pretend(self, monkeypatch, *wheels):
+        def distribution(name):
+            if name not in wheels:
+                raise metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr(onnxruntime.metadata, "distribution", distribution)
+
+    def test_both_wheels_are_said(self, monkeypatch, bundle):
+        self.pretend(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+        with pytest.warns(InstallationWarning, match="onnxruntime and onnxruntime-gpu are both installed and overwrite each other"):
+            Encoder.load(bundle, threads=1).close()
+
+    @pytest.mark.parametrize("wheel", ["onnxruntime", "onnxruntime-gpu"])
+    def test_one_wheel_is_not(self, monkeypatch, bundle, wheel):
+        self.pretend(monkeypatch, wheel)
+        Encoder.load(bundle, threads=1).close()
+
+    def test_no_wheel(self, monkeypatch, bundle):
+        self.pretend(monkeypatch)
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(MissingExtraError, match=r"run: pip install cls-export\[cpu\]"):
+            onnxruntime.load(Bundle.open(bundle), variant="fp32", threads=1)
+
+    def test_a_broken_wheel(self, monkeypatch, bundle):
+        self.pretend(monkeypatch, "onnxruntime")
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(EngineError, match="onnxruntime is installed but cannot be imported"):
+            onnxruntime.load(Bundle.open(bundle), variant="fp32", threads=1)
+
+    def test_an_empty_module_left_behind_by_the_other_wheel(self, monkeypatch, bundle):
+        """`pip uninstall` of one of two wheels takes files of the other along: what is left imports, and has nothing in it."""
+        self.pretend(monkeypatch, "onnxruntime")
+        left = types.ModuleType("onnxruntime")
+        monkeypatch.setitem(sys.modules, "onnxruntime", left)
+        with pytest.raises(EngineError, match="onnxruntime is installed but broken"):
+            onnxruntime.load(Bundle.open(bundle), variant="fp32", threads=1)
+
+
+def test_a_failing_run_is_an_engine_error(bundle):
+    engine = onnxruntime.load(Bundle.open(bundle), variant="fp32", threads=1)
+    unknown_token = np.array([10_000], dtype=np.int32)
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed on a batch of shape \(1, 1\)") as caught:
+        engine.run(pad([TokenizedText(unknown_token, np.zeros_like(unknown_token), 0)], pad_id=0), ["sentence_embedding"])
+    assert "\n" not in str(caught.value)
+    engine.close()
+    engine.close()

@@ -1,0 +1,61 @@
+"""The runtime needs neither PyTorch nor the exporter's packages, and an engine only when one is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "cls_exporter")
+ENGINES = ("onnxruntime", "openvino")
+
+PROBE = """
+import sys
+{statements}
+print(*[name for name in {names!r} if name in sys.modules])
+"""
+USE = """
+from cls_runtime import Encoder
+with Encoder.load({folder!r}, threads=2, token_budget=8) as encoder:
+    encoder.encode(["the cat", "a", ("a", "pair")])
+"""
+
+
+def loaded(statements, names):
+    code = PROBE.format(statements=statements, names=names)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.split()
+
+
+def test_import_loads_no_heavy_package_and_no_engine():
+    assert loaded("import cls_runtime", HEAVY + ENGINES) == []
+
+
+def test_encoding_loads_no_heavy_package(bundle):
+    assert loaded(USE.format(folder=str(bundle)), HEAVY) == []
+
+
+@pytest.mark.parametrize("name", ["onnx", "huggingface_hub"])
+def test_the_probe_sees_what_is_loaded(bundle, name):
+    """The two tests above can fail: the same probe finds a package that was imported."""
+    pytest.importorskip(name)
+    assert name in loaded(f"import {name}\n" + USE.format(folder=str(bundle)), HEAVY)
+
+
+def test_the_probe_sees_the_engine(bundle):
+    assert loaded(USE.format(folder=str(bundle)), ENGINES) == ["onnxruntime"]
+
+
+def test_nothing_global_changes(bundle):
+    changed = """
+import logging, os, random, threading
+import numpy, multiprocessing
+before = (dict(os.environ), logging.root.level, list(logging.root.handlers), random.getstate(), numpy.random.get_state()[1].tolist(),
+          multiprocessing.get_start_method(allow_none=True), sys.getswitchinterval(), threading.active_count())
+"""
+    after = """
+after = (dict(os.environ), logging.root.level, list(logging.root.handlers), random.getstate(), numpy.random.get_state()[1].tolist(),
+         multiprocessing.get_start_method(allow_none=True), sys.getswitchinterval(), threading.active_count())
+if before != after: sys.modules["changed"] = sys
+"""
+    assert loaded(changed + USE.format(folder=str(bundle)) + after, ("changed",)) == []
+    assert loaded(changed + "os.environ['A_NEW_ONE'] = '1'" + after, ("changed",)) == ["changed"]
