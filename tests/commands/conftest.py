@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-# for bundle_builder and golden_bundle: pytest's importlib mode adds nothing to the path
-sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
-
 from golden_bundle import build_golden_bundle
 
 
