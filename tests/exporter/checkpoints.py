@@ -44,6 +44,8 @@ def small_config(model_type: str, *, changes: Mapping[str, Any] | None = None) -
         size = {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": MAX_POSITIONS}
     special = special_ids(model_type)
     size |= {"vocab_size": len(_tokenizer(model_type).get_vocab()) + 3, "pad_token_id": special["pad"]}
+    if model_type in ("roberta", "xlm-roberta", "camembert"):
+        size |= {"type_vocab_size": 1}
     if model_type in ("electra", "albert"):
         size |= {"embedding_size": 24}
     if model_type == "electra":

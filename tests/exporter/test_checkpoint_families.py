@@ -124,7 +124,7 @@ def test_a_family_without_pooler_refuses_one_by_name(model_type: str, tmp_path: 
 
 
 def test_another_architecture_is_refused_with_the_list() -> None:
-    with pytest.raises(UnsupportedError, match="'gpt2' model; supported architectures are bert, roberta, .*modernbert"):
+    with pytest.raises(UnsupportedError, match=r"'gpt2' model; supported architectures are bert, roberta, .*modernbert"):
         family_of({"model_type": "gpt2"}, where="openai-community/gpt2")
     with pytest.raises(UnsupportedError, match='no "model_type"'):
         family_of({}, where="somewhere")

@@ -93,7 +93,7 @@ class Attack:
 def test_a_pickle_that_runs_code_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weights": Attack(tmp_path / "attacked")}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pytorch_model.bin cannot be loaded as tensors only"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin cannot be loaded as tensors only"):
         load_checkpoint(str(folder))
     assert not (tmp_path / "attacked").exists()
 
@@ -120,10 +120,10 @@ def test_missing_shards_and_tensors_are_named(folder: Path) -> None:
     content = json.loads(index.read_text())
     name = sorted(content["weight_map"])[0]
     checkpoints.edit_json(index, {"weight_map": {**content["weight_map"], "ghost.weight": content["weight_map"][name]}})
-    with pytest.raises(CheckpointError, match="the shards of model.safetensors.index.json lack ghost.weight"):
+    with pytest.raises(CheckpointError, match=r"the shards of model.safetensors.index.json lack ghost.weight"):
         load_checkpoint(str(folder))
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="names the shard model-00002-of-00002.safetensors, which is not in model"):
+    with pytest.raises(CheckpointError, match=r"names the shard model-00002-of-00002.safetensors, which is not in model"):
         load_checkpoint(str(folder))
     index.write_text("{}")
     with pytest.raises(CheckpointError, match="has no weight_map"):
@@ -141,7 +141,7 @@ def test_damaged_safetensors(folder: Path, size_bytes: int) -> None:
 def test_a_damaged_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02garbage")
-    with pytest.raises(CheckpointError, match="pytorch_model.bin cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin cannot be loaded"):
         load_checkpoint(str(folder))
 
 
@@ -166,7 +166,7 @@ def test_missing_config_json(folder: Path) -> None:
 
 def test_a_configuration_that_makes_no_model(folder: Path) -> None:
     checkpoints.edit_json(folder / "config.json", {"hidden_size": 30})
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config.json"):
         load_checkpoint(str(folder))
 
 
@@ -221,7 +221,7 @@ def test_names_stay_inside() -> None:
     assert inside(Path("/models/m"), "1_Pooling", named_by="modules.json") == Path("/models/m/1_Pooling")
     assert inside(Path("/models/m"), "", named_by="modules.json") == Path("/models/m")
     for name in ("..", "a/../..", "/etc", "..\\up", "c:/x"):
-        with pytest.raises(CheckpointError, match="modules.json names"):
+        with pytest.raises(CheckpointError, match=r"modules.json names"):
             inside(Path("/models/m"), name, named_by="modules.json")
 
 
@@ -321,9 +321,11 @@ def test_only_the_files_that_are_needed_are_asked_for(folder: Path, monkeypatch:
 
     from cls_exporter.checkpoint import source
 
-    stored = """config.json model.safetensors pytorch_model.bin tf_model.h5 flax_model.msgpack rust_model.ot onnx/model.onnx onnx/config.json
-        openvino/openvino_model.bin tokenizer.json vocab.txt sentencepiece.bpe.model 1_Pooling/config.json 2_Dense/model.safetensors
-        0_Transformer/tf_model.h5 modules.json sentence_bert_config.json README.md train.py training_args.bin model.onnx""".split()
+    needed = ["config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "sentencepiece.bpe.model", "tokenizer.json"]
+    needed += ["vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors"]
+    frameworks = ["tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.onnx", "onnx/model.onnx", "onnx/config.json"]
+    others = ["openvino/openvino_model.bin", "0_Transformer/tf_model.h5", "README.md", "training_args.bin"]
+    stored = [*needed, *frameworks, *others, "pytorch_model.bin", "train.py"]
     asked: list[list[str]] = []
 
     def download(model: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
@@ -331,8 +333,6 @@ def test_only_the_files_that_are_needed_are_asked_for(folder: Path, monkeypatch:
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    needed = """1_Pooling/config.json 2_Dense/model.safetensors config.json model.safetensors modules.json sentence_bert_config.json
-        sentencepiece.bpe.model tokenizer.json vocab.txt""".split()
     source.find_source("someone/model", revision=None, trust_remote_code=False)
     assert asked == [sorted(needed)]
     (folder / "model.safetensors").unlink()

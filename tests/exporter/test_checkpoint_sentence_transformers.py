@@ -172,7 +172,7 @@ def test_foreign_and_misplaced_modules(folder: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"the custom module 'my_package.MyPooling'"):
         load_checkpoint(str(folder))
     edit_modules(folder, 1, {"type": "sentence_transformers.models.Pooling", "path": "../elsewhere"})
-    with pytest.raises(CheckpointError, match="modules.json names '../elsewhere', which leaves"):
+    with pytest.raises(CheckpointError, match=r"modules.json names '../elsewhere', which leaves"):
         load_checkpoint(str(folder))
     edit_modules(folder, 1, {"path": "1_Pooling"})
     edit_modules(folder, 0, {"type": "sentence_transformers.models.StaticEmbedding"})

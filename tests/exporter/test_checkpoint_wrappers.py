@@ -142,7 +142,7 @@ def test_labels_come_from_the_configuration_and_must_fit(tmp_path: Path) -> None
     checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "maybe", "2": "yes"}})
     assert load_checkpoint(str(folder), logits=True).labels == ("no", "maybe", "yes")
     checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "yes"}})
-    with pytest.raises(CheckpointError, match="has 3 outputs but id2label in config.json names 2"):
+    with pytest.raises(CheckpointError, match=r"has 3 outputs but id2label in config.json names 2"):
         load_checkpoint(str(folder), logits=True)
 
 
@@ -206,7 +206,7 @@ def test_an_extra_layer_is_not_dropped(encoder: Path) -> None:
 
 def test_two_encoders_are_refused(encoder: Path) -> None:
     rewrite(encoder, lambda tensors: {prefix + name: item for name, item in tensors.items() for prefix in ("query.", "passage.")})
-    with pytest.raises(CheckpointError, match="hold 2 encoders, under the prefixes 'passage.', 'query.'"):
+    with pytest.raises(CheckpointError, match=r"hold 2 encoders, under the prefixes 'passage.', 'query.'"):
         load_checkpoint(str(encoder))
 
 
@@ -228,7 +228,7 @@ def test_half_a_pooler_and_two_poolers_are_refused(encoder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the pooler lacks pooler.dense.bias"):
         load_checkpoint(str(encoder))
     rewrite(encoder, lambda tensors: {**tensors, "pooler.weight": normal(HIDDEN, HIDDEN), "pooler.bias": normal(HIDDEN)})
-    with pytest.raises(CheckpointError, match="two poolers, pooler.dense.weight and pooler.weight"):
+    with pytest.raises(CheckpointError, match=r"two poolers, pooler.dense.weight and pooler.weight"):
         load_checkpoint(str(encoder))
 
 

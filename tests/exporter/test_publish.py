@@ -61,9 +61,13 @@ def test_a_new_bundle_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_leaves_the_old_bundle(old_bundle: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), staged(old_bundle, force=True) as folder:
-        write_bundle(folder, "new")
-        raise error
+    def failing_export() -> None:
+        with staged(old_bundle, force=True) as folder:
+            write_bundle(folder, "new")
+            raise error
+
+    with pytest.raises(error):
+        failing_export()
     assert content_of(old_bundle) == "old"
     assert siblings(old_bundle) == []
 
@@ -101,10 +105,15 @@ def test_an_existing_folder_needs_force_before_any_work(old_bundle: Path) -> Non
 
 def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    with pytest.raises(UsageError, match="--force"), staged(target, force=False) as folder:
-        write_bundle(folder, "new")
-        target.mkdir()
-        write_bundle(target, "theirs")
+
+    def slow_export() -> None:
+        with staged(target, force=False) as folder:
+            write_bundle(folder, "new")
+            target.mkdir()
+            write_bundle(target, "theirs")
+
+    with pytest.raises(UsageError, match="--force"):
+        slow_export()
     assert content_of(target) == "theirs"
     assert siblings(target) == []
 

@@ -92,6 +92,11 @@ def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
     try:
         if kind.startswith("RoFormer") or (not kind and read_json_object(folder / "config.json").get("model_type") == "roformer"):
             return _load_roformer(folder)
+        if kind == "TokenizersBackend":
+            # transformers 5 writes this name, transformers 4 does not know it.
+            backend: Any = PreTrainedTokenizerFast
+            tokenizer: PreTrainedTokenizerFast = backend.from_pretrained(folder, local_files_only=True)
+            return tokenizer
         loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         if not isinstance(loaded, PreTrainedTokenizerFast):
             return _converted(loaded, folder)
@@ -104,7 +109,7 @@ def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
             f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {reason}); expected one that transformers' "
             "AutoTokenizer loads; save it again with save_pretrained()"
         ) from None
-    tokenizer: PreTrainedTokenizerFast = loaded
+    tokenizer = loaded
     return tokenizer
 
 
