@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,26 +11,36 @@ from numpy.typing import NDArray
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.tokenizer import TokenizedText
 
-# Measured: throughput is flat from 512 to 2048 tokens and falls off on both sides.
+# Tokens in a batch, padding included.
 TOKEN_BUDGET = 1024
+
+# From here on a batch is large enough to be fast, and padding costs more than another batch. Measured with all-MiniLM-L6-v2 in fp32 on
+# two cores, 40 and 600 texts of mean length 28: 1.6 and 1.4 times the texts per second of batches filled to the budget; 256 is the same
+# within noise, batches of one length only are 0.9 and 0.8 times as fast.
+FULL_TOKENS = 128
 
 
 def plan_batches(lengths: Sequence[int] | NDArray[np.intp], *, token_budget: int = TOKEN_BUDGET) -> list[NDArray[np.intp]]:
     """Splits texts of these `lengths` (in tokens) into batches, longest first: each array holds the indices of one batch.
 
     Every index is in exactly one batch. A batch's padded size, texts times its longest, stays within `token_budget`; a text
-    that is longer than the budget has a batch of its own. Longest first lets the small batches fill the gaps at the end.
+    that is longer than the budget has a batch of its own. A batch takes shorter texts only until it has `FULL_TOKENS`, after that only
+    texts of its own length, which need no padding. Longest first lets the small batches fill the gaps at the end.
 
     >>> [batch.tolist() for batch in plan_batches([3, 9, 3, 2], token_budget=9)]
     [[1], [0, 2, 3]]
     """
-    sizes = np.asarray(lengths, dtype=np.intp)
+    sizes = np.maximum(np.asarray(lengths, dtype=np.intp), 1)
     order = np.argsort(-sizes, kind="stable")
+    negated = -sizes[order]  # ascending, for searchsorted
     batches: list[NDArray[np.intp]] = []
     start = 0
     while start < len(order):
-        longest = max(1, int(sizes[order[start]]))
-        stop = start + max(1, token_budget // longest)
+        longest = -int(negated[start])
+        most = start + max(1, token_budget // longest)
+        full = start + math.ceil(FULL_TOKENS / longest)
+        same_length = int(np.searchsorted(negated, -longest, side="right"))
+        stop = min(most, max(full, same_length))
         batches.append(order[start:stop])
         start = stop
     return batches

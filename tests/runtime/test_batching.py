@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cls_runtime.batching import pad, plan_batches
+from cls_runtime.batching import FULL_TOKENS, pad, plan_batches
 from cls_runtime.tokenizer import TokenizedText
 
-LENGTHS = st.lists(st.integers(0, 600), max_size=200)
+LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 
 
 @given(LENGTHS, st.integers(1, 2048))
@@ -34,12 +34,21 @@ def test_padding_is_at_most_the_spread_of_lengths(lengths, token_budget):
     assert all(later[1] <= earlier[0] for earlier, later in itertools.pairwise(spreads))
 
 
-@given(LENGTHS.filter(bool))
-def test_no_batch_could_take_the_next_text(lengths):
-    """Full batches: the first text of the next batch would not have fitted."""
-    batches = plan_batches(lengths, token_budget=512)
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * max(1, lengths[batch[0]]) > 512
+@given(LENGTHS, st.integers(1, 2048))
+def test_only_small_batches_are_padded(lengths, token_budget):
+    for batch in plan_batches(lengths, token_budget=token_budget):
+        found = [lengths[index] for index in batch]
+        assert max(found) == min(found) or len(found) * max(found) < FULL_TOKENS + max(found)
+
+
+@given(LENGTHS.filter(bool), st.integers(1, 2048))
+def test_no_batch_is_smaller_than_it_need_be(lengths, token_budget):
+    """The next text would not have fitted, or would have been padded in a batch that is full."""
+    batches = plan_batches(lengths, token_budget=token_budget)
+    for batch, following in itertools.pairwise(batches):
+        longest = max(1, lengths[batch[0]])
+        full = len(batch) * longest >= FULL_TOKENS and lengths[following[0]] < longest
+        assert (len(batch) + 1) * longest > token_budget or full
 
 
 def test_equal_lengths_keep_their_order():
