@@ -35,7 +35,7 @@ def test_an_intact_bundle_passes(golden_bundle, capsys):
     lines = captured.out.splitlines()
     assert captured.err == ""
     assert [line[:4] for line in lines[:CHECKS]] == ["pass"] * CHECKS
-    assert "fp32 golden cls on onnxruntime" in captured.out
+    assert "pass  fp32  onnxruntime  golden cls        9 texts, lowest cosine 1.0" in captured.out
     assert lines[-1].startswith(f"{CHECKS} checks passed in ")
 
 
@@ -43,7 +43,7 @@ def test_a_failed_check_ends_with_1_and_names_the_text(wrong, capsys):
     assert run(wrong) == 1
     captured = capsys.readouterr()
     (line,) = [line for line in captured.out.splitlines() if line.startswith("FAIL")]
-    assert line.startswith("FAIL  fp32 golden cls on onnxruntime")
+    assert line.startswith("FAIL  fp32  onnxruntime  golden cls        mean_cosine")
     assert captured.err.startswith(f"error: 1 of {CHECKS} checks failed; fp32 golden cls on onnxruntime: mean_cosine 0.")
     assert "worst is text 3 'dog runs, the cat!'" in captured.err
     assert captured.err.count("\n") == 1

@@ -88,7 +88,8 @@ def _title(check: Check) -> str:
 
 
 def _say_check(check: Check) -> None:
-    shell.say(f"{'pass' if check.passed else 'FAIL'}  {_title(check):<34}  {check.message}")
+    where = f"{check.variant or 'all':<4}  {check.engine or '':<11}"
+    shell.say(f"{'pass' if check.passed else 'FAIL'}  {where}  {check.name:<16}  {check.message}")
 
 
 def report_document(report: VerifyReport) -> dict[str, Any]:
