@@ -233,6 +233,46 @@ def test_vectors_that_are_cut_and_other_tasks_are_refused(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
+def test_processing_options_are_refused(folder: Path) -> None:
+    edit_json(folder / "sentence_bert_config.json", {"processing_kwargs": {"text": {"add_special_tokens": False}}})
+    with pytest.raises(UnsupportedError, match="changes how texts are tokenized"):
+        load_checkpoint(str(folder))
+
+
+def test_a_reranker_needs_no_pooling(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "model", kind="classifier", labels=1)
+    add_sentence_modules(folder, pooling={})
+    (folder / "modules.json").write_text(json.dumps(json.loads((folder / "modules.json").read_text())[:1]))
+    edit_json(folder / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+    edit_json(folder / "config_sentence_transformers.json", {"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    checkpoint = load_checkpoint(str(folder), logits=True)
+    assert checkpoint.source_pooling.mode is None
+    assert checkpoint.labels == ("LABEL_0",)
+    note = "sentence-transformers applies torch.nn.modules.activation.Sigmoid to the logits; the graph gives them without it"
+    assert note in checkpoint.notes
+
+
+def test_what_the_installed_version_saves(tmp_path: Path, folder: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense"), ("Normalize", "3_Normalize")])
+    write_dense(folder / "2_Dense", inner=HIDDEN, outer=8)
+    model = library.SentenceTransformer(str(folder), device="cpu")
+    model.save_pretrained(str(tmp_path / "saved"))
+    checkpoint = load_checkpoint(str(tmp_path / "saved"))
+    found = torch.nn.functional.normalize(rows_of(checkpoint)["cls"])
+    assert torch.allclose(found, torch.from_numpy(model.encode(TEXTS)), atol=1e-6)
+    assert checkpoint.source_pooling.normalize
+
+    classifier = checkpoints.make_checkpoint(tmp_path / "classifier", kind="classifier", labels=1)
+    reranker = library.CrossEncoder(str(classifier), device="cpu")
+    reranker.save_pretrained(str(tmp_path / "reranker"))
+    checkpoint = load_checkpoint(str(tmp_path / "reranker"), logits=True)
+    pairs = [(text, "a second text") for text in TEXTS]
+    batch = checkpoint.tokenizer(pairs, padding=True, return_tensors="pt")
+    logits = checkpoint.model(**{name: batch[name] for name in checkpoint.inputs})[1]
+    assert torch.allclose(torch.sigmoid(logits)[:, 0], torch.from_numpy(reranker.predict(pairs)), atol=1e-6)
+
+
 def test_the_limit_is_the_smallest_of_all(folder: Path) -> None:
     assert load_checkpoint(str(folder)).max_length == 64
     edit_json(folder / "tokenizer_config.json", {"model_max_length": 40})

@@ -278,3 +278,4 @@ def test_the_real_pooler_counts_as_trained(minilm: Path) -> None:
     checkpoint = load_checkpoint(str(minilm), pooler=True, allow_pooling_mismatch=True)
     assert checkpoint.pooler.state == "trained"
     assert "not as initialized" in checkpoint.pooler.evidence
+    assert any(note.startswith("check that the pooler was trained: ") for note in checkpoint.notes)

@@ -232,6 +232,8 @@ def _parts(
     notes = [f"left out, not asked for: {some_of(unused)}"] if unused else []
     if pooler and found.names[0] == "pooler.weight" and family.model_type != "albert":
         notes.append("pooler.weight and pooler.bias were read as the pooler: a Linear with tanh on the CLS row")
+    if pooler and found.weights is not None and not bool(found.weights[1].any()):
+        notes.append(f"check that the pooler was trained: {found.state.evidence}")
     return _Parts(found.state, module, head, tuple(notes) + (head.notes if head else ()))
 
 

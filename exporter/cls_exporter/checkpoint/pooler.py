@@ -83,7 +83,9 @@ def judge_pooler(weight: Tensor, bias: Tensor, *, initializer_range: float) -> P
         )
         if as_drawn:
             return Pooler(state="untrained", evidence=f"{figures}bias exactly zero: still as initialized")
-        return Pooler(state="trained", evidence=f"{figures}bias exactly zero, but the weights are not as initialized")
+        return Pooler(
+            state="trained", evidence=f"{figures}bias exactly zero, but the weights are not as initialized (weight decay alone can do that)"
+        )
     bound = 1 / math.sqrt(weight.shape[1])
     largest, largest_bias = float(values.abs().max()), float(bias.abs().max())
     uniform_std = bound / math.sqrt(3)

@@ -68,9 +68,11 @@ def read_sentence_modules(folder: Path, encoder: Path, *, hidden: int, allow_poo
     settings = next((read_json_object(encoder / name) for name in _TRANSFORMER_CONFIGS if (encoder / name).exists()), {})
     limit = _max_length(settings)
     lowercase = bool(settings.get("do_lower_case", False))
-    if not (folder / "modules.json").exists():
-        return SentenceModules(SourcePooling(mode=None), max_length=limit, lowercase=lowercase)
-    _check_task(settings)
+    _check_settings(settings)
+    has_modules = (folder / "modules.json").exists()
+    is_reranker = has_modules and settings.get("transformer_task") == "sequence-classification" and len(_modules(folder)) == 1
+    if is_reranker or not has_modules:
+        return SentenceModules(SourcePooling(mode=None), max_length=limit, lowercase=lowercase, notes=_reranker_notes(folder, encoder))
     prompts, notes = _prompts(folder)
     mode, include_prompt, normalize = None, True, False
     dense: list[nn.Module] = []
@@ -135,10 +137,25 @@ def _max_length(settings: Mapping[str, Any]) -> int | None:
     raise CheckpointError(f"sentence_bert_config.json has max_seq_length {limit!r}; expected a positive integer or null")
 
 
-def _check_task(settings: Mapping[str, Any]) -> None:
+def _check_settings(settings: Mapping[str, Any]) -> None:
     task = settings.get("transformer_task", "feature-extraction")
     if task not in ("feature-extraction", "sequence-classification"):
         raise UnsupportedError(f"sentence_bert_config.json has transformer_task {task!r}; supported is 'feature-extraction'")
+    if settings.get("processing_kwargs"):
+        raise UnsupportedError(
+            f"sentence_bert_config.json changes how texts are tokenized (processing_kwargs {settings['processing_kwargs']}); a bundle does "
+            "not; expected none, set such options in the tokenizer's own files"
+        )
+
+
+def _reranker_notes(folder: Path, encoder: Path) -> tuple[str, ...]:
+    """What a CrossEncoder does after the classifier; the graph's logits are before it."""
+    inner = read_json_object(encoder / "config.json").get("sentence_transformers")
+    named = read_json_object(folder / "config_sentence_transformers.json").get("activation_fn")
+    named = named or (inner.get("activation_fn") if isinstance(inner, dict) else None)
+    if not named or str(named).endswith(".Identity"):
+        return ()
+    return (f"sentence-transformers applies {named} to the logits; the graph gives them without it",)
 
 
 def _prompts(folder: Path) -> tuple[dict[str, str], list[str]]:

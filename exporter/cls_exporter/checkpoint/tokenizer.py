@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import transformers
 from tokenizers import Tokenizer
@@ -109,7 +109,7 @@ def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
             f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {reason}); expected one that transformers' "
             "AutoTokenizer loads; save it again with save_pretrained()"
         ) from None
-    return cast("PreTrainedTokenizerFast", loaded)
+    return loaded
 
 
 def _converted(slow: Any, folder: Path) -> PreTrainedTokenizerFast:
