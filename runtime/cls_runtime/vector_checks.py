@@ -50,17 +50,7 @@ def golden(encoder: Encoder, reference: Golden, output: Output, thresholds: Thre
 
 def live(encoder: Encoder, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
     """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts."""
-    vectors = encoder.encode(texts, output=output)
-    if vectors.shape != reference.shape:
-        found = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
-        return Finding(passed=False, message=found)
-    figures = compare(reference, vectors)
-    missed = shortfalls(figures, thresholds)
-    if missed:
-        message = f"{'; '.join(missed)}; {_worst(list(enumerate(texts)), reference, vectors, figures)}"
-    else:
-        message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
-    return Finding(passed=not missed, message=message, figures=asdict(figures))
+    return _compared(list(enumerate(texts)), reference, encoder.encode(texts, output=output), output, thresholds)
 
 
 def finite(encoder: Encoder, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
@@ -98,16 +88,30 @@ def batch_invariance(encoder: Encoder, texts: Sequence[Text], thresholds: Thresh
 def truncation(encoder: Encoder, reference: Golden, thresholds: Thresholds) -> Finding:
     """Checks the golden texts over the maximum length: reported as cut, and equal to what PyTorch gave for them."""
     maximum = encoder.manifest.max_length
-    encoder.encode(reference.inputs)
+    vectors = encoder.encode(reference.inputs)
     cut = [item.index for item in encoder.last_report.truncated]
     if not cut:
         found = f"no golden text is over {maximum} tokens, yet an export always adds one"
         return Finding(passed=False, message=f"{found}; the maximum is not the one that was exported", figures={"truncated": 0})
-    texts = [reference.inputs[index] for index in cut]
-    compared = live(encoder, texts, _golden_vectors(reference, "cls")[cut], "cls", thresholds)
+    texts = [(index, reference.inputs[index]) for index in cut]
+    compared = _compared(texts, _golden_vectors(reference, "cls")[cut], vectors[cut], "cls", thresholds)
     message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
-    message += ", cut where PyTorch cuts them" if compared.passed else f", but not cut where PyTorch cuts them: {compared.message}"
+    message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
     return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
+
+
+def _compared(texts: Sequence[tuple[int, Text]], reference: Float32, vectors: Float32, output: Output, thresholds: Thresholds) -> Finding:
+    """Holds `vectors` against PyTorch's; `texts` are (index in the input, text)."""
+    if vectors.shape != reference.shape:
+        found = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
+        return Finding(passed=False, message=found)
+    figures = compare(reference, vectors)
+    missed = shortfalls(figures, thresholds)
+    if missed:
+        message = f"{'; '.join(missed)}; {_worst(texts, reference, vectors, figures)}"
+    else:
+        message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
+    return Finding(passed=not missed, message=message, figures=asdict(figures))
 
 
 def _golden_vectors(reference: Golden, output: Output) -> Float32:

@@ -127,7 +127,8 @@ def test_a_corrupt_graph_of_the_right_size_fails_to_load(own):
 def test_another_maximum_length_is_seen(own):
     agree(own, max_length=12)
     messages = failed(own)
-    assert "texts are over 12 tokens and reported so, but not cut where PyTorch cuts them: " in messages["truncation"]
+    assert "worst is text 7 'running-sleeping.'" in messages["truncation"]
+    assert "texts are over 12 tokens and reported so, but do not get PyTorch's vectors: " in messages["truncation"]
     assert "worst is text" in messages["golden cls"]
     agree(own, max_length=400)
     assert "no golden text is over 400 tokens" in failed(own)["truncation"]
