@@ -1,4 +1,4 @@
-"""`cls-export`: arguments, summary and `--json` around `cls_exporter.export`."""
+"""`cls-export`: arguments, summary and `--json` around `cls_exporter.exporting`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
-    from cls_exporter.export import export
+    from cls_exporter.exporting import export
 
     # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.
     with contextlib.redirect_stdout(sys.stderr):
@@ -155,18 +155,29 @@ def summary_lines(report: ExportReport) -> list[str]:
         f"Exported {manifest.source.name} to {report.path}",
         f"  model     {manifest.architecture}: {size}",
         f"  outputs   {outputs}",
-        f"  pooler    {manifest.pooler.state} ({manifest.pooler.evidence})",
+        f"  pooler    {_pooler(report)}",
     ]
+    pooling = manifest.source_pooling
+    if pooling.mismatch_allowed:
+        lines.append(f"  pooling   trained with {pooling.mode} pooling; the CLS row was asked for all the same")
     full, exported = report.multiply_adds.get("full", 0), report.multiply_adds.get("exported", 0)
     if full and exported:
         lines.append(f"  work      {1 - exported / full:.0%} fewer multiply-adds than the full encoder, for a text of 128 tokens")
     lines += [f"  note      {note}" for note in report.notes]
-    lines += ["", "Files", *shell.table_lines([(path, shell.megabytes(size)) for path, size in _files(report)])]
+    files = _files(report)
+    total = shell.megabytes(sum(size for _, size in files))
+    lines += ["", f"Files ({total})", *shell.table_lines([(path, shell.megabytes(size)) for path, size in files])]
     lines += ["", "Difference from PyTorch's fp32 vectors (cosine 1 and difference 0 are equal)", *shell.table_lines(_parity_rows(report))]
     steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items() if name != "total")
-    total = report.seconds.get("total", sum(report.seconds.values()))
-    lines += ["", f"Took {total:.1f} s" + (f" ({steps})" if steps else "")]
+    lines += ["", f"Took {report.seconds.get('total', sum(report.seconds.values())):.1f} s" + (f" ({steps})" if steps else "")]
     return [*lines, f"Next: cls-embed {report.path} texts.txt -o vectors.npy"]
+
+
+def _pooler(report: ExportReport) -> str:
+    """The pooler's state, with its evidence unless a note tells it already."""
+    pooler = report.manifest.pooler
+    told = any(pooler.evidence in note for note in report.notes)
+    return pooler.state if told else f"{pooler.state} ({pooler.evidence})"
 
 
 def _files(report: ExportReport) -> list[tuple[str, int]]:
@@ -177,7 +188,7 @@ def _files(report: ExportReport) -> list[tuple[str, int]]:
 
 def _parity_rows(report: ExportReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone or in a batch")
+        ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone against in a batch")
     ]
     for name, variant in report.manifest.variants.items():
         for output, figures in variant.parity.items():

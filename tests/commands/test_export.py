@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -48,7 +49,7 @@ def report(folder: Path) -> ExportReport:
 
 
 class FakeExport:
-    """Stands where `cls_exporter.export` is: keeps what it is called with, and writes a bundle or raises."""
+    """Stands where `cls_exporter.exporting` is: keeps what it is called with, and writes a bundle or raises."""
 
     def __init__(self):
         self.calls = []
@@ -68,9 +69,9 @@ class FakeExport:
 def fake(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     export = FakeExport()
-    module = types.ModuleType("cls_exporter.export")
+    module = types.ModuleType("cls_exporter.exporting")
     module.export = export
-    monkeypatch.setitem(sys.modules, "cls_exporter.export", module)
+    monkeypatch.setitem(sys.modules, "cls_exporter.exporting", module)
     return export
 
 
@@ -194,3 +195,13 @@ def test_help_needs_neither_torch_nor_transformers():
     for option in ExportConfig.__dataclass_fields__:
         if option != "precisions":
             assert f"--{option.replace('_', '-')}" in finished.stdout
+
+
+def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
+    plain = report(tmp_path / "bundle")
+    pooling = SourcePooling(mode="mean", mismatch_allowed=True)
+    manifest = dataclasses.replace(plain.manifest, source_pooling=pooling, pooler=Pooler(state="trained", evidence="bias exactly zero"))
+    lines = command.summary_lines(dataclasses.replace(plain, manifest=manifest, notes=("look at the pooler: bias exactly zero",)))
+    assert "  pooling   trained with mean pooling; the CLS row was asked for all the same" in lines
+    assert "  pooler    trained" in lines
+    assert "Files (12 kB)" in lines
