@@ -21,8 +21,9 @@ class Family:
 
     `head` is what its sequence classifier reads: `pooled` the pooler's output, `sequence` the CLS row through a dense layer of its own,
     and the three others a layout that only they have (see `checkpoint.heads`). `positions_follow_padding_id` says that position 0 is
-    `pad_token_id + 1`, which shortens the longest text by as much. `computed` are encoder parameters that are a formula, not weights:
-    a checkpoint may lack them.
+    `pad_token_id + 1`, which shortens the longest text by as much. `reassociated_products` is how many products of the last attention
+    (keys, values) `passes.single_query_attention` spares: rotated or disentangled keys have to be computed. `computed` are encoder
+    parameters that are a formula, not weights: a checkpoint may lack them.
     """
 
     model_type: str
@@ -31,6 +32,7 @@ class Family:
     has_pooler: bool
     head: HeadKind
     positions_follow_padding_id: bool = False
+    reassociated_products: int = 2
     computed: tuple[str, ...] = ()
 
     def longest_input(self, config: Any) -> int:
@@ -107,6 +109,7 @@ _TABLE = (
         classifier_class="DebertaV2ForSequenceClassification",
         has_pooler=False,
         head="context",
+        reassociated_products=0,
     ),
     Family(
         model_type="roformer",
@@ -114,6 +117,7 @@ _TABLE = (
         classifier_class="RoFormerForSequenceClassification",
         has_pooler=False,
         head="sequence",
+        reassociated_products=1,
         computed=("encoder.embed_positions.weight",),
     ),
     Family(
@@ -122,6 +126,7 @@ _TABLE = (
         classifier_class="ModernBertForSequenceClassification",
         has_pooler=False,
         head="modernbert",
+        reassociated_products=1,
     ),
 )
 

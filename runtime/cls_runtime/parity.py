@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ class Thresholds:
     `batch_max_abs` and `batch_min_cosine` bound the same text's vector alone against in a batch.
     """
 
-    mean_cosine: float
+    mean_cosine: float | None
     p1_cosine: float | None
-    min_cosine: float
+    min_cosine: float | None
     max_abs: float | None
     batch_max_abs: float | None
     batch_min_cosine: float | None
@@ -40,6 +40,17 @@ THRESHOLDS: dict[str, Thresholds] = {
     "bf16": Thresholds(mean_cosine=0.9999, p1_cosine=None, min_cosine=0.9995, max_abs=6e-2, batch_max_abs=5e-2, batch_min_cosine=None),
     "int8": Thresholds(mean_cosine=0.999, p1_cosine=0.998, min_cosine=0.995, max_abs=None, batch_max_abs=None, batch_min_cosine=0.9999),
 }
+
+
+def thresholds_for(variant: str, output: str) -> Thresholds:
+    """The thresholds of one output (`cls`, `pooler`, `logits`) of a variant.
+
+    Logits are held to the differences only: a cosine of one or two numbers that may cross zero says nothing.
+    """
+    thresholds = THRESHOLDS[variant]
+    if output != "logits":
+        return thresholds
+    return replace(thresholds, mean_cosine=None, p1_cosine=None, min_cosine=None, batch_min_cosine=None)
 
 
 def cosines(reference: Float32, vectors: Float32) -> NDArray[np.float64]:

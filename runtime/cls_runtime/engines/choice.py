@@ -15,7 +15,7 @@ from cls_runtime.cpu import cpu_features
 from cls_runtime.engines.base import EngineModule
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 from cls_runtime.manifest import Manifest, Variant
-from cls_runtime.parity import THRESHOLDS, shortfalls
+from cls_runtime.parity import shortfalls, thresholds_for
 
 ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
@@ -77,6 +77,19 @@ def installed_engines() -> tuple[str, ...]:
     return tuple(name for name, kind in ENGINES.items() if find_spec(kind.package) is not None)
 
 
+def require_engine(engine: str) -> None:
+    """Checks that an engine is part of this version and installed.
+
+    Raises:
+        EngineError: it is not part of this version.
+        MissingExtraError: it is not installed; the message names the pip command.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"engine {engine!r} is not part of this version of cls-export; it has {', '.join(ENGINES)}")
+    if find_spec(ENGINES[engine].package) is None:
+        raise MissingExtraError(f"engine {engine} needs {ENGINES[engine].package}; run: pip install cls-export[{ENGINES[engine].extra}]")
+
+
 def auto_objection(manifest: Manifest, engine: str, variant: str) -> str | None:
     """Why `auto` does not take `variant` on `engine`; None where it may."""
     if variant not in manifest.variants:
@@ -96,10 +109,7 @@ def _choose_engine(engine: str) -> tuple[str, str]:
         if not installed:
             raise MissingExtraError("no inference engine is installed; run: pip install cls-export[cpu]")
         return installed[0], f"engine {installed[0]}: the fastest of those installed ({', '.join(installed)})"
-    if engine not in ENGINES:
-        raise EngineError(f"engine {engine!r} is not part of this version of cls-export; it has {', '.join(ENGINES)}")
-    if find_spec(ENGINES[engine].package) is None:
-        raise MissingExtraError(f"engine {engine} needs {ENGINES[engine].package}; run: pip install cls-export[{ENGINES[engine].extra}]")
+    require_engine(engine)
     return engine, f"engine {engine}: asked for"
 
 
@@ -131,6 +141,6 @@ def _parity_objection(variant: str, entry: Variant) -> str | None:
     if not entry.parity:
         return "no parity recorded"
     for output, figures in entry.parity.items():
-        if missed := shortfalls(figures, THRESHOLDS[variant]):
+        if missed := shortfalls(figures, thresholds_for(variant, output)):
             return f"{output} {missed[0]}"
     return None

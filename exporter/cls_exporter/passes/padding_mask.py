@@ -1,0 +1,121 @@
+"""The pass that replaces a traced attention mask by the one it means."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from cls_exporter.passes.rewriting import Builder, Rewritten, known_dims
+
+MASK_INPUT = "attention_mask"
+MASKED = np.finfo(np.float32).min
+PROBE_SHAPE = (5, 11)  # B, S of the masks that a traced mask is tried on
+
+
+class PaddingMask(ir.passes.InPlacePass):
+    """Replaces whatever transformers traced for a padding mask by `Where(attention_mask[B, 1, 1, S], 0, lowest)`.
+
+    1. A candidate is what is added to attention scores and depends on no input's content but `attention_mask`.
+    2. It is evaluated, by the ONNX reference implementation, on ragged, scattered and empty masks. Only where it equals the plain
+       padding mask on all of them, bit for bit, is it replaced; a sliding window is not.
+
+    How a mask is traced changes with every version of transformers; what it computes does not, so it is recognised by its values.
+    """
+
+    def call(self, model: ir.Model) -> Rewritten:
+        candidates = {id(value): value for node in model.graph for value in _added_to_scores(node)}
+        replaced = 0
+        for value in candidates.values():
+            if _is_padding_mask(model.graph, value):
+                _replace(model.graph, value)
+                replaced += 1
+        return Rewritten.of(model, replaced)
+
+
+def _added_to_scores(node: ir.Node) -> list[ir.Value]:
+    """Rule 1: the additive terms of a softmax's input that come from `attention_mask` alone."""
+    if node.op_type != "Softmax" or node.domain:
+        return []
+    found: list[ir.Value] = []
+    add = node.inputs[0].producer() if node.inputs[0] is not None else None
+    while add is not None and add.op_type == "Add" and not add.domain:
+        scores = None
+        for operand in add.inputs:
+            if operand is not None and _content_inputs(operand) == {MASK_INPUT}:
+                found.append(operand)
+            else:
+                scores = operand
+        add = None if scores is None else scores.producer()
+    return found
+
+
+def _content_inputs(value: ir.Value) -> set[str]:
+    """The graph inputs whose content (not only shape) `value` depends on."""
+    seen: set[int] = set()
+    inputs: set[str] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        producer = current.producer()
+        if producer is None:
+            if current.is_graph_input() and current.name:
+                inputs.add(current.name)
+        elif producer.op_type != "Shape":
+            pending.extend(item for item in producer.inputs if item is not None)
+    return inputs
+
+
+def _is_padding_mask(graph: ir.Graph, value: ir.Value) -> bool:
+    """Rule 2."""
+    shape = known_dims(value)
+    if value.dtype != ir.DataType.FLOAT or len(shape) != 4:
+        return False
+    evaluator = _evaluator(graph, value)
+    batch, length = PROBE_SHAPE
+    for mask in _probe_masks():
+        feed = {name: mask if name == MASK_INPUT else np.zeros_like(mask) for name in evaluator.input_names}
+        found = np.asarray(next(iter(evaluator.run(None, feed))))
+        expected = np.where(mask[:, None, None, :] != 0, np.float32(0), MASKED)
+        if found.shape[-1] != length or not np.array_equal(np.broadcast_to(found, (batch, 1, length, length)), expected.repeat(length, 2)):
+            return False
+    return True
+
+
+def _evaluator(graph: ir.Graph, value: ir.Value) -> ReferenceEvaluator:
+    wanted = list(graph.inputs)
+    part = ir.convenience.extract(graph, inputs=wanted, outputs=[value])
+    proto = ir.to_proto(ir.Model(part, ir_version=10))
+    onnx.checker.check_model(proto)
+    return ReferenceEvaluator(proto)
+
+
+def _probe_masks() -> list[NDArray[np.int64]]:
+    """int64 [B, S] each: ragged rows, scattered zeros, and rows that are all padding."""
+    batch, length = PROBE_SHAPE
+    lengths = np.array([length, 1, 3, length - 1, 7])[:, None]
+    ragged = (np.arange(length)[None, :] < lengths).astype(np.int64)
+    scattered = (np.arange(batch * length).reshape(batch, length) * 7 % 5 != 0).astype(np.int64)
+    empty = ragged.copy()
+    empty[2:4] = 0
+    return [np.ones((batch, length), dtype=np.int64), ragged, scattered, empty]
+
+
+def _replace(graph: ir.Graph, value: ir.Value) -> None:
+    producer = value.producer()
+    if producer is None:
+        return
+    build = Builder(producer)
+    mask = next(item for item in graph.inputs if item.name == MASK_INPUT)
+    batch, length = known_dims(mask)
+    kept = build.node("Cast", [mask], [batch, length], dtype=ir.DataType.BOOL, attributes={"to": int(ir.DataType.BOOL)})
+    row = build.node("Unsqueeze", [kept, build.ints([1, 2], "axes_1_2")], [batch, 1, 1, length])
+    zero = build.initializer(np.array(0, dtype=np.float32), "unmasked")
+    lowest = build.initializer(np.array(MASKED, dtype=np.float32), "masked")
+    bias = build.node("Where", [row, zero, lowest], [batch, 1, 1, length], dtype=ir.DataType.FLOAT, name="padding_mask")
+    value.replace_all_uses_with(bias)

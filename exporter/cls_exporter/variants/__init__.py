@@ -1,0 +1,22 @@
+"""One file a precision: each turns the compiled fp32 graph into that variant's graph and says how."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from cls_exporter.config import Precision
+from cls_exporter.errors import UnsupportedError
+from cls_exporter.variants.variant import Built
+
+__all__ = ["Built", "build_variant"]
+
+
+def build_variant(precision: Precision, model: ir.Model) -> Built:
+    """Builds the graph of one precision; `model` is left as it was.
+
+    Raises:
+        UnsupportedError: the precision is not part of this version.
+    """
+    if precision == "fp32":
+        return Built(model=model, recipe={"weights": "float32", "compute": "float32"})
+    raise UnsupportedError(f"precision {precision} is not part of this version; fp32 is")

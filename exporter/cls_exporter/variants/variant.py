@@ -1,0 +1,24 @@
+"""What a precision's builder gives, and where its file goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+FILE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "fp32": ("onnx/model.onnx",),
+    "fp16": ("onnx/model_fp16.onnx",),
+    "int8": ("onnx/model_int8.onnx", "onnx/model_quantized.onnx"),  # the second is the name that browsers ask for
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A variant's graph, how it was made, and what it needs of the CPU."""
+
+    model: ir.Model
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    cpu_features: tuple[str, ...] = ()
