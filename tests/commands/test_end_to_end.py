@@ -1,0 +1,49 @@
+"""The commands one after the other, on a small random checkpoint: what one writes, the next reads."""
+
+import json
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from cls_exporter import command as export
+from cls_runtime.commands import doctor, embed, verify
+
+TEXTS = ["the cat sat on a mat", "", "x", "fast dog runs: hello, world 42!"]
+
+
+@pytest.mark.slow
+def test_export_verify_embed_doctor(tmp_path, monkeypatch, capsys):
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    folder = checkpoints.make_checkpoint(tmp_path / "checkpoints" / "tiny-bert")
+    assert export.main([str(folder), "--pooler", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["path"] == "models/tiny-bert"
+    bundle = report["path"]
+
+    assert verify.main([bundle, "--json"]) == 0
+    verified = json.loads(capsys.readouterr().out)
+    assert [check["name"] for check in verified["checks"] if check["name"].startswith("golden")] == ["golden cls", "golden pooler"]
+    assert verified["fingerprint"] == report["manifest"]["fingerprint"]
+
+    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for output in ("cls", "pooler"):
+        assert embed.main([bundle, "texts.txt", "-o", f"{output}.npy", "--output", output]) == 0
+        rows = np.load(f"{output}.npy")
+        for row, text in zip(rows, TEXTS, strict=True):
+            with torch.no_grad():
+                outputs = model(**tokenizer(text, return_tensors="pt"))
+            expected = outputs.last_hidden_state[0, 0] if output == "cls" else outputs.pooler_output[0]
+            np.testing.assert_allclose(row, expected.numpy(), atol=5e-5)
+
+    assert doctor.main([bundle]) == 0
+    capsys.readouterr()
+    assert export.main([str(folder), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert "force" in captured.err
