@@ -25,7 +25,7 @@ from cls_runtime.bundle import Bundle, sha256
 from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
 from cls_runtime.errors import BundleError, ClsError, MissingExtraError, UsageError
 from cls_runtime.golden import GOLDEN_NAME, Golden, read_golden
-from cls_runtime.parity import THRESHOLDS
+from cls_runtime.parity import THRESHOLDS, thresholds_for
 from cls_runtime.tokenizer import Text
 from cls_runtime.vector_checks import Figures, Finding
 
@@ -157,14 +157,15 @@ def _vector_checks(
     """The checks of one variant on one engine, by name, in the order in which they run."""
     if variant not in THRESHOLDS:
         raise BundleError(f"bundle {bundle.folder} has a variant {variant!r}, expected {', '.join(THRESHOLDS)}; upgrade cls-export")
-    thresholds = THRESHOLDS[variant]
+    thresholds = thresholds_for(variant, "cls")
     outputs = cast("tuple[Output, ...]", encoder.outputs)
     probes = texts or golden.inputs
     checks: dict[str, Callable[[], Finding]] = {"finite": partial(vector_checks.finite, encoder, probes, outputs)}
     for output in outputs:
-        checks[f"golden {output}"] = partial(vector_checks.golden, encoder, golden, output, thresholds)
+        held_to = thresholds_for(variant, output)
+        checks[f"golden {output}"] = partial(vector_checks.golden, encoder, golden, output, held_to)
         if live is not None:
-            checks[f"pytorch {output}"] = partial(vector_checks.live, encoder, probes, live[output], output, thresholds)
+            checks[f"pytorch {output}"] = partial(vector_checks.live, encoder, probes, live[output], output, held_to)
     checks["batch invariance"] = partial(vector_checks.batch_invariance, encoder, probes, thresholds)
     checks["truncation"] = partial(vector_checks.truncation, encoder, golden, thresholds)
     return checks
