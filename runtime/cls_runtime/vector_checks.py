@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from cls_runtime.encoder import Encoder, Output
 from cls_runtime.errors import BundleError
 from cls_runtime.golden import GOLDEN_NAME, Golden
-from cls_runtime.manifest import ParityFigures
+from cls_runtime.manifest import Manifest, ParityFigures
 from cls_runtime.parity import Thresholds, batch_shortfalls, compare, cosines, shortfalls
+from cls_runtime.report import EncodeReport
 from cls_runtime.tokenizer import Text, characters
 
 Float32 = NDArray[np.float32]
@@ -34,6 +35,21 @@ MAX_SOLO_TEXTS = 64
 MAX_PADDED_TEXTS = 8
 
 
+class Encodes(Protocol):
+    """What the checks need of an encoder."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+
+    @property
+    def last_report(self) -> EncodeReport:
+        """What the last `encode` did."""
+
+    def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
+        """Vectors of texts, float32 [n, width]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """What a check found: one line of words, and the figures behind it."""
@@ -43,17 +59,39 @@ class Finding:
     figures: Figures = field(default_factory=dict)
 
 
-def golden(encoder: Encoder, reference: Golden, output: Output, thresholds: Thresholds) -> Finding:
+class EncodedOnce:
+    """An encoder that remembers what it computed, since several checks look at the vectors of the same texts."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._known: dict[tuple[tuple[Text, ...], Output], tuple[Float32, EncodeReport]] = {}
+        self.last_report = EncodeReport()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self._encoder.manifest
+
+    def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
+        """`Encoder.encode`, computed the first time."""
+        key = (tuple(texts), output)
+        if key not in self._known:
+            self._known[key] = (self._encoder.encode(texts, output=output), self._encoder.last_report)
+        vectors, self.last_report = self._known[key]
+        return vectors
+
+
+def golden(encoder: Encodes, reference: Golden, output: Output, thresholds: Thresholds) -> Finding:
     """Encodes the golden texts and compares `output` with PyTorch's vectors."""
     return live(encoder, reference.inputs, _golden_vectors(reference, output), output, thresholds)
 
 
-def live(encoder: Encoder, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
+def live(encoder: Encodes, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
     """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts."""
     return _compared(list(enumerate(texts)), reference, encoder.encode(texts, output=output), output, thresholds)
 
 
-def finite(encoder: Encoder, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
+def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
     """Looks for NaN, infinity and all-zero vectors in every output."""
     for output in outputs:
         vectors = encoder.encode(texts, output=output)
@@ -67,7 +105,7 @@ def finite(encoder: Encoder, texts: Sequence[Text], outputs: Sequence[Output]) -
     return Finding(passed=True, message=f"{len(texts)} texts, every number is finite ({', '.join(outputs)})", figures={"bad_vectors": 0})
 
 
-def batch_invariance(encoder: Encoder, texts: Sequence[Text], thresholds: Thresholds) -> Finding:
+def batch_invariance(encoder: Encodes, texts: Sequence[Text], thresholds: Thresholds) -> Finding:
     """Encodes texts alone, all together, and a few beside the longest one, which pads them."""
     solo = _spread(list(enumerate(texts)), MAX_SOLO_TEXTS)
     alone = {place: encoder.encode([text])[0] for place, text in solo}
@@ -85,7 +123,7 @@ def batch_invariance(encoder: Encoder, texts: Sequence[Text], thresholds: Thresh
     return Finding(passed=not missed, message=message, figures=asdict(figures))
 
 
-def truncation(encoder: Encoder, reference: Golden, thresholds: Thresholds) -> Finding:
+def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> Finding:
     """Checks the golden texts over the maximum length: reported as cut, and equal to what PyTorch gave for them."""
     maximum = encoder.manifest.max_length
     vectors = encoder.encode(reference.inputs)

@@ -155,19 +155,20 @@ def _vector_checks(
     encoder: Encoder, bundle: Bundle, golden: Golden, live: Mapping[str, Float32] | None, *, variant: str, texts: Sequence[Text] | None
 ) -> dict[str, Callable[[], Finding]]:
     """The checks of one variant on one engine, by name, in the order in which they run."""
+    checked = vector_checks.EncodedOnce(encoder)
     if variant not in THRESHOLDS:
         raise BundleError(f"bundle {bundle.folder} has a variant {variant!r}, expected {', '.join(THRESHOLDS)}; upgrade cls-export")
     thresholds = thresholds_for(variant, "cls")
     outputs = cast("tuple[Output, ...]", encoder.outputs)
     probes = texts or golden.inputs
-    checks: dict[str, Callable[[], Finding]] = {"finite": partial(vector_checks.finite, encoder, probes, outputs)}
+    checks: dict[str, Callable[[], Finding]] = {"finite": partial(vector_checks.finite, checked, probes, outputs)}
     for output in outputs:
         held_to = thresholds_for(variant, output)
-        checks[f"golden {output}"] = partial(vector_checks.golden, encoder, golden, output, held_to)
+        checks[f"golden {output}"] = partial(vector_checks.golden, checked, golden, output, held_to)
         if live is not None:
-            checks[f"pytorch {output}"] = partial(vector_checks.live, encoder, probes, live[output], output, held_to)
-    checks["batch invariance"] = partial(vector_checks.batch_invariance, encoder, probes, thresholds)
-    checks["truncation"] = partial(vector_checks.truncation, encoder, golden, thresholds)
+            checks[f"pytorch {output}"] = partial(vector_checks.live, checked, probes, live[output], output, held_to)
+    checks["batch invariance"] = partial(vector_checks.batch_invariance, checked, probes, thresholds)
+    checks["truncation"] = partial(vector_checks.truncation, checked, golden, thresholds)
     return checks
 
 

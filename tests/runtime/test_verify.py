@@ -61,8 +61,11 @@ def test_a_wrong_vector_names_the_text_and_how_far_it_is_off(own, name):
     messages = failed(own)
     assert list(messages) == [f"golden {name}"]
     message = messages[f"golden {name}"]
-    assert "mean_cosine 0." in message
-    assert "expected at least 0.9999999" in message
+    if name == "logits":  # held to the difference alone: the cosine of one or two numbers says nothing
+        assert message.startswith("max_abs 0.25, expected at most 5e-05; ")
+    else:
+        assert "mean_cosine 0." in message
+        assert "expected at least 0.9999999" in message
     assert "worst is text 3 'dog runs, the cat!': cosine 0.9" in message
     assert message.endswith("off by up to 0.25")
 
