@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import BatchEncoding
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_runtime.tokenizer import Text
@@ -54,10 +55,19 @@ def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[st
     return {name: np.concatenate([row[index] for row in rows]) for index, name in enumerate(checkpoint.model.output_names)}
 
 
+def checkpoint_token_ids(checkpoint: Checkpoint, texts: Sequence[Text]) -> tuple[tuple[int, ...], ...]:
+    """The tokens that `checkpoint_vectors` gives to the model for each text: transformers' own, special tokens included, cut to the maximum."""
+    return tuple(tuple(_encoded(checkpoint, text)["input_ids"][0].tolist()) for text in texts)
+
+
+def _encoded(checkpoint: Checkpoint, text: Text) -> BatchEncoding:
+    parts = (text,) if isinstance(text, str) else text
+    return checkpoint.tokenizer(*parts, truncation=True, max_length=checkpoint.max_length, return_tensors="pt")
+
+
 def _rows(checkpoint: Checkpoint, text: Text) -> list[Float32]:
     """One text's outputs, [1, width] each."""
-    parts = (text,) if isinstance(text, str) else text
-    encoded = checkpoint.tokenizer(*parts, truncation=True, max_length=checkpoint.max_length, return_tensors="pt")
+    encoded = _encoded(checkpoint, text)
     with torch.inference_mode():
         outputs = checkpoint.model(**{name: encoded[name] for name in checkpoint.inputs})
     return [output.numpy() for output in outputs]
