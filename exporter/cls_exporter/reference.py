@@ -56,13 +56,14 @@ def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[st
 
 
 def checkpoint_token_ids(checkpoint: Checkpoint, texts: Sequence[Text]) -> tuple[tuple[int, ...], ...]:
-    """The tokens that `checkpoint_vectors` gives to the model for each text: transformers' own, special tokens included, cut to the maximum."""
+    """The tokens that `checkpoint_vectors` gives to the model for each text: special tokens included, cut to the maximum."""
     return tuple(tuple(_encoded(checkpoint, text)["input_ids"][0].tolist()) for text in texts)
 
 
 def _encoded(checkpoint: Checkpoint, text: Text) -> BatchEncoding:
     parts = (text,) if isinstance(text, str) else text
-    return checkpoint.tokenizer(*parts, truncation=True, max_length=checkpoint.max_length, return_tensors="pt")
+    encoded: BatchEncoding = checkpoint.tokenizer(*parts, truncation=True, max_length=checkpoint.max_length, return_tensors="pt")
+    return encoded
 
 
 def _rows(checkpoint: Checkpoint, text: Text) -> list[Float32]:
