@@ -70,6 +70,16 @@ def test_a_traced_graph_is_compiled(traced_bert: ir.Model) -> None:
     assert multiply_adds(compiled.model, **size) < multiply_adds(traced_bert, **size)
 
 
+def test_an_attention_mask_that_nothing_reads_stays_an_input(traced_bert: ir.Model) -> None:
+    unread = traced_bert.clone()
+    mask, types = (next(value for value in unread.graph.inputs if value.name == name) for name in ("attention_mask", "token_type_ids"))
+    mask.replace_all_uses_with(types)
+    compiled = pipeline.compile_graph(unread, family=FAMILIES["bert"], num_layers=2, layout="standard")
+    inputs = {value.name: list(value.uses()) for value in compiled.model.graph.inputs}
+    assert list(inputs) == ["input_ids", "attention_mask", "token_type_ids"]
+    assert inputs["attention_mask"] == []
+
+
 @pytest.mark.parametrize("missing", ["RowSelection", "SingleQueryAttention"])
 def test_a_pass_that_stops_to_match_is_an_error(traced_bert: ir.Model, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = next(kind for kind in pipeline.PASSES if kind.__name__ == missing)
