@@ -128,6 +128,11 @@ class Encoder:
         return cls(bundle=bundle, runner=runner, info=info, on_overflow=on_overflow, on_invalid=on_invalid, reload=reload)
 
     @property
+    def bundle(self) -> Bundle:
+        """The bundle that it was loaded from."""
+        return self._bundle
+
+    @property
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self._bundle.manifest
