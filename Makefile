@@ -19,7 +19,7 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime        ## everything that runs without a GPU
+test: setup test-runtime test-transformers4  ## everything that runs without a GPU
 	$(BIN)/pytest
 
 test-fast: setup                ## the habit while working
