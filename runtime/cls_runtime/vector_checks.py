@@ -36,8 +36,8 @@ MAX_PADDED_TEXTS = 8
 # A lower mean cosine is no longer the same row with other numbers. Measured on all-MiniLM-L6-v2 against the CLS row: mean pooling 0.48, the
 # last row 0.32, the second 0.20.
 FAR_COSINE = 0.9
-# How far a mean cosine may be from the one that the export recorded on the same engine. int8's thresholds leave room that a wrong scale fits
-# into: one weight's scale off by 10% moves all-MiniLM-L6-v2's mean cosine by 4e-5 to 1e-3, often within them.
+# How far a mean cosine may be from the one that the export recorded on the same engine. int8's thresholds leave room for a wrong scale: one
+# weight's scale off by 10% moves all-MiniLM-L6-v2's mean cosine by 4e-5 to 1e-3, often within them.
 RECORDED_COSINE_MARGIN = 2e-5
 
 
@@ -204,9 +204,14 @@ def _golden_vectors(reference: Golden, output: Output) -> Float32:
 def _worst(texts: Sequence[tuple[int, Text]], reference: Float32, vectors: Float32, figures: ParityFigures) -> str:
     """The worst of `texts` (index in the input, text) in words: which it is, its cosine and its largest difference."""
     row = figures.worst_text
-    cosine = float(cosines(reference[row : row + 1], vectors[row : row + 1])[0])
-    difference = float(np.abs(reference[row].astype(np.float64) - vectors[row]).max())
-    return f"worst is {quoted(*texts[row])}: cosine {cosine:.8f}, off by up to {difference:.3g}"
+    return f"worst is {quoted(*texts[row])}: {row_in_words(reference[row], vectors[row])}"
+
+
+def row_in_words(reference: Float32, vector: Float32) -> str:
+    """How far a vector [width] is from its reference: the cosine and the largest difference."""
+    cosine = float(cosines(reference[None], vector[None])[0])
+    difference = float(np.abs(reference.astype(np.float64) - vector).max())
+    return f"cosine {cosine:.8f}, off by up to {difference:.3g}"
 
 
 def quoted(index: int, text: Text) -> str:
