@@ -432,3 +432,10 @@ def test_parity_texts_reach_the_maximum_exactly(checkpoint: Path) -> None:
     lengths = [len(loaded.tokenizer.backend_tokenizer.encode(text).ids) for text in texts[-4:]]
     assert all(found >= wanted for found, wanted in zip(lengths, (63, 64, 65, 128), strict=True))
     assert texts[0] == ""
+
+
+def test_a_truncation_that_the_tokenizer_brought_along_does_not_shorten_them(checkpoint: Path) -> None:
+    tokenizer = load_checkpoint(str(checkpoint)).tokenizer
+    expected = parity_texts(tokenizer, max_length=64)
+    tokenizer.backend_tokenizer.enable_truncation(16)
+    assert parity_texts(tokenizer, max_length=64) == expected
