@@ -48,6 +48,7 @@ __all__ = [
     "InvalidVectorError",
     "Manifest",
     "MissingExtraError",
+    "OverloadedError",
     "TextError",
     "TextTooLongError",
     "Truncation",

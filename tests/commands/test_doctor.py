@@ -8,7 +8,7 @@ import pytest
 
 from cls_runtime import doctor as doctor_module
 from cls_runtime.commands import doctor
-from cls_runtime.engines import choice, onnxruntime
+from cls_runtime.engines import choice, onnxruntime, openvino
 from cls_runtime.errors import MissingExtraError
 
 
