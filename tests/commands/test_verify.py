@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from golden_bundle import TEXTS, build_golden_bundle, nudged, replace_golden
+from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_golden
 
 from cls_runtime import verify as verify_module
 from cls_runtime.commands import verify
@@ -185,3 +185,51 @@ def test_help_has_examples(capsys):
     assert run("--help") == 0
     output = capsys.readouterr().out
     assert "cls-verify models/my-model --against bert-base-uncased" in output
+
+
+@pytest.fixture
+def upgrade(golden_bundle, tmp_path):
+    """A copy of the bundle that cuts texts earlier."""
+    folder = shutil.copytree(golden_bundle, tmp_path / "upgrade")
+    agree(folder, max_length=12)
+    return folder
+
+
+def test_compare_with_an_equal_bundle(golden_bundle, own_bundle, capsys):
+    assert run(golden_bundle, "--compare", own_bundle) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "  fingerprint  equal\n" in captured.out
+    assert "mean cosine 1.00000000, lowest 1.00000000, largest difference 0" in captured.out
+    assert "nearest, 100.0% stay, 100% for the worst text; 100.0% with" in captured.out
+    assert captured.out.splitlines()[-1] == f"{own_bundle} gives the vectors of {golden_bundle}: one may take the other's place"
+
+
+def test_compare_with_another_bundle_ends_with_1_and_says_why(golden_bundle, upgrade, capsys):
+    assert run(golden_bundle, "--compare", upgrade) == 1
+    captured = capsys.readouterr()
+    assert "maximum length: 16 -> 12" in captured.out
+    assert "2 -> 3 texts are cut, 3 of them differently" in captured.out
+    assert captured.err.startswith(
+        f"error: {upgrade} does not give the vectors of {golden_bundle}; texts are cut at 16 tokens, by the other at 12"
+    )
+    assert captured.err.count("\n") == 1
+
+
+def test_compare_as_json(golden_bundle, own_bundle, upgrade, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("a\nthe cat\na dog runs\n")
+    for other, code in ((own_bundle, 0), (upgrade, 1)):
+        assert run(golden_bundle, "--compare", other, "--texts", tmp_path / "mine.txt", "--json") == code
+        document = json.loads(capsys.readouterr().out)
+        assert document["interchangeable"] is (code == 0)
+        assert document["same_fingerprint"] is (code == 0)
+        assert document["texts"] == 3
+        assert document["second"]["max_length"] == (16 if code == 0 else 12)
+        assert document["figures"]["cls"]["max_abs"] == 0.0
+        assert document["neighbours"]["neighbours"] == 1
+
+
+@pytest.mark.parametrize("arguments", [["--against", "some/model"], ["--junit", "report.xml"]])
+def test_compare_refuses_what_it_would_ignore(golden_bundle, capsys, arguments):
+    assert run(golden_bundle, "--compare", golden_bundle, *arguments) == 2
+    assert f"does not go with {arguments[0]}" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`cls-verify`: checks a bundle, with or without PyTorch, for people, for machines (`--json`) and for CI (`--junit`)."""
+"""`cls-verify`: checks a bundle, with or without PyTorch, for people, for machines (`--json`) and for CI (`--junit`); or compares two."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from cls_runtime.commands import shell
+from cls_runtime.commands.comparison import comparison_document, comparison_lines
+from cls_runtime.compare import compare_bundles
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.text_files import read_texts
@@ -24,6 +26,7 @@ _EXAMPLES = [
     ("cls-verify models/my-model --variant int8 --junit report.xml", "one variant, with a report for CI"),
     ("cls-verify models/my-model --against bert-base-uncased", "against the live PyTorch model"),
     ("cls-verify models/my-model --against ./checkpoint --texts mine.txt", "the same on texts of your own"),
+    ("cls-verify models/my-model --compare models/new-model", "what changes for the vectors with an upgrade"),
 ]
 MAX_TEXTS = 10_000
 
@@ -48,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch, now")
     parser.add_argument(
+        "--compare",
+        metavar="BUNDLE",
+        type=Path,
+        help="check nothing; say what changes for the vectors with that bundle in place of this one",
+    )
+    parser.add_argument(
         "--texts", metavar="FILE", help=f"check with these texts (.txt, .jsonl, .csv; at most {MAX_TEXTS:,}), not the golden ones"
     )
     parser.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report, a test case for each check")
@@ -58,6 +67,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.junit is not None and not arguments.junit.parent.is_dir():
         raise UsageError(f"--junit {arguments.junit}: the folder {arguments.junit.parent} does not exist; make it first")
     texts = None if arguments.texts is None else _texts(arguments.texts)
+    if arguments.compare is not None:
+        return _compare(arguments, texts)
     with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
         report = verify(
             arguments.bundle,
@@ -78,6 +89,25 @@ def _run(arguments: argparse.Namespace) -> int:
         done = len(report.checks) - len(report.skipped)
         skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
         shell.say(f"\n{done} checks passed{skipped} in {report.seconds:.1f} s: {report.bundle} gives the vectors of {report.source}")
+    return shell.EXIT_DONE
+
+
+def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
+    refused = [f"--{name}" for name in ("against", "junit") if getattr(arguments, name) is not None]
+    if refused:
+        raise UsageError(f"--compare checks nothing, so it does not go with {' and '.join(refused)}; run cls-verify twice")
+    comparison = compare_bundles(
+        arguments.bundle, arguments.compare, texts=texts, variant=arguments.variant or "auto", engine=arguments.engine or "auto"
+    )
+    if arguments.json:
+        shell.print_json(comparison_document(comparison))
+    else:
+        for line in comparison_lines(comparison):
+            shell.say(line)
+    if not comparison.interchangeable:
+        raise CheckFailedError(f"{arguments.compare} does not give the vectors of {arguments.bundle}; {'; '.join(comparison.objections)}")
+    if not arguments.json:
+        shell.say(f"\n{arguments.compare} gives the vectors of {arguments.bundle}: one may take the other's place")
     return shell.EXIT_DONE
 
 
