@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -67,9 +68,8 @@ def graphs() -> tuple[ir.Model, ir.Model]:
         BertModel(config).save_pretrained(folder)
         tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, unk_token="[UNK]"))
         tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-        ).save_pretrained(folder)
+        fast: Any = PreTrainedTokenizerFast
+        fast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]").save_pretrained(folder)
         traced = trace(load_checkpoint(folder))
     before = traced.clone()
     return before, compile_graph(traced, family=FAMILIES["bert"], num_layers=2, layout="native").model
