@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
+import cls_runtime
 from cls_exporter import ExportConfig, export
 from cls_runtime.parity import THRESHOLDS, compare, shortfalls
 
@@ -40,7 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "two-layer": {"hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 1536},
 }
-PACKAGES = ("cls-export", "onnxruntime", "torch", "transformers", "numpy")
+PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +185,7 @@ def describe_machine() -> dict[str, str]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {"cls-export": cls_runtime.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
     return {"processor": model, "system": platform.system(), "python": platform.python_version(), **versions}
 
 

@@ -24,12 +24,13 @@ from cls_exporter.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.trace import trace
 from cls_exporter.variants import build_variant
 from cls_exporter.variants.variant import FILE_NAMES
+from cls_runtime import __version__
 from cls_runtime.engines.choice import require_engine
 from cls_runtime.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.manifest import MANIFEST_NAME, Manifest, OutputSpec, Source, Variant, to_json
 
 REPORT_LENGTH = 128  # tokens of the text that `ExportReport.multiply_adds` is for
-_TOOLS = ("cls-export", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
 
 
 def export(
@@ -206,7 +207,7 @@ def _write(folder: Path, manifest: Manifest, precision: str, variant: Variant) -
 
 
 def _tool_versions() -> Mapping[str, str]:
-    found: dict[str, str] = {}
+    found = {"cls-export": __version__}
     for name in _TOOLS:
         try:
             found[name] = version(name)
