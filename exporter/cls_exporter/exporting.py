@@ -87,7 +87,7 @@ def export(
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
         manifest = _manifest(checkpoint, compiled, config, folder)
-        manifest = _with_variants(manifest, compiled, config, golden, folder, steps)
+        manifest = _with_variants(manifest, checkpoint, compiled, config, golden, folder, steps)
     steps.end()
     return ExportReport(
         path=Path(output),
@@ -174,6 +174,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, 
 
 def _with_variants(
     manifest: Manifest,
+    checkpoint: Checkpoint,
     compiled: Compiled,
     config: ExportConfig,
     golden: Golden,
@@ -183,7 +184,7 @@ def _with_variants(
     """Builds each variant, holds it to PyTorch, and gives the manifest with all of them; it is in `folder` too."""
     for precision in config.precisions:
         steps.start(precision, f"Writing the {precision} graph")
-        built = build_variant(precision, compiled.model)
+        built = build_variant(precision, compiled.model, checkpoint=checkpoint, calibration=config.calibration)
         first, *copies = FILE_NAMES[precision]
         files = write_graph(built.model, folder, first)
         for copy in copies:
@@ -191,8 +192,13 @@ def _with_variants(
         variant = Variant(files=files, recipe=built.recipe, parity={}, batch_invariance_max_abs=0.0, cpu_features=built.cpu_features)
         manifest = _write(folder, manifest, precision, variant)
         steps.start("parity", f"Holding {precision} to PyTorch on {len(golden.texts)} texts")
-        measured = gate.hold(folder, variant=precision, golden=golden)
-        variant = dataclasses.replace(variant, parity=measured.parity, batch_invariance_max_abs=measured.batch_invariance_max_abs)
+        measured = gate.hold(folder, variant=precision, golden=golden, tried=built.tried)
+        variant = dataclasses.replace(
+            variant,
+            parity=measured.parity,
+            batch_invariance_max_abs=measured.batch_invariance_max_abs,
+            batch_invariance_min_cosine=measured.batch_invariance_min_cosine,
+        )
         manifest = _write(folder, manifest, precision, variant)
     return manifest
 
