@@ -54,9 +54,10 @@ class Smoothing(ir.passes.InPlacePass):
         weights: dict[int, tuple[ir.Value, Float32]] = {}
         for product in token_products(model):
             value, weight = product.inputs[:2]
-            if value is not None and weight is not None and value.name in self.factors:
-                inputs.setdefault(value.name, value)
-                weights.setdefault(id(weight), (weight, self.factors[value.name]))
+            name = None if value is None else value.name
+            if value is not None and weight is not None and name is not None and name in self.factors:
+                inputs.setdefault(name, value)
+                weights.setdefault(id(weight), (weight, self.factors[name]))
         for weight, factors in weights.values():
             _scale(weight, factors[:, None])
         for name, value in inputs.items():
@@ -105,9 +106,8 @@ def _groups(model: ir.Model) -> list[tuple[list[str], list[Float32]]]:
     return [(list(names), list(weights.values())) for names, weights in parts]
 
 
-def _scale(weight: ir.Value, factors: Float32) -> None:
-    array = constant(weight)
-    assert array is not None
+def _scale(weight: ir.Value, factors: NDArray[np.floating]) -> None:
+    array = np.asarray(constant(weight), dtype=np.float32)
     weight.const_value = ir.tensor((array * factors).astype(np.float32), name=weight.name)
 
 

@@ -127,6 +127,7 @@ def _quantize(build: Builder, value: ir.Value, activation: Activation) -> ir.Val
 def _dequantize(build: Builder, stored: Stored, *, axis: int) -> ir.Value:
     integers = build.initializer(stored.integers, f"{stored.name}.{stored.integers.dtype}")
     scales = build.initializer(stored.scales, f"{stored.name}.scale")
-    zero_points = build.initializer(np.zeros(len(stored.scales), dtype=stored.integers.dtype), f"zero_points_{stored.integers.dtype}")
+    # One for each weight: ONNX Runtime's session.x64quantprecision rewrites it, and refuses to do so twice.
+    zero_points = build.initializer(np.zeros(len(stored.scales), dtype=stored.integers.dtype), f"{stored.name}.zero_point")
     inputs = [integers, scales, zero_points]
     return build.node("DequantizeLinear", inputs, stored.integers.shape, dtype=ir.DataType.FLOAT, attributes={"axis": axis})

@@ -58,8 +58,7 @@ def corrected_biases(
         raise GraphError("no calibration text was given")
     biases: dict[str, Float32] = {}
     for node, total in zip(products, sums, strict=True):
-        bias = constant(node.inputs[2])
-        assert bias is not None
+        bias = np.asarray(constant(node.inputs[2]), dtype=np.float32)
         biases[str(node.outputs[0].name)] = (bias + total / tokens).astype(np.float32)
     return biases
 
