@@ -1,0 +1,134 @@
+"""The int8 variant: parity, size, invariance, its recipe, and what it does with damaged or missing input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from cls_exporter import ExportConfig, export
+from cls_exporter.parity_texts import builtin_texts
+from cls_exporter.variants.calibration import calibration_texts
+from cls_runtime import Encoder
+from cls_runtime.errors import UsageError
+from cls_runtime.golden import GOLDEN_NAME, read_golden
+from cls_runtime.parity import THRESHOLDS, compare, cosines, shortfalls
+
+
+@pytest.fixture(scope="module")
+def bundle(minilm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8") / "minilm"
+    export(str(minilm), folder, config=ExportConfig(precisions=("fp32", "int8"), allow_pooling_mismatch=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(bundle):
+    with Encoder.load(bundle, variant="int8", engine="onnxruntime") as encoder:
+        return encoder.manifest
+
+
+@pytest.mark.slow
+def test_parity_meets_the_contract_on_texts_that_did_not_calibrate(manifest):
+    assert not set(builtin_texts("parity")) & set(builtin_texts("calibration"))
+    figures = manifest.variants["int8"].parity["cls"]
+    assert not shortfalls(figures, THRESHOLDS["int8"])
+
+
+@pytest.mark.slow
+def test_the_file_is_at_most_0_29_of_fp32s_and_its_copy_is_the_same(bundle):
+    int8, fp32 = ((bundle / "onnx" / name) for name in ("model_int8.onnx", "model.onnx"))
+    assert int8.stat().st_size <= 0.29 * fp32.stat().st_size  # 0.276 measured
+    assert int8.read_bytes() == (bundle / "onnx" / "model_quantized.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_text_has_the_same_vector_alone_shuffled_and_beside_long_ones(bundle):
+    texts = [text for text in builtin_texts("calibration") if len(text) < 300][:60]
+    long = " ".join(builtin_texts("calibration"))[:1500]
+    with Encoder.load(bundle, variant="int8", engine="onnxruntime", on_overflow="truncate") as encoder:
+        alone = np.concatenate([encoder.encode([text]) for text in texts])
+        order = np.random.default_rng(0).permutation(len(texts))
+        shuffled = np.empty_like(alone)
+        shuffled[order] = encoder.encode([texts[place] for place in order])
+        beside = np.stack([encoder.encode([text, long])[0] for text in texts[:10]])
+    assert cosines(alone, shuffled).min() >= 0.9999
+    assert cosines(alone[:10], beside).min() >= 0.9999
+
+
+@pytest.mark.slow
+def test_the_recipe_says_how_it_was_made(manifest):
+    recipe = manifest.variants["int8"].recipe
+    texts = calibration_texts(None)
+    assert recipe["calibration_texts"] == texts.count == len(builtin_texts("calibration"))
+    assert recipe["calibration_sha256"] == texts.sha256
+    assert str(recipe["smoothing_alpha"]) in recipe["alphas_tried"]
+    assert recipe["int8_products"] == 30  # six products in each of five full layers
+
+
+@pytest.mark.slow
+def test_every_int8_operator_is_a_standard_one(bundle):
+    graph = onnx.load(bundle / "onnx" / "model_int8.onnx").graph
+    assert {node.domain for node in graph.node} == {""}
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 20
+
+
+def scales(model):
+    """The per-column scales of the first quantized weight that the graph holds."""
+    names = {node.inputs[1].name for node in model.graph if node.op_type == "DequantizeLinear" and node.attributes.get("axis") is not None}
+    return next(value for name, value in model.graph.initializers.items() if name in names and len(value.shape) == 1 and value.shape[0] > 384)
+
+
+def scale_off_by_a_tenth(array):
+    return (array * 1.1).astype(np.float32)
+
+
+def one_hundred_columns_gone(array):
+    damaged = array.copy()
+    damaged[::4] = 0
+    return damaged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [scale_off_by_a_tenth, one_hundred_columns_gone])
+def test_a_damaged_weight_scale_misses_a_threshold(bundle, tmp_path, damage):
+    import onnxruntime
+
+    path = bundle / "onnx" / "model_int8.onnx"
+    model = ir.load(path)
+    value = scales(model)
+    value.const_value = ir.tensor(damage(value.const_value.numpy()), name=value.name)
+    ir.save(model, tmp_path / "damaged.onnx")
+    golden = read_golden(bundle / GOLDEN_NAME)
+    with Encoder.load(bundle, variant="int8", engine="onnxruntime", on_overflow="truncate") as encoder:
+        encoder._runner._engine._session = onnxruntime.InferenceSession(str(tmp_path / "damaged.onnx"))
+        figures = compare(golden.vectors["cls"], encoder.encode(golden.inputs))
+    assert shortfalls(figures, THRESHOLDS["int8"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("mean_cosine", 0.9989), ("p1_cosine", 0.9979), ("min_cosine", 0.9949)], ids=lambda item: str(item)
+)
+def test_each_threshold_refuses_alone(field, value):
+    good = compare(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+    assert not shortfalls(good, THRESHOLDS["int8"])
+    assert [field] == [text.split()[0] for text in shortfalls(dataclasses.replace(good, **{field: value}), THRESHOLDS["int8"])]
+
+
+def test_calibration_file_without_a_text_is_an_error(tmp_path):
+    path = tmp_path / "empty.txt"
+    path.write_text("\n  \n", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds no text"):
+        calibration_texts(path)
+
+
+def test_calibration_file_is_named_by_its_content(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n\ntwo\n", encoding="utf-8")
+    texts = calibration_texts(path)
+    assert list(texts.open()) == ["one", "two"]
+    path.write_text("one\nthree\n", encoding="utf-8")
+    assert calibration_texts(path).sha256 != texts.sha256
