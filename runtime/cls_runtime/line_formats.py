@@ -64,9 +64,10 @@ class LineRecords:
 class _Txt:
     """A line is a text, an empty line an empty text; only the line's end (LF or CRLF) is taken off."""
 
-    def __init__(self, file: BinaryIO, name: str, _columns: Columns) -> None:
+    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
         self.raw = _lines(file)
         self._name = name
+        self._others = len(columns.others)  # they can only be the text once more
 
     def __iter__(self) -> Iterator[Record]:
         return self
@@ -76,7 +77,7 @@ class _Txt:
         text, error = _decoded(line, f"{self._name} line {number}")
         if text.endswith("\n"):
             text = text.removesuffix("\n").removesuffix("\r")
-        return Record(number, None, error=error) if error else Record(number, text)
+        return Record(number, None, error=error) if error else Record(number, text, (text,) * self._others)
 
 
 class _Jsonl:

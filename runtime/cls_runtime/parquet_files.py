@@ -47,6 +47,7 @@ class ParquetTexts:
         self._name = name
         self._columns = columns
         self._row = 0
+        self._rest: Any = None
         try:
             self._file = parquet.ParquetFile(source)
         except (pa.ArrowException, ValueError) as error:
@@ -67,22 +68,21 @@ class ParquetTexts:
         """The Arrow type of a column."""
         return self._file.schema_arrow.field(column).type
 
-    def batches(self, start: int, stop: int) -> Iterator[Any]:
-        """The rows from `start` to `stop` as record batches of at most `BATCH_ROWS` rows; row groups outside are not read.
+    def take(self, row: int, count: int) -> Any:
+        """A record batch of at most `count` rows from `row` on, and at least one; None behind the last. Reading on is cheap, jumping less so.
 
         Raises:
             TextError: a row group is damaged.
         """
-        if start != self._row:
-            self._batches = self._from(start)
-        while self._row < stop and (batch := self._next()) is not None:
-            if self._row + len(batch) > stop:
-                cut = stop - self._row
-                self._row = -1  # what is left of the batch is read again by the next call
-                yield batch.slice(0, cut)
-                return
-            self._row += len(batch)
-            yield batch
+        if row != self._row:
+            self._batches, self._rest, self._row = self._from(row), None, row
+        batch = self._rest if self._rest is not None else self._next()
+        if batch is None:
+            return None
+        self._rest = batch.slice(count) if len(batch) > count else None
+        batch = batch.slice(0, count)
+        self._row += len(batch)
+        return batch
 
     def close(self) -> None:
         """Closes the file."""
@@ -91,7 +91,6 @@ class ParquetTexts:
     def _from(self, row: int) -> Iterator[Any]:
         """All batches from `row` on."""
         metadata, first = self._file.metadata, 0
-        self._row = row
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             if first + rows > row:

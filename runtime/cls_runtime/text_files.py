@@ -22,7 +22,7 @@ from typing import BinaryIO, cast
 
 from cls_runtime.errors import TextError, UsageError
 from cls_runtime.line_formats import Columns, LineRecords, csv_header
-from cls_runtime.parquet_files import ParquetTexts, null_text, require_pyarrow
+from cls_runtime.parquet_files import BATCH_ROWS, ParquetTexts, null_text, require_pyarrow
 
 STANDARD_INPUT = "-"
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
@@ -171,7 +171,7 @@ def _texts(file: TextFile, columns: Columns) -> Iterator[str]:
 def _parquet_texts(file: TextFile, columns: Columns) -> Iterator[str]:
     with contextlib.closing(ParquetTexts(Path(file.name), file.name, columns)) as opened:
         row = 0
-        for batch in opened.batches(0, opened.rows):
+        while (batch := opened.take(row, BATCH_ROWS)) is not None:
             for text in batch.column(0).to_pylist():
                 if text is None:
                     raise TextError(null_text(file.name, row, columns.text))

@@ -1,0 +1,279 @@
+"""A job's input: files, folders, globs or standard input as one sequence of rows, read from any row on."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cls_runtime.errors import TextError, UsageError
+from cls_runtime.jobs.columns import ColumnPlan, arrays_of, checked_values, plan_columns
+from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, parquet_files_under
+from cls_runtime.jobs.rows import OnError, RowBlock, SkippedRow
+from cls_runtime.line_formats import Columns, LineRecords, Record
+from cls_runtime.parquet_files import BATCH_ROWS, ParquetTexts, null_text
+from cls_runtime.text_files import COMPRESSIONS, FORMATS, STANDARD_INPUT, TextFile, checked_files
+
+EDGE_BYTES = 2**16
+END = 2**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputIdentity:
+    """What a file is recognized by: the last part of its name, its size, and the SHA-256 of its first and last 64 KiB."""
+
+    name: str
+    size_bytes: int
+    edges_sha256: str
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """The files of a job, in order. Plain data: it goes to other processes.
+
+    Attributes:
+        files: each with its format.
+        columns: what is read from them.
+        plan: the id and the kept columns; None where the output has none.
+        on_error: what becomes of a row that cannot be read.
+    """
+
+    files: tuple[TextFile, ...]
+    columns: Columns
+    plan: ColumnPlan | None
+    on_error: OnError
+
+    @classmethod
+    def find(
+        cls,
+        names: Sequence[str],
+        *,
+        column: str = "text",
+        id_column: str | None = None,
+        keep: Sequence[str] = (),
+        on_error: OnError = "raise",
+        with_columns: bool = True,
+    ) -> JobInputs:
+        """Looks names up: paths, URIs of Parquet files, folders, globs, `-`. Every file is opened once, so that mistakes show now.
+
+        Raises:
+            UsageError: nothing is there, a format is unknown, or a column is missing.
+            MissingExtraError: pyarrow is needed.
+        """
+        columns = Columns(column, tuple([id_column] if id_column else []) + tuple(keep))
+        expanded = [found for name in names for found in expand(name)]
+        local = [name for name in expanded if not is_uri(name)]
+        known = {file.name: file for file in checked_files(local, columns)}
+        files = tuple(known.get(name) or _remote(name, columns) for name in expanded)
+        plan = plan_columns(files, columns=columns, id_column=id_column) if with_columns else None
+        return cls(files, columns, plan, on_error)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the rows can be read again: standard input cannot."""
+        return all(file.name != STANDARD_INPUT for file in self.files)
+
+    def identities(self) -> tuple[InputIdentity, ...]:
+        """What the files are recognized by, in order."""
+        return tuple(_identity(file.name) for file in self.files)
+
+    def row_counts(self) -> list[int] | None:
+        """Rows of each file, where all are Parquet and say so; None otherwise."""
+        if any(file.kind != ".parquet" for file in self.files):
+            return None
+        counts = []
+        for file in self.files:
+            with opened_parquet(file.name, self.columns) as parquet:
+                counts.append(parquet.rows)
+        return counts
+
+    def blocks(self, ranges: Iterable[tuple[int, int]]) -> Iterator[RowBlock]:
+        """The rows of ascending `ranges` (start, stop), in blocks that cross neither a range's nor a file's end.
+
+        Raises:
+            TextError: a row that cannot be read, with `on_error="raise"`; a file that is damaged as a whole.
+            UsageError: a file has gone.
+        """
+        wanted = iter(ranges)
+        part = next(wanted, None)
+        position = 0
+        for file in self.files:
+            if part is None:
+                return
+            with _opened(file, self.columns, self.plan) as source:
+                while part is not None:
+                    start, stop = part
+                    if position < start:
+                        position += source.skip(start - position)
+                        if position < start:
+                            break  # the file ends before the range begins
+                    piece = source.take(min(BATCH_ROWS, stop - position))
+                    if not piece.texts:
+                        break
+                    yield self._block(piece, part=start, start=position)
+                    position += len(piece.texts)
+                    if position == stop:
+                        part = next(wanted, None)
+
+    def _block(self, piece: _Piece, *, part: int, start: int) -> RowBlock:
+        texts, arrays = piece.texts, piece.arrays
+        stop = start + len(texts)
+        rows = np.arange(start, stop, dtype=np.int64)
+        skipped = tuple(SkippedRow(start + place, error) for place, error in enumerate(piece.errors) if error)
+        if skipped and self.on_error == "raise":
+            raise TextError(f"{skipped[0].reason} (--on-error skip or null goes on without such rows)")
+        if skipped and self.on_error == "skip":
+            kept = np.flatnonzero([not error for error in piece.errors])
+            rows, texts = rows[kept], [texts[place] for place in kept]
+            arrays = [array.take(_int64(kept)) for array in arrays]
+        columns = None if self.plan is None else self.plan.batch(rows, arrays)
+        return RowBlock(part, start, stop, rows, texts, columns, skipped)
+
+
+def expand(name: str) -> list[str]:
+    """The files that a name stands for: itself, or those of a folder or a glob, by name.
+
+    Raises:
+        UsageError: a folder without a file to read, a glob that matches nothing.
+    """
+    if is_uri(name):
+        return parquet_files_under(name)
+    path = Path(name)
+    if path.is_dir():
+        found = [item for item in path.rglob("*") if _is_readable(item, path)]
+    elif glob.has_magic(name) and not path.exists():
+        found = [Path(item) for item in glob.glob(name, recursive=True) if Path(item).is_file()]
+    else:
+        return [name]
+    if not found:
+        what = "folder holds no" if path.is_dir() else "pattern matches no"
+        raise UsageError(f"{name}: the {what} {', '.join(FORMATS)} files")
+    return [str(item) for item in sorted(found)]
+
+
+def _is_readable(path: Path, folder: Path) -> bool:
+    """Files of a known format; what starts with a dot or an underscore is bookkeeping, as everywhere in the Hadoop world."""
+    if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
+        return False
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
+    kind = suffixes[:-1][-1:] if compressed else suffixes[-1:]
+    return bool(kind) and kind[0] in FORMATS and not (compressed and kind[0] == ".parquet") and path.is_file()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one file: `texts` [n], `errors` [n] (empty where there is a text), and an Arrow array for each passed column."""
+
+    texts: list[str | None]
+    errors: list[str]
+    arrays: list[Any]
+
+
+class _Source(Protocol):
+    def skip(self, count: int) -> int:
+        """Passes over rows; how many there were."""
+
+    def take(self, count: int) -> _Piece:
+        """At most `count` rows; none at the end."""
+
+
+class _LineSource:
+    def __init__(self, records: LineRecords, name: str, plan: ColumnPlan | None) -> None:
+        self._records = records
+        self._name = name
+        self._plan = plan
+
+    def skip(self, count: int) -> int:
+        return self._records.skip(count)
+
+    def take(self, count: int) -> _Piece:
+        records = [self._encodable(record) for record in self._records.take(count)]
+        arrays: list[Any] = []
+        if self._plan is not None and self._plan.passed:
+            try:
+                arrays = arrays_of(self._plan, records)
+            except TextError:
+                records = checked_values(self._plan, records, self._name)
+                arrays = arrays_of(self._plan, records)
+        return _Piece([record.text for record in records], [record.error for record in records], arrays)
+
+    def _encodable(self, record: Record) -> Record:
+        """JSON can spell a lone surrogate, which no tokenizer takes."""
+        if record.text is None or record.text.isascii():
+            return record
+        try:
+            record.text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            where = f"{self._name} line {record.line} has a lone surrogate U+{ord(record.text[error.start]):04X}"
+            return Record(record.line, None, record.values, f"{where} at character {error.start}, which is no Unicode character")
+        return record
+
+
+class _ParquetSource:
+    def __init__(self, parquet: ParquetTexts, name: str, columns: Columns, plan: ColumnPlan | None) -> None:
+        self._parquet = parquet
+        self._name = name
+        self._columns = columns
+        self._plan = plan
+        self._row = 0
+
+    def skip(self, count: int) -> int:
+        passed = min(count, self._parquet.rows - self._row)
+        self._row += passed
+        return passed
+
+    def take(self, count: int) -> _Piece:
+        batch = self._parquet.take(self._row, count)
+        if batch is None:
+            return _Piece([], [], [])
+        texts: list[str | None] = batch.column(self._columns.text).to_pylist()
+        errors = ["" if text is not None else null_text(self._name, self._row + place, self._columns.text) for place, text in enumerate(texts)]
+        self._row += len(batch)
+        passed = self._plan.passed if self._plan is not None else ()
+        arrays = [batch.column(column.source) for column in passed]
+        arrays = [array if array.type == column.type else array.cast(column.type) for array, column in zip(arrays, passed, strict=True)]
+        return _Piece(texts, errors, arrays)
+
+
+@contextlib.contextmanager
+def _opened(file: TextFile, columns: Columns, plan: ColumnPlan | None) -> Iterator[_Source]:
+    if file.kind == ".parquet":
+        with opened_parquet(file.name, columns) as parquet:
+            yield _ParquetSource(parquet, file.label, columns, plan)
+        return
+    with file.records(columns) as records:
+        yield _LineSource(records, file.label, plan)
+
+
+def _remote(uri: str, columns: Columns) -> TextFile:
+    file = TextFile.named(uri)
+    if file.kind != ".parquet":
+        raise UsageError(f"{uri}: behind a URI only .parquet files are read; copy the file here, or convert it")
+    with opened_parquet(uri, columns):
+        return file
+
+
+def _identity(name: str) -> InputIdentity:
+    if name == STANDARD_INPUT:
+        return InputIdentity(name=name, size_bytes=0, edges_sha256="")
+    opened = opened_bytes(name) if is_uri(name) else open(name, "rb")
+    with opened as file:
+        size = file.seek(0, 2) if not is_uri(name) else file.size()
+        file.seek(0)
+        digest = hashlib.sha256(file.read(EDGE_BYTES))
+        file.seek(max(0, size - EDGE_BYTES))
+        digest.update(file.read(EDGE_BYTES))
+    return InputIdentity(name=name.rstrip("/").rsplit("/", 1)[-1], size_bytes=size, edges_sha256=digest.hexdigest())
+
+
+def _int64(places: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.array(places, pa.int64())
