@@ -47,6 +47,7 @@ class LineRecords:
     """
 
     def __init__(self, file: BinaryIO, name: str, kind: str, columns: Columns) -> None:
+        self._file = file
         self._records = {".txt": _Txt, ".jsonl": _Jsonl, ".csv": _Csv}[kind](file, name, columns)
 
     def take(self, count: int) -> list[Record]:
@@ -56,6 +57,14 @@ class LineRecords:
     def skip(self, count: int) -> int:
         """Passes over `count` records without reading what is in them; how many there were."""
         return sum(1 for _ in islice(self._records.raw, count))
+
+    def position(self) -> int | None:
+        """How many bytes of the file on the disk were read, compressed ones of a gzip file; None where that is unknown."""
+        on_disk = getattr(self._file, "fileobj", self._file)
+        try:
+            return int(on_disk.tell())
+        except (OSError, ValueError):
+            return None
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records)

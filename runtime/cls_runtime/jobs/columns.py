@@ -70,6 +70,9 @@ class ColumnPlan:
         return ""
 
 
+NO_COLUMNS = ColumnPlan((), numbered=False)
+
+
 def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str | None) -> ColumnPlan:
     """Finds the types of the id and the kept columns: a Parquet file says them, CSV has strings, JSON's are those of its first records.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
 from cls_runtime.errors import InvalidVectorError, TextTooLongError
 from cls_runtime.jobs.repeats import RepeatTable
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
+from cls_runtime.report import Truncation
 
 # Rows that wait for their vectors; while there are this many, repeats are computed like other texts, which moves the rows on.
 MAX_WAITING_ROWS = 2**14
@@ -54,7 +55,7 @@ def embed_blocks(
             if vectors is None:
                 break
             report = encoder.last_report
-            waiting.fill(vectors, cut=[item.index for item in report.truncated], tokens=report.tokens)
+            waiting.fill(vectors, cut=report.truncated, tokens=report.tokens)
             yield from waiting.complete()
     yield from waiting.complete()
 
@@ -70,6 +71,7 @@ class _Open:
     duplicates: int
     truncated: int = 0
     tokens: int = 0
+    cut: list[Truncation] = field(default_factory=list)
 
 
 @dataclass
@@ -119,17 +121,18 @@ class _Waiting:
         self._open.append(admitted)
         self._rows += len(numbers)
 
-    def fill(self, vectors: NDArray[np.float32], *, cut: list[int], tokens: int) -> None:
-        """Takes the next vectors, [n, width]; `cut` are the numbers of the texts that were truncated."""
+    def fill(self, vectors: NDArray[np.float32], *, cut: Sequence[Truncation], tokens: int) -> None:
+        """Takes the next vectors, [n, width]; `cut` are those of their texts that were truncated."""
         start, stop = self._filled, self._filled + len(vectors)
         truncated = np.zeros(len(vectors), dtype=bool)
-        truncated[[number - start for number in cut]] = True
+        truncated[[item.index - start for item in cut]] = True
         self._table.store(start, vectors, truncated)
         for item in self._open:
             here = np.flatnonzero((item.numbers >= start) & (item.numbers < stop))
             item.vectors[here] = vectors[item.numbers[here] - start]
             item.truncated += int(truncated[item.numbers[here] - start].sum())
         self._open[0].tokens += tokens
+        self._open[0].cut += [Truncation(self._first_rows[item.index], item.removed_tokens) for item in cut]
         for number in range(start, stop):
             del self._first_rows[number]
         self._filled = stop
@@ -140,13 +143,14 @@ class _Waiting:
             item = self._open.popleft()
             self._rows -= len(item.numbers)
             counts = Counts(
+                read=item.block.stop - item.block.start,
                 rows=len(item.numbers),
                 skipped=len(item.block.skipped),
                 truncated=item.truncated,
                 duplicates=item.duplicates,
                 tokens=item.tokens,
             )
-            yield EmbeddedBlock(item.block, item.vectors, counts)
+            yield EmbeddedBlock(item.block, item.vectors, counts, tuple(item.cut))
 
     def with_row(self, error: TextTooLongError | InvalidVectorError) -> TextTooLongError | InvalidVectorError:
         """The error with the row's number in place of the computed text's."""

@@ -80,7 +80,9 @@ def parquet_files_under(uri: str) -> list[str]:
         return [uri]
     selected = found.get_file_info(fs.FileSelector(path, recursive=True))
     base = uri.rstrip("/")
-    names = [item.path[len(path.rstrip("/")) + 1 :] for item in selected if item.type == fs.FileType.File and item.path.endswith(".parquet")]
+    names = [
+        item.path[len(path.rstrip("/")) + 1 :] for item in selected if item.type == fs.FileType.File and item.path.endswith(".parquet")
+    ]
     names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
     if not names:
         raise UsageError(f"{uri} holds no .parquet files")

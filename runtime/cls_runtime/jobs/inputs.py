@@ -6,14 +6,14 @@ import contextlib
 import glob
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.jobs.columns import ColumnPlan, arrays_of, checked_values, plan_columns
+from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, arrays_of, checked_values, plan_columns
 from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, parquet_files_under
 from cls_runtime.jobs.rows import OnError, RowBlock, SkippedRow
 from cls_runtime.line_formats import Columns, LineRecords, Record
@@ -40,13 +40,13 @@ class JobInputs:
     Attributes:
         files: each with its format.
         columns: what is read from them.
-        plan: the id and the kept columns; None where the output has none.
+        plan: the id and the kept columns.
         on_error: what becomes of a row that cannot be read.
     """
 
     files: tuple[TextFile, ...]
     columns: Columns
-    plan: ColumnPlan | None
+    plan: ColumnPlan
     on_error: OnError
 
     @classmethod
@@ -71,7 +71,7 @@ class JobInputs:
         local = [name for name in expanded if not is_uri(name)]
         known = {file.name: file for file in checked_files(local, columns)}
         files = tuple(known.get(name) or _remote(name, columns) for name in expanded)
-        plan = plan_columns(files, columns=columns, id_column=id_column) if with_columns else None
+        plan = plan_columns(files, columns=columns, id_column=id_column) if with_columns else NO_COLUMNS
         return cls(files, columns, plan, on_error)
 
     @property
@@ -83,7 +83,7 @@ class JobInputs:
         """What the files are recognized by, in order."""
         return tuple(_identity(file.name) for file in self.files)
 
-    def row_counts(self) -> list[int] | None:
+    def row_counts(self) -> tuple[int, ...] | None:
         """Rows of each file, where all are Parquet and say so; None otherwise."""
         if any(file.kind != ".parquet" for file in self.files):
             return None
@@ -91,10 +91,21 @@ class JobInputs:
         for file in self.files:
             with opened_parquet(file.name, self.columns) as parquet:
                 counts.append(parquet.rows)
-        return counts
+        return tuple(counts)
 
-    def blocks(self, ranges: Iterable[tuple[int, int]]) -> Iterator[RowBlock]:
+    def between(self, row_counts: Sequence[int], start: int, stop: int) -> tuple[JobInputs, int]:
+        """The files that hold the rows from `start` to `stop`, and the number of the first row in them."""
+        ends = np.cumsum(row_counts)
+        first = int(np.searchsorted(ends, start, side="right"))
+        last = int(np.searchsorted(ends, stop, side="left"))
+        return replace(self, files=self.files[first : last + 1]), int(ends[first] - row_counts[first])
+
+    def blocks(self, ranges: Iterable[tuple[int, int]], *, first_row: int = 0) -> Iterator[RowBlock]:
         """The rows of ascending `ranges` (start, stop), in blocks that cross neither a range's nor a file's end.
+
+        Args:
+            ranges: read one at a time.
+            first_row: the number of the first row in these files.
 
         Raises:
             TextError: a row that cannot be read, with `on_error="raise"`; a file that is damaged as a whole.
@@ -102,8 +113,9 @@ class JobInputs:
         """
         wanted = iter(ranges)
         part = next(wanted, None)
-        position = 0
-        for file in self.files:
+        position = first_row
+        sizes = _Sizes(self.files)
+        for place, file in enumerate(self.files):
             if part is None:
                 return
             with _opened(file, self.columns, self.plan) as source:
@@ -116,12 +128,12 @@ class JobInputs:
                     piece = source.take(min(BATCH_ROWS, stop - position))
                     if not piece.texts:
                         break
-                    yield self._block(piece, part=start, start=position)
+                    yield self._block(piece, part=start, start=position, fraction=sizes.fraction(place, source.position()))
                     position += len(piece.texts)
                     if position == stop:
                         part = next(wanted, None)
 
-    def _block(self, piece: _Piece, *, part: int, start: int) -> RowBlock:
+    def _block(self, piece: _Piece, *, part: int, start: int, fraction: float | None) -> RowBlock:
         texts, arrays = piece.texts, piece.arrays
         stop = start + len(texts)
         rows = np.arange(start, stop, dtype=np.int64)
@@ -132,8 +144,8 @@ class JobInputs:
             kept = np.flatnonzero([not error for error in piece.errors])
             rows, texts = rows[kept], [texts[place] for place in kept]
             arrays = [array.take(_int64(kept)) for array in arrays]
-        columns = None if self.plan is None else self.plan.batch(rows, arrays)
-        return RowBlock(part, start, stop, rows, texts, columns, skipped)
+        columns = None if self.plan == NO_COLUMNS else self.plan.batch(rows, arrays)
+        return RowBlock(part, start, stop, rows, texts, columns, skipped, fraction)
 
 
 def expand(name: str) -> list[str]:
@@ -183,9 +195,12 @@ class _Source(Protocol):
     def take(self, count: int) -> _Piece:
         """At most `count` rows; none at the end."""
 
+    def position(self) -> int | None:
+        """How many bytes of the file were read; None where that is unknown."""
+
 
 class _LineSource:
-    def __init__(self, records: LineRecords, name: str, plan: ColumnPlan | None) -> None:
+    def __init__(self, records: LineRecords, name: str, plan: ColumnPlan) -> None:
         self._records = records
         self._name = name
         self._plan = plan
@@ -196,13 +211,16 @@ class _LineSource:
     def take(self, count: int) -> _Piece:
         records = [self._encodable(record) for record in self._records.take(count)]
         arrays: list[Any] = []
-        if self._plan is not None and self._plan.passed:
+        if self._plan.passed:
             try:
                 arrays = arrays_of(self._plan, records)
             except TextError:
                 records = checked_values(self._plan, records, self._name)
                 arrays = arrays_of(self._plan, records)
         return _Piece([record.text for record in records], [record.error for record in records], arrays)
+
+    def position(self) -> int | None:
+        return self._records.position()
 
     def _encodable(self, record: Record) -> Record:
         """JSON can spell a lone surrogate, which no tokenizer takes."""
@@ -217,7 +235,7 @@ class _LineSource:
 
 
 class _ParquetSource:
-    def __init__(self, parquet: ParquetTexts, name: str, columns: Columns, plan: ColumnPlan | None) -> None:
+    def __init__(self, parquet: ParquetTexts, name: str, columns: Columns, plan: ColumnPlan) -> None:
         self._parquet = parquet
         self._name = name
         self._columns = columns
@@ -234,16 +252,34 @@ class _ParquetSource:
         if batch is None:
             return _Piece([], [], [])
         texts: list[str | None] = batch.column(self._columns.text).to_pylist()
-        errors = ["" if text is not None else null_text(self._name, self._row + place, self._columns.text) for place, text in enumerate(texts)]
+        errors = [
+            "" if text is not None else null_text(self._name, self._row + place, self._columns.text) for place, text in enumerate(texts)
+        ]
         self._row += len(batch)
-        passed = self._plan.passed if self._plan is not None else ()
+        passed = self._plan.passed
         arrays = [batch.column(column.source) for column in passed]
         arrays = [array if array.type == column.type else array.cast(column.type) for array, column in zip(arrays, passed, strict=True)]
         return _Piece(texts, errors, arrays)
 
+    def position(self) -> int | None:
+        return None  # Parquet says how many rows it has
+
+
+class _Sizes:
+    """The bytes of the local files, to tell how much of them was read."""
+
+    def __init__(self, files: Sequence[TextFile]) -> None:
+        names = [file.name for file in files]
+        known = all(name != STANDARD_INPUT and not is_uri(name) for name in names)
+        self._sizes = [Path(name).stat().st_size for name in names] if known else []
+
+    def fraction(self, place: int, position: int | None) -> float | None:
+        total = sum(self._sizes)
+        return None if position is None or not total else (sum(self._sizes[:place]) + position) / total
+
 
 @contextlib.contextmanager
-def _opened(file: TextFile, columns: Columns, plan: ColumnPlan | None) -> Iterator[_Source]:
+def _opened(file: TextFile, columns: Columns, plan: ColumnPlan) -> Iterator[_Source]:
     if file.kind == ".parquet":
         with opened_parquet(file.name, columns) as parquet:
             yield _ParquetSource(parquet, file.label, columns, plan)

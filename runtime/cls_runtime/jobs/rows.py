@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.report import Truncation
+
 OnError = Literal["raise", "skip", "null"]
 
 
@@ -31,6 +33,7 @@ class RowBlock:
         texts: their texts; None for a row that could not be read, where such rows are kept.
         columns: their id and kept columns as an Arrow record batch; None where the output has no columns.
         skipped: the rows that could not be read, left out or kept without a text.
+        fraction: how much of the input was read, by bytes; None where that is unknown.
     """
 
     part: int
@@ -40,12 +43,14 @@ class RowBlock:
     texts: list[str | None]
     columns: Any = None
     skipped: tuple[SkippedRow, ...] = ()
+    fraction: float | None = None
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was done, in rows except `tokens`, which counts those that were computed."""
+    """What was done, in rows except `tokens`, which counts those that were computed. `read` are rows of the input, `rows` of the output."""
 
+    read: int = 0
     rows: int = 0
     skipped: int = 0
     truncated: int = 0
@@ -54,6 +59,7 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
+            read=self.read + other.read,
             rows=self.rows + other.rows,
             skipped=self.skipped + other.skipped,
             truncated=self.truncated + other.truncated,
@@ -64,8 +70,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class EmbeddedBlock:
-    """A block with its vectors: float32 [n, width], in the order of `block.rows`; NaN where there is no text."""
+    """A block with its vectors: float32 [n, width], in the order of `block.rows`; NaN where there is no text.
+
+    `cut` are texts that were longer than the model takes, by their rows, each distinct text once.
+    """
 
     block: RowBlock
     vectors: NDArray[np.float32]
     counts: Counts
+    cut: tuple[Truncation, ...] = ()
