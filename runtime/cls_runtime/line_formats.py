@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from cls_runtime.errors import TextError, UsageError
 
@@ -28,7 +28,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Record:
-    """One record, or why there is none: `text` is a str, or None with `error`. `line` is its last line; `values` are of `Columns.others`."""
+    """One record, or why there is none: `text` is a str, or None with `error`.
+
+    `line` is the number of its last line; `values` are those of `Columns.others`.
+    """
 
     line: int
     text: str | None
@@ -48,7 +51,8 @@ class LineRecords:
 
     def __init__(self, file: BinaryIO, name: str, kind: str, columns: Columns) -> None:
         self._file = file
-        self._records = {".txt": _Txt, ".jsonl": _Jsonl, ".csv": _Csv}[kind](file, name, columns)
+        formats: dict[str, type[_Format]] = {".txt": _Txt, ".jsonl": _Jsonl, ".csv": _Csv}
+        self._records = formats[kind](file, name, columns)
 
     def take(self, count: int) -> list[Record]:
         """The next `count` records; fewer at the end of the file."""
@@ -68,6 +72,18 @@ class LineRecords:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records)
+
+
+class _Format(Protocol):
+    """An iterator over records, and `raw`: the same ones before anybody looks into them."""
+
+    raw: Iterator[Any]
+
+    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def __next__(self) -> Record: ...
 
 
 class _Txt:
@@ -93,7 +109,7 @@ class _Jsonl:
     """A line is an object, or a string that is the text. Blank lines are not records."""
 
     def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
-        self.raw = ((number, line) for number, line in _lines(file) if line is None or line.strip())
+        self.raw: Iterator[tuple[int, bytes | None]] = ((number, line) for number, line in _lines(file) if line is None or line.strip())
         self._name = name
         self._columns = columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from cls_runtime.errors import MissingExtraError, TextError, UsageError
 from cls_runtime.line_formats import Columns, listed
@@ -20,10 +20,10 @@ def require_pyarrow(what: str) -> ModuleType:
         MissingExtraError: it is not installed; `what` needs it.
     """
     try:
-        import pyarrow
+        import pyarrow as pa
     except ImportError:
         raise MissingExtraError(f"{what} need pyarrow: pip install 'cls-export[jobs]'") from None
-    return pyarrow
+    return cast("ModuleType", pa)
 
 
 class ParquetTexts:
@@ -69,7 +69,7 @@ class ParquetTexts:
         return self._file.schema_arrow.field(column).type
 
     def take(self, row: int, count: int) -> Any:
-        """A record batch of at most `count` rows from `row` on, and at least one; None behind the last. Reading on is cheap, jumping less so.
+        """A record batch of 1 to `count` rows from `row` on; None behind the last. Reading on is cheap, jumping less so.
 
         Raises:
             TextError: a row group is damaged.

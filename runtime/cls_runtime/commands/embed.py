@@ -169,7 +169,8 @@ def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
 
 
 def _cut(report: NpyReport | JobReport) -> str:
-    cut = f"{report.total.truncated} of {report.total.rows} texts are longer than the {report.max_length} tokens that the model takes and were cut"
+    cut = f"{report.total.truncated} of {report.total.rows} texts are longer than the {report.max_length} tokens that the model takes"
+    cut = f"{cut} and were cut"
     if isinstance(report, NpyReport) and report.first_cut is not None and report.worst_cut is not None:
         worst = report.worst_cut
         return f"{cut} (the first is text {report.first_cut.index}, the most was text {worst.index} by {worst.removed_tokens} tokens)"

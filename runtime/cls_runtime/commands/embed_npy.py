@@ -103,7 +103,7 @@ class _Cut:
 
 
 class _SkippedList(contextlib.ExitStack):
-    """`OUT.skipped.jsonl` beside OUT, if there is anything to list; it appears when it is whole, and an old one goes."""
+    """`OUT.skipped.jsonl` beside OUT, where there is anything to list; it appears when it is whole."""
 
     def __init__(self, out: Path) -> None:
         super().__init__()

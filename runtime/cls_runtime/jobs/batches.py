@@ -21,8 +21,8 @@ class EmbedBatches:
         >>> embed = EmbedBatches("models/my-model", dtype="float16")  # doctest: +SKIP
         >>> spark_frame.mapInArrow(embed, schema)  # doctest: +SKIP
 
-    A null text has a null vector. The Encoder is loaded at the first batch, once in each process, and is not pickled. Batches of a partition
-    are computed together, so that small ones are as fast as large ones.
+    A null text has a null vector. The Encoder is loaded at the first batch, once in each process, and is not pickled. Batches of a
+    partition are computed together, so that small ones are as fast as large ones.
 
     Args:
         bundle: the bundle's folder, at the same path on every machine.
@@ -52,7 +52,8 @@ class EmbedBatches:
         self._output: Output = output
         self._normalize = normalize
         self._dtype: VectorType = dtype
-        self._load = {"variant": variant, "engine": engine}
+        self._variant = variant
+        self._engine = engine
         self._threads = threads
         self._encoder: Encoder | None = None
 
@@ -85,7 +86,9 @@ class EmbedBatches:
     def encoder(self) -> Encoder:
         """This process's Encoder, loaded when it is first needed."""
         if self._encoder is None:
-            self._encoder = Encoder.load(self._bundle, threads=self._threads, on_overflow="truncate", **self._load)
+            self._encoder = Encoder.load(
+                self._bundle, variant=self._variant, engine=self._engine, threads=self._threads, on_overflow="truncate"
+            )
         return self._encoder
 
     def __getstate__(self) -> dict[str, Any]:

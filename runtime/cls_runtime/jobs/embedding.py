@@ -107,11 +107,11 @@ class _Waiting:
                 else:
                     duplicates += 1
                 numbers[place] = number
-            self._admit(block, numbers, duplicates, last=self._given + len(texts) - 1)
+            self._admit(block, numbers, duplicates)
             self._given += len(texts)
             yield from texts
 
-    def _admit(self, block: RowBlock, numbers: NDArray[np.int64], duplicates: int, *, last: int) -> None:
+    def _admit(self, block: RowBlock, numbers: NDArray[np.int64], duplicates: int) -> None:
         vectors = np.empty((len(numbers), self.width), dtype=np.float32)
         vectors[numbers == _NO_TEXT] = np.nan
         admitted = _Open(block, numbers, vectors, last=int(numbers.max(initial=_NO_TEXT)), duplicates=duplicates)

@@ -32,7 +32,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
     except (pa.ArrowException, OSError) as arrow_error:
         reason = str(arrow_error)
     try:
-        from fsspec.core import url_to_fs
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
 
         foreign, path = url_to_fs(uri)
     except (ImportError, ValueError, OSError) as error:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, arrays_of, checked_values, plan_columns
+from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, plan_columns
 from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, parquet_files_under
 from cls_runtime.jobs.rows import OnError, RowBlock, SkippedRow
-from cls_runtime.line_formats import Columns, LineRecords, Record
-from cls_runtime.parquet_files import BATCH_ROWS, ParquetTexts, null_text
+from cls_runtime.jobs.sources import InputSizes, Piece, opened_source
+from cls_runtime.line_formats import Columns
+from cls_runtime.parquet_files import BATCH_ROWS
 from cls_runtime.text_files import COMPRESSIONS, FORMATS, STANDARD_INPUT, TextFile, checked_files
 
 EDGE_BYTES = 2**16
@@ -114,11 +115,11 @@ class JobInputs:
         wanted = iter(ranges)
         part = next(wanted, None)
         position = first_row
-        sizes = _Sizes(self.files)
+        sizes = InputSizes(self.files)
         for place, file in enumerate(self.files):
             if part is None:
                 return
-            with _opened(file, self.columns, self.plan) as source:
+            with opened_source(file, self.columns, self.plan) as source:
                 while part is not None:
                     start, stop = part
                     if position < start:
@@ -133,7 +134,7 @@ class JobInputs:
                     if position == stop:
                         part = next(wanted, None)
 
-    def _block(self, piece: _Piece, *, part: int, start: int, fraction: float | None) -> RowBlock:
+    def _block(self, piece: Piece, *, part: int, start: int, fraction: float | None) -> RowBlock:
         texts, arrays = piece.texts, piece.arrays
         stop = start + len(texts)
         rows = np.arange(start, stop, dtype=np.int64)
@@ -160,7 +161,7 @@ def expand(name: str) -> list[str]:
     if path.is_dir():
         found = [item for item in path.rglob("*") if _is_readable(item, path)]
     elif glob.has_magic(name) and not path.exists():
-        found = [Path(item) for item in glob.glob(name, recursive=True) if Path(item).is_file()]
+        found = [Path(item) for item in glob.glob(name, recursive=True) if Path(item).is_file()]  # noqa: PTH207  any pattern, absolute too
     else:
         return [name]
     if not found:
@@ -179,115 +180,6 @@ def _is_readable(path: Path, folder: Path) -> bool:
     return bool(kind) and kind[0] in FORMATS and not (compressed and kind[0] == ".parquet") and path.is_file()
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows of one file: `texts` [n], `errors` [n] (empty where there is a text), and an Arrow array for each passed column."""
-
-    texts: list[str | None]
-    errors: list[str]
-    arrays: list[Any]
-
-
-class _Source(Protocol):
-    def skip(self, count: int) -> int:
-        """Passes over rows; how many there were."""
-
-    def take(self, count: int) -> _Piece:
-        """At most `count` rows; none at the end."""
-
-    def position(self) -> int | None:
-        """How many bytes of the file were read; None where that is unknown."""
-
-
-class _LineSource:
-    def __init__(self, records: LineRecords, name: str, plan: ColumnPlan) -> None:
-        self._records = records
-        self._name = name
-        self._plan = plan
-
-    def skip(self, count: int) -> int:
-        return self._records.skip(count)
-
-    def take(self, count: int) -> _Piece:
-        records = [self._encodable(record) for record in self._records.take(count)]
-        arrays: list[Any] = []
-        if self._plan.passed:
-            try:
-                arrays = arrays_of(self._plan, records)
-            except TextError:
-                records = checked_values(self._plan, records, self._name)
-                arrays = arrays_of(self._plan, records)
-        return _Piece([record.text for record in records], [record.error for record in records], arrays)
-
-    def position(self) -> int | None:
-        return self._records.position()
-
-    def _encodable(self, record: Record) -> Record:
-        """JSON can spell a lone surrogate, which no tokenizer takes."""
-        if record.text is None or record.text.isascii():
-            return record
-        try:
-            record.text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            where = f"{self._name} line {record.line} has a lone surrogate U+{ord(record.text[error.start]):04X}"
-            return Record(record.line, None, record.values, f"{where} at character {error.start}, which is no Unicode character")
-        return record
-
-
-class _ParquetSource:
-    def __init__(self, parquet: ParquetTexts, name: str, columns: Columns, plan: ColumnPlan) -> None:
-        self._parquet = parquet
-        self._name = name
-        self._columns = columns
-        self._plan = plan
-        self._row = 0
-
-    def skip(self, count: int) -> int:
-        passed = min(count, self._parquet.rows - self._row)
-        self._row += passed
-        return passed
-
-    def take(self, count: int) -> _Piece:
-        batch = self._parquet.take(self._row, count)
-        if batch is None:
-            return _Piece([], [], [])
-        texts: list[str | None] = batch.column(self._columns.text).to_pylist()
-        errors = [
-            "" if text is not None else null_text(self._name, self._row + place, self._columns.text) for place, text in enumerate(texts)
-        ]
-        self._row += len(batch)
-        passed = self._plan.passed
-        arrays = [batch.column(column.source) for column in passed]
-        arrays = [array if array.type == column.type else array.cast(column.type) for array, column in zip(arrays, passed, strict=True)]
-        return _Piece(texts, errors, arrays)
-
-    def position(self) -> int | None:
-        return None  # Parquet says how many rows it has
-
-
-class _Sizes:
-    """The bytes of the local files, to tell how much of them was read."""
-
-    def __init__(self, files: Sequence[TextFile]) -> None:
-        names = [file.name for file in files]
-        known = all(name != STANDARD_INPUT and not is_uri(name) for name in names)
-        self._sizes = [Path(name).stat().st_size for name in names] if known else []
-
-    def fraction(self, place: int, position: int | None) -> float | None:
-        total = sum(self._sizes)
-        return None if position is None or not total else (sum(self._sizes[:place]) + position) / total
-
-
-@contextlib.contextmanager
-def _opened(file: TextFile, columns: Columns, plan: ColumnPlan) -> Iterator[_Source]:
-    if file.kind == ".parquet":
-        with opened_parquet(file.name, columns) as parquet:
-            yield _ParquetSource(parquet, file.label, columns, plan)
-        return
-    with file.records(columns) as records:
-        yield _LineSource(records, file.label, plan)
-
-
 def _remote(uri: str, columns: Columns) -> TextFile:
     file = TextFile.named(uri)
     if file.kind != ".parquet":
@@ -299,9 +191,9 @@ def _remote(uri: str, columns: Columns) -> TextFile:
 def _identity(name: str) -> InputIdentity:
     if name == STANDARD_INPUT:
         return InputIdentity(name=name, size_bytes=0, edges_sha256="")
-    opened = opened_bytes(name) if is_uri(name) else open(name, "rb")
-    with opened as file:
-        size = file.seek(0, 2) if not is_uri(name) else file.size()
+    with opened_bytes(name) if is_uri(name) else open(name, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        size = int(file.tell())
         file.seek(0)
         digest = hashlib.sha256(file.read(EDGE_BYTES))
         file.seek(max(0, size - EDGE_BYTES))

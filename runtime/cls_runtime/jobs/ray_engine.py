@@ -139,7 +139,7 @@ def _connected(options: RayOptions) -> Iterator[ModuleType]:
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
     started = not ray.is_initialized()
     try:
         if started:
@@ -153,7 +153,7 @@ def _connected(options: RayOptions) -> Iterator[ModuleType]:
 
 
 def _start(ray: ModuleType, address: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
             ray.init(address="local", num_cpus=available_cpus(), include_dashboard=False, **quiet)
