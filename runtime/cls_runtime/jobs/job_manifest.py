@@ -125,8 +125,9 @@ def open_job(folder: OutputFolder, spec: JobSpec, *, where: str) -> JobState:
 def finish_job(folder: OutputFolder, state: JobState, total_rows: int) -> None:
     """Records that the input has ended: puts the lists of skipped rows together in `_skipped.jsonl`, in the rows' order."""
     state.total_rows = total_rows
-    pieces = sorted(name for name in folder.sizes() if name.startswith("_skipped-"))
-    if pieces:
+    names = folder.sizes()
+    pieces = sorted(name for name in names if name.startswith("_skipped-"))
+    if pieces and SKIPPED_NAME not in names:  # it is there when a finished job made a lost shard again, with the same rows in it
         with folder.write(SKIPPED_NAME) as merged:
             for name in pieces:
                 merged.write(folder.read(name))
