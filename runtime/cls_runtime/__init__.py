@@ -6,25 +6,30 @@
 (2, 384)
 """
 
-from cls_runtime.bundle import Bundle
-from cls_runtime.encoder import Encoder
-from cls_runtime.errors import (
-    BundleError,
-    CheckFailedError,
-    ClosedError,
-    ClsError,
-    EngineError,
-    InstallationWarning,
-    IntegrityError,
-    InvalidVectorError,
-    MissingExtraError,
-    TextError,
-    TextTooLongError,
-    TruncationWarning,
-    UsageError,
-)
-from cls_runtime.manifest import Manifest
-from cls_runtime.report import EncodeReport, EncoderInfo, Truncation
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cls_runtime.bundle import Bundle
+    from cls_runtime.encoder import Encoder
+    from cls_runtime.errors import (
+        BundleError,
+        CheckFailedError,
+        ClosedError,
+        ClsError,
+        EngineError,
+        InstallationWarning,
+        IntegrityError,
+        InvalidVectorError,
+        MissingExtraError,
+        TextError,
+        TextTooLongError,
+        TruncationWarning,
+        UsageError,
+    )
+    from cls_runtime.manifest import Manifest
+    from cls_runtime.report import EncodeReport, EncoderInfo, Truncation
 
 __version__ = "0.1.0"
 
@@ -43,6 +48,7 @@ __all__ = [
     "InvalidVectorError",
     "Manifest",
     "MissingExtraError",
+    "OverloadedError",
     "TextError",
     "TextTooLongError",
     "Truncation",
@@ -50,3 +56,28 @@ __all__ = [
     "UsageError",
     "__version__",
 ]
+
+_ERRORS = frozenset(name for name in __all__ if name.endswith(("Error", "Warning")))
+_MODULES = {
+    "Bundle": "bundle",
+    "EncodeReport": "report",
+    "Encoder": "encoder",
+    "EncoderInfo": "report",
+    "Manifest": "manifest",
+    "Truncation": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for. Without it every pytest run would load numpy, where the plugin is installed but not used."""
+    from importlib import import_module
+
+    if name in _ERRORS:
+        return getattr(import_module("cls_runtime.errors"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"cls_runtime.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cls_runtime.cpu import available_cpus, cgroup_cpu_quota, cpu_features
 from cls_runtime.encoder import Encoder
-from cls_runtime.engines.choice import ENGINES, engine_module, installed_engines
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, engine_module, fastest, installed_engines, is_importable
 from cls_runtime.errors import ClsError
 from cls_runtime.probe_graph import probe
 
@@ -174,13 +174,16 @@ def _auto() -> str:
     installed = installed_engines()
     if not installed:
         return "none: no engine is installed; pip install 'cls-export[cpu]'"
-    order = ", then ".join(ENGINES[installed[0]].variants)
-    return f"{installed[0]}: the first that is installed; of a bundle's variants it takes {order}, if its recorded parity holds"
+    order = ENGINES[installed[0]].variants
+    preferred = ", else ".join(f"{variant} on {fastest(installed, variant)[0]}" for variant in order)
+    reasons = "; ".join(dict.fromkeys(fastest(installed, variant)[1] for variant in order))
+    return f"{preferred}, of those that a bundle has and whose recorded parity holds ({reasons})"
 
 
 def _problems(engines: Iterable[EngineStatus], bundle: BundleStatus | None) -> Iterable[str]:
     broken = [engine for engine in engines if not engine.works]
     if len(broken) == len(ENGINES):
-        yield from (f"{engine.name} does not work: {engine.detail}" for engine in broken)
+        installed = [name for name in CPU_ENGINES if is_importable(ENGINES[name].package)] or CPU_ENGINES[:1]
+        yield from (f"{engine.name} does not work: {engine.detail}" for engine in broken if engine.name in installed)
     if bundle is not None and not bundle.usable:
         yield f"the bundle cannot be used: {bundle.detail}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -22,6 +23,7 @@ from cls_runtime.cpu import available_cpus
 from cls_runtime.engines.choice import choose, engine_module
 from cls_runtime.errors import UsageError
 from cls_runtime.manifest import Manifest
+from cls_runtime.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, warn_of_truncation
 from cls_runtime.runner import BatchRunner
 from cls_runtime.tokenizer import Text, TextTokenizer, checked_text
@@ -55,9 +57,18 @@ class Encoder:
         on_overflow: OnOverflow,
         on_invalid: OnInvalid,
         reload: Callable[[], Encoder],
+        max_wait_ms: float = MAX_WAIT_MS,
+        max_waiting_texts: int = MAX_WAITING_TEXTS,
     ) -> None:
         self._bundle = bundle
         self._runner = runner
+        self._merger = RequestMerger(
+            runner,
+            rounds_at_once=info.workers,
+            token_budget=info.token_budget,
+            max_wait_ms=max_wait_ms,
+            max_waiting_texts=max_waiting_texts,
+        )
         self._info = info
         self._on_overflow = on_overflow
         self._on_invalid = on_invalid
@@ -77,6 +88,8 @@ class Encoder:
         on_invalid: OnInvalid = "raise",
         check_hashes: bool = False,
         token_budget: int = TOKEN_BUDGET,
+        max_wait_ms: float = MAX_WAIT_MS,
+        max_waiting_texts: int = MAX_WAITING_TEXTS,
     ) -> Encoder:
         """Opens a bundle and loads its graph.
 
@@ -89,6 +102,8 @@ class Encoder:
             on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.
             check_hashes: also compare every file's SHA-256 with the manifest's; sizes are always compared.
             token_budget: tokens in a batch, padding included; memory grows with it.
+            max_wait_ms: how long `aencode` waits for other requests to compute together with; 0 for not at all.
+            max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe.
@@ -98,6 +113,7 @@ class Encoder:
             UsageError: an unknown option, or a variant that the bundle lacks.
         """
         _check_options(on_overflow=on_overflow, on_invalid=on_invalid, threads=threads, token_budget=token_budget)
+        _check_queue(max_wait_ms=max_wait_ms, max_waiting_texts=max_waiting_texts)
         bundle = Bundle.open(path, check_hashes=check_hashes)
         choice = choose(bundle.manifest, engine=engine, variant=variant)
         threads = available_cpus() if threads is None else threads
@@ -124,8 +140,24 @@ class Encoder:
             on_invalid=on_invalid,
             check_hashes=check_hashes,
             token_budget=token_budget,
+            max_wait_ms=max_wait_ms,
+            max_waiting_texts=max_waiting_texts,
         )
-        return cls(bundle=bundle, runner=runner, info=info, on_overflow=on_overflow, on_invalid=on_invalid, reload=reload)
+        return cls(
+            bundle=bundle,
+            runner=runner,
+            info=info,
+            on_overflow=on_overflow,
+            on_invalid=on_invalid,
+            reload=reload,
+            max_wait_ms=max_wait_ms,
+            max_waiting_texts=max_waiting_texts,
+        )
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that it was loaded from."""
+        return self._bundle
 
     @property
     def manifest(self) -> Manifest:
@@ -181,6 +213,40 @@ class Encoder:
             warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
         return rows
 
+    async def aencode(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Float32:
+        """`encode` for asyncio: requests that come at the same time are computed together, and the event loop is never blocked.
+
+        Requests take turns, so a long one does not hold up the short ones behind it. Cancelling the task withdraws its texts and harms
+        no other. `last_report` is this request's until the next `await`; its tokens, padding and batches include those of the requests
+        computed with it.
+
+        Args:
+            texts: any iterable of str or of pairs (str, str); not a str.
+            output: `cls`, `pooler` or `logits`.
+            normalize: divide each vector by its L2 norm.
+
+        Returns:
+            float32 [n, width] in input order; [0, width] for no texts.
+
+        Raises:
+            OverloadedError: more texts wait than `max_waiting_texts`; nothing was queued.
+            TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
+        """
+        self._runner.check_usable()
+        whole = _whole(texts)
+        found = distinct(whole)
+        rows, report = np.empty((0, self._width(output)), dtype=np.float32), EncodeReport()
+        if found.window.texts:
+            rows, report = await asyncio.wrap_future(
+                self._merger.submit(
+                    found.window, GRAPH_OUTPUTS[output], width=self._width(output), refuse_overflow=self._on_overflow == "raise"
+                )
+            )
+        rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
+        if report.truncated and self._on_overflow == "warn":
+            warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
+        return rows
+
     def stream(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Iterator[Float32]:
         """Vectors of any iterable of texts, block by block, in memory that does not grow with it.
 
@@ -222,6 +288,7 @@ class Encoder:
 
     def close(self) -> None:
         """Waits for the batches that run, and frees the graph and the threads. May be called more than once."""
+        self._merger.close()
         self._runner.close()
 
     def __enter__(self) -> Encoder:
@@ -282,3 +349,10 @@ def _check_options(*, on_overflow: str, on_invalid: str, threads: int | None, to
     for name, count in (("threads", threads), ("token_budget", token_budget)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise UsageError(f"{name} is {count!r}, expected a whole number of at least 1")
+
+
+def _check_queue(*, max_wait_ms: float, max_waiting_texts: int) -> None:
+    if isinstance(max_wait_ms, bool) or not isinstance(max_wait_ms, (int, float)) or not 0 <= max_wait_ms <= 60_000:
+        raise UsageError(f"max_wait_ms is {max_wait_ms!r}, expected a number from 0 to 60000")
+    if isinstance(max_waiting_texts, bool) or not isinstance(max_waiting_texts, int) or max_waiting_texts < 1:
+        raise UsageError(f"max_waiting_texts is {max_waiting_texts!r}, expected a whole number of at least 1")

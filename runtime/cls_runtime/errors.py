@@ -10,6 +10,7 @@
     │   └── TextTooLongError     longer than the model takes, with on_overflow="raise" (2)
     ├── InvalidVectorError       a NaN, an infinity or a zero vector; `index` says which (1)
     ├── CheckFailedError         a parity or quality check failed (1)
+    ├── OverloadedError          aencode, and too many texts are waiting already (2)
     ├── ClosedError              an Encoder was used after close() (2)
     └── cls_exporter.ExportError (2)
         ├── CheckpointError      a checkpoint that cannot be read or would be silently wrong (2)
@@ -82,6 +83,10 @@ class CheckFailedError(ClsError):
     """A parity or quality check failed."""
 
     exit_code = 1
+
+
+class OverloadedError(ClsError, RuntimeError):
+    """More texts wait for `Encoder.aencode` than its queue takes; the request was refused, not queued."""
 
 
 class ClosedError(ClsError, RuntimeError):

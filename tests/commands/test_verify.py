@@ -3,22 +3,30 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from golden_bundle import TEXTS, build_golden_bundle, nudged, replace_golden
+from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_golden
 
 from cls_runtime import verify as verify_module
 from cls_runtime.commands import verify
 from cls_runtime.golden import GOLDEN_NAME, Golden, read_golden
 from cls_runtime.manifest import read_manifest
+from cls_runtime.verify_report import Check, VerifyReport
 
-CHECKS = 8  # files, load, finite, golden x 3, batch invariance, truncation
+CHECKS = 10  # files, tokens, load, finite, golden x 3, batch invariance, truncation, refusals
 
 
 def run(*arguments):
     return verify.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def one_engine(monkeypatch):
+    """The same number of checks wherever these tests run."""
+    monkeypatch.setattr("cls_runtime.check_plan.installed_engines", lambda: ("onnxruntime",))
 
 
 @pytest.fixture
@@ -43,8 +51,8 @@ def test_a_failed_check_ends_with_1_and_names_the_text(wrong, capsys):
     assert run(wrong) == 1
     captured = capsys.readouterr()
     (line,) = [line for line in captured.out.splitlines() if line.startswith("FAIL")]
-    assert line.startswith("FAIL  fp32  onnxruntime  golden cls        mean_cosine")
-    assert captured.err.startswith(f"error: 1 of {CHECKS} checks failed; fp32 golden cls on onnxruntime: mean_cosine 0.")
+    assert line.startswith("FAIL  fp32  onnxruntime  golden cls        1 of 9 texts are off, ")
+    assert captured.err.startswith(f"error: 1 of {CHECKS} checks failed; fp32 golden cls on onnxruntime: 1 of 9 texts are off")
     assert "worst is text 3 'dog runs, the cat!'" in captured.err
     assert captured.err.count("\n") == 1
 
@@ -53,7 +61,7 @@ def test_a_wrong_hash_ends_with_1(own_bundle, capsys):
     path = own_bundle / "tokenizer_config.json"
     path.write_bytes(path.read_bytes().replace(b"PreTrained", b"PostTrain_"))
     assert run(own_bundle) == 1
-    assert "error: 1 of 8 checks failed; files: 1 of 4 files are not the ones that were exported" in capsys.readouterr().err
+    assert "error: 1 of 10 checks failed; files: 1 of 4 files are not the ones that were exported" in capsys.readouterr().err
 
 
 def test_json_is_one_document_whether_it_passes_or_not(golden_bundle, wrong, capsys):
@@ -65,7 +73,7 @@ def test_json_is_one_document_whether_it_passes_or_not(golden_bundle, wrong, cap
         checks = {check["name"]: check for check in document["checks"]}
         assert len(checks) == CHECKS
         assert checks["golden cls"]["passed"] is (code == 0)
-        assert set(checks["golden cls"]) == {"name", "variant", "engine", "passed", "message", "figures", "seconds"}
+        assert set(checks["golden cls"]) == {"name", "variant", "engine", "passed", "skipped", "message", "figures", "seconds"}
         assert checks["golden cls"]["figures"]["texts"] == len(TEXTS)
 
 
@@ -84,15 +92,11 @@ def test_junit_has_a_test_case_for_each_check(wrong, tmp_path):
 
 
 def test_junit_holds_any_message():
-    report = verify_module.VerifyReport(
-        bundle=verify_module.Path("odd\x00name\udcff"),
+    report = VerifyReport(
+        bundle=Path("odd\x00name\udcff"),
         source="s",
         fingerprint="f",
-        checks=(
-            verify_module.Check(
-                name="n", variant=None, engine=None, passed=False, message="<&> \x1b[0m \ud800 \x00 ü", figures={}, seconds=0.1
-            ),
-        ),
+        checks=(Check(name="n", variant=None, engine=None, passed=False, message="<&> \x1b[0m \ud800 \x00 ü", figures={}, seconds=0.1),),
     )
     (failure,) = ET.fromstring(verify.junit_xml(report)).iter("failure")
     assert failure.get("message") == "<&> \ufffd[0m \ufffd \ufffd ü"
@@ -181,3 +185,51 @@ def test_help_has_examples(capsys):
     assert run("--help") == 0
     output = capsys.readouterr().out
     assert "cls-verify models/my-model --against bert-base-uncased" in output
+
+
+@pytest.fixture
+def upgrade(golden_bundle, tmp_path):
+    """A copy of the bundle that cuts texts earlier."""
+    folder = shutil.copytree(golden_bundle, tmp_path / "upgrade")
+    agree(folder, max_length=12)
+    return folder
+
+
+def test_compare_with_an_equal_bundle(golden_bundle, own_bundle, capsys):
+    assert run(golden_bundle, "--compare", own_bundle) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "  fingerprint  equal\n" in captured.out
+    assert "mean cosine 1.00000000, lowest 1.00000000, largest difference 0" in captured.out
+    assert "nearest, 100.0% stay, 100% for the worst text; 100.0% with" in captured.out
+    assert captured.out.splitlines()[-1] == f"{own_bundle} gives the vectors of {golden_bundle}: one may take the other's place"
+
+
+def test_compare_with_another_bundle_ends_with_1_and_says_why(golden_bundle, upgrade, capsys):
+    assert run(golden_bundle, "--compare", upgrade) == 1
+    captured = capsys.readouterr()
+    assert "maximum length: 16 -> 12" in captured.out
+    assert "2 -> 3 texts are cut, 3 of them differently" in captured.out
+    assert captured.err.startswith(
+        f"error: {upgrade} does not give the vectors of {golden_bundle}; texts are cut at 16 tokens, by the other at 12"
+    )
+    assert captured.err.count("\n") == 1
+
+
+def test_compare_as_json(golden_bundle, own_bundle, upgrade, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("a\nthe cat\na dog runs\n")
+    for other, code in ((own_bundle, 0), (upgrade, 1)):
+        assert run(golden_bundle, "--compare", other, "--texts", tmp_path / "mine.txt", "--json") == code
+        document = json.loads(capsys.readouterr().out)
+        assert document["interchangeable"] is (code == 0)
+        assert document["same_fingerprint"] is (code == 0)
+        assert document["texts"] == 3
+        assert document["second"]["max_length"] == (16 if code == 0 else 12)
+        assert document["figures"]["cls"]["max_abs"] == 0.0
+        assert document["neighbours"]["neighbours"] == 1
+
+
+@pytest.mark.parametrize("arguments", [["--against", "some/model"], ["--junit", "report.xml"]])
+def test_compare_refuses_what_it_would_ignore(golden_bundle, capsys, arguments):
+    assert run(golden_bundle, "--compare", golden_bundle, *arguments) == 2
+    assert f"does not go with {arguments[0]}" in capsys.readouterr().err

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from cls_exporter.reference import reference_vectors
+from cls_exporter.checkpoint import load_checkpoint
+from cls_exporter.reference import checkpoint_token_ids, reference_vectors
 from cls_runtime.errors import ClsError
 from cls_runtime.verify import REFERENCE_GROUP
 
@@ -35,6 +36,15 @@ def test_cls_and_pooler_are_those_of_transformers(tmp_path: Path) -> None:
             expected = model(**tokenizer(*parts, truncation=True, max_length=20, return_tensors="pt"))
         np.testing.assert_allclose(found["cls"][row], expected.last_hidden_state[0, 0].numpy(), atol=1e-6)
         np.testing.assert_allclose(found["pooler"][row], expected.pooler_output[0].numpy(), atol=1e-6)
+
+
+def test_tokens_are_those_of_transformers(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = checkpoint_token_ids(load_checkpoint(str(folder), max_length=20), TEXTS)
+    expected = [tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=20).input_ids for text in TEXTS]
+    assert found == tuple(map(tuple, expected))
+    assert max(map(len, found)) == 20
 
 
 def test_logits_are_those_of_transformers(tmp_path: Path) -> None:

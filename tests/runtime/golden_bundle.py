@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from bundle_builder import build_bundle, describe, write_manifest
 
-from cls_runtime import Encoder
+from cls_runtime import Bundle, Encoder
 from cls_runtime.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.manifest import Manifest, read_manifest
+from cls_runtime.tokenizer import TextTokenizer
 
 # From nothing to far over the tiny model's 16 tokens.
 TEXTS = ("a", "the cat sleeps", "", "dog runs, the cat!", "xyz 123", "the dog sleeps " * 20, "?", "running-sleeping.", "cat" * 9)
@@ -21,7 +22,9 @@ def build_golden_bundle(folder: Path, **options: object) -> Path:
     build_bundle(folder, **options)
     with Encoder.load(folder, variant=next(iter(read_manifest(folder).variants)), on_overflow="truncate", on_invalid="keep") as encoder:
         vectors = {name: encoder.encode(TEXTS, output=name) for name in encoder.outputs}
-    replace_golden(folder, Golden(texts=TEXTS, vectors=vectors))
+    tokenized = TextTokenizer.from_bundle(Bundle.open(folder)).tokenize(TEXTS)
+    tokens = tuple(tuple(text.ids.tolist()) for text in tokenized)
+    replace_golden(folder, Golden(texts=TEXTS, vectors=vectors, token_ids=tokens))
     return folder
 
 

@@ -2,6 +2,7 @@ import sys
 import types
 from dataclasses import replace
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,16 @@ from cls_runtime.manifest import Variant, read_manifest
 from cls_runtime.tokenizer import TokenizedText
 
 GOOD = Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0)
+
+
+@pytest.fixture(autouse=True)
+def only_onnxruntime(monkeypatch):
+    """What is installed must not decide these tests; those that are about it say so."""
+    install(monkeypatch, "onnxruntime")
+
+
+def install(monkeypatch, *packages):
+    monkeypatch.setattr(choice, "find_spec", lambda package: SimpleNamespace(origin=package) if package in packages else None)
 
 
 @pytest.fixture
@@ -84,22 +95,80 @@ def test_a_named_variant_that_is_not_there(manifest):
         choose(manifest(fp32=GOOD), variant="int8")
 
 
-@pytest.mark.parametrize("engine", [name for name in choice.ENGINE_NAMES if name != "auto" and name not in choice.ENGINES])
-def test_an_engine_that_is_not_part_of_this_version(manifest, engine):
-    with pytest.raises(EngineError, match=f"engine '{engine}' is not part of this version of cls-export; it has onnxruntime"):
-        choose(manifest(fp32=GOOD), engine=engine)
+RULE = choice.SpeedRule(variant="int8", feature="avx512_vnni", engines=("openvino", "onnxruntime"), measured="1.2 times")
+
+
+class TestFastestEngine:
+    @pytest.fixture(autouse=True)
+    def two_engines(self, monkeypatch):
+        install(monkeypatch, "onnxruntime", "openvino")
+        monkeypatch.setattr(choice, "SPEED_RULES", (RULE,))
+        monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"avx512_vnni"}))
+
+    def test_is_the_one_that_was_measured_to_be(self, manifest):
+        chosen = choose(manifest(fp32=GOOD, int8=GOOD))
+        assert (chosen.engine, chosen.variant) == ("openvino", "int8")
+        assert "fastest installed for int8 on a CPU with avx512_vnni (1.2 times)" in chosen.reasons[0]
+
+    def test_is_onnxruntime_where_nothing_was_measured(self, manifest, monkeypatch):
+        monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"asimddp"}))
+        chosen = choose(manifest(fp32=GOOD, int8=GOOD))
+        assert chosen.engine == "onnxruntime"
+        assert "was not measured on a CPU like this" in chosen.reasons[0]
+
+    def test_is_among_those_installed(self, manifest, monkeypatch):
+        install(monkeypatch, "onnxruntime")
+        chosen = choose(manifest(fp32=GOOD, int8=GOOD))
+        assert chosen.engine == "onnxruntime"
+        assert "the only one installed" in chosen.reasons[0]
+
+    def test_is_among_those_that_the_variant_is_for(self, manifest):
+        other = replace(GOOD, engines=("onnxruntime",))
+        assert choose(manifest(fp32=GOOD, int8=other)).engine == "onnxruntime"
+        assert choose(manifest(fp32=GOOD, int8=other), variant="int8").engine == "onnxruntime"
+
+    def test_never_is_a_gpu(self, manifest):
+        assert choose(manifest(fp32=GOOD, fp16=GOOD)).engine in choice.CPU_ENGINES
+
+    def test_bf16_is_the_fp32_file_on_openvino(self, manifest):
+        assert choose(manifest(fp32=GOOD), variant="bf16").engine == "openvino"
+        with pytest.raises(UsageError, match="variant bf16 is for openvino, not for onnxruntime"):
+            choose(manifest(fp32=GOOD), engine="onnxruntime", variant="bf16")
+        with pytest.raises(UsageError, match="no variant 'fp32', it has int8; export it with --fp32"):
+            choose(manifest(int8=GOOD), variant="bf16")
+
+    def test_bf16_without_openvino_names_the_extra(self, manifest, monkeypatch):
+        install(monkeypatch, "onnxruntime")
+        with pytest.raises(UsageError, match=r"variant bf16 is for openvino, not for onnxruntime; .*pip install cls-export\[openvino\]"):
+            choose(manifest(fp32=GOOD), variant="bf16")
+
+
+def test_a_folder_of_the_packages_name_is_not_the_package(tmp_path, monkeypatch):
+    (tmp_path / "engine_that_is_not_there").mkdir()
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not choice.is_importable("engine_that_is_not_there")
+    assert not choice.is_importable("nor_is_this_engine")
+    assert choice.is_importable("numpy")
+
+
+def test_rules_name_engines_that_compute_the_variant():
+    for rule in choice.SPEED_RULES:
+        assert set(rule.engines) == set(choice.CPU_ENGINES)
+        assert all(rule.variant in choice.ENGINES[name].variants for name in rule.engines)
 
 
 def test_every_engine_of_the_table_has_a_contract_name():
     assert set(choice.ENGINES) <= set(choice.ENGINE_NAMES) - {"auto"}
     for name in choice.ENGINES:
         assert callable(choice.engine_module(name).load)
-        assert set(choice.ENGINES[name].variants) <= set(choice.VARIANT_NAMES) - {"auto"}
+        kind = choice.ENGINES[name]
+        assert set(kind.variants) <= set(kind.by_name) <= set(choice.VARIANT_NAMES) - {"auto"}
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
 def test_a_missing_engine_names_the_pip_command(manifest, monkeypatch, engine):
-    monkeypatch.setattr(choice, "find_spec", lambda package: None)
+    install(monkeypatch)
     with pytest.raises(MissingExtraError, match=r"pip install cls-export\[cpu\]") as caught:
         choose(manifest(fp32=GOOD), engine=engine)
     assert caught.value.exit_code == 2

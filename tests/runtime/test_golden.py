@@ -53,6 +53,14 @@ def test_pairs_are_kept(tmp_path):
     assert read_golden(tmp_path / "golden.npz").inputs == [("a", "x"), ("two words", "y"), ("", "z")]
 
 
+def test_tokens_are_kept(tmp_path):
+    tokens = ((2, 7, 3), (), (2, 30521, 5, 3))
+    write_golden(tmp_path / "golden.npz", sample(token_ids=tokens))
+    assert read_golden(tmp_path / "golden.npz").token_ids == tokens
+    write_golden(tmp_path / "golden.npz", sample())
+    assert read_golden(tmp_path / "golden.npz").token_ids is None
+
+
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(st.text().filter(lambda text: not text.endswith("\0")), min_size=1, max_size=5))
 def test_any_text_survives(tmp_path_factory, texts):
@@ -84,6 +92,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
         ({"texts": ()}, "at least one text"),
         ({"texts": ("a", "b", "c\0")}, "ends with a NUL"),
         ({"text_pairs": ("x",)}, "1 text_pairs for 3 texts"),
+        ({"token_ids": ((1,),)}, "tokens of 1 texts for 3 texts"),
         ({"vectors": {"pooler": vectors(3)}}, "expected cls"),
         ({"vectors": {"cls": vectors(3), "mean": vectors(3)}}, "expected cls and at most"),
         ({"vectors": {"cls": vectors(2)}}, r"float32 \[3, width\]"),
@@ -97,6 +106,11 @@ def test_values_that_make_no_sense_are_refused(changes, message):
 
 TEXTS = npy(np.array(["a", "b"]))
 CLS = npy(vectors(2))
+WHOLE = {"texts.npy": TEXTS, "cls.npy": CLS}
+
+
+def int32(*values: int) -> bytes:
+    return npy(np.array(values, dtype=np.int32))
 
 
 class MakesAFolder:
@@ -124,6 +138,12 @@ class MakesAFolder:
         ({"texts.npy": TEXTS, "cls.npy": b"not an array"}, "cannot be read"),
         ({"texts.npy": TEXTS, "cls.npy": npy(vectors(2), version=(2, 0))}, "format version"),
         ({"texts.npy": TEXTS, "cls.npy": CLS.replace(b"(2, 3)", b"(2,-3)")}, "says float32"),
+        (WHOLE | {"token_ids.npy": int32(1)}, "token_ids without token_counts"),
+        (WHOLE | {"token_counts.npy": int32(1, 1)}, "token_counts without token_ids"),
+        (WHOLE | {"token_counts.npy": int32(1, 1), "token_ids.npy": int32(1)}, "token_counts add up to 2, token_ids has 1"),
+        (WHOLE | {"token_counts.npy": int32(2, -1), "token_ids.npy": int32(1)}, "token_counts add up to 1, token_ids has 1"),
+        (WHOLE | {"token_counts.npy": int32(1), "token_ids.npy": int32(1)}, "tokens of 1 texts for 2 texts"),
+        (WHOLE | {"token_counts.npy": CLS, "token_ids.npy": int32(1)}, r"token_counts is float32 \[2, 3\], expected int32 \[n\]"),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(tmp_path, members, message):

@@ -24,12 +24,16 @@ def _rewrite(node: ir.Node) -> bool:
     source, output = node.inputs[0], node.outputs[0]
     if source is None or dims(source) is None or dims(output) is None:
         return False
-    if constant(node.inputs[1]) is not None and not attribute(node, "allowzero", 0):
+    unchanged = known_dims(source) == known_dims(output) and not output.is_graph_output()
+    if constant(node.inputs[1]) is not None and not attribute(node, "allowzero", 0) and not unchanged:
         return False
     target = reshape_target(known_dims(source), known_dims(output))
     if target is None:
         return False
     build = Builder(node)
+    if unchanged:
+        build.replace(node, source)
+        return True
     node.replace_input_with(1, build.shape_constant(target))
     node.attributes.pop("allowzero", None)
     return True

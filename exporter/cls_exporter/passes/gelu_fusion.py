@@ -6,7 +6,7 @@ import math
 
 import onnx_ir as ir
 
-from cls_exporter.passes.rewriting import Builder, Rewritten, constant_scalar, known_dims, produced_by
+from cls_exporter.passes.rewriting import Builder, Rewritten, constant_scalar, dims, known_dims, produced_by
 
 
 class GeluFusion(ir.passes.InPlacePass):
@@ -25,7 +25,7 @@ def _rewrite(outer: ir.Node) -> bool:
     for half, gate in (outer.inputs, outer.inputs[::-1]):
         x = _scaled(half, 0.5)
         tanh = _shifted_tanh(gate)
-        if x is not None and tanh is not None and _is_cubic(tanh.inputs[0], x):
+        if x is not None and tanh is not None and dims(x) == dims(outer.outputs[0]) and _is_cubic(tanh.inputs[0], x):
             build = Builder(outer)
             build.replace(outer, build.node("Gelu", [x], known_dims(outer.outputs[0]), attributes={"approximate": "tanh"}))
             return True

@@ -23,7 +23,7 @@ class OutputLayout(ir.passes.InPlacePass):
         self.layout = layout
 
     def call(self, model: ir.Model) -> Rewritten:
-        if self.layout == "native":
+        if self.layout == "native" or any(output.name == LAST_HIDDEN_STATE for output in model.graph.outputs):
             return Rewritten.of(model, 0)
         embedding = next(output for output in model.graph.outputs if output.name == SENTENCE_EMBEDDING)
         node = embedding.producer()

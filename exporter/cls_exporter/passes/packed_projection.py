@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from cls_exporter.passes.rewriting import Builder, Dim, Rewritten, constant, constant_ints, known_dims, produced_by
+from cls_exporter.passes.rewriting import Builder, Dim, Rewritten, constant, constant_ints, known_dims, permutation, produced_by
 
 
 class PackedProjection(ir.passes.InPlacePass):
@@ -58,26 +58,39 @@ def _rewrite(squeeze: ir.Node) -> bool:
 
 
 def _packed(squeeze: ir.Node) -> Packed | None:
+    index = _part_of_axis_2(squeeze)
     part = produced_by(squeeze.inputs[0], "Slice")
-    if part is None or len(part.inputs) < 4 or known_dims(part.outputs[0])[2:3] != (1,):
-        return None
-    starts, axes = constant_ints(part.inputs[1]), constant_ints(part.inputs[3])
-    if starts is None or axes is None or [axis % 5 for axis in axes] != [2] or len(known_dims(part.outputs[0])) != 5:
+    if index is None or part is None:
         return None
     swap = produced_by(part.inputs[0], "Transpose")
-    heads_first = swap is not None and list(swap.attributes["perm"].as_ints()) == [0, 3, 2, 1, 4]
+    heads_first = swap is not None and permutation(swap) == (0, 3, 2, 1, 4)
     reshape = produced_by(swap.inputs[0] if swap is not None and heads_first else part.inputs[0], "Reshape")
-    if reshape is None:
+    shape = () if reshape is None else known_dims(reshape.outputs[0])
+    if reshape is None or not all(isinstance(dim, int) for dim in shape[2:]):
         return None
     projected, bias = reshape.inputs[0], None
     add = produced_by(projected, "Add")
     if add is not None:
         bias, projected = constant(add.inputs[1]), add.inputs[0]
-        if bias is None:
+        if bias is None or bias.ndim != 1:
             return None
     matmul = produced_by(projected, "MatMul")
     weight = constant(matmul.inputs[1]) if matmul is not None else None
     if matmul is None or matmul.inputs[0] is None or weight is None or weight.ndim != 2:
         return None
+    if known_dims(matmul.outputs[0]) != (*shape[:2], weight.shape[1]) or (bias is not None and len(bias) != weight.shape[1]):
+        return None
     name = getattr(matmul.inputs[1], "name", None) or "packed"
-    return Packed(matmul.inputs[0], weight, bias, name, starts[0], known_dims(reshape.outputs[0]), heads_first)
+    return Packed(matmul.inputs[0], weight, bias, name, index, shape, heads_first)
+
+
+def _part_of_axis_2(squeeze: ir.Node) -> int | None:
+    """i where `squeeze` is `x[:, :, i]` of a value with five dimensions, else None."""
+    part = produced_by(squeeze.inputs[0], "Slice")
+    if part is None or len(part.inputs) < 4 or part.inputs[0] is None or len(squeeze.inputs) < 2:
+        return None
+    source, sliced = known_dims(part.inputs[0]), known_dims(part.outputs[0])
+    starts, axes, squeezed = (constant_ints(value) for value in (part.inputs[1], part.inputs[3], squeeze.inputs[1]))
+    if len(source) != 5 or sliced[2] != 1 or starts is None or axes not in ((2,), (-3,)) or squeezed not in ((2,), (-3,)):
+        return None
+    return starts[0] % source[2] if isinstance(source[2], int) else None

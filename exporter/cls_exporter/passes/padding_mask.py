@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from cls_exporter.passes.rewriting import Builder, Rewritten, known_dims
+from cls_exporter.passes.rewriting import Builder, Rewritten, dims, known_dims, produced_by
 
 MASK_INPUT = "attention_mask"
 MASKED = np.finfo(np.float32).min
@@ -26,29 +26,35 @@ class PaddingMask(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> Rewritten:
-        candidates = {id(value): value for node in model.graph for value in _added_to_scores(node)}
-        replaced = 0
-        for value in candidates.values():
-            if _is_padding_mask(model.graph, value):
-                _replace(model.graph, value)
-                replaced += 1
-        return Rewritten.of(model, replaced)
+        verdicts: dict[int, bool] = {}
+        replaced: dict[int, ir.Value] = {}
+        for add, index in [place for node in model.graph for place in _added_to_scores(node)]:
+            value = add.inputs[index]
+            assert value is not None
+            if id(value) not in verdicts:
+                verdicts[id(value)] = not _is_plain(value) and _is_padding_mask(model.graph, value)
+            if verdicts[id(value)]:
+                if id(value) not in replaced:
+                    replaced[id(value)] = _plain_mask(model.graph, add)
+                add.replace_input_with(index, replaced[id(value)])
+        return Rewritten.of(model, len(replaced))
 
 
-def _added_to_scores(node: ir.Node) -> list[ir.Value]:
-    """Rule 1: the additive terms of a softmax's input that come from `attention_mask` alone."""
+def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
+    """Rule 1: where a softmax's input gets a term added that comes from `attention_mask` alone, as (Add, index of the term)."""
     if node.op_type != "Softmax" or node.domain:
         return []
-    found: list[ir.Value] = []
-    add = node.inputs[0].producer() if node.inputs[0] is not None else None
-    while add is not None and add.op_type == "Add" and not add.domain:
+    found: list[tuple[ir.Node, int]] = []
+    add = produced_by(node.inputs[0], "Add")
+    while add is not None:
         scores = None
-        for operand in add.inputs:
-            if operand is not None and _content_inputs(operand) == {MASK_INPUT}:
-                found.append(operand)
-            else:
+        for index, operand in enumerate(add.inputs):
+            other = add.inputs[1 - index]
+            if operand is None or other is None or _content_inputs(operand) != {MASK_INPUT}:
                 scores = operand
-        add = None if scores is None else scores.producer()
+            elif dims(other) == dims(add.outputs[0]):
+                found.append((add, index))
+        add = produced_by(scores, "Add")
     return found
 
 
@@ -106,16 +112,20 @@ def _probe_masks() -> list[NDArray[np.int64]]:
     return [np.ones((batch, length), dtype=np.int64), ragged, scattered, empty]
 
 
-def _replace(graph: ir.Graph, value: ir.Value) -> None:
-    producer = value.producer()
-    if producer is None:
-        return
-    build = Builder(producer)
+def _is_plain(value: ir.Value) -> bool:
+    """Whether `value` is what this pass makes."""
+    where = produced_by(value, "Where")
+    row = produced_by(where.inputs[0], "Unsqueeze") if where is not None else None
+    kept = produced_by(row.inputs[0], "Cast") if row is not None else None
+    return kept is not None and kept.inputs[0] is not None and kept.inputs[0].is_graph_input() and len(known_dims(value)) == 4
+
+
+def _plain_mask(graph: ir.Graph, anchor: ir.Node) -> ir.Value:
+    build = Builder(anchor)
     mask = next(item for item in graph.inputs if item.name == MASK_INPUT)
     batch, length = known_dims(mask)
     kept = build.node("Cast", [mask], [batch, length], dtype=ir.DataType.BOOL, attributes={"to": int(ir.DataType.BOOL)})
     row = build.node("Unsqueeze", [kept, build.ints([1, 2], "axes_1_2")], [batch, 1, 1, length])
     zero = build.initializer(np.array(0, dtype=np.float32), "unmasked")
     lowest = build.initializer(np.array(MASKED, dtype=np.float32), "masked")
-    bias = build.node("Where", [row, zero, lowest], [batch, 1, 1, length], dtype=ir.DataType.FLOAT, name="padding_mask")
-    value.replace_all_uses_with(bias)
+    return build.node("Where", [row, zero, lowest], [batch, 1, 1, length], dtype=ir.DataType.FLOAT, name="padding_mask")

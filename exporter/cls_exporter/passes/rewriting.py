@@ -34,10 +34,13 @@ class Rewritten(ir.passes.PassResult):
 
 
 def dims(value: ir.Value) -> tuple[Dim, ...] | None:
-    """The value's shape as ints and symbols, None where the rank is unknown. An unnamed dimension is its own symbol `?i`."""
+    """The value's shape as ints and symbols, None where the rank is unknown.
+
+    An unnamed dimension gets a symbol of its own, since nothing says that it equals any other.
+    """
     if value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else (dim.value or f"?{index}") for index, dim in enumerate(value.shape))
+    return tuple(dim if isinstance(dim, int) else (dim.value or f"{value.name}.{index}") for index, dim in enumerate(value.shape))
 
 
 def known_dims(value: ir.Value) -> tuple[Dim, ...]:
@@ -78,6 +81,14 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
     found = node.attributes.get(name)
     return default if found is None else found.as_int()
+
+
+def permutation(transpose: ir.Node) -> tuple[int, ...]:
+    """A Transpose's axes; ONNX reverses them where it says none."""
+    found = transpose.attributes.get("perm")
+    if found is not None:
+        return tuple(found.as_ints())
+    return tuple(reversed(range(len(known_dims(transpose.outputs[0])))))
 
 
 def produced_by(value: ir.Value | None, op_type: str, domain: str = ONNX_DOMAIN) -> ir.Node | None:

@@ -15,6 +15,7 @@ from cls_exporter.passes.rewriting import (
     constant_ints,
     dims,
     known_dims,
+    permutation,
     produced_by,
     reshape_target,
     same_elements,
@@ -72,15 +73,17 @@ def _gemm(node: ir.Node, axis: int) -> Rule | None:
 
 
 def _normalized_axis(node: ir.Node, axis: int) -> Rule | None:
-    """Softmax and LayerNormalization: every axis before the normalized ones is a row axis."""
+    """Softmax and LayerNormalization: every axis that is not normalized is a row axis, where scale and bias are the same for all rows."""
     rank = len(known_dims(node.outputs[0]))
     normalized = attribute(node, "axis", -1) % rank
-    before = axis < normalized if node.op_type == "LayerNormalization" else axis != normalized
-    return Rule({0: axis}) if before else None
+    if node.op_type == "Softmax":
+        return Rule({0: axis}) if axis != normalized else None
+    by_row = any(value is not None and len(known_dims(value)) > rank - normalized for value in node.inputs[1:])
+    return Rule({0: axis}) if axis < normalized and not by_row else None
 
 
 def _transpose(node: ir.Node, axis: int) -> Rule | None:
-    perm = node.attributes["perm"].as_ints()
+    perm = permutation(node)
     return Rule({0: perm[axis]})
 
 

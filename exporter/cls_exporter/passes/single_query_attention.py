@@ -8,7 +8,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from cls_exporter.passes.rewriting import Builder, Dim, Rewritten, constant, known_dims, produced_by, single_consumer
+from cls_exporter.passes.rewriting import (
+    Builder,
+    Dim,
+    Rewritten,
+    attribute,
+    constant,
+    constant_scalar,
+    known_dims,
+    permutation,
+    produced_by,
+    single_consumer,
+)
+
+VANISHES = -1e30  # a score this low has weight 0 in a softmax, whatever number is added to all the others
 
 
 @dataclass(frozen=True)
@@ -46,13 +59,12 @@ def _reassociate_scores(scores: ir.Node) -> bool:
     query, keys = scores.inputs
     if query is None or keys is None or not _has_one_query(query) or not _reaches_softmax(scores.outputs[0]):
         return False
-    projection = _head_projection(keys, transposed=True)
-    if projection is None:
-        return False
     batch, heads, _, width = known_dims(query)
-    hidden_size, length = projection.weight.shape[0], known_dims(projection.hidden)[1]
-    if not isinstance(heads, int) or not isinstance(width, int):
+    length = known_dims(keys)[-1]
+    projection = _head_projection(keys, shape=(batch, length, heads, width), transposed=True)
+    if projection is None or not isinstance(heads, int) or not isinstance(width, int):
         return False
+    hidden_size = projection.weight.shape[0]
     build = Builder(scores)
     # [H, A*D] -> [A, D, H]
     per_head = projection.weight.reshape(hidden_size, heads, width).transpose(1, 2, 0)
@@ -69,14 +81,12 @@ def _reassociate_scores(scores: ir.Node) -> bool:
 def _reassociate_context(context: ir.Node) -> bool:
     """Rule 2: context = MatMul(p [B, A, 1, S], v [B, A, S, D])."""
     weights, values = context.inputs
-    if weights is None or values is None or not _has_one_query(weights) or produced_by(weights, "Softmax") is None:
-        return False
-    projection = _head_projection(values, transposed=False)
-    if projection is None:
+    if weights is None or values is None or not _has_one_query(weights) or not _over_keys(produced_by(weights, "Softmax")):
         return False
     batch, heads, _, length = known_dims(weights)
-    width: Dim = known_dims(values)[3]
-    if not isinstance(heads, int) or not isinstance(width, int):
+    width: Dim = known_dims(values)[-1]
+    projection = _head_projection(values, shape=(batch, length, heads, width), transposed=False)
+    if projection is None or not isinstance(heads, int) or not isinstance(width, int):
         return False
     hidden_size = projection.weight.shape[0]
     build = Builder(context)
@@ -100,25 +110,45 @@ def _has_one_query(value: ir.Value) -> bool:
 
 
 def _reaches_softmax(value: ir.Value) -> bool:
-    """Whether the scores flow into a softmax through nothing but scales, additive biases and masks, none of which depends on them."""
+    """Whether the scores flow into a softmax through nothing that lets a number that all keys share matter.
+
+    That is a scale that is the same for all keys, whatever is added, and a mask that fills with a number that a softmax turns into 0.
+    """
     consumer = single_consumer(value)
-    while consumer is not None and not consumer.domain and consumer.op_type in {"Mul", "Div", "Add", "Where"}:
-        if (consumer.op_type == "Div" and consumer.inputs[0] is not value) or (consumer.inputs[0] is value and consumer.op_type == "Where"):
-            return False
+    while consumer is not None and not consumer.domain and _keeps_a_shared_shift(consumer, value):
         value = consumer.outputs[0]
         consumer = single_consumer(value)
-    return consumer is not None and consumer.op_type == "Softmax"
+    return consumer is not None and _over_keys(consumer)
 
 
-def _head_projection(value: ir.Value, *, transposed: bool) -> Projection | None:
-    """The projection behind [B, A, S, D], or behind [B, A, D, S] where `transposed`; None where it is anything else or read elsewhere."""
-    split = _split_heads(value, [0, 2, 3, 1] if transposed else [0, 2, 1, 3])
+def _keeps_a_shared_shift(node: ir.Node, scores: ir.Value) -> bool:
+    others = [item for item in node.inputs if item is not scores and item is not None]
+    if node.op_type == "Add":
+        return True
+    if node.op_type == "Mul" or (node.op_type == "Div" and node.inputs[0] is scores):
+        return all(known_dims(scale)[-1:] in ((), (1,)) for scale in others)
+    if node.op_type == "Where" and node.inputs[0] is not scores:
+        fill = constant_scalar(others[-1])
+        return fill is not None and fill <= VANISHES
+    return False
+
+
+def _over_keys(softmax: ir.Node | None) -> bool:
+    return softmax is not None and softmax.op_type == "Softmax" and not softmax.domain and attribute(softmax, "axis", -1) in (-1, 3)
+
+
+def _head_projection(value: ir.Value, *, shape: tuple[Dim, ...], transposed: bool) -> Projection | None:
+    """The projection behind [B, A, S, D], or behind [B, A, D, S] where `transposed`, whose heads are split as `shape` [B, S, A, D].
+
+    None where it is anything else or read elsewhere.
+    """
+    split = _split_heads(value, (0, 2, 3, 1) if transposed else (0, 2, 1, 3))
     if split is None and transposed:  # k = Transpose(0, 2, 1, 3), then k^T = Transpose(0, 1, 3, 2)
         outer = produced_by(value, "Transpose")
-        if outer is not None and list(outer.attributes["perm"].as_ints()) == [0, 1, 3, 2] and single_consumer(value) is not None:
-            split = _split_heads(outer.inputs[0], [0, 2, 1, 3])
+        if outer is not None and permutation(outer) == (0, 1, 3, 2) and single_consumer(value) is not None:
+            split = _split_heads(outer.inputs[0], (0, 2, 1, 3))
     reshape = produced_by(split, "Reshape")
-    if reshape is None or single_consumer(reshape.outputs[0]) is None:
+    if reshape is None or single_consumer(reshape.outputs[0]) is None or known_dims(reshape.outputs[0]) != shape:
         return None
     projected = reshape.inputs[0]
     add = produced_by(projected, "Add")
@@ -134,11 +164,13 @@ def _head_projection(value: ir.Value, *, transposed: bool) -> Projection | None:
     if matmul is None or weight is None or weight.ndim != 2 or single_consumer(matmul.outputs[0]) is None:
         return None
     hidden = matmul.inputs[0]
-    return None if hidden is None else Projection(hidden, weight, bias, matmul.inputs[1].name or "weight")  # type: ignore[union-attr]
+    if hidden is None or known_dims(hidden) != (*shape[:2], weight.shape[0]):
+        return None
+    return Projection(hidden, weight, bias, matmul.inputs[1].name or "weight")  # type: ignore[union-attr]
 
 
-def _split_heads(value: ir.Value | None, perm: list[int]) -> ir.Value | None:
+def _split_heads(value: ir.Value | None, perm: tuple[int, ...]) -> ir.Value | None:
     transpose = produced_by(value, "Transpose")
-    if transpose is None or value is None or single_consumer(value) is None or list(transpose.attributes["perm"].as_ints()) != perm:
+    if transpose is None or value is None or single_consumer(value) is None or permutation(transpose) != perm:
         return None
     return transpose.inputs[0]

@@ -1,4 +1,4 @@
-"""`cls-verify`: checks a bundle, with or without PyTorch, for people, for machines (`--json`) and for CI (`--junit`)."""
+"""`cls-verify`: checks a bundle, with or without PyTorch, for people, for machines (`--json`) and for CI (`--junit`); or compares two."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from cls_runtime.commands import shell
+from cls_runtime.commands.comparison import comparison_document, comparison_lines
+from cls_runtime.compare import compare_bundles
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.text_files import read_texts
-from cls_runtime.verify import Check, VerifyReport, verify
+from cls_runtime.verify import verify
+from cls_runtime.verify_report import Check, VerifyReport
 
 _EXAMPLES = [
     ("cls-verify models/my-model", "hashes, golden vectors, batches, truncation; no PyTorch needed"),
     ("cls-verify models/my-model --variant int8 --junit report.xml", "one variant, with a report for CI"),
     ("cls-verify models/my-model --against bert-base-uncased", "against the live PyTorch model"),
     ("cls-verify models/my-model --against ./checkpoint --texts mine.txt", "the same on texts of your own"),
+    ("cls-verify models/my-model --compare models/new-model", "what changes for the vectors with an upgrade"),
 ]
 MAX_TEXTS = 10_000
 
@@ -39,9 +43,19 @@ def _parser() -> argparse.ArgumentParser:
         examples=_EXAMPLES,
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by cls-export")
-    parser.add_argument("--variant", choices=VARIANT_NAMES, default="auto", help="check this precision only (default: all in the bundle)")
-    parser.add_argument("--engine", choices=ENGINE_NAMES, default="auto", help="what computes (default: auto, the fastest installed)")
+    parser.add_argument(
+        "--variant", choices=VARIANT_NAMES, help="check this precision only; auto: the one that cls-embed takes (default: all)"
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINE_NAMES, help="check on this engine only; auto: the fastest (default: all that are installed)"
+    )
     parser.add_argument("--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch, now")
+    parser.add_argument(
+        "--compare",
+        metavar="BUNDLE",
+        type=Path,
+        help="check nothing; say what changes for the vectors with that bundle in place of this one",
+    )
     parser.add_argument(
         "--texts", metavar="FILE", help=f"check with these texts (.txt, .jsonl, .csv; at most {MAX_TEXTS:,}), not the golden ones"
     )
@@ -53,11 +67,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.junit is not None and not arguments.junit.parent.is_dir():
         raise UsageError(f"--junit {arguments.junit}: the folder {arguments.junit.parent} does not exist; make it first")
     texts = None if arguments.texts is None else _texts(arguments.texts)
+    if arguments.compare is not None:
+        return _compare(arguments, texts)
     with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
         report = verify(
             arguments.bundle,
-            variants=None if arguments.variant == "auto" else [arguments.variant],
-            engine=arguments.engine,
+            variants=None if arguments.variant is None else [arguments.variant],
+            engines=None if arguments.engine is None else [arguments.engine],
             against=arguments.against,
             texts=texts,
             progress=None if arguments.json else _say_check,
@@ -70,7 +86,28 @@ def _run(arguments: argparse.Namespace) -> int:
         first = report.failures[0]
         raise CheckFailedError(f"{len(report.failures)} of {len(report.checks)} checks failed; {_title(first)}: {first.message}")
     if not arguments.json:
-        shell.say(f"\n{len(report.checks)} checks passed in {report.seconds:.1f} s: {report.bundle} gives the vectors of {report.source}")
+        done = len(report.checks) - len(report.skipped)
+        skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
+        shell.say(f"\n{done} checks passed{skipped} in {report.seconds:.1f} s: {report.bundle} gives the vectors of {report.source}")
+    return shell.EXIT_DONE
+
+
+def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
+    refused = [f"--{name}" for name in ("against", "junit") if getattr(arguments, name) is not None]
+    if refused:
+        raise UsageError(f"--compare checks nothing, so it does not go with {' and '.join(refused)}; run cls-verify twice")
+    comparison = compare_bundles(
+        arguments.bundle, arguments.compare, texts=texts, variant=arguments.variant or "auto", engine=arguments.engine or "auto"
+    )
+    if arguments.json:
+        shell.print_json(comparison_document(comparison))
+    else:
+        for line in comparison_lines(comparison):
+            shell.say(line)
+    if not comparison.interchangeable:
+        raise CheckFailedError(f"{arguments.compare} does not give the vectors of {arguments.bundle}; {'; '.join(comparison.objections)}")
+    if not arguments.json:
+        shell.say(f"\n{arguments.compare} gives the vectors of {arguments.bundle}: one may take the other's place")
     return shell.EXIT_DONE
 
 
@@ -89,7 +126,8 @@ def _title(check: Check) -> str:
 
 def _say_check(check: Check) -> None:
     where = f"{check.variant or 'all':<4}  {check.engine or '':<11}"
-    shell.say(f"{'pass' if check.passed else 'FAIL'}  {where}  {check.name:<16}  {check.message}")
+    outcome = "skip" if check.skipped else "pass" if check.passed else "FAIL"
+    shell.say(f"{outcome}  {where}  {check.name:<16}  {check.message}")
 
 
 def report_document(report: VerifyReport) -> dict[str, Any]:
@@ -106,6 +144,7 @@ def report_document(report: VerifyReport) -> dict[str, Any]:
                 "variant": check.variant,
                 "engine": check.engine,
                 "passed": check.passed,
+                "skipped": check.skipped,
                 "message": check.message,
                 "figures": dict(check.figures),
                 "seconds": round(check.seconds, 3),
@@ -123,7 +162,7 @@ def junit_xml(report: VerifyReport) -> bytes:
         tests=str(len(report.checks)),
         failures=str(len(report.failures)),
         errors="0",
-        skipped="0",
+        skipped=str(len(report.skipped)),
         time=f"{report.seconds:.3f}",
     )
     for check in report.checks:
@@ -133,7 +172,9 @@ def junit_xml(report: VerifyReport) -> bytes:
             properties = ET.SubElement(case, "properties")
             for name, value in check.figures.items():
                 ET.SubElement(properties, "property", name=name, value=repr(value))
-        if check.passed:
+        if check.skipped:
+            ET.SubElement(case, "skipped", message=_xml_text(check.message))
+        elif check.passed:
             ET.SubElement(case, "system-out").text = _xml_text(check.message)
         else:
             ET.SubElement(case, "failure", message=_xml_text(check.message)).text = _xml_text(check.message)

@@ -6,6 +6,7 @@ asked for by name is taken or is an error; nothing is replaced silently.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,18 +24,64 @@ VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineKind:
-    """How to get an engine: the module here, the package that it imports, the extra that brings it, and its variants, fastest first."""
+    """How to get an engine: the module here, the package that it imports, the extra that brings it.
+
+    `variants` are those that `auto` takes on it, fastest first; `by_name` those that it computes when they are asked for by name.
+    """
 
     module: str
     package: str
     extra: str
     variants: tuple[str, ...]
+    by_name: tuple[str, ...]
 
 
-# Fastest first. fp16 is not in a CPU engine's variants: every operator is cast to fp32 and back.
+@dataclass(frozen=True, kw_only=True)
+class SpeedRule:
+    """What was measured: on a CPU with `feature` these engines compute `variant`, fastest first."""
+
+    variant: str
+    feature: str
+    engines: tuple[str, ...]
+    measured: str
+
+
+# A CPU engine casts every fp16 operator to fp32 and back, so `auto` takes none there; bf16 has no parity on record.
 ENGINES: dict[str, EngineKind] = {
-    "onnxruntime": EngineKind(module="cls_runtime.engines.onnxruntime", package="onnxruntime", extra="cpu", variants=("int8", "fp32")),
+    "onnxruntime": EngineKind(
+        module="cls_runtime.engines.onnxruntime",
+        package="onnxruntime",
+        extra="cpu",
+        variants=("int8", "fp32"),
+        by_name=("fp32", "fp16", "int8"),
+    ),
+    "openvino": EngineKind(
+        module="cls_runtime.engines.openvino",
+        package="openvino",
+        extra="openvino",
+        variants=("int8", "fp32"),
+        by_name=("fp32", "fp16", "int8", "bf16"),
+    ),
+    "cuda": EngineKind(
+        module="cls_runtime.engines.cuda",
+        package="onnxruntime",
+        extra="gpu",
+        variants=("fp16", "fp32"),
+        by_name=("fp32", "fp16"),
+    ),
+    "tensorrt": EngineKind(
+        module="cls_runtime.engines.tensorrt",
+        package="onnxruntime",
+        extra="gpu",
+        variants=("fp16", "fp32"),
+        by_name=("fp32", "fp16"),
+    ),
 }
+
+# What `auto` goes by; figures in docs/adr/0006-engines.md. Where no rule fits, it takes ONNX Runtime, on which every export is checked.
+# No rule takes a GPU: whether one is there shows only when it is used, and a service must not move to it because a wheel was installed.
+SPEED_RULES: tuple[SpeedRule, ...] = ()
+CPU_ENGINES = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -52,19 +99,31 @@ def choose(manifest: Manifest, *, engine: str = "auto", variant: str = "auto") -
     Raises:
         UsageError: an unknown name, or a variant that the bundle lacks or that is not for the engine.
         MissingExtraError: the engine is not installed.
-        EngineError: the engine is not part of this version, or this CPU lacks what the variant assumes.
+        EngineError: this CPU lacks what the variant assumes.
         BundleError: `auto`, and no variant meets its thresholds.
     """
     for kind, value, names in (("engine", engine, ENGINE_NAMES), ("variant", variant, VARIANT_NAMES)):
         if value not in names:
             raise UsageError(f"{kind} is {value!r}, expected one of {', '.join(names)}")
-    engine, engine_reason = _choose_engine(engine)
-    if variant == "auto":
-        variant, variant_reasons = _choose_variant(manifest, engine)
+    if engine != "auto":
+        require_engine(engine)
+        candidates: tuple[str, ...] = (engine,)
     else:
-        _check_variant(manifest, engine, variant)
-        variant_reasons = (f"variant {variant}: asked for",)
-    return Choice(engine, variant, (engine_reason, *variant_reasons))
+        candidates = auto_engines(manifest, variant)
+    passed_over: tuple[str, ...] = ()
+    if variant == "auto":
+        asked_for = False
+        variant, passed_over = _choose_variant(manifest, candidates)
+        candidates = tuple(name for name in candidates if auto_objection(manifest, name, variant) is None)
+    else:
+        asked_for = True
+        _check_variant(manifest, candidates[0], variant)
+    if engine == "auto":
+        engine, engine_reason = fastest(candidates, variant)
+    else:
+        engine_reason = f"engine {engine}: asked for"
+    why = "asked for" if asked_for else f"the fastest on {engine} whose recorded parity meets its thresholds"
+    return Choice(engine, variant, (engine_reason, *passed_over, f"variant {variant}: {why}"))
 
 
 def engine_module(engine: str) -> EngineModule:
@@ -73,20 +132,52 @@ def engine_module(engine: str) -> EngineModule:
 
 
 def installed_engines() -> tuple[str, ...]:
-    """The engines whose package is installed, fastest first; none of them is imported."""
-    return tuple(name for name, kind in ENGINES.items() if find_spec(kind.package) is not None)
+    """The CPU engines whose package is installed, in the order of `CPU_ENGINES`; none of them is imported."""
+    return tuple(name for name in CPU_ENGINES if is_importable(ENGINES[name].package))
+
+
+def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
+    """The installed CPU engines that compute `variant` of the bundle; all of them for `auto`.
+
+    Raises:
+        MissingExtraError: none is installed.
+        UsageError: none of those installed computes the variant.
+    """
+    installed = installed_engines()
+    if not installed:
+        raise MissingExtraError("no inference engine is installed; run: pip install cls-export[cpu]")
+    if variant == "auto":
+        return installed
+    entry = manifest.variants.get(graph_variant(variant))
+    able = [name for name in installed if variant in ENGINES[name].by_name and (entry is None or name in entry.engines)]
+    if not able:
+        kinds = [name for name, kind in ENGINES.items() if variant in kind.by_name and (entry is None or name in entry.engines)]
+        extra = ENGINES[kinds[0]].extra if kinds else "cpu"
+        raise UsageError(
+            f"variant {variant} is for {', '.join(kinds)}, not for {', '.join(installed)}; choose another variant, "
+            f"or run: pip install cls-export[{extra}]"
+        )
+    return tuple(able)
+
+
+def graph_variant(variant: str) -> str:
+    """The bundle's variant whose file holds the graph: bf16 is the fp32 file, computed in bf16."""
+    return "fp32" if variant == "bf16" else variant
+
+
+def is_importable(package: str) -> bool:
+    """Whether a package is there; a folder of its name on the path is a namespace without an origin, and does not count."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def require_engine(engine: str) -> None:
-    """Checks that an engine is part of this version and installed.
+    """Checks that an engine is installed.
 
     Raises:
-        EngineError: it is not part of this version.
-        MissingExtraError: it is not installed; the message names the pip command.
+        MissingExtraError: it is not; the message names the pip command.
     """
-    if engine not in ENGINES:
-        raise EngineError(f"engine {engine!r} is not part of this version of cls-export; it has {', '.join(ENGINES)}")
-    if find_spec(ENGINES[engine].package) is None:
+    if not is_importable(ENGINES[engine].package):
         raise MissingExtraError(f"engine {engine} needs {ENGINES[engine].package}; run: pip install cls-export[{ENGINES[engine].extra}]")
 
 
@@ -103,35 +194,45 @@ def auto_objection(manifest: Manifest, engine: str, variant: str) -> str | None:
     return _parity_objection(variant, entry)
 
 
-def _choose_engine(engine: str) -> tuple[str, str]:
-    if engine == "auto":
-        installed = installed_engines()
-        if not installed:
-            raise MissingExtraError("no inference engine is installed; run: pip install cls-export[cpu]")
-        return installed[0], f"engine {installed[0]}: the fastest of those installed ({', '.join(installed)})"
-    require_engine(engine)
-    return engine, f"engine {engine}: asked for"
+def speed_rule(variant: str) -> SpeedRule | None:
+    """The measured rule for a variant on this CPU; None where nothing was measured on its like."""
+    features = cpu_features() or frozenset()
+    return next((rule for rule in SPEED_RULES if rule.variant == variant and rule.feature in features), None)
 
 
-def _choose_variant(manifest: Manifest, engine: str) -> tuple[str, tuple[str, ...]]:
+def fastest(candidates: Sequence[str], variant: str) -> tuple[str, str]:
+    """The engine that `auto` takes among those that can compute `variant`, and why."""
+    if len(candidates) == 1:
+        return candidates[0], f"engine {candidates[0]}: the only one installed that computes {variant} of this bundle"
+    rule = speed_rule(variant)
+    if rule is None:
+        return candidates[0], f"engine {candidates[0]}: {variant} was not measured on a CPU like this; exports are checked on it"
+    engine = next(name for name in rule.engines if name in candidates)
+    return engine, f"engine {engine}: the fastest installed for {variant} on a CPU with {rule.feature} ({rule.measured})"
+
+
+def _choose_variant(manifest: Manifest, engines: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The fastest variant that one of `engines` may take, and why others were passed over."""
     passed_over: list[str] = []
-    for variant in ENGINES[engine].variants:
-        objection = auto_objection(manifest, engine, variant)
-        if objection is None:
-            return variant, (*passed_over, f"variant {variant}: the fastest on {engine} whose recorded parity meets its thresholds")
-        passed_over.append(f"variant {variant}: passed over, {objection}")
+    for variant in ENGINES[engines[0]].variants:
+        objections = [auto_objection(manifest, engine, variant) for engine in engines]
+        if None in objections:
+            return variant, tuple(passed_over)
+        passed_over.append(f"variant {variant}: passed over, {objections[0]}")
     held = ", ".join(manifest.variants) or "none"
-    raise BundleError(f"no variant for {engine} ({'; '.join(passed_over)}); the bundle has {held}, name one with variant=...")
+    raise BundleError(f"no variant for {', '.join(engines)} ({'; '.join(passed_over)}); the bundle has {held}, name one with variant=...")
 
 
 def _check_variant(manifest: Manifest, engine: str, variant: str) -> None:
-    if variant not in manifest.variants:
+    stored = graph_variant(variant)
+    if stored not in manifest.variants:
         raise UsageError(
-            f"the bundle has no variant {variant!r}, it has {', '.join(manifest.variants) or 'none'}; export it with --{variant}"
+            f"the bundle has no variant {stored!r}, it has {', '.join(manifest.variants) or 'none'}; export it with --{stored}"
         )
-    entry = manifest.variants[variant]
-    if engine not in entry.engines:
-        raise UsageError(f"variant {variant} is for {', '.join(entry.engines)}, not for {engine}; choose another engine or variant")
+    entry = manifest.variants[stored]
+    able = [name for name in entry.engines if name in ENGINES and variant in ENGINES[name].by_name]
+    if engine not in able:
+        raise UsageError(f"variant {variant} is for {', '.join(able)}, not for {engine}; choose another engine or variant")
     features = cpu_features()
     if features is not None and (missing := [feature for feature in entry.cpu_features if feature not in features]):
         raise EngineError(f"variant {variant} needs a CPU with {', '.join(missing)}, which this one lacks; use another variant")

@@ -46,7 +46,7 @@ class OnnxRuntimeEngine:
         try:
             return cast("list[Float32]", session.run(list(outputs), feeds))
         except Exception as error:  # its exceptions have no common base class
-            raise EngineError(f"ONNX Runtime failed on a batch of shape {batch.input_ids.shape}: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a batch of shape {batch.input_ids.shape}: {first_line(error)}") from error
 
     def close(self) -> None:
         """Frees the session."""
@@ -55,17 +55,17 @@ class OnnxRuntimeEngine:
 
 def load(bundle: Bundle, *, variant: str, threads: int) -> OnnxRuntimeEngine:
     """Loads a variant's graph; see `EngineModule.load`."""
-    ort = _import()
+    ort = import_package()
     graph = bundle.graph(variant)
     try:
         session = ort.InferenceSession(str(graph), _options(ort), providers=[PROVIDER])
     except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
-        raise EngineError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
+        raise EngineError(f"ONNX Runtime cannot load {graph}: {first_line(error)}") from error
     except Exception as error:  # its exceptions have no common base class
         raise BundleError(
-            f"{graph} is not a graph that ONNX Runtime reads ({_first_line(error)}); copy or export the bundle again"
+            f"{graph} is not a graph that ONNX Runtime reads ({first_line(error)}); copy or export the bundle again"
         ) from error
-    _check_signature(session, bundle.manifest, graph)
+    check_signature(session, bundle.manifest, graph)
     return OnnxRuntimeEngine(session, workers=threads)
 
 
@@ -82,8 +82,14 @@ def _options(ort: ModuleType) -> onnxruntime.SessionOptions:
     return options
 
 
-def _import() -> ModuleType:
-    installed = [wheel for wheel in WHEELS if _is_installed(wheel)]
+def import_package() -> ModuleType:
+    """The onnxruntime package; warns where both of its wheels are installed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        EngineError: it is installed, but broken.
+    """
+    installed = [wheel for wheel in WHEELS if is_installed(wheel)]
     if len(installed) == 2:
         warnings.warn(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
@@ -95,14 +101,15 @@ def _import() -> ModuleType:
         ort = import_module("onnxruntime")
     except ImportError as error:
         if installed:
-            raise EngineError(f"{installed[0]} is installed but cannot be imported ({_first_line(error)}); install it again") from error
+            raise EngineError(f"{installed[0]} is installed but cannot be imported ({first_line(error)}); install it again") from error
         raise MissingExtraError("onnxruntime is not installed; run: pip install cls-export[cpu]") from None
     if not hasattr(ort, "InferenceSession"):  # uninstalling one of two wheels takes files of the other along
         raise EngineError("onnxruntime is installed but broken, it has no InferenceSession; run: pip install --force-reinstall onnxruntime")
     return ort
 
 
-def _is_installed(wheel: str) -> bool:
+def is_installed(wheel: str) -> bool:
+    """Whether a distribution is installed."""
     try:
         metadata.distribution(wheel)
     except metadata.PackageNotFoundError:
@@ -110,7 +117,12 @@ def _is_installed(wheel: str) -> bool:
     return True
 
 
-def _check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, graph: Path) -> None:
+def check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, graph: Path) -> None:
+    """Compares the inputs and outputs of a loaded graph with the manifest's.
+
+    Raises:
+        BundleError: they differ.
+    """
     for kind, found, expected in (
         ("inputs", [item.name for item in session.get_inputs()], list(manifest.inputs)),
         ("outputs", [item.name for item in session.get_outputs()], [item.name for item in manifest.outputs]),
@@ -119,5 +131,6 @@ def _check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, 
             raise BundleError(f"{graph} has {kind} {', '.join(found)}, the manifest says {', '.join(expected)}; export the bundle again")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error's message on one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

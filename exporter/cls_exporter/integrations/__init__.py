@@ -1,0 +1,1 @@
+"""Bundles inside programs that bring PyTorch anyway; docs/integrations.md has the rest."""

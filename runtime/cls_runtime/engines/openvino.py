@@ -1,0 +1,153 @@
+"""OpenVINO on the CPU: one compiled graph, a stream of one thread for each worker, and an infer request for each `run` under way.
+
+It reads the bundle's ONNX file itself. The precision is always named: left alone, OpenVINO computes an fp32 graph in bf16 wherever the CPU
+has it.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cls_runtime.bundle import Bundle
+from cls_runtime.cpu import cpu_features
+from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
+from cls_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    import openvino
+
+DEVICE = "CPU"
+# Any of these computes bf16 products. OpenVINO offers bf16 on every AVX512 CPU, and without them only emulates it.
+BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+# Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
+KERNELS_KEPT = 64
+
+
+class OpenVinoEngine:
+    """A graph in OpenVINO. Made by `load`."""
+
+    name = "openvino"
+
+    def __init__(self, compiled: openvino.CompiledModel, *, workers: int, providers: tuple[str, ...]) -> None:
+        self.workers = workers
+        self.providers = providers
+        self._inputs = tuple(port.any_name for port in compiled.inputs)
+        self._ports = {name: port for port in compiled.outputs for name in port.names}
+        self._closed = False
+        # A request computes one batch at a time. They wait here between runs, and None wakes those that wait when the engine closes.
+        self._requests: queue.SimpleQueue[openvino.InferRequest | None] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._requests.put(compiled.create_infer_request())
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
+
+        Raises:
+            EngineError: OpenVINO failed.
+            ClosedError: `close` was called.
+        """
+        feeds = {name: getattr(batch, name) for name in self._inputs}
+        request = self._requests.get()
+        if request is None:
+            self._requests.put(None)
+            raise ClosedError("the engine is closed; load the bundle again")
+        try:
+            request.infer(feeds, share_inputs=True)
+            # A copy: the tensor is the request's own, and the next batch overwrites it.
+            return [np.array(request.get_tensor(self._ports[name]).data, dtype=np.float32) for name in outputs]
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on a batch of shape {batch.input_ids.shape}: {_reason(error)}") from error
+        finally:
+            self._requests.put(request)
+
+    def close(self) -> None:
+        """Waits for the batches that run, and frees the graph."""
+        if self._closed:
+            return
+        self._closed = True
+        for _ in range(self.workers):
+            self._requests.get()
+        self._ports.clear()
+        self._requests.put(None)
+
+
+def load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
+    """Loads a variant's graph; see `EngineModule.load`. `bf16` is the fp32 graph, computed in bf16."""
+    ov = _import()
+    core = ov.Core()
+    if variant == "bf16":
+        _check_bf16(core)
+    graph = bundle.graph("fp32" if variant == "bf16" else variant)
+    try:
+        model = core.read_model(str(graph))
+    except (RuntimeError, MemoryError) as error:
+        raise BundleError(f"{graph} is not a graph that OpenVINO reads ({_reason(error)}); copy or export the bundle again") from error
+    _check_signature(model, bundle.manifest, graph)
+    precision = "bf16" if variant == "bf16" else "f32"
+    try:
+        compiled = core.compile_model(model, DEVICE, _options(precision, threads=threads))
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(f"OpenVINO cannot load {graph}: {_reason(error)}") from error
+    return OpenVinoEngine(compiled, workers=threads, providers=(f"{DEVICE} {precision}",))
+
+
+def _options(precision: str, *, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        # Two batches at once, on a thread each, do more than one batch on two threads.
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+        # Pinned threads of two processes meet on one core; where to run is the scheduler's to say.
+        "ENABLE_CPU_PINNING": False,
+        "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
+    }
+
+
+def _check_bf16(core: openvino.Core) -> None:
+    """Refuses a CPU that would only emulate bf16: slower than fp32, and less exact."""
+    offered = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    features = cpu_features()
+    if "BF16" not in offered or (features is not None and not features & BF16_FEATURES):
+        raise EngineError(
+            "variant bf16 needs a CPU that computes bf16 (avx512_bf16 or amx_bf16 on x86, bf16 on ARM), which this one lacks; "
+            "use fp32 or int8"
+        )
+
+
+def _check_signature(model: openvino.Model, manifest: Manifest, graph: Path) -> None:
+    for kind, ports, expected in (
+        ("inputs", model.inputs, manifest.inputs),
+        ("outputs", model.outputs, tuple(item.name for item in manifest.outputs)),
+    ):
+        # One tensor may be two of the graph's outputs, and then has both names; others have names of OpenVINO's own beside the graph's.
+        found = [name for port in ports for name in port.names]
+        if len(ports) != len(expected) or not set(expected) <= set(found):
+            raise BundleError(f"{graph} has {kind} {', '.join(found)}, the manifest says {', '.join(expected)}; export the bundle again")
+
+
+def _import() -> ModuleType:
+    missing = MissingExtraError("openvino is not installed; run: pip install cls-export[openvino]")
+    try:
+        ov = import_module("openvino")
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
+            raise missing from None
+        raise EngineError(f"openvino is installed but cannot be imported ({_reason(error)}); install it again") from error
+    if not hasattr(ov, "Core"):  # a folder of that name on the path imports too, as an empty package
+        raise missing
+    return ov
+
+
+def _reason(error: BaseException) -> str:
+    """The telling line of OpenVINO's message, whose first lines name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[-1]

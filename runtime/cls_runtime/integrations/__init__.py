@@ -1,0 +1,1 @@
+"""Bundles inside other programs, without PyTorch; docs/integrations.md has the rest."""

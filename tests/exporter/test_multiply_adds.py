@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import graphs
+import pytest
+
+from cls_exporter.errors import GraphError
+from cls_exporter.multiply_adds import multiply_adds
+
+WEIGHTS = graphs.random_weights(w=(8, 4), v=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "result", "expected"),
+    [
+        ("y = MatMul(x, w)", "float[B,S,8] x", "[B,S,4]", 3 * 5 * 8 * 4),
+        ("y = MatMul(x, z)", "float[B,2,S,8] x, float[B,2,8,S] z", "[B,2,S,S]", 3 * 2 * 5 * 8 * 5),
+        ("y = Gemm(x, w)", "float[B,8] x", "[B,4]", 3 * 8 * 4),
+        ("y = Gemm <transA = 1> (x, w)", "float[8,B] x", "[B,4]", 3 * 8 * 4),
+        ("h = MatMul(x, w)  y = MatMul(h, v)", "float[B,S,8] x", "[B,S,4]", 3 * 5 * (8 * 4 + 4 * 4)),
+        ("y = Add(x, x)", "float[B,S,8] x", "[B,S,8]", 0),
+    ],
+)
+def test_products_are_counted_and_nothing_else(body: str, inputs: str, result: str, expected: int) -> None:
+    model = graphs.parse(f"g ({inputs}) => (float{result} y) {{ {body} }}", WEIGHTS)
+    assert multiply_adds(model, batch_size=3, sequence_length=5) == expected
+
+
+def test_a_dimension_may_be_a_formula() -> None:
+    model = graphs.parse("g (float[B,S,8] x) => (float[B,S,4] y) { y = MatMul(x, w) }", WEIGHTS)
+    (output,) = model.graph.outputs
+    output.shape = type(output.shape)(["batch_size", "Min(2*sequence_length, 7)", 4])
+    assert multiply_adds(model, batch_size=3, sequence_length=5) == 3 * 7 * 8 * 4
+
+
+def test_an_unknown_dimension_is_an_error() -> None:
+    model = graphs.parse("g (float[B,n,8] x) => (float[B,n,4] y) { y = MatMul(x, w) }", WEIGHTS)
+    with pytest.raises(GraphError, match="the dimension 'n' is not a formula of batch_size and sequence_length"):
+        multiply_adds(model, batch_size=3, sequence_length=5)

@@ -1,0 +1,68 @@
+"""`ClsEmbeddings`, here with a stand-in for LangChain's base class; `make interop` runs it with langchain-core itself."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from cls_runtime import Encoder, UsageError
+
+TEXTS = ["the cat sleeps", "", "rain"]
+
+
+class StandIn(ABC):
+    """The two methods that langchain-core's Embeddings asks for."""
+
+    @abstractmethod
+    def embed_documents(self, texts: list[str]) -> list[list[float]]: ...
+
+    @abstractmethod
+    def embed_query(self, text: str) -> list[float]: ...
+
+
+@pytest.fixture
+def langchain(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    embeddings = ModuleType("langchain_core.embeddings")
+    embeddings.Embeddings = StandIn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "langchain_core", ModuleType("langchain_core"))
+    monkeypatch.setitem(sys.modules, "langchain_core.embeddings", embeddings)
+    yield importlib.import_module("cls_runtime.integrations.langchain")
+    sys.modules.pop("cls_runtime.integrations.langchain", None)
+
+
+def test_documents_and_queries(langchain: ModuleType, bundle: Path) -> None:
+    with Encoder.load(bundle, threads=1) as encoder:
+        embeddings = langchain.ClsEmbeddings(encoder, normalize=True)
+        assert isinstance(embeddings, StandIn)
+        vectors = embeddings.embed_documents(TEXTS)
+        assert {type(value) for vector in vectors for value in vector} == {float}
+        np.testing.assert_allclose(vectors, encoder.encode(TEXTS, normalize=True), atol=1e-6)
+        np.testing.assert_allclose(embeddings.embed_query("rain"), vectors[2], atol=1e-6)
+        assert embeddings.embed_documents([]) == []
+
+
+def test_prefixes_go_before_their_own_kind(langchain: ModuleType, bundle: Path) -> None:
+    with Encoder.load(bundle, threads=1) as encoder:
+        embeddings = langchain.ClsEmbeddings(encoder, normalize=False, query_prefix="the ", document_prefix="cat ")
+        expected = encoder.encode(["the rain", "cat rain"])
+        np.testing.assert_allclose(embeddings.embed_query("rain"), expected[0], atol=1e-6)
+        np.testing.assert_allclose(embeddings.embed_documents(["rain"])[0], expected[1], atol=1e-6)
+        assert np.abs(expected[0] - expected[1]).max() > 1e-3
+
+
+def test_unit_length_is_the_bundles_choice_unless_said(langchain: ModuleType, bundle: Path) -> None:
+    with Encoder.load(bundle, threads=1) as encoder:
+        assert langchain.ClsEmbeddings(encoder).normalize is encoder.manifest.source_pooling.normalize
+        assert langchain.ClsEmbeddings(bundle, normalize=True).normalize is True
+
+
+def test_an_output_that_is_not_there_is_told_at_once(langchain: ModuleType, bundle: Path) -> None:
+    with Encoder.load(bundle, threads=1) as encoder, pytest.raises(UsageError, match="output is 'sentence'"):
+        langchain.ClsEmbeddings(encoder, output="sentence")
