@@ -31,7 +31,9 @@ def make_texts() -> Callable[[int], list[str]]:
 
     def make(count: int) -> list[str]:
         source = random.Random(count)
-        distinct = [" ".join(source.choices(WORDS, k=source.randint(0, 12))) + f" {source.randint(0, count)}" for _ in range(count // 2 or 1)]
+        distinct = [
+            " ".join(source.choices(WORDS, k=source.randint(0, 12))) + f" {source.randint(0, count)}" for _ in range(count // 2 or 1)
+        ]
         return [source.choice(distinct) if source.random() < 0.5 else distinct[row % len(distinct)] for row in range(count)]
 
     return make

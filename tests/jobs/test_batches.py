@@ -1,6 +1,7 @@
 """The picklable function: over plain Arrow, and on Spark where it is installed."""
 
 import pickle
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -51,9 +52,9 @@ def test_null_texts_have_null_vectors(bundle):
 
 
 @pytest.mark.slow
-@pytest.mark.interop
 @pytest.mark.filterwarnings("ignore")  # pyspark's own
-def test_spark_maps_it(bundle, table):
+def test_spark_maps_it(bundle, table, monkeypatch):
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     sql = pytest.importorskip("pyspark.sql")
     spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
     try:

@@ -118,8 +118,7 @@ def test_reading_ahead_keeps_order_and_errors():
 
     found = []
     with pytest.raises(KeyError, match="here"):
-        for item in read_ahead(items()):
-            found.append(item)  # noqa: PERF402  what was there before the error
+        found.extend(read_ahead(items()))
     assert found == list(range(20))
 
 
@@ -157,8 +156,8 @@ def test_a_line_a_minute_in_a_log_and_a_changing_line_on_a_terminal(monkeypatch)
 def test_time_left_from_the_bytes_where_rows_are_unknown(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("cls_runtime.jobs.progress.time.monotonic", lambda: clock[0])
-    progress = JobProgress(stream=Terminal(False))
-    for step in range(1, 4):
-        clock[0] = 10.0 * step
-        progress.add(Counts(read=100, rows=100), fraction=step / 10)
+    with JobProgress(stream=Terminal(False)) as progress:
+        for step in range(1, 4):
+            clock[0] = 10.0 * step
+            progress.add(Counts(read=100, rows=100), fraction=step / 10)
     assert progress.line().startswith("300 rows (30%), 10 rows/s, 0 tokens/s, 0:01:45 left")

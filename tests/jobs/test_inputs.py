@@ -70,7 +70,9 @@ def test_ranges_of_a_parquet_file(tmp_path_factory, cuts):
 def test_the_files_of_a_range_alone_give_the_same_rows(tmp_path):
     counts = (3, 0, 5, 1)
     for place, count in enumerate(counts):
-        parquet.write_table(pa.table({"text": pa.array([f"{place}{row}" for row in range(count)], pa.string())}), tmp_path / f"{place}.parquet")
+        parquet.write_table(
+            pa.table({"text": pa.array([f"{place}{row}" for row in range(count)], pa.string())}), tmp_path / f"{place}.parquet"
+        )
     inputs = find(tmp_path)
     assert inputs.row_counts() == counts
     whole = rows_of(inputs)

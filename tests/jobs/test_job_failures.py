@@ -89,7 +89,9 @@ def test_a_signal_saves_what_is_done(bundle, tmp_path, make_texts, start, run, n
     table = parquet.read_table(out)
     assert table["id"].to_pylist() == list(range(60_000))
     assert run(bundle, tmp_path / "in.txt", "-o", tmp_path / "all.npy") == 0
-    np.testing.assert_allclose(np.array(table["embedding"].combine_chunks().flatten()).reshape(-1, 8), np.load(tmp_path / "all.npy"), atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(table["embedding"].combine_chunks().flatten()).reshape(-1, 8), np.load(tmp_path / "all.npy"), atol=1e-6
+    )
 
 
 def test_a_full_disk_ends_the_job_and_room_lets_it_go_on(bundle, tmp_path, make_texts, run, shard_bytes):
@@ -126,7 +128,13 @@ def test_two_jobs_do_not_write_to_one_folder(bundle, corpus, tmp_path, run, star
     assert process.returncode == 0
 
 
-BAD_ROWS = b'{"text": "cat", "n": 1}\n{"text": "d\xffg", "n": 2}\n{"text": 3, "n": 3}\nno json\n{"text": "\\ud800", "n": 5}\n{"text": "dog", "n": 6}\n'
+BAD_ROWS = b"""{"text": "cat", "n": 1}
+{"text": "d\xffg", "n": 2}
+{"text": 3, "n": 3}
+no json
+{"text": "\\ud800", "n": 5}
+{"text": "dog", "n": 6}
+"""
 REASONS = ["line 2 is not UTF-8 (byte 0xff", "line 3: 'text' is a JSON number", "line 4 is not JSON", "line 5 has a lone surrogate U+D800"]
 
 
@@ -229,5 +237,3 @@ def test_standard_input_cannot_resume(bundle, tmp_path, start, run, capsys, monk
     assert process.returncode == 143
     assert run(bundle, "-", "-o", out, "--shard-rows", 5000) == 2
     assert "standard input, which cannot be read again" in capsys.readouterr().err
-
-

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.interop, pytest.mark.filterwarnings("ignore")]  # the readers' own warnings
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # the readers' own warnings
 
 DTYPES = ["float32", "float16", "int8"]
 

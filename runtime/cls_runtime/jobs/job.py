@@ -117,10 +117,9 @@ def run_job(
         if not found.seekable and state.shards and not state.complete:
             raise UsageError(f"output {out} holds a job that read standard input, which cannot be read again; choose another folder")
         before = sum(shard.stop - shard.start for shard in state.shards)
-        with JobProgress(done_before=before, total=_total(state, task)) as progress:
-            if not state.complete:
-                run_local(task, state, progress) if ray is None else run_on_ray(ray, task, state, progress)
-            seconds = progress.seconds
+        progress = JobProgress(done_before=before, total=_total(state, task))
+        if not state.complete:
+            run_local(task, state, progress) if ray is None else run_on_ray(ray, task, state, progress)
     return JobReport(
         shards=len(state.shards),
         width=task.form.width,
@@ -132,7 +131,7 @@ def run_job(
         skipped_list=f"{out.rstrip('/')}/{SKIPPED_NAME}",
         total=state.counts,
         this_run=progress.counts,
-        seconds=seconds,
+        seconds=progress.seconds,
     )
 
 

@@ -25,7 +25,7 @@ def run_local(task: JobTask, state: JobState, progress: JobProgress) -> None:
         BundleError, MissingExtraError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
     """
     folder = task.folder()
-    with task.load_encoder() as encoder, StopSignals() as signals, contextlib.ExitStack() as stack:
+    with task.load_encoder() as encoder, progress, StopSignals() as signals, contextlib.ExitStack() as stack:
         for part, blocks in itertools.groupby(_read(task, state, stack), key=operator.attrgetter("part")):
             with task.embedded(encoder, blocks) as embedded:
                 first = next(signals.until_stopped(embedded), None)

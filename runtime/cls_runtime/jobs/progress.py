@@ -32,19 +32,22 @@ class JobProgress:
         self._fraction_at_start: float | None = None
         self.counts = Counts()
         self._start = self._shown = time.monotonic()
+        self._end: float | None = self._start
 
     def __enter__(self) -> JobProgress:
         self._start = self._shown = time.monotonic()
+        self._end = None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end = time.monotonic()
         if self._terminal:
             self._write("\r\x1b[K")
 
     @property
     def seconds(self) -> float:
-        """Since the work began."""
-        return time.monotonic() - self._start
+        """How long the work took, so far."""
+        return (time.monotonic() if self._end is None else self._end) - self._start
 
     def add(self, counts: Counts, *, fraction: float | None = None) -> None:
         """Counts rows as done; `fraction` is how much of the input was read, where the number of rows is unknown."""

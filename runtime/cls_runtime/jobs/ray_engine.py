@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import ModuleType
@@ -21,6 +22,7 @@ from cls_runtime.jobs.stopping import StopSignals
 from cls_runtime.jobs.task import JobTask
 
 WORKER_THREADS = 2
+ADDRESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def run_on_ray(options: RayOptions, task: JobTask, state: JobState, progress: Jo
     folder = task.folder()
     total = sum(task.row_counts)
     ranges = [{"start": start, "stop": stop} for start, stop in replace(state, total_rows=total).unfinished(task.shard_rows)]
-    with StopSignals() as signals:
+    with StopSignals() as signals, progress:
         if ranges:
             with _connected(options) as ray, contextlib.closing(_results(ray, options, task, ranges)) as results:
                 for result in signals.until_stopped(results):
@@ -153,6 +155,8 @@ def _connected(options: RayOptions) -> Iterator[ModuleType]:
 
 
 def _start(ray: ModuleType, address: str | None) -> None:
+    if address is not None:
+        _check_address(address)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -162,3 +166,18 @@ def _start(ray: ModuleType, address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {address}" if address else "here"
         raise UsageError(f"no Ray {where} ({' '.join(str(error).split())[:300]}); give the address of a running cluster") from None
+
+
+def _check_address(address: str) -> None:
+    """Looks whether somebody listens at `host:port`: Ray itself would try for minutes.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto`, or something that Ray will refuse
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray at {address} ({error}); give the address of a running cluster") from None
