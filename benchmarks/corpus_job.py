@@ -5,7 +5,7 @@
     python benchmarks/corpus_job.py memory BUNDLE --rows 624712  one long job, its resident size all along (Linux)
 
 The corpus is made from the package's real sentences: the first words of one and the last words of another, which keeps their lengths and
-makes most of them distinct; a tenth of the rows repeat an earlier text. Each job runs in a process of its own. `--json FILE` keeps every
+makes most of them distinct; a tenth of the rows repeat an earlier text. `--json FILE` keeps every
 sample; `--plot FILE` draws them (extra `bench`).
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime import Encoder
+from cls_runtime.jobs import run_job
 
 REPEATED = 0.1
 SAMPLE_SECONDS = 0.5
@@ -75,7 +76,7 @@ def write_corpus(path: Path, rows: int) -> Path:
     return path
 
 
-def run_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Sequence[str]) -> Run:
+def watched_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Sequence[str]) -> Run:
     """`cls-embed` into shards, watched from outside."""
     command = [sys.executable, "-m", "cls_runtime.commands.embed", str(bundle), str(corpus), "-o", str(out), "--json", *options]
     start = time.monotonic()
@@ -101,21 +102,29 @@ def resident_mb(pid: int) -> float:
 
 
 def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Texts/s of `Encoder.encode` and of a job, in turns, on texts without repeats (the job would not compute them again)."""
+    """`Encoder.encode` and a job, in turns in this process, on texts without repeats (the job would not compute them again).
+
+    Ratios of texts a second, and of the CPU seconds of the whole process, which neighbours on the machine disturb less.
+    """
     texts = list(dict.fromkeys(sentences(arguments.rows)))
     corpus = folder / "corpus.txt"
     corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    samples: dict[str, list[float]] = {"encode": [], "job": []}
+    samples: dict[str, list[dict[str, float]]] = {"encode": [], "job": []}
     for turn in range(arguments.rounds):
         with Encoder.load(bundle, on_overflow="truncate") as encoder:
             encoder.encode(texts[:256])
-            start = time.monotonic()
+            start, cpu = time.monotonic(), time.process_time()
             encoder.encode(texts)
-            samples["encode"].append(len(texts) / (time.monotonic() - start))
-        run = run_job(bundle, corpus, folder / f"out{turn}", rows=len(texts), options=arguments.options)
-        samples["job"].append(run.job["texts_per_second"])
-    ratios = [job / encode for job, encode in zip(samples["job"], samples["encode"], strict=True)]
-    return {"texts": len(texts), "texts_per_second": samples, "ratio_median": statistics.median(ratios), "ratios": ratios}
+            samples["encode"].append({"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu})
+        cpu = time.process_time()
+        report = run_job(bundle, [str(corpus)], str(folder / f"out{turn}"))
+        samples["job"].append({"seconds": report.seconds, "cpu_seconds": time.process_time() - cpu})
+    ratios = {
+        kind: [encode[kind] / job[kind] for encode, job in zip(samples["encode"], samples["job"], strict=True)]
+        for kind in ("seconds", "cpu_seconds")
+    }
+    medians = {kind: round(statistics.median(values), 3) for kind, values in ratios.items()}
+    return {"texts": len(texts), "runs": samples, "job_to_encode": ratios, "job_to_encode_median": medians}
 
 
 def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +132,7 @@ def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
     runs = []
     for rows in arguments.sizes:
         corpus = write_corpus(folder / f"{rows}.txt", rows)
-        runs.append(run_job(bundle, corpus, folder / f"out{rows}", rows=rows, options=arguments.options))
+        runs.append(watched_job(bundle, corpus, folder / f"out{rows}", rows=rows, options=arguments.options))
     seconds = [run.job["seconds"] for run in runs]
     factors = [second / first for first, second in itertools.pairwise(seconds)]
     return {"rows": list(arguments.sizes), "seconds": seconds, "factors": factors, "peak_mb": [peak_mb(run) for run in runs]}
@@ -132,7 +141,7 @@ def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
 def memory(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One job, and its resident size over time: the peak of each tenth of the run, the first of which holds the start."""
     corpus = write_corpus(folder / "corpus.txt", arguments.rows)
-    run = run_job(bundle, corpus, folder / "out", rows=arguments.rows, options=arguments.options)
+    run = watched_job(bundle, corpus, folder / "out", rows=arguments.rows, options=arguments.options)
     tenths: list[float] = []
     for tenth in range(10):
         inside = [item.resident_mb for item in run.samples if tenth <= 10 * item.seconds / run.seconds < tenth + 1]
