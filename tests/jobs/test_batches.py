@@ -51,6 +51,12 @@ def test_null_texts_have_null_vectors(bundle):
     assert [vector is None for vector in found["embedding"].to_pylist()] == [False, True]
 
 
+def test_plain_lists(bundle, table):
+    found = EmbedBatches(bundle, fixed_size=False).table(table)
+    assert found.schema.field("embedding").type == pa.list_(pa.float32())
+    assert found["embedding"].to_pylist() == EmbedBatches(bundle).table(table)["embedding"].to_pylist()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # pyspark's own
 def test_spark_maps_it(bundle, table, monkeypatch):
@@ -59,7 +65,9 @@ def test_spark_maps_it(bundle, table, monkeypatch):
     spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
     try:
         frame = spark.createDataFrame(list(zip(table["n"].to_pylist(), table["text"].to_pylist(), strict=True)), "n long, text string")
-        found = frame.mapInArrow(EmbedBatches(bundle, threads=1), "n long, text string, embedding array<float>").toPandas()
+        found = frame.mapInArrow(
+            EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>"
+        ).toPandas()
     finally:
         spark.stop()
     found = found.sort_values("n")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cls_runtime.encoder import Encoder, Output
+from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks, vector_width
 from cls_runtime.jobs.rows import RowBlock
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
@@ -18,7 +19,7 @@ from cls_runtime.parquet_files import require_pyarrow
 class EmbedBatches:
     """Record batches in, the same with the columns of the vector behind the others.
 
-        >>> embed = EmbedBatches("models/my-model", dtype="float16")  # doctest: +SKIP
+        >>> embed = EmbedBatches("models/my-model", fixed_size=False)  # doctest: +SKIP
         >>> spark_frame.mapInArrow(embed, schema)  # doctest: +SKIP
 
     A null text has a null vector. The Encoder is loaded at the first batch, once in each process, and is not pickled. Batches of a
@@ -30,6 +31,7 @@ class EmbedBatches:
         output: `cls`, `pooler` or `logits`.
         normalize: divide each vector by its L2 norm.
         dtype: how vectors are stored; int8 adds `embedding_scale`.
+        fixed_size: a vector is a fixed-size list; False for a plain list, which is what Spark takes.
         variant: the precision. `auto` may be another one on another machine: name it on a cluster that is not all of a kind.
         engine: the inference engine, or `auto`.
         threads: CPU threads, None for all of the machine; on a cluster, those of one task.
@@ -43,6 +45,7 @@ class EmbedBatches:
         output: Output = "cls",
         normalize: bool = False,
         dtype: VectorType = "float32",
+        fixed_size: bool = True,
         variant: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
@@ -52,6 +55,7 @@ class EmbedBatches:
         self._output: Output = output
         self._normalize = normalize
         self._dtype: VectorType = dtype
+        self._fixed_size = fixed_size
         self._variant = variant
         self._engine = engine
         self._threads = threads
@@ -68,8 +72,10 @@ class EmbedBatches:
         for embedded in embed_blocks(self.encoder, self._blocks(batches), output=self._output, normalize=self._normalize):
             batch = embedded.block.columns
             missing = np.array([text is None for text in embedded.block.texts], dtype=bool)
+            schema = self.schema(batch.schema)
             arrays = [*batch.columns, *vector_arrays(embedded.vectors, missing, dtype=self._dtype)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema(batch.schema))
+            arrays = [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def table(self, table: Any) -> Any:
         """A whole Arrow table with the columns of the vector."""
@@ -78,8 +84,10 @@ class EmbedBatches:
 
     def schema(self, schema: Any) -> Any:
         """The Arrow schema of what comes out for what goes in."""
+        pa = require_pyarrow("record batches")
         for field in vector_fields(self._dtype, vector_width(self.encoder, self._output)):
-            schema = schema.append(field)
+            is_plain = field.name == EMBEDDING and not self._fixed_size
+            schema = schema.append(field.with_type(pa.list_(field.type.value_type)) if is_plain else field)
         return schema
 
     @property
