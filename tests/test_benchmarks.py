@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +49,39 @@ def test_the_cls_graph_is_faster_than_the_wrapper(cls_graph_speed: ModuleType, m
     """The bound is issue 2's. Measured on two cores of an AVX512 server: benchmarks/README.md."""
     result = cls_graph_speed.run(minilm, rounds=60, threads=2)
     assert result.speedup >= 1.08, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "bound"), [(None, 1.12), ("bert-base", 1.07), ("two-layer", 1.4)])
+def test_the_speed_of_every_shape(shape: str | None, bound: float, cls_graph_speed: ModuleType, minilm: Path, tmp_path: Path) -> None:
+    """The bounds are issue 3's, at 32 texts of 32 tokens. Measured: 1.18 for MiniLM, 1.93 for two layers."""
+    checkpoint = minilm if shape is None else cls_graph_speed.random_checkpoint(tmp_path / shape, shape)
+    result = cls_graph_speed.run(checkpoint, rounds=8 if shape == "bert-base" else 30, threads=1)
+    assert result.speedup >= bound, result
+
+
+BERT_BASE = """
+import json, resource, sys, time
+from cls_exporter import ExportConfig, export
+
+start = time.perf_counter()
+report = export(sys.argv[1], sys.argv[2])
+used = resource.getrusage(resource.RUSAGE_SELF)
+figures = {"seconds": time.perf_counter() - start, "cpu_seconds": used.ru_utime + used.ru_stime, "kib": used.ru_maxrss}
+print(json.dumps({**figures, "steps": dict(report.seconds)}))
+"""
+
+
+@pytest.mark.slow
+def test_the_export_of_bert_base(cls_graph_speed: ModuleType, tmp_path: Path) -> None:
+    """Issue 3: with all checks in 90 s and 6 GB on two cores. The CPU time of both cores stands in where the machine is not idle."""
+    checkpoint = cls_graph_speed.random_checkpoint(tmp_path / "bert-base", "bert-base")
+    command = [sys.executable, "-c", BERT_BASE, str(checkpoint), str(tmp_path / "bundle")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert min(figures["seconds"], figures["cpu_seconds"] / 2) < 90, figures
+    assert figures["kib"] * 1024 < 6e9, figures
 
 
 @pytest.mark.slow

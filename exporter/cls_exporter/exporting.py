@@ -24,12 +24,13 @@ from cls_exporter.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.trace import trace
 from cls_exporter.variants import build_variant
 from cls_exporter.variants.variant import FILE_NAMES
+from cls_runtime import __version__
 from cls_runtime.engines.choice import require_engine
 from cls_runtime.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.manifest import MANIFEST_NAME, Manifest, OutputSpec, Source, Variant, to_json
 
 REPORT_LENGTH = 128  # tokens of the text that `ExportReport.multiply_adds` is for
-_TOOLS = ("cls-export", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
 
 
 def export(
@@ -86,7 +87,7 @@ def export(
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
         manifest = _manifest(checkpoint, compiled, config, folder)
-        manifest = _with_variants(manifest, compiled, config, golden, folder, steps)
+        manifest = _with_variants(manifest, checkpoint, compiled, config, golden, folder, steps)
     steps.end()
     return ExportReport(
         path=Path(output),
@@ -173,6 +174,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, 
 
 def _with_variants(
     manifest: Manifest,
+    checkpoint: Checkpoint,
     compiled: Compiled,
     config: ExportConfig,
     golden: Golden,
@@ -182,7 +184,7 @@ def _with_variants(
     """Builds each variant, holds it to PyTorch, and gives the manifest with all of them; it is in `folder` too."""
     for precision in config.precisions:
         steps.start(precision, f"Writing the {precision} graph")
-        built = build_variant(precision, compiled.model)
+        built = build_variant(precision, compiled.model, checkpoint=checkpoint, calibration=config.calibration)
         first, *copies = FILE_NAMES[precision]
         files = write_graph(built.model, folder, first)
         for copy in copies:
@@ -190,8 +192,13 @@ def _with_variants(
         variant = Variant(files=files, recipe=built.recipe, parity={}, batch_invariance_max_abs=0.0, cpu_features=built.cpu_features)
         manifest = _write(folder, manifest, precision, variant)
         steps.start("parity", f"Holding {precision} to PyTorch on {len(golden.texts)} texts")
-        measured = gate.hold(folder, variant=precision, golden=golden)
-        variant = dataclasses.replace(variant, parity=measured.parity, batch_invariance_max_abs=measured.batch_invariance_max_abs)
+        measured = gate.hold(folder, variant=precision, golden=golden, tried=built.tried)
+        variant = dataclasses.replace(
+            variant,
+            parity=measured.parity,
+            batch_invariance_max_abs=measured.batch_invariance_max_abs,
+            batch_invariance_min_cosine=measured.batch_invariance_min_cosine,
+        )
         manifest = _write(folder, manifest, precision, variant)
     return manifest
 
@@ -206,7 +213,7 @@ def _write(folder: Path, manifest: Manifest, precision: str, variant: Variant) -
 
 
 def _tool_versions() -> Mapping[str, str]:
-    found: dict[str, str] = {}
+    found = {"cls-export": __version__}
     for name in _TOOLS:
         try:
             found[name] = version(name)

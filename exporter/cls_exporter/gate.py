@@ -20,14 +20,15 @@ _OUTPUTS: tuple[Output, ...] = ("cls", "pooler", "logits")
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the gate measured of a variant: parity by output, and the largest difference between alone and in a batch."""
+    """What the gate measured of a variant: parity by output, and how far a vector alone is from the same in a batch."""
 
     parity: Mapping[str, ParityFigures]
     batch_invariance_max_abs: float
+    batch_invariance_min_cosine: float
 
 
-def hold(folder: Path, *, variant: str, golden: Golden) -> Measured:
-    """Runs a variant of the bundle in `folder` on ONNX Runtime and holds it to PyTorch's vectors.
+def hold(folder: Path, *, variant: str, golden: Golden, tried: str = "") -> Measured:
+    """Runs a variant of the bundle in `folder` on ONNX Runtime and holds it to PyTorch's vectors; `tried` is told where it misses.
 
     Raises:
         ParityError: a figure misses its threshold, a vector is not finite, or a text's vector depends on its batch; the message names the
@@ -48,10 +49,14 @@ def hold(folder: Path, *, variant: str, golden: Golden) -> Measured:
                 worst = golden.inputs[figures.worst_text]
                 raise ParityError(
                     f"{variant} is not exported: {output} against PyTorch has {'; '.join(missed)}; "
-                    f"worst is text {figures.worst_text} {str(worst)[:60]!r}"
+                    f"worst is text {figures.worst_text} {str(worst)[:60]!r}" + (f"; tried: {tried}" if tried else "")
                 )
             parity[output] = figures
         invariance = vector_checks.batch_invariance(encoder, golden.inputs, thresholds_for(variant, "cls"))
         if not invariance.passed:
             raise ParityError(f"{variant} is not exported: {invariance.message}")
-    return Measured(parity=parity, batch_invariance_max_abs=float(np.float64(invariance.figures["max_abs"])))
+    return Measured(
+        parity=parity,
+        batch_invariance_max_abs=float(np.float64(invariance.figures["max_abs"])),
+        batch_invariance_min_cosine=float(np.float64(invariance.figures["min_cosine"])),
+    )

@@ -90,7 +90,7 @@ class Variant:
 
     `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for.
     `parity` has one entry per output name of the `Encoder` (`cls`, `pooler`, `logits`); `batch_invariance_max_abs` is
-    the largest difference of a text's vector between alone and in a batch.
+    the largest difference of a text's vector between alone and in a batch, `batch_invariance_min_cosine` the lowest cosine.
     """
 
     files: tuple[BundleFile, ...]
@@ -98,6 +98,7 @@ class Variant:
     parity: Mapping[str, ParityFigures]
     batch_invariance_max_abs: float
     cpu_features: tuple[str, ...] = ()
+    batch_invariance_min_cosine: float = 1.0
     engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda", "tensorrt")
 
 

@@ -233,3 +233,23 @@ def test_compare_as_json(golden_bundle, own_bundle, upgrade, tmp_path, capsys):
 def test_compare_refuses_what_it_would_ignore(golden_bundle, capsys, arguments):
     assert run(golden_bundle, "--compare", golden_bundle, *arguments) == 2
     assert f"does not go with {arguments[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_bundle_passes_and_one_changed_word_is_found(minilm_bundle, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    assert run(minilm_bundle, "--json") == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert not [name for name, check in checks.items() if check["skipped"]]
+    assert checks["tokens"]["figures"]["texts"] > 100
+
+    bundle = shutil.copytree(minilm_bundle, tmp_path / "damaged")
+    model = onnx.load(bundle / "onnx" / "model.onnx")
+    (table,) = [item for item in model.graph.initializer if list(item.dims) == [30522, 384]]
+    weights = onnx.numpy_helper.to_array(table).copy()
+    weights[22421] *= 1.05  # kettle
+    table.CopyFrom(onnx.numpy_helper.from_array(weights, table.name))
+    onnx.save(model, bundle / "onnx" / "model.onnx")
+    agree(bundle)
+    assert run(bundle, "--variant", "fp32") == 1
+    assert "1 of 159 texts are off, as other weights for single words" in capsys.readouterr().err

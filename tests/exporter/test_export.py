@@ -138,7 +138,7 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     assert variant.parity["cls"].texts == len(read_golden(bundle / "golden.npz").texts)
     assert variant.parity["cls"].min_cosine >= 0.999999
     assert 0 <= variant.batch_invariance_max_abs <= 1e-5
-    assert {"torch", "transformers", "onnx", "onnxruntime"} <= set(manifest.tool_versions)
+    assert {"cls-export", "torch", "transformers", "onnx", "onnxruntime"} <= set(manifest.tool_versions)
     assert {file.path for file in manifest.files} | {"cls_export.json", "onnx/model.onnx"} == {
         path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()
     }

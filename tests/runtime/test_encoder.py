@@ -388,7 +388,7 @@ class TestLoad:
         poor = Variant(
             files=(), recipe={}, parity={"cls": EXACT.__class__(**(vars(EXACT) | {"min_cosine": 0.9}))}, batch_invariance_max_abs=0.0
         )
-        with Encoder.load(make_bundle(variants={"fp32": None, "int8": poor}), threads=3) as encoder:
+        with Encoder.load(make_bundle(variants={"fp32": None, "int8": poor}), engine="onnxruntime", threads=3) as encoder:
             info = encoder.info
         assert (info.engine, info.variant, info.threads, info.workers) == ("onnxruntime", "fp32", 3, 3)
         assert info.providers == ("CPUExecutionProvider",)

@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-FIRST_VECTOR = "import sys; from cls_runtime import Encoder; Encoder.load(sys.argv[1]).encode(['hello'])"
+FIRST_VECTOR = "import sys; from cls_runtime import Encoder; Encoder.load(sys.argv[1], engine='onnxruntime').encode(['hello'])"
 
 MEMORY = """
 import random, sys
@@ -20,7 +20,7 @@ def resident_mb():
 
 random = random.Random(0)
 texts = (" ".join(random.choices(["cat", "dog", "sleeps", "unbelievable"], k=random.randint(1, 100))) for _ in range(10**9))
-with Encoder.load(sys.argv[1], threads=2, variant="fp32") as encoder:
+with Encoder.load(sys.argv[1], threads=2, variant="fp32", engine="onnxruntime") as encoder:
     for count, _ in enumerate(encoder.stream(texts)):
         if count == 3:
             before = resident_mb()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx_ir as ir
 
+from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.config import Precision
 from cls_exporter.errors import UnsupportedError
+from cls_exporter.variants.int8 import build_int8
 from cls_exporter.variants.variant import Built
 
 __all__ = ["Built", "build_variant"]
 
 
-def build_variant(precision: Precision, model: ir.Model) -> Built:
+def build_variant(precision: Precision, model: ir.Model, *, checkpoint: Checkpoint, calibration: Path | None = None) -> Built:
     """Builds the graph of one precision; `model` is left as it was.
 
     Raises:
-        UnsupportedError: the precision is not part of this version.
+        UnsupportedError: the precision is not part of this version, or the graph has nothing to quantize.
+        UsageError: the calibration file cannot be read or holds no text.
     """
     if precision == "fp32":
         return Built(model=model, recipe={"weights": "float32", "compute": "float32"})
-    raise UnsupportedError(f"precision {precision} is not part of this version; fp32 is")
+    if precision == "int8":
+        return build_int8(model, checkpoint=checkpoint, calibration=calibration)
+    raise UnsupportedError(f"precision {precision} is not part of this version; fp32 and int8 are")

@@ -17,8 +17,9 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A variant's graph, how it was made, and what it needs of the CPU."""
+    """A variant's graph, how it was made, what it needs of the CPU, and what was tried, for the message if the gate refuses it."""
 
     model: ir.Model
     recipe: Mapping[str, Any] = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
+    tried: str = ""
