@@ -1,6 +1,6 @@
 """Reads texts from `.txt`, `.jsonl`, `.csv`, `.parquet` or standard input, one at a time, in order.
 
-    for text in read_texts(["corpus.txt", "more.jsonl"]): ...
+    for text in read_texts(["corpus.txt", "more.jsonl.gz"]): ...
 
 Nothing is dropped or repaired: a text that cannot be read is an error that names the file and the line, because row i of the vectors
 belongs to text i of the input.
@@ -8,21 +8,109 @@ belongs to text i of the input.
 
 from __future__ import annotations
 
-import csv
-import json
+import contextlib
+import gzip
+import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
 
-from cls_runtime.errors import MissingExtraError, TextError, UsageError
+from cls_runtime.errors import TextError, UsageError
+from cls_runtime.line_formats import Columns, LineRecords, csv_header
+from cls_runtime.parquet_files import BATCH_ROWS, ParquetTexts, null_text, require_pyarrow
 
 STANDARD_INPUT = "-"
-MAX_LINE_BYTES = 64 * 2**20
-_PARQUET_BATCH_ROWS = 1024
-_UTF8_BOM = b"\xef\xbb\xbf"
+FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
+COMPRESSIONS = (".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file's name, read: `kind` is one of `FORMATS`, `compression` one of `COMPRESSIONS` or empty."""
+
+    name: str
+    kind: str
+    compression: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> TextFile:
+        """What the name says; standard input is read like `.txt`.
+
+        Raises:
+            UsageError: another format.
+        """
+        if name == STANDARD_INPUT:
+            return cls(name, ".txt")
+        suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+        compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+        kind = suffixes[-1] if suffixes else ""
+        if kind not in FORMATS or (compression and kind == ".parquet"):
+            raise UsageError(
+                f"{name}: texts are read from {', '.join(FORMATS)} files, the first three also as {' or '.join(COMPRESSIONS)}, "
+                "or from - (standard input)"
+            )
+        return cls(name, kind, compression)
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return "standard input" if self.name == STANDARD_INPUT else self.name
+
+    def check(self, columns: Columns) -> None:
+        """Looks at the file now, so that a misspelt name does not end a job after an hour.
+
+        Raises:
+            UsageError: it is missing or unreadable, or a column is not there.
+            MissingExtraError: it needs pyarrow.
+        """
+        if self.name == STANDARD_INPUT:
+            return
+        path = Path(self.name)
+        _check_readable(path)
+        # A header is checked now only where reading it does not use it up: a named pipe gives its bytes once.
+        if stat.S_ISREG(path.stat().st_mode):
+            if self.kind == ".parquet":
+                ParquetTexts(path, self.name, columns).close()
+                return
+            with _damage_named(self.name), self.open() as file:
+                if self.kind == ".csv":
+                    csv_header(file, self.name, columns)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file's bytes, uncompressed.
+
+        Raises:
+            MissingExtraError: zstd without pyarrow.
+        """
+        if self.name == STANDARD_INPUT:
+            yield sys.stdin.buffer
+        elif self.compression == ".gz":
+            with gzip.open(self.name, "rb") as unzipped:
+                yield cast("BinaryIO", unzipped)
+        elif self.compression == ".zst":
+            pa = require_pyarrow(f"{self.name}: zstd files")
+            with pa.input_stream(self.name, compression="zstd") as packed, io.BufferedReader(packed) as unpacked:
+                yield cast("BinaryIO", unpacked)
+        else:
+            with open(self.name, "rb") as file:
+                yield file
+
+    @contextlib.contextmanager
+    def records(self, columns: Columns) -> Iterator[LineRecords]:
+        """The records of a file that is not Parquet.
+
+        Raises:
+            UsageError: it cannot be read.
+            TextError: its compression is damaged.
+        """
+        with _damage_named(self.label), self.open() as file:
+            yield LineRecords(file, self.label, self.kind, columns)
 
 
 def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterator[str]:
@@ -31,6 +119,7 @@ def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterato
     - `.txt`: a line is a text, an empty line an empty text; only the line's end (LF or CRLF) is taken off.
     - `.jsonl`: a line is an object with the text under `column`, or a bare string. Blank lines are not records.
     - `.csv`: comma-separated with a header; the text is under `column`.
+    - these three also with `.gz` (gzip) or `.zst` (zstd, which needs the extra `jobs`) behind the name.
     - `.parquet`: the text is under `column`; needs the extra `jobs`.
     - `-`: standard input, read like `.txt`.
 
@@ -43,53 +132,64 @@ def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterato
 
     Raises:
         UsageError: a file is missing, unreadable, or of another format; a column is not there. Raised by the call itself.
-        MissingExtraError: `.parquet` without pyarrow. Raised by the call itself.
+        MissingExtraError: `.parquet` or `.zst` without pyarrow. Raised by the call itself.
         TextError: a line that cannot be read, while iterating.
     """
     if isinstance(inputs, (str, Path)):
         raise TypeError(f"inputs is a {type(inputs).__name__}, expected a list of paths")
-    names = [str(name) for name in inputs]
+    columns = Columns(column)
+    files = checked_files([str(name) for name in inputs], columns)
+    return (text for file in files for text in _texts(file, columns))
+
+
+def checked_files(names: Sequence[str], columns: Columns) -> list[TextFile]:
+    """The files of these names, each looked at.
+
+    Raises:
+        UsageError, MissingExtraError: as `TextFile.named` and `TextFile.check`; or standard input is given twice.
+    """
     if names.count(STANDARD_INPUT) > 1:
         raise UsageError("- (standard input) is given twice; it can be read only once")
-    readers = [(name, _reader(name, column)) for name in names]
-    return _chain(readers)
+    files = []
+    for name in names:
+        files.append(TextFile.named(name))
+        files[-1].check(columns)
+    return files
 
 
-def _chain(readers: list[tuple[str, Callable[[], Iterator[str]]]]) -> Iterator[str]:
-    for name, texts in readers:
-        yield from _naming(name, texts)
+def _texts(file: TextFile, columns: Columns) -> Iterator[str]:
+    if file.kind == ".parquet":
+        yield from _parquet_texts(file, columns)
+        return
+    with file.records(columns) as records:
+        for record in records:
+            if record.text is None:
+                raise TextError(record.error)
+            yield record.text
 
 
-def _naming(name: str, texts: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """`texts()`, with the input's name in what the system reports while it is read."""
+def _parquet_texts(file: TextFile, columns: Columns) -> Iterator[str]:
+    with contextlib.closing(ParquetTexts(Path(file.name), file.name, columns)) as opened:
+        row = 0
+        while (batch := opened.take(row, BATCH_ROWS)) is not None:
+            for text in batch.column(0).to_pylist():
+                if text is None:
+                    raise TextError(null_text(file.name, row, columns.text))
+                row += 1
+                yield text
+
+
+@contextlib.contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    """The input's name in what the system and the decompressor report."""
     try:
-        yield from texts()
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TextError(f"{name} is damaged ({error}); restore the file") from None
     except OSError as error:
-        raise UsageError(f"{name} cannot be read ({error.strerror or error})") from None
-
-
-def _reader(name: str, column: str) -> Callable[[], Iterator[str]]:
-    """Looks at one input now; gives the function that reads it later."""
-    if name == STANDARD_INPUT:
-        return lambda: _text_lines(sys.stdin.buffer, "standard input")
-    path = Path(name)
-    formats: dict[str, Callable[[Path, str], Iterator[str]]] = {
-        ".txt": lambda path, _: _txt(path),
-        ".jsonl": _jsonl,
-        ".csv": _csv,
-        ".parquet": _parquet,
-    }
-    read = formats.get(path.suffix.lower())
-    if read is None:
-        raise UsageError(f"{name}: texts are read from {', '.join(formats)} files, or from - (standard input)")
-    _check_readable(path)
-    # A header is checked now only where reading it does not use it up: a named pipe gives its bytes once.
-    if stat.S_ISREG(path.stat().st_mode):
-        if path.suffix.lower() == ".csv":
-            _csv_header(path, column)
-        if path.suffix.lower() == ".parquet":
-            _open_parquet(path, column).close()
-    return lambda: read(path, column)
+        if error.errno is None:  # Arrow's decompressor
+            raise TextError(f"{name} is damaged ({error}); restore the file") from None
+        raise UsageError(f"{name} cannot be read ({error.strerror})") from None
 
 
 def _check_readable(path: Path) -> None:
@@ -102,136 +202,3 @@ def _check_readable(path: Path) -> None:
         raise UsageError(f"{path} is a folder, expected a file of texts")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{path} cannot be read (permission denied)")
-
-
-def _lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends. Only LF ends a line: a text may contain any other separator."""
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise TextError(f"{name} line {number} is longer than {MAX_LINE_BYTES:,} bytes; is it a text file?")
-        if number == 1:
-            line = line.removeprefix(_UTF8_BOM)
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            bad = f"byte 0x{line[error.start]:02x} at place {error.start + 1}"
-            raise TextError(f"{name} line {number} is not UTF-8 ({bad}); convert the file to UTF-8") from None
-
-
-def _text_lines(file: BinaryIO, name: str) -> Iterator[str]:
-    for line in _lines(file, name):
-        yield line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
-
-
-def _txt(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        yield from _text_lines(file, str(path))
-
-
-def _jsonl(path: Path, column: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(_lines(file, str(path)), start=1):
-            if line.strip():
-                yield _json_text(line, column, f"{path} line {number}")
-
-
-def _json_text(line: str, column: str, where: str) -> str:
-    try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TextError(f"{where} is not JSON ({error})") from None
-    if isinstance(record, str):
-        return record
-    if not isinstance(record, dict):
-        raise TextError(f"{where} is a JSON {_json_kind(record)}, expected an object with {column!r}, or a string")
-    if column not in record:
-        raise TextError(f"{where} has no {column!r}, only {_names(list(record))}; choose one with --column")
-    if not isinstance(record[column], str):
-        raise TextError(f"{where}: {column!r} is a JSON {_json_kind(record[column])}, expected a string")
-    text: str = record[column]
-    return text
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {bool: "boolean", type(None): "null", int: "number", float: "number", list: "array", dict: "object", str: "string"}
-    return kinds[type(value)]
-
-
-def _csv(path: Path, column: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        rows = _csv_rows(file, path)
-        place, width = _csv_place(next(rows, None), column, path)
-        for line, row in rows:
-            if len(row) != width:
-                raise TextError(
-                    f"{path} line {line} has {len(row)} fields, the header has {width}; put a field that contains a comma in double quotes"
-                )
-            yield row[place]
-
-
-def _csv_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of their last line. Blank lines are not rows; strict, or a lost quote would swallow the rest of the file."""
-    reader = csv.reader(_lines(file, str(path)), strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except csv.Error as error:
-        hint = "; use .jsonl for texts this long" if "limit" in str(error) else ""
-        raise TextError(f"{path} line {reader.line_num} is not CSV ({error}){hint}") from None
-
-
-def _csv_header(path: Path, column: str) -> None:
-    with path.open("rb") as file:
-        _csv_place(next(_csv_rows(file, path), None), column, path)
-
-
-def _csv_place(header: tuple[int, list[str]] | None, column: str, path: Path) -> tuple[int, int]:
-    """Where `column` is in a row, and how many fields a row has."""
-    if header is None:
-        raise UsageError(f"{path} is empty, expected a header line with {column!r}")
-    names = header[1]
-    if names.count(column) != 1:
-        found = "no column" if column not in names else "more than one column"
-        raise UsageError(f"{path} has {found} {column!r}; its columns are {_names(names)}; choose one with --column")
-    return names.index(column), len(names)
-
-
-def _open_parquet(path: Path, column: str) -> Any:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingExtraError(f"{path}: Parquet files need pyarrow: pip install 'cls-export[jobs]'") from None
-    try:
-        file = parquet.ParquetFile(path)
-    except (pa.ArrowException, ValueError) as error:
-        raise UsageError(f"{path} is not a Parquet file ({' '.join(str(error).split())})") from None
-    names = file.schema_arrow.names
-    if names.count(column) != 1:
-        file.close()
-        raise UsageError(f"{path} has no column {column!r}; its columns are {_names(names)}; choose one with --column")
-    kind = file.schema_arrow.field(column).type
-    kind = getattr(kind, "value_type", kind)  # a dictionary column counts as the strings in it
-    if str(kind) not in ("string", "large_string", "string_view"):
-        file.close()
-        raise UsageError(f"{path}: column {column!r} is {kind}, expected string")
-    return file
-
-
-def _parquet(path: Path, column: str) -> Iterator[str]:
-    with _open_parquet(path, column) as file:
-        row = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[column]):
-            for text in batch.column(0).to_pylist():
-                row += 1
-                if text is None:
-                    raise TextError(f"{path} row {row}: {column!r} is null, expected a string")
-                yield text
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:20])
-    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"

@@ -128,7 +128,7 @@ BAD_USAGE = {
     "missing input": ("{bundle} {work}/none.txt -o {work}/out.npy", "none.txt does not exist"),
     "foreign input": ("{bundle} {work}/none.pdf -o {work}/out.npy", "texts are read from .txt, .jsonl, .csv, .parquet"),
     "not UTF-8": ("{bundle} {work}/bad.txt -o {work}/out.npy", "bad.txt line 2 is not UTF-8"),
-    "lone surrogate": ("{bundle} {work}/bad.jsonl -o {work}/out.npy", "text 1 has a lone surrogate"),
+    "lone surrogate": ("{bundle} {work}/bad.jsonl -o {work}/out.npy", "bad.jsonl line 2 has a lone surrogate"),
     "missing bundle": ("{work}/none {texts} -o {work}/out.npy", "none does not exist"),
     "foreign bundle": ("{work}/foreign {texts} -o {work}/out.npy", "cls_export.json does not exist"),
     "unknown variant": ("{bundle} {texts} -o {work}/out.npy --variant fp64", "invalid choice: 'fp64'"),

@@ -1,27 +1,33 @@
-"""`cls-embed`: texts from files to a `.npy` of vectors, in bounded memory."""
+"""`cls-embed`: texts from files to a `.npy` of vectors, or to a folder of Parquet shards that survives whatever happens."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from cls_runtime.commands import shell
-from cls_runtime.commands.npy_writer import NpyWriter, check_npy_target
-from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.commands.embed_npy import NpyReport, embed_to_npy
+from cls_runtime.encoder import Output
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
-from cls_runtime.report import OnOverflow, Truncation
-from cls_runtime.text_files import read_texts
+from cls_runtime.errors import UsageError
+from cls_runtime.jobs.filesystems import is_uri
+from cls_runtime.jobs.job import SHARD_ROWS, JobOptions, JobReport, run_job
+from cls_runtime.jobs.ray_engine import RayOptions
+from cls_runtime.jobs.rows import OnError
+from cls_runtime.jobs.vector_types import VectorType
+from cls_runtime.report import OnOverflow
 
+RAY = "ray"
 _EXAMPLES = [
     ("cls-embed models/my-model texts.txt -o vectors.npy", "a text a line"),
     ("cls-embed models/my-model a.csv b.csv -o all.npy --column body", "the column body of two files, one after the other"),
     ("zcat texts.gz | cls-embed models/my-model - -o vectors.npy", "standard input, a text a line"),
     ("cls-embed models/my-model texts.jsonl -o v.npy --normalize", "unit vectors, for cosine by dot product"),
+    ("cls-embed models/my-model corpus/ -o vectors --id-column key", "Parquet shards; the same command again resumes"),
 ]
 
 
@@ -33,108 +39,178 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = shell.command_parser(
         "cls-embed",
-        "Turns texts into vectors: row i of OUT belongs to text i. OUT appears when it is whole; an existing OUT is replaced only then.",
+        "Turns texts into vectors. OUT.npy appears when it is whole: row i belongs to text i. A folder OUT gets Parquet shards (id, kept "
+        "columns, embedding), each whole when it appears; the same command again goes on where the last one was ended, by whatever.",
         examples=_EXAMPLES,
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by cls-export")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=".txt (a line a text), .jsonl, .csv, .parquet, or - (standard input)")
-    parser.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="the .npy file to write: float32 [n, width]")
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help=".txt (a line a text), .jsonl or .csv, also .gz or .zst; .parquet; a folder or a pattern of them; or - (standard input)",
+    )
+    parser.add_argument("-o", dest="out", metavar="OUT", required=True, help="a .npy file: float32 [n, width]; or a folder: Parquet shards")
     parser.add_argument("--column", metavar="NAME", default="text", help="the column of .jsonl, .csv and .parquet (default: text)")
     parser.add_argument("--output", choices=get_args(Output), default="cls", help="which of the bundle's outputs (default: cls)")
     parser.add_argument("--normalize", action="store_true", help="divide each vector by its length")
     parser.add_argument("--variant", choices=VARIANT_NAMES, default="auto", help="which precision (default: auto)")
-    parser.add_argument("--engine", choices=ENGINE_NAMES, default="auto", help="what computes (default: auto, the fastest installed)")
-    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine or container allows)")
+    parser.add_argument(
+        "--engine",
+        choices=(*ENGINE_NAMES, RAY),
+        default="auto",
+        help="what computes (default: auto, the fastest installed); ray: auto on each worker of a Ray cluster",
+    )
+    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine allows; on Ray 2 a worker)")
     parser.add_argument(
         "--on-overflow",
         choices=get_args(OnOverflow),
         default="warn",
         help="texts longer than the model takes: warn says how many were cut, truncate only counts them, raise stops (default: warn)",
     )
+    parser.add_argument(
+        "--on-error",
+        choices=get_args(OnError),
+        default="raise",
+        help="rows that cannot be read: raise stops, skip leaves them out, null keeps them without a vector; both list them in a file "
+        "(default: raise)",
+    )
+    shards = parser.add_argument_group("a folder of Parquet shards")
+    shards.add_argument("--id-column", metavar="NAME", help="the column that becomes id (default: the row's number in the input)")
+    shards.add_argument("--keep", metavar="COLUMN", action="append", default=[], help="pass this column on; may be given again")
+    shards.add_argument("--dtype", choices=get_args(VectorType), default="float32", help="how vectors are stored (default: float32)")
+    shards.add_argument("--shard-rows", metavar="N", type=int, default=SHARD_ROWS, help=f"rows of a shard (default: {SHARD_ROWS})")
+    ray = parser.add_argument_group("--engine ray")
+    ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
+    ray.add_argument("--ray-workers", metavar="N", type=int, help="Encoders at once (default: as many as the CPUs carry)")
+    ray.add_argument("--ray-gpus", metavar="SHARE", type=float, default=0.0, help="the share of a GPU for each worker (default: 0)")
     return parser
 
 
-@dataclass
-class _Cut:
-    """The texts that were cut so far; only the first and the worst are kept, a corpus may have millions."""
-
-    texts: int = 0
-    first: Truncation | None = None
-    worst: Truncation | None = None
-
-    def add(self, truncated: Sequence[Truncation]) -> None:
-        for item in truncated:
-            self.texts += 1
-            self.first = self.first or item
-            if self.worst is None or item.removed_tokens > self.worst.removed_tokens:
-                self.worst = item
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    check_npy_target(arguments.out)
-    texts = read_texts(arguments.inputs, column=arguments.column)
-    # This command warns once at the end, where the Encoder would warn at every block.
-    on_overflow: OnOverflow = "raise" if arguments.on_overflow == "raise" else "truncate"
-    with Encoder.load(
-        arguments.bundle,
-        variant=arguments.variant,
-        engine=arguments.engine,
-        threads=arguments.threads,
-        on_overflow=on_overflow,
-    ) as encoder:
-        start = time.perf_counter()
-        cut = _Cut()
-        with (
-            NpyWriter(arguments.out, width=_width(encoder, arguments.output)) as writer,
-            shell.progress_bar(unit=" texts") as advance,
-        ):
-            for rows in encoder.stream(texts, output=arguments.output, normalize=arguments.normalize):
-                writer.append(rows)
-                cut.add(encoder.last_report.truncated)
-                advance(len(rows))
-        seconds = time.perf_counter() - start
-        document = _document(arguments, encoder, rows=writer.rows, cut=cut, seconds=seconds)
-    _report(arguments, document, cut, max_length=encoder.manifest.max_length)
+    options = _options(arguments)
+    if _wants_npy(arguments.out):
+        _refuse(arguments, "a .npy file is vectors only; -o FOLDER", "id_column", "keep", "dtype", "shard_rows")
+        if arguments.engine == RAY:
+            raise UsageError("--engine ray writes Parquet shards; give a folder with -o")
+        report: NpyReport | JobReport = embed_to_npy(arguments.bundle, arguments.inputs, Path(arguments.out), options=options)
+    else:
+        report = run_job(arguments.bundle, arguments.inputs, arguments.out, options=options, ray=_ray(arguments))
+    _tell(arguments, report)
     return shell.EXIT_DONE
 
 
-def _width(encoder: Encoder, output: Output) -> int:
-    # An unknown output is not looked up here: encode() knows best how to say so.
-    widths = {item.name: item.width for item in encoder.manifest.outputs}
-    return widths.get(GRAPH_OUTPUTS[output]) or int(encoder.encode([], output=output).shape[1])
+def _options(arguments: argparse.Namespace) -> JobOptions:
+    if arguments.engine != RAY:
+        _refuse(arguments, "--engine ray", "ray_address", "ray_workers", "ray_gpus")
+    return JobOptions(
+        column=arguments.column,
+        id_column=arguments.id_column,
+        keep=tuple(arguments.keep),
+        on_error=arguments.on_error,
+        output=arguments.output,
+        normalize=arguments.normalize,
+        dtype=arguments.dtype,
+        shard_rows=arguments.shard_rows,
+        # This command warns once at the end, where the Encoder would warn at every block.
+        on_overflow="raise" if arguments.on_overflow == "raise" else "truncate",
+        variant=arguments.variant,
+        engine="auto" if arguments.engine == RAY else arguments.engine,
+        threads=arguments.threads,
+    )
 
 
-def _document(arguments: argparse.Namespace, encoder: Encoder, *, rows: int, cut: _Cut, seconds: float) -> dict[str, Any]:
-    return {
-        "out": str(arguments.out),
-        "texts": rows,
-        "width": _width(encoder, arguments.output),
+def _ray(arguments: argparse.Namespace) -> RayOptions | None:
+    if arguments.engine != RAY:
+        return None
+    return RayOptions(address=arguments.ray_address, workers=arguments.ray_workers, gpus=arguments.ray_gpus)
+
+
+def _refuse(arguments: argparse.Namespace, needs: str, *names: str) -> None:
+    """Refuses options that would do nothing."""
+    parser = _parser()
+    for name in names:
+        if getattr(arguments, name) != parser.get_default(name):
+            raise UsageError(f"--{name.replace('_', '-')} goes with {needs.rpartition('; ')[2]}, not with -o {arguments.out}")
+
+
+def _wants_npy(out: str) -> bool:
+    """Whether OUT is a `.npy` file and not a folder.
+
+    Raises:
+        UsageError: it looks like another kind of file.
+    """
+    suffix = Path(out).suffix
+    if suffix == ".npy":
+        return True
+    if suffix[1:].isalpha() and not is_uri(out) and not out.endswith("/") and not Path(out).is_dir():
+        raise UsageError(f"output {out}: expected a name that ends in .npy, or a folder (make it first, or end its name with /)")
+    return False
+
+
+def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
+    if report.total.truncated and arguments.on_overflow == "warn":
+        shell.warn(f"{_cut(report)}; --on-overflow raise stops at them")
+    if report.total.skipped:
+        shell.warn(f"{report.total.skipped} rows could not be read; {report.skipped_list} lists them")
+    if arguments.json:
+        shell.print_json(_document(arguments, report))
+        return
+    texts, width, speed = report.total.rows, report.width, _speed(report)
+    if isinstance(report, NpyReport):
+        shell.say(f"{texts:,} texts -> {arguments.out} (float32 [{texts}, {width}]) in {speed}; {report.total.truncated} truncated")
+    elif report.this_run.read == 0 and report.resumed_rows:
+        shell.say(f"{texts:,} texts -> {arguments.out}: finished by an earlier run, nothing to do")
+    else:
+        earlier = f", {report.resumed_rows:,} of them in earlier runs" if report.resumed_rows else ""
+        form = f"{report.shards} shards of {arguments.dtype} [{width}]"
+        counts = f"{report.total.truncated} truncated, {report.total.duplicates} duplicates"
+        shell.say(f"{texts:,} texts{earlier} -> {arguments.out} ({form}) in {speed}; {counts}")
+
+
+def _cut(report: NpyReport | JobReport) -> str:
+    cut = f"{report.total.truncated} of {report.total.rows} texts are longer than the {report.max_length} tokens that the model takes"
+    cut = f"{cut} and were cut"
+    if isinstance(report, NpyReport) and report.first_cut is not None and report.worst_cut is not None:
+        worst = report.worst_cut
+        return f"{cut} (the first is text {report.first_cut.index}, the most was text {worst.index} by {worst.removed_tokens} tokens)"
+    return cut
+
+
+def _speed(report: NpyReport | JobReport) -> str:
+    rate = report.this_run.rows / max(report.seconds, 1e-9)
+    return f"{report.seconds:.1f} s, {rate:,.0f} texts/s with {report.choice.variant} on {report.choice.engine}"
+
+
+def _document(arguments: argparse.Namespace, report: NpyReport | JobReport) -> dict[str, Any]:
+    seconds = max(report.seconds, 1e-9)
+    document = {
+        "out": arguments.out,
+        "texts": report.total.rows,
+        "width": report.width,
         "output": arguments.output,
         "normalized": arguments.normalize,
-        "truncated": cut.texts,
-        "seconds": round(seconds, 3),
-        "texts_per_second": round(rows / seconds, 1),
-        "engine": encoder.info.engine,
-        "variant": encoder.info.variant,
-        "reasons": list(encoder.info.reasons),
-        "threads": encoder.info.threads,
-        "fingerprint": encoder.manifest.fingerprint,
+        "truncated": report.total.truncated,
+        "duplicates": report.total.duplicates,
+        "skipped": report.total.skipped,
+        "tokens": report.total.tokens,
+        "seconds": round(report.seconds, 3),
+        "texts_per_second": round(report.this_run.rows / seconds, 1),
+        "tokens_per_second": round(report.this_run.tokens / seconds, 1),
+        "engine": report.choice.engine,
+        "variant": report.choice.variant,
+        "reasons": list(report.choice.reasons),
+        "threads": report.threads,
+        "fingerprint": report.fingerprint,
     }
-
-
-def _report(arguments: argparse.Namespace, document: dict[str, Any], cut: _Cut, *, max_length: int) -> None:
-    if cut.first is not None and cut.worst is not None and arguments.on_overflow == "warn":
-        shell.warn(
-            f"{cut.texts} of {document['texts']} texts are longer than the {max_length} tokens that the model takes and were cut "
-            f"(the first is text {cut.first.index}, the most was text {cut.worst.index} by {cut.worst.removed_tokens} tokens); "
-            "--on-overflow raise stops at them"
-        )
-    if arguments.json:
-        shell.print_json(document)
-        return
-    shape = f"float32 [{document['texts']}, {document['width']}]"
-    speed = f"{document['seconds']:.1f} s, {document['texts_per_second']:,.0f} texts/s with {document['variant']} on {document['engine']}"
-    shell.say(f"{document['texts']:,} texts -> {document['out']} ({shape}) in {speed}; {document['truncated']} truncated")
+    if isinstance(report, JobReport):
+        document |= {
+            "dtype": arguments.dtype,
+            "shards": report.shards,
+            "resumed_rows": report.resumed_rows,
+            "this_run": dataclasses.asdict(report.this_run),
+        }
+    return document
 
 
 if __name__ == "__main__":

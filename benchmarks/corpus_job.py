@@ -1,0 +1,199 @@
+"""What does a corpus job cost beside its inference, does it stay flat in memory, and does twice the work take twice the time?
+
+    python benchmarks/corpus_job.py throughput BUNDLE            the job against Encoder.encode on the same texts, in turns
+    python benchmarks/corpus_job.py scaling BUNDLE               50,000 to 400,000 rows
+    python benchmarks/corpus_job.py memory BUNDLE --rows 624712  one long job, its resident size all along (Linux)
+
+The corpus is made from the package's real sentences: the first words of one and the last words of another, which keeps their lengths and
+makes most of them distinct; a tenth of the rows repeat an earlier text. `--json FILE` keeps every
+sample; `--plot FILE` draws them (extra `bench`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cls_runtime import Encoder
+from cls_runtime.jobs import run_job
+
+REPEATED = 0.1
+SAMPLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A job's resident size at a moment."""
+
+    seconds: float
+    resident_mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One job in a process of its own. `seconds` are those of the whole process, `job` is the summary that it printed."""
+
+    rows: int
+    seconds: float
+    job: dict[str, Any]
+    samples: list[Sample]
+
+
+def sentences(count: int) -> Iterator[str]:
+    """Sentences of real lengths, most of them distinct, always the same ones."""
+    text = resources.files("cls_exporter").joinpath("texts/calibration.txt").read_text(encoding="utf-8")
+    real = [line.split() for line in text.splitlines() if line]
+    source = random.Random(624_712)
+    seen: list[str] = []
+    for _ in range(count):
+        if seen and source.random() < REPEATED:
+            yield source.choice(seen)
+            continue
+        head, tail = source.choice(real), source.choice(real)
+        made = " ".join(head[: (len(head) + 1) // 2] + tail[len(tail) // 2 :])
+        if len(seen) < 20_000:
+            seen.append(made)
+        yield made
+
+
+def write_corpus(path: Path, rows: int) -> Path:
+    """A text a line."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{sentence}\n" for sentence in sentences(rows))
+    return path
+
+
+def watched_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Sequence[str]) -> Run:
+    """`cls-embed` into shards, watched from outside."""
+    command = [sys.executable, "-m", "cls_runtime.commands.embed", str(bundle), str(corpus), "-o", str(out), "--json", *options]
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as printed, subprocess.Popen(command, stdout=printed) as process:
+        samples = []
+        while process.poll() is None:
+            samples.append(Sample(seconds=time.monotonic() - start, resident_mb=resident_mb(process.pid)))
+            time.sleep(SAMPLE_SECONDS)
+        printed.seek(0)
+        output = printed.read()
+    if process.returncode != 0:
+        raise SystemExit(f"the job ended with {process.returncode}")
+    return Run(rows=rows, seconds=time.monotonic() - start, job=json.loads(output), samples=[item for item in samples if item.resident_mb])
+
+
+def resident_mb(pid: int) -> float:
+    """A process's resident size; 0 where it has gone or /proc is not there."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`Encoder.encode` and a job, in turns in this process, on texts without repeats (the job would not compute them again).
+
+    Ratios of texts a second, and of the CPU seconds of the whole process, which neighbours on the machine disturb less.
+    """
+    texts = list(dict.fromkeys(sentences(arguments.rows)))
+    corpus = folder / "corpus.txt"
+    corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    samples: dict[str, list[dict[str, float]]] = {"encode": [], "job": []}
+    for turn in range(arguments.rounds):
+        with Encoder.load(bundle, on_overflow="truncate") as encoder:
+            encoder.encode(texts[:256])
+            start, cpu = time.monotonic(), time.process_time()
+            encoder.encode(texts)
+            samples["encode"].append({"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu})
+        cpu = time.process_time()
+        report = run_job(bundle, [str(corpus)], str(folder / f"out{turn}"))
+        samples["job"].append({"seconds": report.seconds, "cpu_seconds": time.process_time() - cpu})
+    ratios = {
+        kind: [encode[kind] / job[kind] for encode, job in zip(samples["encode"], samples["job"], strict=True)]
+        for kind in ("seconds", "cpu_seconds")
+    }
+    medians = {kind: round(statistics.median(values), 3) for kind, values in ratios.items()}
+    return {"texts": len(texts), "runs": samples, "job_to_encode": ratios, "job_to_encode_median": medians}
+
+
+def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the work for a doubling number of rows, and what each doubling multiplies them by."""
+    runs = []
+    for rows in arguments.sizes:
+        corpus = write_corpus(folder / f"{rows}.txt", rows)
+        runs.append(watched_job(bundle, corpus, folder / f"out{rows}", rows=rows, options=arguments.options))
+    seconds = [run.job["seconds"] for run in runs]
+    factors = [second / first for first, second in itertools.pairwise(seconds)]
+    return {"rows": list(arguments.sizes), "seconds": seconds, "factors": factors, "peak_mb": [peak_mb(run) for run in runs]}
+
+
+def memory(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One job, and its resident size over time: the peak of each tenth of the run, the first of which holds the start."""
+    corpus = write_corpus(folder / "corpus.txt", arguments.rows)
+    run = watched_job(bundle, corpus, folder / "out", rows=arguments.rows, options=arguments.options)
+    tenths: list[float] = []
+    for tenth in range(10):
+        inside = [item.resident_mb for item in run.samples if tenth <= 10 * item.seconds / run.seconds < tenth + 1]
+        tenths.append(round(max(inside, default=0.0), 1))
+    out_bytes = sum(path.stat().st_size for path in (folder / "out").glob("*.parquet"))
+    return {
+        "peak_mb_by_tenth": tenths,
+        "corpus_bytes": corpus.stat().st_size,
+        "out_bytes_per_row": round(out_bytes / run.rows, 1),
+        **asdict(run),
+    }
+
+
+def peak_mb(run: Run) -> float:
+    """The largest resident size that was seen."""
+    return round(max((item.resident_mb for item in run.samples), default=0.0), 1)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Resident size over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([item["seconds"] for item in result["samples"]], [item["resident_mb"] for item in result["samples"]])
+    axes.set(xlabel="seconds", ylabel="resident MB", ylim=(0, None), title=f"One job of {result['rows']:,} rows")
+    axes.grid(visible=True, alpha=0.3)
+    figure.savefig(path)
+
+
+def main() -> int:
+    """Runs one of the three and prints what it found."""
+    kinds = {"throughput": throughput, "scaling": scaling, "memory": memory}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=kinds)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rows", type=int, default=20_000, help="of throughput and memory")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 100_000, 200_000, 400_000], help="of scaling")
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput")
+    parser.add_argument("--json", type=Path, help="keep every sample")
+    parser.add_argument("--plot", type=Path, help="draw memory's samples")
+    parser.add_argument("options", nargs="*", help="behind --: more options of cls-embed")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = {"kind": arguments.kind, "options": arguments.options, **kinds[arguments.kind](arguments.bundle, Path(folder), arguments)}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    if arguments.plot:
+        plot(result, arguments.plot)
+    print(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+"""Corpus jobs: from a file to hundreds of millions of texts, resumable, on one machine or on Ray. Needs the extra `jobs`.
+
+>>> from cls_runtime.jobs import JobOptions, run_job
+>>> report = run_job("models/my-model", ["texts/*.parquet"], "vectors", options=JobOptions(dtype="float16"))  # doctest: +SKIP
+
+`EmbedBatches` is for those who bring their own engine: a picklable function over Arrow record batches, for Spark's `mapInArrow`, Dask,
+or a plain loop.
+"""
+
+from cls_runtime.jobs.batches import EmbedBatches
+from cls_runtime.jobs.job import JobOptions, JobReport, run_job
+from cls_runtime.jobs.ray_engine import RayOptions
+
+__all__ = ["EmbedBatches", "JobOptions", "JobReport", "RayOptions", "run_job"]

@@ -1,0 +1,110 @@
+"""A function over Arrow record batches that pickles: for Spark, Dask, or any engine that maps partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cls_runtime.encoder import Encoder, Output
+from cls_runtime.jobs.columns import EMBEDDING
+from cls_runtime.jobs.embedding import embed_blocks, vector_width
+from cls_runtime.jobs.rows import RowBlock
+from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
+from cls_runtime.parquet_files import require_pyarrow
+
+
+class EmbedBatches:
+    """Record batches in, the same with the columns of the vector behind the others.
+
+        >>> embed = EmbedBatches("models/my-model", fixed_size=False)  # doctest: +SKIP
+        >>> spark_frame.mapInArrow(embed, schema)  # doctest: +SKIP
+
+    A null text has a null vector. The Encoder is loaded at the first batch, once in each process, and is not pickled. Batches of a
+    partition are computed together, so that small ones are as fast as large ones.
+
+    Args:
+        bundle: the bundle's folder, at the same path on every machine.
+        column: the column of the text; it stays.
+        output: `cls`, `pooler` or `logits`.
+        normalize: divide each vector by its L2 norm.
+        dtype: how vectors are stored; int8 adds `embedding_scale`.
+        fixed_size: a vector is a fixed-size list; False for a plain list, which is what Spark takes.
+        variant: the precision. `auto` may be another one on another machine: name it on a cluster that is not all of a kind.
+        engine: the inference engine, or `auto`.
+        threads: CPU threads, None for all of the machine; on a cluster, those of one task.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        column: str = "text",
+        output: Output = "cls",
+        normalize: bool = False,
+        dtype: VectorType = "float32",
+        fixed_size: bool = True,
+        variant: str = "auto",
+        engine: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self._bundle = str(Path(bundle).absolute())
+        self._column = column
+        self._output: Output = output
+        self._normalize = normalize
+        self._dtype: VectorType = dtype
+        self._fixed_size = fixed_size
+        self._variant = variant
+        self._engine = engine
+        self._threads = threads
+        self._encoder: Encoder | None = None
+
+    def __call__(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Embeds record batches, in order, in bounded memory.
+
+        Raises:
+            KeyError: a batch has no such column.
+            BundleError, EngineError, InvalidVectorError: as `Encoder`.
+        """
+        pa = require_pyarrow("record batches")
+        for embedded in embed_blocks(self.encoder, self._blocks(batches), output=self._output, normalize=self._normalize):
+            batch = embedded.block.columns
+            missing = np.array([text is None for text in embedded.block.texts], dtype=bool)
+            schema = self.schema(batch.schema)
+            arrays = [*batch.columns, *vector_arrays(embedded.vectors, missing, dtype=self._dtype)]
+            arrays = [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def table(self, table: Any) -> Any:
+        """A whole Arrow table with the columns of the vector."""
+        pa = require_pyarrow("record batches")
+        return pa.Table.from_batches(list(self(table.to_batches())), schema=self.schema(table.schema))
+
+    def schema(self, schema: Any) -> Any:
+        """The Arrow schema of what comes out for what goes in."""
+        pa = require_pyarrow("record batches")
+        for field in vector_fields(self._dtype, vector_width(self.encoder, self._output)):
+            is_plain = field.name == EMBEDDING and not self._fixed_size
+            schema = schema.append(field.with_type(pa.list_(field.type.value_type)) if is_plain else field)
+        return schema
+
+    @property
+    def encoder(self) -> Encoder:
+        """This process's Encoder, loaded when it is first needed."""
+        if self._encoder is None:
+            self._encoder = Encoder.load(
+                self._bundle, variant=self._variant, engine=self._engine, threads=self._threads, on_overflow="truncate"
+            )
+        return self._encoder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_encoder": None}
+
+    def _blocks(self, batches: Iterable[Any]) -> Iterator[RowBlock]:
+        start = 0
+        for batch in batches:
+            rows = np.arange(start, start + len(batch), dtype=np.int64)
+            yield RowBlock(0, start, start + len(batch), rows, batch.column(self._column).to_pylist(), batch)
+            start += len(batch)

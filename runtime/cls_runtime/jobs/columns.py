@@ -1,0 +1,188 @@
+"""The id and the kept columns of a job's output: where they come from, their Arrow types, and how records become them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cls_runtime.errors import TextError, UsageError
+from cls_runtime.line_formats import Columns, Record
+from cls_runtime.parquet_files import ParquetTexts, require_pyarrow
+from cls_runtime.text_files import TextFile
+
+ID, EMBEDDING, SCALE = "id", "embedding", "embedding_scale"
+SAMPLE_RECORDS = 1000
+
+
+@dataclass(frozen=True)
+class OutputColumn:
+    """A column passed through: its names in and out, its Arrow type, and whether values that are no strings become JSON text."""
+
+    source: str
+    name: str
+    type: Any
+    as_json: bool = False
+
+    def array(self, values: Sequence[Any]) -> Any:
+        """The values as an Arrow array.
+
+        Raises:
+            ArrowInvalid, ArrowTypeError, OverflowError: a value of another type.
+        """
+        pa = require_pyarrow("Parquet shards")
+        if self.as_json:
+            values = [value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
+        return pa.array(values, self.type)
+
+
+@dataclass(frozen=True)
+class ColumnPlan:
+    """The columns of the output before `embedding`. Without an id column, `id` is the row's number in the job's input, an int64."""
+
+    passed: tuple[OutputColumn, ...]
+    numbered: bool
+
+    def schema(self) -> Any:
+        """The Arrow schema of `batch`."""
+        pa = require_pyarrow("Parquet shards")
+        numbers = [pa.field(ID, pa.int64())] if self.numbered else []
+        return pa.schema([*numbers, *(pa.field(column.name, column.type) for column in self.passed)])
+
+    def batch(self, rows: Any, arrays: Sequence[Any]) -> Any:
+        """A record batch from the rows' numbers, int64 [n], and one array for each of `passed`."""
+        pa = require_pyarrow("Parquet shards")
+        numbers = [pa.array(rows)] if self.numbered else []
+        return pa.RecordBatch.from_arrays([*numbers, *arrays], schema=self.schema())
+
+    def misfit(self, record: Record, where: str) -> str:
+        """Why a record's values do not fit the columns; empty if they do."""
+        import pyarrow as pa
+
+        for column, value in zip(self.passed, record.values, strict=True):
+            if column.name == ID and value is None:
+                return f"{where} has no {column.source!r}, which is the id column"
+            try:
+                column.array([value])
+            except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+                return f"{where}: {column.source!r} is {value!r:.80}, expected {column.type} as in the first records"
+        return ""
+
+
+NO_COLUMNS = ColumnPlan((), numbered=False)
+
+
+def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str | None) -> ColumnPlan:
+    """Finds the types of the id and the kept columns: a Parquet file says them, CSV has strings, JSON's are those of its first records.
+
+    Args:
+        files: the job's inputs.
+        columns: `others` are the id column, if any, and the kept ones.
+        id_column: which of `others` is the id.
+
+    Raises:
+        UsageError: a column that a file cannot have, two files that disagree, or a name that the output needs for itself.
+        TextError: a JSON file's compression is damaged.
+    """
+    plan: list[OutputColumn] = []
+    for source in columns.others:
+        name = ID if source == id_column else source
+        if name in (EMBEDDING, SCALE) or (name == ID and source != id_column):
+            raise UsageError(f"--keep {source}: the output has a column {source!r} of its own; rename it in the input")
+        plan.append(OutputColumn(source, name, None))
+    if len({column.name for column in plan}) < len(plan):
+        raise UsageError(f"--keep names a column twice: {', '.join(column.name for column in plan)}")
+    found = [_types(file, columns) for file in files] if plan else []
+    passed = []
+    for place, column in enumerate(plan):
+        kinds = [types[place] for types in found]
+        kind, as_json = _common(column.source, kinds, files)
+        passed.append(OutputColumn(column.source, column.name, kind, as_json))
+    return ColumnPlan(tuple(passed), numbered=id_column is None)
+
+
+# A type, and whether values become JSON text to fit it; None where a file's records say nothing.
+_Kind = tuple[Any, bool] | None
+
+
+def _types(file: TextFile, columns: Columns) -> list[_Kind]:
+    import pyarrow as pa
+
+    if file.kind == ".parquet":
+        from cls_runtime.jobs.filesystems import opened_parquet
+
+        with opened_parquet(file.name, columns) as parquet:
+            return [(_plain(parquet, name), False) for name in columns.others]
+    if file.kind == ".txt":
+        for name in columns.others:
+            if name != columns.text:
+                raise UsageError(f"{file.label} is plain text, it has no column {name!r}")
+    if file.kind != ".jsonl":
+        return [(pa.string(), False)] * len(columns.others)
+    with file.records(columns) as records:
+        sample = [record for record in records.take(SAMPLE_RECORDS) if record.values]
+    return [_json_kind({type(record.values[place]) for record in sample}) for place in range(len(columns.others))]
+
+
+def _plain(parquet: ParquetTexts, name: str) -> Any:
+    """A dictionary column leaves as its values: the dictionaries of two files need not agree."""
+    kind = parquet.field(name)
+    return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
+
+
+def _json_kind(kinds: Iterable[type]) -> _Kind:
+    import pyarrow as pa
+
+    kinds = set(kinds) - {type(None)}
+    if not kinds:
+        return None
+    for accepted, arrow in (({str}, pa.string()), ({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
+        if kinds <= accepted:
+            return arrow, False
+    return pa.string(), True
+
+
+def _common(name: str, kinds: Sequence[_Kind], files: Sequence[TextFile]) -> tuple[Any, bool]:
+    import pyarrow as pa
+
+    known = [(kind, file) for kind, file in zip(kinds, files, strict=True) if kind is not None]
+    if not known:
+        return pa.string(), True
+    if {kind[0] for kind, _ in known} == {pa.int64(), pa.float64()} and all(file.kind == ".jsonl" for _, file in known):
+        return pa.float64(), False
+    (first, as_json), first_file = known[0]
+    for (other, other_as_json), file in known[1:]:
+        as_json = as_json or other_as_json
+        if other != first:
+            raise UsageError(f"column {name!r} is {first} in {first_file.label} and {other} in {file.label}; give them one type")
+    return first, as_json
+
+
+def checked_values(plan: ColumnPlan, records: Sequence[Record], name: str) -> list[Record]:
+    """The records, those whose values do not fit the plan turned into errors."""
+    checked = []
+    for record in records:
+        wrong = plan.misfit(record, f"{name} line {record.line}") if record.values else ""
+        checked.append(Record(record.line, None, error=wrong) if wrong else record)
+    return checked
+
+
+def arrays_of(plan: ColumnPlan, records: Sequence[Record]) -> list[Any]:
+    """One Arrow array for each passed column; null for a record that has no values.
+
+    Raises:
+        TextError: a value does not fit; `checked_values` tells which.
+    """
+    import pyarrow as pa
+
+    arrays = []
+    for place, column in enumerate(plan.passed):
+        values = [record.values[place] if record.values else None for record in records]
+        if column.name == ID and any(value is None and record.text is not None for value, record in zip(values, records, strict=True)):
+            raise TextError("a record has no id")
+        try:
+            arrays.append(column.array(values))
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            raise TextError(str(error)) from None
+    return arrays

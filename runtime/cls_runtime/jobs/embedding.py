@@ -1,0 +1,161 @@
+"""Rows in, the same rows with vectors out: each distinct text computed once, as long as the table of repeats has room for it.
+
+What comes out depends on the rows of the range alone, not on timing or on where a job was interrupted: the same range gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.errors import InvalidVectorError, TextTooLongError
+from cls_runtime.jobs.repeats import RepeatTable
+from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
+from cls_runtime.report import Truncation
+
+# Rows that wait for their vectors; while there are this many, repeats are computed like other texts, which moves the rows on.
+MAX_WAITING_ROWS = 2**14
+_NO_TEXT = -1
+
+
+def vector_width(encoder: Encoder, output: Output) -> int:
+    """Numbers in a vector of this output.
+
+    Raises:
+        UsageError: the bundle has no such output.
+    """
+    widths = {item.name: item.width for item in encoder.manifest.outputs}
+    # An unknown output is not looked up here: encode() knows best how to say so.
+    return widths.get(GRAPH_OUTPUTS[output]) or int(encoder.encode([], output=output).shape[1])
+
+
+def embed_blocks(
+    encoder: Encoder, blocks: Iterable[RowBlock], *, output: Output = "cls", normalize: bool = False
+) -> Generator[EmbeddedBlock, None, None]:
+    """Each block with its vectors, in order, in bounded memory. Close it (or exhaust it) to stop the work.
+
+    Raises:
+        TextTooLongError, InvalidVectorError: as `Encoder.encode`; `index` is the row's number.
+        EngineError, UsageError: as `Encoder.encode`.
+    """
+    waiting = _Waiting(vector_width(encoder, output))
+    with contextlib.closing(encoder.stream(waiting.fresh(blocks), output=output, normalize=normalize)) as stream:  # type: ignore[type-var]
+        while True:
+            try:
+                vectors = next(stream, None)
+            except (TextTooLongError, InvalidVectorError) as error:
+                raise waiting.with_row(error) from None
+            if vectors is None:
+                break
+            report = encoder.last_report
+            waiting.fill(vectors, cut=report.truncated, tokens=report.tokens)
+            yield from waiting.complete()
+    yield from waiting.complete()
+
+
+@dataclass
+class _Open:
+    """A block whose vectors are not all there. `numbers` [n] says which computed text each row is."""
+
+    block: RowBlock
+    numbers: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    last: int
+    duplicates: int
+    truncated: int = 0
+    tokens: int = 0
+    cut: list[Truncation] = field(default_factory=list)
+
+
+@dataclass
+class _Waiting:
+    """Blocks between reading and writing. `fresh` runs inside the Encoder's stream, a window or two ahead of `fill`."""
+
+    width: int
+    _open: deque[_Open] = field(default_factory=deque)
+    _given: int = 0
+    _filled: int = 0
+    _rows: int = 0
+    _first_rows: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._table = RepeatTable(self.width)
+
+    def fresh(self, blocks: Iterable[RowBlock]) -> Iterator[str]:
+        """The texts to compute, in order; their number is their place here."""
+        for block in blocks:
+            numbers = np.full(len(block.texts), _NO_TEXT, dtype=np.int64)
+            texts: list[str] = []
+            duplicates = 0
+            may_repeat = self._rows < MAX_WAITING_ROWS
+            for place, text in enumerate(block.texts):
+                if text is None:
+                    continue
+                number = self._table.find(text) if may_repeat else None
+                if number is None:
+                    number = self._given + len(texts)
+                    self._table.add(text, number)
+                    self._first_rows[number] = int(block.rows[place])
+                    texts.append(text)
+                else:
+                    duplicates += 1
+                numbers[place] = number
+            self._admit(block, numbers, duplicates)
+            self._given += len(texts)
+            yield from texts
+
+    def _admit(self, block: RowBlock, numbers: NDArray[np.int64], duplicates: int) -> None:
+        vectors = np.empty((len(numbers), self.width), dtype=np.float32)
+        vectors[numbers == _NO_TEXT] = np.nan
+        admitted = _Open(block, numbers, vectors, last=int(numbers.max(initial=_NO_TEXT)), duplicates=duplicates)
+        known = np.flatnonzero((numbers != _NO_TEXT) & (numbers < min(self._filled, self._table.capacity)))
+        vectors[known] = self._table.vectors(numbers[known])
+        admitted.truncated = int(self._table.truncated(numbers[known]).sum())
+        self._open.append(admitted)
+        self._rows += len(numbers)
+
+    def fill(self, vectors: NDArray[np.float32], *, cut: Sequence[Truncation], tokens: int) -> None:
+        """Takes the next vectors, [n, width]; `cut` are those of their texts that were truncated."""
+        start, stop = self._filled, self._filled + len(vectors)
+        truncated = np.zeros(len(vectors), dtype=bool)
+        truncated[[item.index - start for item in cut]] = True
+        self._table.store(start, vectors, truncated)
+        for item in self._open:
+            here = np.flatnonzero((item.numbers >= start) & (item.numbers < stop))
+            item.vectors[here] = vectors[item.numbers[here] - start]
+            item.truncated += int(truncated[item.numbers[here] - start].sum())
+        self._open[0].tokens += tokens
+        self._open[0].cut += [Truncation(self._first_rows[item.index], item.removed_tokens) for item in cut]
+        for number in range(start, stop):
+            del self._first_rows[number]
+        self._filled = stop
+
+    def complete(self) -> Iterator[EmbeddedBlock]:
+        """The blocks at the front that have all their vectors."""
+        while self._open and self._open[0].last < self._filled:
+            item = self._open.popleft()
+            self._rows -= len(item.numbers)
+            counts = Counts(
+                read=item.block.stop - item.block.start,
+                rows=len(item.numbers),
+                skipped=len(item.block.skipped),
+                truncated=item.truncated,
+                duplicates=item.duplicates,
+                tokens=item.tokens,
+            )
+            yield EmbeddedBlock(item.block, item.vectors, counts, tuple(item.cut))
+
+    def with_row(self, error: TextTooLongError | InvalidVectorError) -> TextTooLongError | InvalidVectorError:
+        """The error with the row's number in place of the computed text's."""
+        row = self._first_rows.get(error.index if error.index is not None else -1)
+        if row is None:
+            return error
+        message = str(error).replace(f"text {error.index} ", f"text {row} ", 1)
+        return type(error)(message, index=row)

@@ -1,0 +1,67 @@
+"""What a job does to a row, in plain data that goes to other processes: which Encoder, which vectors, in which form, where to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cls_runtime.encoder import Encoder, Output
+from cls_runtime.jobs.embedding import embed_blocks
+from cls_runtime.jobs.inputs import JobInputs
+from cls_runtime.jobs.output_folder import OutputFolder, output_folder
+from cls_runtime.jobs.rows import EmbeddedBlock, RowBlock
+from cls_runtime.jobs.shards import ShardFormat
+from cls_runtime.report import OnOverflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTask:
+    """See the module's docstring. `variant` and `engine` are names, never `auto`: every process must give the same vectors.
+
+    Attributes:
+        bundle: the bundle's folder, the same on every machine.
+        variant: the precision.
+        engine: the inference engine.
+        threads: CPU threads of one Encoder; None for all.
+        on_overflow: `truncate` or `raise`.
+        output: `cls`, `pooler` or `logits`.
+        normalize: divide each vector by its L2 norm.
+        inputs: the job's inputs.
+        row_counts: rows of each input file, where all are Parquet; None otherwise.
+        form: how a shard looks.
+        shard_rows: rows of the input that a shard covers.
+        out: the output folder, a path or a URI.
+    """
+
+    bundle: Path
+    variant: str
+    engine: str
+    threads: int | None
+    on_overflow: OnOverflow
+    output: Output
+    normalize: bool
+    inputs: JobInputs
+    row_counts: tuple[int, ...] | None
+    form: ShardFormat
+    shard_rows: int
+    out: str
+
+    def load_encoder(self) -> Encoder:
+        """The Encoder.
+
+        Raises:
+            BundleError, MissingExtraError, EngineError, UsageError: as `Encoder.load`.
+        """
+        return Encoder.load(self.bundle, variant=self.variant, engine=self.engine, threads=self.threads, on_overflow=self.on_overflow)
+
+    def folder(self) -> OutputFolder:
+        """The output folder."""
+        return output_folder(self.out)
+
+    @contextlib.contextmanager
+    def embedded(self, encoder: Encoder, blocks: Iterable[RowBlock]) -> Iterator[Iterator[EmbeddedBlock]]:
+        """The blocks with their vectors; leaving the block stops the work."""
+        with contextlib.closing(embed_blocks(encoder, blocks, output=self.output, normalize=self.normalize)) as found:
+            yield found

@@ -1,0 +1,256 @@
+"""Records of `.txt`, `.jsonl` and `.csv` files, one at a time, in order: a text, further columns, or why the record cannot be read.
+
+A record that cannot be read does not end the file: the caller decides (`Record.error`). What cannot be told apart into records does.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO, Protocol
+
+from cls_runtime.errors import TextError, UsageError
+
+MAX_LINE_BYTES = 64 * 2**20
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a record are wanted: the text's, and `others`, whose values are passed on as they are."""
+
+    text: str = "text"
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record, or why there is none: `text` is a str, or None with `error`.
+
+    `line` is the number of its last line; `values` are those of `Columns.others`.
+    """
+
+    line: int
+    text: str | None
+    values: tuple[Any, ...] = ()
+    error: str = ""
+
+
+class LineRecords:
+    """The records of an open file, from the first on.
+
+    Args:
+        file: an open binary file, UTF-8 with or without a byte order mark.
+        name: what errors call it.
+        kind: `.txt`, `.jsonl` or `.csv`.
+        columns: what is wanted; `.txt` has a text and nothing else.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, kind: str, columns: Columns) -> None:
+        self._file = file
+        formats: dict[str, type[_Format]] = {".txt": _Txt, ".jsonl": _Jsonl, ".csv": _Csv}
+        self._records = formats[kind](file, name, columns)
+
+    def take(self, count: int) -> list[Record]:
+        """The next `count` records; fewer at the end of the file."""
+        return list(islice(self._records, count))
+
+    def skip(self, count: int) -> int:
+        """Passes over `count` records without reading what is in them; how many there were."""
+        return sum(1 for _ in islice(self._records.raw, count))
+
+    def position(self) -> int | None:
+        """How many bytes of the file on the disk were read, compressed ones of a gzip file; None where that is unknown."""
+        on_disk = getattr(self._file, "fileobj", self._file)
+        try:
+            return int(on_disk.tell())
+        except (OSError, ValueError):
+            return None
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+
+class _Format(Protocol):
+    """An iterator over records, and `raw`: the same ones before anybody looks into them."""
+
+    raw: Iterator[Any]
+
+    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def __next__(self) -> Record: ...
+
+
+class _Txt:
+    """A line is a text, an empty line an empty text; only the line's end (LF or CRLF) is taken off."""
+
+    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
+        self.raw = _lines(file)
+        self._name = name
+        self._others = len(columns.others)  # they can only be the text once more
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        number, line = next(self.raw)
+        text, error = _decoded(line, f"{self._name} line {number}")
+        if text.endswith("\n"):
+            text = text.removesuffix("\n").removesuffix("\r")
+        return Record(number, None, error=error) if error else Record(number, text, (text,) * self._others)
+
+
+class _Jsonl:
+    """A line is an object, or a string that is the text. Blank lines are not records."""
+
+    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
+        self.raw: Iterator[tuple[int, bytes | None]] = ((number, line) for number, line in _lines(file) if line is None or line.strip())
+        self._name = name
+        self._columns = columns
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        number, line = next(self.raw)
+        where = f"{self._name} line {number}"
+        text, error = _decoded(line, where)
+        if error:
+            return Record(number, None, error=error)
+        try:
+            return self._record(number, json.loads(text), where)
+        except TextError as reason:
+            return Record(number, None, error=str(reason))
+        except (ValueError, RecursionError) as reason:
+            return Record(number, None, error=f"{where} is not JSON ({reason})")
+
+    def _record(self, number: int, value: Any, where: str) -> Record:
+        column = self._columns.text
+        if isinstance(value, str):
+            value = {column: value}
+        if not isinstance(value, dict):
+            raise TextError(f"{where} is a JSON {_json_kind(value)}, expected an object with {column!r}, or a string")
+        if column not in value:
+            raise TextError(f"{where} has no {column!r}, only {listed(list(value))}; choose one with --column")
+        text = value[column]
+        others = tuple(value.get(name) for name in self._columns.others)
+        if isinstance(text, str):
+            return Record(number, text, others)
+        return Record(number, None, others, f"{where}: {column!r} is a JSON {_json_kind(text)}, expected a string")
+
+
+class _Csv:
+    """Comma-separated with a header. Blank lines are not records; strict, or a lost quote would swallow the rest of the file."""
+
+    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
+        rows = _csv_rows(file, name)
+        header = next(rows, None)
+        self._places, self._width = _csv_places(header, columns, name)
+        self.raw = rows
+        self._name = name
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        line, row, error = next(self.raw)
+        where = f"{self._name} line {line}"
+        if error:
+            return Record(line, None, error=error)
+        if len(row) != self._width:
+            wrong = f"has {len(row)} fields, the header has {self._width}; put a field that contains a comma in double quotes"
+            return Record(line, None, error=f"{where} {wrong}")
+        text, *others = (row[place] for place in self._places)
+        for field in (text, *others):
+            if bad := next((letter for letter in field if "\udc80" <= letter <= "\udcff"), None):
+                return Record(line, None, error=f"{where} is not UTF-8 (byte 0x{ord(bad) - 0xDC00:02x}); convert the file to UTF-8")
+        return Record(line, text, tuple(others))
+
+
+def csv_header(file: BinaryIO, name: str, columns: Columns) -> None:
+    """Looks whether a CSV file's header has the columns.
+
+    Raises:
+        UsageError: one is missing or there twice, or the file is empty.
+    """
+    _csv_places(next(_csv_rows(file, name), None), columns, name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for an error message, the first twenty."""
+    shown = ", ".join(repr(name) for name in names[:20])
+    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """The lines with their ends and numbers; None for one that is too long. Only LF ends a line: a text may contain any other separator."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_UTF8_BOM)
+        if len(line) <= MAX_LINE_BYTES:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES)
+        yield number, None
+
+
+def _decoded(line: bytes | None, where: str) -> tuple[str, str]:
+    """The line as text, or the error."""
+    if line is None:
+        return "", f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is it a text file?"
+    try:
+        return line.decode("utf-8"), ""
+    except UnicodeDecodeError as error:
+        bad = f"byte 0x{line[error.start]:02x} at place {error.start + 1}"
+        return "", f"{where} is not UTF-8 ({bad}); convert the file to UTF-8"
+
+
+def _csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, list[str], str]]:
+    """Rows with the number of their last line, or an error; bytes that are not UTF-8 are lone surrogates."""
+
+    def decoded() -> Iterator[str]:
+        for number, line in _lines(file):
+            if line is None:
+                raise TextError(_decoded(None, f"{name} line {number}")[1])
+            yield line.decode("utf-8", "surrogateescape")
+
+    reader = csv.reader(decoded(), strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            hint = "; use .jsonl for texts this long" if "limit" in str(error) else ""
+            yield reader.line_num, [], f"{name} line {reader.line_num} is not CSV ({error}){hint}"
+            continue
+        if row:
+            yield reader.line_num, row, ""
+
+
+def _csv_places(header: tuple[int, list[str], str] | None, columns: Columns, name: str) -> tuple[list[int], int]:
+    """Where the columns are in a row, the text's first, and how many fields a row has."""
+    if header is None:
+        raise UsageError(f"{name} is empty, expected a header line with {columns.text!r}")
+    _, names, error = header
+    if error:
+        raise UsageError(error)
+    for column in (columns.text, *columns.others):
+        if names.count(column) != 1:
+            found = "no column" if column not in names else "more than one column"
+            hint = "; choose one with --column" if column == columns.text else ""
+            raise UsageError(f"{name} has {found} {column!r}; its columns are {listed(names)}{hint}")
+    return [names.index(column) for column in (columns.text, *columns.others)], len(names)
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {bool: "boolean", type(None): "null", int: "number", float: "number", list: "array", dict: "object", str: "string"}
+    return kinds[type(value)]

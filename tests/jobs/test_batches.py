@@ -1,0 +1,76 @@
+"""The picklable function: over plain Arrow, and on Spark where it is installed."""
+
+import pickle
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cls_runtime import Encoder
+from cls_runtime.jobs import EmbedBatches
+
+
+@pytest.fixture
+def table(make_texts):
+    return pa.table({"n": range(500), "text": make_texts(500)})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_plain_arrow(bundle, table, dtype):
+    embed = EmbedBatches(bundle, dtype=dtype, normalize=True)
+    found = embed.table(table)
+    assert found.schema.names == ["n", "text", "embedding", *(["embedding_scale"] if dtype == "int8" else [])]
+    assert found.select(["n", "text"]).equals(table)
+    stored = np.array(found["embedding"].combine_chunks().flatten(), dtype=np.float32).reshape(500, 8)
+    if dtype == "int8":
+        stored = stored * np.array(found["embedding_scale"])[:, None]
+    with Encoder.load(bundle, on_overflow="truncate") as encoder:
+        true = encoder.encode(table["text"].to_pylist(), normalize=True)
+    np.testing.assert_allclose(stored, true, atol=1e-6 if dtype == "float32" else 0.5 / 127 + 1e-6)
+
+
+def test_it_pickles_after_use_and_without_the_encoder(bundle, table):
+    embed = EmbedBatches(bundle)
+    first = embed.table(table)
+    data = pickle.dumps(embed)
+    assert len(data) < 2000
+    assert pickle.loads(data).table(table).equals(first)
+
+
+def test_small_batches_are_computed_together_and_come_back_as_they_were(bundle, table):
+    batches = table.to_batches(max_chunksize=7)
+    found = list(EmbedBatches(bundle)(iter(batches)))
+    assert [len(batch) for batch in found] == [len(batch) for batch in batches]
+    whole = EmbedBatches(bundle).table(table)
+    assert pa.Table.from_batches(found)["embedding"].to_pylist() == whole["embedding"].to_pylist()
+
+
+def test_null_texts_have_null_vectors(bundle):
+    found = EmbedBatches(bundle).table(pa.table({"text": ["cat", None]}))
+    assert [vector is None for vector in found["embedding"].to_pylist()] == [False, True]
+
+
+def test_plain_lists(bundle, table):
+    found = EmbedBatches(bundle, fixed_size=False).table(table)
+    assert found.schema.field("embedding").type == pa.list_(pa.float32())
+    assert found["embedding"].to_pylist() == EmbedBatches(bundle).table(table)["embedding"].to_pylist()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # pyspark's own
+def test_spark_maps_it(bundle, table, monkeypatch):
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    sql = pytest.importorskip("pyspark.sql")
+    spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        frame = spark.createDataFrame(list(zip(table["n"].to_pylist(), table["text"].to_pylist(), strict=True)), "n long, text string")
+        found = frame.mapInArrow(
+            EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>"
+        ).toPandas()
+    finally:
+        spark.stop()
+    found = found.sort_values("n")
+    whole = EmbedBatches(bundle).table(table)
+    assert found["text"].tolist() == table["text"].to_pylist()
+    np.testing.assert_allclose(np.stack(found["embedding"]), np.array(whole["embedding"].to_pylist()), atol=1e-6)

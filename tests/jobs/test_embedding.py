@@ -1,0 +1,163 @@
+"""Blocks in, vectors out: equal to the Encoder's, repeats computed once, memory bounded."""
+
+import numpy as np
+import pytest
+
+from cls_runtime import Encoder, TextTooLongError
+from cls_runtime.jobs import embedding, repeats
+from cls_runtime.jobs.embedding import embed_blocks
+from cls_runtime.jobs.progress import JobProgress
+from cls_runtime.jobs.reading_ahead import read_ahead
+from cls_runtime.jobs.rows import Counts, RowBlock
+from cls_runtime.jobs.vector_types import quantized
+
+
+@pytest.fixture
+def encoder(bundle):
+    with Encoder.load(bundle, on_overflow="truncate", threads=2) as encoder:
+        yield encoder
+
+
+def blocks(texts, size=100):
+    for start in range(0, len(texts), size):
+        piece = texts[start : start + size]
+        yield RowBlock(0, start, start + len(piece), np.arange(start, start + len(piece)), piece)
+
+
+def embedded(encoder, texts, **options):
+    found = list(embed_blocks(encoder, blocks(texts), **options))
+    assert [item.block.start for item in found] == list(range(0, len(texts), 100))
+    return np.concatenate([item.vectors for item in found]), sum((item.counts for item in found), Counts())
+
+
+@pytest.mark.parametrize("count", [1, 100, 4095, 4096, 4097, 12_000])
+def test_vectors_are_the_encoders(encoder, make_texts, count):
+    texts = make_texts(count)
+    vectors, counts = embedded(encoder, texts)
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=1e-6)
+    assert counts.rows == counts.read == count
+    assert counts.duplicates == count - len(set(texts))
+
+
+def test_every_row_that_is_cut_counts(encoder):
+    long = "the dog sleeps " * 20
+    _, counts = embedded(encoder, ["cat", long, "cat", long, long])
+    assert (counts.truncated, counts.duplicates) == (3, 3)
+
+
+def test_options_go_through(encoder, make_texts):
+    texts = make_texts(300)
+    vectors, _ = embedded(encoder, texts, output="logits", normalize=True)
+    np.testing.assert_allclose(vectors, encoder.encode(texts, output="logits", normalize=True), atol=1e-6)
+
+
+def test_repeats_are_computed_once(encoder, monkeypatch):
+    computed = []
+    stream = encoder.stream
+    monkeypatch.setattr(encoder, "stream", lambda texts, **options: stream((computed.append(text) or text for text in texts), **options))
+    texts = ["cat", "dog", "cat"] * 5000
+    vectors, counts = embedded(encoder, texts)
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=1e-6)
+    assert counts.duplicates == 15_000 - len(computed)
+    # More than two: while many rows wait, repeats are computed like others, which bounds the rows that wait.
+    assert len(computed) < 100
+
+
+def test_a_million_repeats_do_not_pile_up(encoder, monkeypatch):
+    monkeypatch.setattr(embedding, "MAX_WAITING_ROWS", 1000)
+    waiting = []
+    complete = embedding._Waiting.complete
+    monkeypatch.setattr(embedding._Waiting, "complete", lambda self: waiting.append(self._rows) or complete(self))
+    vectors, _ = embedded(encoder, ["cat"] * 50_000)
+    assert len(vectors) == 50_000
+    assert max(waiting) <= 1000 + 2 * 4096 + 200
+
+
+def test_the_table_is_bounded(encoder, make_texts, monkeypatch):
+    monkeypatch.setattr(repeats, "TABLE_BYTES", 50 * (4 * 8 + 200))
+    texts = make_texts(9000)
+    assert repeats.RepeatTable(8).capacity == 50
+    vectors, counts = embedded(encoder, texts)
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=1e-6)
+    assert 0 < counts.duplicates < 9000 - len(set(texts))
+
+
+def test_rows_without_a_text_are_nan(encoder):
+    vectors, counts = embedded(encoder, [None, "cat", None])
+    assert np.isnan(vectors).all(axis=1).tolist() == [True, False, True]
+    assert counts.rows == 3
+
+
+def test_a_text_that_is_too_long_is_named_by_its_row(bundle):
+    texts = ["cat"] * 5000 + ["dog " * 100]
+    with Encoder.load(bundle, on_overflow="raise") as encoder, pytest.raises(TextTooLongError, match="text 5000 has ") as caught:
+        embedded(encoder, texts)
+    assert caught.value.index == 5000
+
+
+def test_the_same_rows_give_the_same_bytes(encoder, make_texts):
+    texts = make_texts(9000)
+    first, _ = embedded(encoder, texts)
+    second, _ = embedded(encoder, texts)
+    assert first.tobytes() == second.tobytes()
+
+
+def test_quantized_vectors_are_within_half_a_step():
+    vectors = np.random.default_rng(0).standard_normal((200, 16)).astype(np.float32)
+    vectors[7] = 0
+    numbers, scales = quantized(vectors)
+    assert np.abs(numbers).max() == 127
+    assert scales[7] == 0
+    assert (np.abs(numbers * scales[:, None] - vectors) <= scales[:, None] / 2 * 1.0001).all()
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    def items():
+        yield from range(20)
+        raise KeyError("here")
+
+    found = []
+    with pytest.raises(KeyError, match="here"):
+        found.extend(read_ahead(items()))
+    assert found == list(range(20))
+
+
+class Terminal:
+    def __init__(self, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_line_a_minute_in_a_log_and_a_changing_line_on_a_terminal(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("cls_runtime.jobs.progress.time.monotonic", lambda: clock[0])
+    for terminal, lines in ((False, 2), (True, 13)):
+        clock[0] = 0.0
+        stream = Terminal(terminal)
+        with JobProgress(total=2600, stream=stream) as progress:
+            for _ in range(13):
+                clock[0] += 10
+                progress.add(Counts(read=100, rows=100, truncated=1, duplicates=2, tokens=1000))
+        shown = [line for line in stream.text.replace("\r\x1b[K", "\n" if terminal else "").split("\n") if line]
+        assert len(shown) == lines
+        assert shown[-1].endswith(f"{12 if lines == 2 else 13} truncated, {24 if lines == 2 else 26} duplicates")
+        assert "10 rows/s, 100 tokens/s" in shown[-1]
+    assert "1,300 rows of 2,600, 10 rows/s, 100 tokens/s, 0:02:10 left" in stream.text
+
+
+def test_time_left_from_the_bytes_where_rows_are_unknown(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("cls_runtime.jobs.progress.time.monotonic", lambda: clock[0])
+    with JobProgress(stream=Terminal(False)) as progress:
+        for step in range(1, 4):
+            clock[0] = 10.0 * step
+            progress.add(Counts(read=100, rows=100), fraction=step / 10)
+    assert progress.line().startswith("300 rows (30%), 10 rows/s, 0 tokens/s, 0:01:45 left")

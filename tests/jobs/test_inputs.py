@@ -1,0 +1,191 @@
+"""Files, folders, globs: which rows a job sees, from any row on."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from cls_runtime.errors import TextError, UsageError
+from cls_runtime.jobs.inputs import END, JobInputs, expand
+
+
+def rows_of(inputs, ranges=((0, END),), **options):
+    return [(int(row), text) for block in inputs.blocks(ranges, **options) for row, text in zip(block.rows, block.texts, strict=True)]
+
+
+def find(*names, **options):
+    return JobInputs.find([str(name) for name in names], **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten rows, t0 to t9, in every format, compressed and not; and files that are none of a corpus."""
+    base = tmp_path / "corpus"
+    (base / "deep").mkdir(parents=True)
+    (base / "a.txt").write_text("t0\nt1\n")
+    (base / "b.csv.gz").write_bytes(gzip.compress(b"id,text\n1,t2\n\n2,t3\n"))
+    with pa.CompressedOutputStream(str(base / "c.jsonl.zst"), "zstd") as file:
+        file.write(b'{"text": "t4"}\n\n"t5"\n')
+    parquet.write_table(pa.table({"text": ["t6", "t7", "t8"]}), base / "deep" / "d.parquet", row_group_size=2)
+    (base / "deep" / "e.TXT.GZ").write_bytes(gzip.compress(b"t9"))
+    for ignored in ("_SUCCESS", ".hidden.txt", "_old.txt", "notes.md", "deep/x.parquet.gz"):
+        (base / ignored).write_text("not a text\n")
+    return base
+
+
+EVERY_ROW = [(row, f"t{row}") for row in range(10)]
+
+
+def test_a_folder_is_all_its_files_by_name(folder):
+    assert rows_of(find(folder)) == EVERY_ROW
+
+
+def test_globs_and_files_in_the_order_given(folder):
+    assert [text for _, text in rows_of(find(folder / "deep" / "[de]*", folder / "a.txt"))] == ["t6", "t7", "t8", "t9", "t0", "t1"]
+    assert [text for _, text in rows_of(find(folder / "**" / "*.parquet"))] == ["t6", "t7", "t8"]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(start, stop) for start in range(10) for stop in range(start + 1, 12)])
+def test_any_range(folder, start, stop):
+    assert rows_of(find(folder), [(start, stop)]) == EVERY_ROW[start:stop]
+
+
+@given(cuts=st.sets(st.integers(0, 3000), min_size=2, max_size=8))
+def test_ranges_of_a_parquet_file(tmp_path_factory, cuts):
+    path = tmp_path_factory.getbasetemp() / "ranges.parquet"
+    if not path.exists():
+        parquet.write_table(pa.table({"text": [f"t{row}" for row in range(3000)]}), path, row_group_size=700)
+    edges = sorted(cuts)
+    ranges = list(zip(edges[::2], edges[1::2], strict=False))
+    inputs = find(path)
+    assert [row for row, _ in rows_of(inputs, ranges)] == [row for start, stop in ranges for row in range(start, stop)]
+    assert all(block.part <= block.start < block.stop for block in inputs.blocks(ranges))
+    assert {block.part for block in inputs.blocks(ranges)} == {start for start, stop in ranges if start < 3000}
+
+
+def test_the_files_of_a_range_alone_give_the_same_rows(tmp_path):
+    counts = (3, 0, 5, 1)
+    for place, count in enumerate(counts):
+        parquet.write_table(
+            pa.table({"text": pa.array([f"{place}{row}" for row in range(count)], pa.string())}), tmp_path / f"{place}.parquet"
+        )
+    inputs = find(tmp_path)
+    assert inputs.row_counts() == counts
+    whole = rows_of(inputs)
+    for start in range(9):
+        for stop in range(start + 1, 10):
+            part, first_row = inputs.between(counts, start, stop)
+            assert rows_of(part, [(start, stop)], first_row=first_row) == whole[start:stop]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("empty", "the folder holds no .txt"), ("*.nothing", "the pattern matches no .txt"), ("a.pdf", "texts are read from")],
+)
+def test_names_that_stand_for_nothing(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=message):
+        find(tmp_path / name)
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path):
+    (tmp_path / "a[1].txt").write_text("cat\n")
+    assert expand(str(tmp_path / "a[1].txt")) == [str(tmp_path / "a[1].txt")]
+
+
+def columns_of(*names, **options):
+    return pa.Table.from_batches([block.columns for block in find(*names, **options).blocks([(0, END)])])
+
+
+JSON_COLUMNS = [
+    ([1, 2], pa.int64(), [1, 2]),
+    ([1, 2.5], pa.float64(), [1.0, 2.5]),
+    ([True, None], pa.bool_(), [True, None]),
+    (["a", None], pa.string(), ["a", None]),
+    ([1, "a"], pa.string(), ["1", "a"]),
+    ([{"x": 1}, [2]], pa.string(), ['{"x": 1}', "[2]"]),
+    ([None, None], pa.string(), [None, None]),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "kept"), JSON_COLUMNS)
+def test_the_types_of_json_columns(tmp_path, values, kind, kept):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": "t", "c": value}) + "\n" for value in values))
+    column = columns_of(tmp_path / "in.jsonl", keep=["c"])["c"]
+    assert (column.type, column.to_pylist()) == (kind, kept)
+
+
+def test_parquet_columns_keep_their_types(tmp_path):
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "when": pa.array([1, 2], pa.timestamp("us")),
+            "tags": pa.array([["x"], []], pa.list_(pa.string())),
+            "kind": pa.array(["p", "q"]).dictionary_encode(),
+        }
+    )
+    parquet.write_table(table, tmp_path / "in.parquet")
+    found = columns_of(tmp_path / "in.parquet", id_column="when", keep=["tags", "kind"])
+    assert found.schema.names == ["id", "tags", "kind"]
+    assert found["id"].type == pa.timestamp("us")
+    assert found["tags"].to_pylist() == [["x"], []]
+    assert (found["kind"].type, found["kind"].to_pylist()) == (pa.string(), ["p", "q"])
+
+
+def test_files_that_disagree_about_a_type(tmp_path):
+    parquet.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("text,n\nb,2\n")
+    with pytest.raises(UsageError, match=r"column 'n' is int64 in .*a\.parquet and string in .*b\.csv; give them one type"):
+        find(tmp_path / "a.parquet", tmp_path / "b.csv", keep=["n"])
+
+
+def test_plain_text_has_no_other_columns(tmp_path):
+    (tmp_path / "a.txt").write_text("cat\n")
+    with pytest.raises(UsageError, match="plain text, it has no column 'n'"):
+        find(tmp_path / "a.txt", keep=["n"])
+    assert columns_of(tmp_path / "a.txt", keep=["text"])["text"].to_pylist() == ["cat"]
+
+
+def test_a_missing_id_is_a_bad_row(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "a", "n": 1}\n{"text": "b"}\n')
+    with pytest.raises(TextError, match="line 2 has no 'n', which is the id column"):
+        columns_of(tmp_path / "in.jsonl", id_column="n")
+
+
+def test_null_texts_of_parquet(tmp_path):
+    parquet.write_table(pa.table({"text": ["a", None, "c"], "n": [1, 2, 3]}), tmp_path / "in.parquet")
+    with pytest.raises(TextError, match=r"in\.parquet row 2: 'text' is null"):
+        rows_of(find(tmp_path / "in.parquet"))
+    assert rows_of(find(tmp_path / "in.parquet", on_error="skip")) == [(0, "a"), (2, "c")]
+    assert rows_of(find(tmp_path / "in.parquet", on_error="null")) == [(0, "a"), (1, None), (2, "c")]
+    assert columns_of(tmp_path / "in.parquet", keep=["n"], on_error="skip")["n"].to_pylist() == [1, 3]
+
+
+def test_a_damaged_row_group_is_named(tmp_path):
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.table({"text": [f"{row} cat" for row in range(4000)]}), path, row_group_size=2000, compression="zstd")
+    data = bytearray(path.read_bytes())
+    offset = parquet.read_metadata(path).row_group(1).column(0).data_page_offset
+    data[offset : offset + 400] = bytes(400)
+    path.write_bytes(data)
+    with pytest.raises(TextError, match=r"in\.parquet is damaged after row"):
+        rows_of(find(path))
+
+
+def test_the_fraction_read_grows_to_one(tmp_path):
+    (tmp_path / "a.txt").write_text("cat\n" * 5000)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'"cat"\n' * 5000))
+    fractions = [block.fraction for block in find(tmp_path).blocks([(0, END)])]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1.0)
+
+
+def test_lines_are_read_as_they_are_needed(tmp_path):
+    (tmp_path / "a.txt").write_text("cat\n" * 5000 + "dog\n")
+    blocks = find(tmp_path / "a.txt").blocks([(0, END)])
+    assert len(next(blocks).texts) == 1024
+    blocks.close()

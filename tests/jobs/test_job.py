@@ -1,0 +1,259 @@
+"""A folder of shards: what is in it, and who may go on with it."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from cls_runtime import Encoder
+from cls_runtime.jobs import JobOptions, run_job
+from cls_runtime.jobs.job_manifest import JOB_NAME
+
+
+def expected(bundle, texts, **options):
+    with Encoder.load(bundle, on_overflow="truncate") as encoder:
+        return encoder.encode(texts, **options)
+
+
+def texts_of(corpus):
+    return [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
+
+
+def test_every_row_once_and_in_order(bundle, corpus, tmp_path, run, read, leftovers):
+    out = tmp_path / "out"
+    assert run(bundle, corpus, "-o", out, "--id-column", "key", "--keep", "score", "--keep", "text", "--shard-rows", 700) == 0
+    rows = read(out)
+    texts = texts_of(corpus)
+    assert list(rows) == ["id", "score", "text", "embedding"]
+    assert rows["id"] == [f"k{row}" for row in range(3000)]
+    assert rows["score"] == [row / 2 for row in range(3000)]
+    assert rows["text"] == texts
+    np.testing.assert_allclose(np.array(rows["embedding"], dtype=np.float32), expected(bundle, texts), atol=1e-6)
+    shards = sorted(out.glob("*.parquet"))
+    assert [parquet.read_metadata(path).num_rows for path in shards] == [700, 700, 700, 700, 200]
+    assert [path.name for path in shards] == [f"part-{start:012d}.parquet" for start in range(0, 3000, 700)]
+    assert parquet.read_schema(shards[0]).field("embedding").type == pa.list_(pa.float32(), 8)
+    assert leftovers(out) == []
+
+
+def test_without_an_id_column_the_id_is_the_row(bundle, tmp_path, run, read):
+    (tmp_path / "a.txt").write_text("the cat\ndog\n")
+    (tmp_path / "b.txt").write_text("cat\n")
+    assert run(bundle, tmp_path / "a.txt", tmp_path / "b.txt", "-o", tmp_path / "out") == 0
+    assert read(tmp_path / "out")["id"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_stored_vectors_are_the_encoders(bundle, corpus, tmp_path, run, dtype, normalize):
+    out = tmp_path / "out"
+    assert run(bundle, corpus, "-o", out, "--dtype", dtype, *(["--normalize"] if normalize else [])) == 0
+    table = parquet.read_table(out)
+    stored = np.array(table["embedding"].combine_chunks().flatten(), dtype=np.float32).reshape(3000, 8)
+    if dtype == "int8":
+        stored = stored * np.array(table["embedding_scale"], dtype=np.float32)[:, None]
+    true = expected(bundle, texts_of(corpus), normalize=normalize)
+    # int8: half a step of 1/127 of the row's largest number; float16: its 11 bits.
+    step = {"float32": 1e-6, "float16": 2**-11, "int8": 0.5 / 127}[dtype] * np.abs(true).max(axis=1, keepdims=True)
+    assert (np.abs(stored - true) <= step * 1.01 + 1e-6).all()
+
+
+def test_shards_say_where_their_vectors_come_from(bundle, corpus, tmp_path, run):
+    assert run(bundle, corpus, "-o", tmp_path / "out", "--normalize") == 0
+    (shard,) = (tmp_path / "out").glob("*.parquet")
+    origin = json.loads(parquet.read_schema(shard).metadata[b"cls_export"])
+    with Encoder.load(bundle) as encoder:
+        assert origin["fingerprint"] == encoder.manifest.fingerprint
+    assert (origin["variant"], origin["output"], origin["normalized"]) == ("fp32", "cls", "true")
+
+
+def test_json_summary(bundle, corpus, tmp_path, run, capsys):
+    assert run(bundle, corpus, "-o", tmp_path / "out", "--json", "--shard-rows", 1000) == 0
+    document = json.loads(capsys.readouterr().out)
+    distinct = [len(set(texts_of(corpus)[start : start + 1000])) for start in (0, 1000, 2000)]
+    assert (document["texts"], document["shards"], document["width"], document["dtype"]) == (3000, 3, 8, "float32")
+    assert document["duplicates"] == 3000 - sum(distinct)
+    assert document["truncated"] > 0
+    assert document["tokens"] > 0
+    assert document["resumed_rows"] == 0
+    assert document["texts_per_second"] > 0
+
+
+def test_a_finished_job_is_not_done_again(bundle, corpus, tmp_path, run, capsys):
+    out = tmp_path / "out"
+    assert run(bundle, corpus, "-o", out) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert run(bundle, corpus, "-o", out) == 0
+    assert "finished by an earlier run, nothing to do" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_a_lost_or_changed_shard_is_made_again(bundle, corpus, tmp_path, run, shard_bytes):
+    out = tmp_path / "out"
+    assert run(bundle, corpus, "-o", out, "--shard-rows", 1000) == 0
+    whole = shard_bytes(out)
+    (out / "part-000000001000.parquet").unlink()
+    (out / "part-000000002000.parquet").write_bytes(b"half")
+    (out / ".part-000000000000.parquet.0badcafe.part").write_bytes(b"from a crash")
+    (out / "part-000000009000.parquet").write_bytes(b"a shard that the manifest does not know")
+    assert run(bundle, corpus, "-o", out, "--shard-rows", 1000) == 0
+    assert shard_bytes(out) == whole
+    assert not list(out.glob(".*"))
+
+
+REFUSALS = {
+    "normalize": (["--normalize"], "with normalize False, this one has True"),
+    "dtype": (["--dtype", "int8"], "with dtype 'float32', this one has 'int8'"),
+    "shard rows": (["--shard-rows", "999"], "with shard rows 1000, this one has 999"),
+    "keep": (["--keep", "score"], "with keep [], this one has ['score']"),
+    "id column": (["--id-column", "key"], "with id column None, this one has 'key'"),
+    "output": (["--output", "pooler"], "with output 'cls', this one has 'pooler'"),
+    "overflow": (["--on-overflow", "raise"], "with refuses overflow False, this one has True"),
+    "on error": (["--on-error", "raise"], "with on error 'skip', this one has 'raise'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_other_options_are_refused_with_the_reason(bundle, corpus, tmp_path, run, capsys, shard_bytes, case):
+    out = tmp_path / "out"
+    base = (bundle, corpus, "-o", out, "--shard-rows", "1000", "--on-error", "skip")
+    assert run(*base) == 0
+    before = shard_bytes(out)
+    capsys.readouterr()
+    options, message = REFUSALS[case]
+    assert run(*base, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: output {out} holds a job ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert shard_bytes(out) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_text(path.read_text() + '"more"\n'), "whose input 1 has bytes"),
+        (lambda path: path.write_text(path.read_text().replace("k0", "kx", 1)), "the hash of the first and last 64 KiB"),
+        (lambda path: path.write_text(path.read_text()[:-3] + "7}\n"), "the hash of the first and last 64 KiB"),
+    ],
+    ids=["longer", "another beginning", "another end"],
+)
+def test_another_input_is_refused(bundle, corpus, tmp_path, run, capsys, change, message):
+    assert run(bundle, corpus, "-o", tmp_path / "out") == 0
+    change(corpus)
+    capsys.readouterr()
+    assert run(bundle, corpus, "-o", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_name_or_another_number_of_inputs_is_refused(bundle, corpus, tmp_path, run, capsys):
+    assert run(bundle, corpus, "-o", tmp_path / "out") == 0
+    other = corpus.with_name("other.jsonl")
+    shutil.copy(corpus, other)
+    capsys.readouterr()
+    assert run(bundle, other, "-o", tmp_path / "out") == 2
+    assert "has the name 'corpus.jsonl', it is now 'other.jsonl'" in capsys.readouterr().err
+    assert run(bundle, corpus, other, "-o", tmp_path / "out") == 2
+    assert "a job with 1 input files, this one has 2" in capsys.readouterr().err
+
+
+def test_another_bundle_is_refused(bundle, corpus, tmp_path, run, capsys):
+    from bundle_builder import build_bundle
+
+    assert run(bundle, corpus, "-o", tmp_path / "out") == 0
+    longer = build_bundle(tmp_path / "longer", max_length=20)
+    weights = build_bundle(tmp_path / "weights", change_weights=lambda values: values + 1)
+    capsys.readouterr()
+    assert run(longer, corpus, "-o", tmp_path / "out") == 2
+    assert "holds a job with fingerprint " in capsys.readouterr().err
+    assert run(weights, corpus, "-o", tmp_path / "out") == 2
+    assert "holds a job with graph sha256 " in capsys.readouterr().err
+
+
+def test_a_folder_with_something_else_is_refused(bundle, corpus, tmp_path, run, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    assert run(bundle, corpus, "-o", tmp_path / "out") == 2
+    assert "holds 'thesis.tex' and no _job.json; choose an empty folder or a new one" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', '{"format": 9}'])
+def test_a_damaged_manifest_is_one_line(bundle, corpus, tmp_path, run, capsys, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOB_NAME).write_text(content)
+    assert run(bundle, corpus, "-o", tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/out/_job.json ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "{work}/v.npy", "--id-column", "key"], "--id-column goes with -o FOLDER"),
+        (["-o", "{work}/v.npy", "--dtype", "int8"], "--dtype goes with -o FOLDER"),
+        (["-o", "{work}/v.npy", "--engine", "ray"], "--engine ray writes Parquet shards"),
+        (["-o", "{work}/out", "--ray-workers", "2"], "--ray-workers goes with --engine ray"),
+        (["-o", "{work}/out", "--shard-rows", "0"], "shard_rows is 0"),
+        (["-o", "{work}/out", "--keep", "nothing"], None),
+        (["-o", "{work}/out", "--keep", "embedding"], "the output has a column 'embedding' of its own"),
+        (["-o", "{work}/out", "--keep", "score", "--keep", "score"], "--keep names a column twice"),
+        (["-o", "{work}/out.parquet"], "expected a name that ends in .npy, or a folder"),
+        (["-o", "{work}/out", "--engine", "ray"], "--engine ray reads .parquet inputs"),
+        (["-o", "{work}/out", "--output", "nonsense"], "invalid choice"),
+    ],
+)
+def test_options_that_do_not_go_together(bundle, corpus, tmp_path, run, capsys, arguments, message):
+    code = run(bundle, corpus, *(argument.format(work=tmp_path) for argument in arguments))
+    if message is None:  # JSON objects need not have every column
+        assert code == 0
+        return
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_no_rows_give_a_shard_with_a_schema(bundle, tmp_path, run, read):
+    (tmp_path / "empty.txt").touch()
+    assert run(bundle, tmp_path / "empty.txt", "-o", tmp_path / "out") == 0
+    assert read(tmp_path / "out") == {"id": [], "embedding": []}
+
+
+def test_from_python_the_same(bundle, corpus, tmp_path):
+    options = JobOptions(shard_rows=1000, variant="fp32")
+    report = run_job(bundle, [str(corpus)], str(tmp_path / "out"), options=options)
+    assert (report.shards, report.width, report.total.rows, report.resumed_rows) == (3, 8, 3000, 0)
+    again = run_job(bundle, [str(corpus)], str(tmp_path / "out"), options=options)
+    assert (again.total, again.this_run.rows, again.resumed_rows) == (report.total, 0, 3000)
+
+
+@pytest.mark.parametrize("scheme", ["file://", "local://"])
+def test_uris_of_arrow_and_of_fsspec(bundle, tmp_path, run, read, make_texts, scheme):
+    if scheme == "local://":
+        pytest.importorskip("fsspec")
+    (tmp_path / "in").mkdir()
+    for part in range(2):
+        parquet.write_table(pa.table({"text": make_texts(500), "n": range(part * 500, part * 500 + 500)}), tmp_path / f"in/{part}.parquet")
+    where = f"{scheme}{tmp_path}"
+    assert run(bundle, f"{where}/in", "-o", f"{where}/out", "--id-column", "n", "--shard-rows", 300) == 0
+    assert read(tmp_path / "out")["id"] == list(range(1000))
+    assert not list((tmp_path / "out").glob(".*"))
+    assert run(bundle, f"{where}/in", "-o", f"{where}/out", "--id-column", "n", "--shard-rows", 300) == 0
+    assert run(bundle, f"{where}/none.parquet", "-o", f"{where}/out") == 2
+    assert run(bundle, "nowhere://x/y.parquet", "-o", f"{where}/out") == 2
+
+
+def test_without_pyarrow_the_extra_is_named_and_npy_works(bundle, tmp_path, run, capsys, monkeypatch):
+    import sys
+
+    (tmp_path / "in.jsonl").write_text('{"text": "cat"}\n"dog"\n')
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out") == 2
+    assert "pip install 'cls-export[jobs]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out.npy") == 0
+    assert np.load(tmp_path / "out.npy").shape == (2, 8)

@@ -1,0 +1,239 @@
+"""What can go wrong during a job, and what is left afterwards: nothing lost, nothing twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+SHARD = "part-*.parquet"
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"ended early: {process.communicate()}")
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def killed_at_random(arguments, out, start, *, times, source):
+    """Starts the job `times` times, and ends each with SIGKILL after a few more shards and a random moment."""
+    for _ in range(times):
+        done = len(list(out.glob(SHARD)))
+        more = source.randint(0, 2)
+        process = start(*arguments)
+        wait_for(lambda done=done, more=more: list(out.glob(".*.part")) and len(list(out.glob(SHARD))) >= done + more, process)
+        time.sleep(source.random() * 0.05)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+
+
+def check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, *, rows, shard_rows):
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in make_texts(rows)))
+    arguments = [bundle, tmp_path / "in.txt", "--shard-rows", shard_rows]
+    undisturbed = start(*arguments, "-o", tmp_path / "whole")
+    _, stderr = undisturbed.communicate(timeout=280)
+    assert undisturbed.returncode == 0, stderr
+    out = tmp_path / "out"
+    killed_at_random([*arguments, "-o", out], out, start, times=10, source=random.Random(rows))
+    assert len(list(out.glob(SHARD))) < rows // shard_rows, "every kill was in the middle"
+    final = start(*arguments, "-o", out, "--json")
+    stdout, stderr = final.communicate(timeout=280)
+    assert final.returncode == 0, stderr
+    document = json.loads(stdout)
+    assert document["texts"] == rows
+    assert document["resumed_rows"] > 0
+    assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+    assert leftovers(out) == []
+
+
+def test_killed_ten_times_the_output_is_the_undisturbed_one(bundle, tmp_path, make_texts, start, shard_bytes, leftovers):
+    check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=20_000, shard_rows=500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_ten_times_with_200000_rows(bundle, tmp_path, make_texts, start, shard_bytes, leftovers):
+    check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=200_000, shard_rows=5_000)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_what_is_done(bundle, tmp_path, make_texts, start, run, number, code):
+    texts = make_texts(60_000)
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in texts))
+    out = tmp_path / "out"
+    arguments = [bundle, tmp_path / "in.txt", "-o", out, "--shard-rows", 50_000, "--threads", 1]
+    process = start(*arguments)
+    # Some row groups are in the shard that is being written, so there is something to save.
+    wait_for(lambda: any(path.stat().st_size > 300_000 for path in out.glob(".*.part")), process)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (code, b"")
+    assert stderr.startswith(b"error: ")
+    assert b"Traceback" not in stderr
+    state = json.loads((out / "_job.json").read_text())
+    saved = sum(shard["stop"] - shard["start"] for shard in state["shards"])
+    assert 0 < saved < 60_000
+    assert not state["complete"]
+    assert not list(out.glob(".*"))
+    assert run(*arguments) == 0
+    table = parquet.read_table(out)
+    assert table["id"].to_pylist() == list(range(60_000))
+    assert run(bundle, tmp_path / "in.txt", "-o", tmp_path / "all.npy") == 0
+    np.testing.assert_allclose(
+        np.array(table["embedding"].combine_chunks().flatten()).reshape(-1, 8), np.load(tmp_path / "all.npy"), atol=1e-6
+    )
+
+
+def test_a_full_disk_ends_the_job_and_room_lets_it_go_on(bundle, tmp_path, make_texts, run, shard_bytes):
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in make_texts(20_000)))
+    arguments = [bundle, tmp_path / "in.txt", "--shard-rows", "10000"]
+    limited = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"  # so that writing fails with an error, as on a full disk
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from cls_runtime.commands import embed\n"
+        "sys.exit(embed.main(sys.argv[1:]))\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", limited, *map(str, arguments), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "File too large" in done.stderr
+    assert list(out.iterdir()) == []
+    assert run(*arguments, "-o", out) == 0
+    assert run(*arguments, "-o", tmp_path / "whole") == 0
+    assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+
+
+def test_two_jobs_do_not_write_to_one_folder(bundle, corpus, tmp_path, run, start, capsys):
+    out = tmp_path / "out"
+    process = start(bundle, "-", "-o", out)
+    wait_for(out.exists, process)
+    time.sleep(0.5)
+    assert run(bundle, corpus, "-o", out) == 2
+    assert "another job is writing to it" in capsys.readouterr().err
+    process.communicate(b"cat\n", timeout=60)
+    assert process.returncode == 0
+
+
+BAD_ROWS = b"""{"text": "cat", "n": 1}
+{"text": "d\xffg", "n": 2}
+{"text": 3, "n": 3}
+no json
+{"text": "\\ud800", "n": 5}
+{"text": "dog", "n": 6}
+"""
+REASONS = ["line 2 is not UTF-8 (byte 0xff", "line 3: 'text' is a JSON number", "line 4 is not JSON", "line 5 has a lone surrogate U+D800"]
+
+
+def listed(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_bad_rows_end_the_job_unless_told_otherwise(bundle, tmp_path, run, capsys):
+    (tmp_path / "in.jsonl").write_bytes(BAD_ROWS)
+    assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "in.jsonl line 2 is not UTF-8" in error
+    assert "--on-error skip or null goes on without such rows" in error
+    assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out", "--on-error", "skip") == 0, "what was done before had no errors"
+
+
+@pytest.mark.parametrize("policy", ["skip", "null"])
+def test_bad_rows_are_listed(bundle, tmp_path, run, read, capsys, leftovers, policy):
+    (tmp_path / "in.jsonl").write_bytes(BAD_ROWS * 2)
+    out = tmp_path / "out"
+    assert run(bundle, tmp_path / "in.jsonl", "-o", out, "--on-error", policy, "--keep", "n", "--shard-rows", 4) == 0
+    rows = read(out)
+    if policy == "skip":
+        assert rows["id"] == [0, 5, 6, 11]
+        assert rows["n"] == [1, 6, 1, 6]
+        assert None not in rows["embedding"]
+    else:
+        assert rows["id"] == list(range(12))
+        assert [vector is None for vector in rows["embedding"]] == [False, True, True, True, True, False] * 2
+    found = listed(out / "_skipped.jsonl")
+    assert [item["row"] for item in found] == [1, 2, 3, 4, 7, 8, 9, 10]
+    for item, reason in zip(found[:4], REASONS, strict=True):
+        assert reason in item["reason"]
+    assert leftovers(out) == ["_skipped.jsonl"]
+    assert f"8 rows could not be read; {out}/_skipped.jsonl lists them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_null_rows_in_every_dtype(bundle, tmp_path, run, read, dtype):
+    (tmp_path / "in.jsonl").write_bytes(BAD_ROWS)
+    assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out", "--on-error", "null", "--dtype", dtype) == 0
+    rows = read(tmp_path / "out")
+    assert [vector is None for vector in rows["embedding"]] == [False, True, True, True, True, False]
+    if dtype == "int8":
+        assert [scale is None for scale in rows["embedding_scale"]] == [False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("policy", "rows"), [("skip", 2), ("null", 6)])
+def test_bad_rows_and_npy(bundle, tmp_path, run, policy, rows):
+    (tmp_path / "in.jsonl").write_bytes(BAD_ROWS)
+    out = tmp_path / "out.npy"
+    assert run(bundle, tmp_path / "in.jsonl", "-o", out, "--on-error", policy) == 0
+    vectors = np.load(out)
+    assert vectors.shape == (rows, 8)
+    assert np.isnan(vectors).all(axis=1).sum() == rows - 2
+    assert [item["row"] for item in listed(tmp_path / "out.npy.skipped.jsonl")] == [1, 2, 3, 4]
+
+
+def test_a_value_that_does_not_fit_its_column_is_a_bad_row(bundle, tmp_path, run, read):
+    rows = [{"text": "cat", "n": row} for row in range(1500)]
+    rows[1200]["n"] = "twelve hundred"
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out", "--id-column", "n", "--on-error", "skip") == 0
+    assert read(tmp_path / "out")["id"] == [row for row in range(1500) if row != 1200]
+    (found,) = listed(tmp_path / "out" / "_skipped.jsonl")
+    assert "'n' is 'twelve hundred', expected int64" in found["reason"]
+
+
+def test_skipped_rows_are_listed_once_after_a_lost_shard(bundle, tmp_path, run):
+    (tmp_path / "in.jsonl").write_bytes(BAD_ROWS * 2)
+    out = tmp_path / "out"
+    arguments = (bundle, tmp_path / "in.jsonl", "-o", out, "--on-error", "skip", "--shard-rows", 6)
+    assert run(*arguments) == 0
+    whole = (out / "_skipped.jsonl").read_bytes()
+    (out / "part-000000000000.parquet").unlink()
+    assert run(*arguments) == 0
+    assert (out / "_skipped.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_a_cut_off_compressed_file_ends_the_job(bundle, tmp_path, run, capsys, suffix):
+    import pyarrow as pa
+
+    path = tmp_path / f"in.txt.{suffix}"
+    with pa.CompressedOutputStream(str(path), {"gz": "gzip", "zst": "zstd"}[suffix]) as file:
+        file.write(os.urandom(200_000).hex().encode() + b"\n")
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert run(bundle, path, "-o", tmp_path / "out", "--on-error", "skip") == 2
+    assert f"in.txt.{suffix} is damaged" in capsys.readouterr().err
+
+
+def test_standard_input_cannot_resume(bundle, tmp_path, start, run, capsys, monkeypatch):
+    out = tmp_path / "out"
+    process = start(bundle, "-", "-o", out, "--shard-rows", 5000)
+    process.stdin.write(b"the cat\n" * 30_000)
+    process.stdin.flush()
+    wait_for(lambda: len(list(out.glob(SHARD))) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert run(bundle, "-", "-o", out, "--shard-rows", 5000) == 2
+    assert "standard input, which cannot be read again" in capsys.readouterr().err

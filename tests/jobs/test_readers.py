@@ -1,0 +1,79 @@
+"""Shards are plain Parquet: each reader that people use gets the rows, given the folder or a pattern."""
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # the readers' own warnings
+
+DTYPES = ["float32", "float16", "int8"]
+
+
+@pytest.fixture(scope="module")
+def folders(bundle, tmp_path_factory, make_texts):
+    """A folder for each way to store vectors, with some null rows and a list of skipped ones beside the shards; and the true vectors."""
+    from cls_runtime import Encoder
+    from cls_runtime.jobs import JobOptions, run_job
+
+    base = tmp_path_factory.mktemp("readers")
+    texts = make_texts(300)
+    (base / "in.txt").write_bytes(b"".join(f"{text}\n".encode() for text in texts) + b"\xff\n")
+    for dtype in DTYPES:
+        options = JobOptions(dtype=dtype, shard_rows=100, keep=("text",), on_error="skip")
+        run_job(bundle, [str(base / "in.txt")], str(base / dtype), options=options)
+    with Encoder.load(bundle, on_overflow="truncate") as encoder:
+        return base, texts, encoder.encode(texts)
+
+
+def check(folders, dtype, ids, texts, vectors, scales=None):
+    _, true_texts, true = folders
+    assert list(ids) == list(range(300))
+    assert list(texts) == true_texts
+    stored = np.array([np.asarray(vector, dtype=np.float32) for vector in vectors])
+    if dtype == "int8":
+        stored = stored * np.asarray(scales, dtype=np.float32)[:, None]
+    tolerance = {"float32": 1e-6, "float16": 4e-3, "int8": 0.05}[dtype]
+    np.testing.assert_allclose(stored, true, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pandas(folders, dtype):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(folders[0] / dtype)
+    check(folders, dtype, frame["id"], frame["text"], frame["embedding"], frame.get("embedding_scale"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_polars(folders, dtype):
+    polars = pytest.importorskip("polars")
+    frame = polars.read_parquet(folders[0] / dtype / "*.parquet")  # of a folder with other files it reads none
+    scales = frame["embedding_scale"] if dtype == "int8" else None
+    check(folders, dtype, frame["id"], frame["text"], frame["embedding"].to_list(), scales)
+    assert frame.schema["embedding"].size == 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_duckdb(folders, dtype):
+    duckdb = pytest.importorskip("duckdb")
+    columns = duckdb.sql(f"select * from '{folders[0]}/{dtype}/*.parquet' order by id").fetchnumpy()
+    check(folders, dtype, columns["id"], columns["text"], list(columns["embedding"]), columns.get("embedding_scale"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_datasets(folders, dtype, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    found = datasets.load_dataset("parquet", data_files=f"{folders[0]}/{dtype}/*.parquet", split="train", cache_dir=str(tmp_path))
+    scales = found["embedding_scale"] if dtype == "int8" else None
+    check(folders, dtype, found["id"], found["text"], found["embedding"], scales)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_spark(folders, dtype):
+    sql = pytest.importorskip("pyspark.sql")
+    spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        rows = spark.read.parquet(str(folders[0] / dtype)).orderBy("id").collect()
+    finally:
+        spark.stop()
+    scales = [row["embedding_scale"] for row in rows] if dtype == "int8" else None
+    check(folders, dtype, [row["id"] for row in rows], [row["text"] for row in rows], [row["embedding"] for row in rows], scales)
