@@ -79,7 +79,9 @@ def test_every_int8_operator_is_a_standard_one(bundle):
 def scales(model):
     """The per-column scales of the first quantized weight that the graph holds."""
     names = {node.inputs[1].name for node in model.graph if node.op_type == "DequantizeLinear" and node.attributes.get("axis") is not None}
-    return next(value for name, value in model.graph.initializers.items() if name in names and len(value.shape) == 1 and value.shape[0] > 384)
+    return next(
+        value for name, value in model.graph.initializers.items() if name in names and len(value.shape) == 1 and value.shape[0] > 384
+    )
 
 
 def scale_off_by_a_tenth(array):

@@ -35,7 +35,7 @@ def corrected_biases(
         weight_bits: as the int8 graph will have.
     """
     measuring = model.clone()
-    products = [node for node in token_products(measuring) if len(node.inputs) > 2]
+    products = token_products(measuring)
     twins: list[ir.Node] = []
     outputs: list[str] = []
     for node in products:
@@ -58,14 +58,18 @@ def corrected_biases(
         raise GraphError("no calibration text was given")
     biases: dict[str, Float32] = {}
     for node, total in zip(products, sums, strict=True):
-        bias = np.asarray(constant(node.inputs[2]), dtype=np.float32)
+        bias = np.asarray(constant(node.inputs[2]), dtype=np.float32) if len(node.inputs) > 2 else np.float32(0)
         biases[str(node.outputs[0].name)] = (bias + total / tokens).astype(np.float32)
     return biases
 
 
 def set_biases(model: ir.Model, biases: Mapping[str, Float32]) -> None:
-    """Gives each product its own bias, as `corrected_biases` found it. Products that shared one (ALBERT's layers) no longer do."""
+    """Gives each product its own bias, as `corrected_biases` found it.
+
+    Products that shared one (ALBERT's layers) no longer do, and one without a bias (ModernBERT) gets one: the kernel adds it for nothing.
+    """
     for node in token_products(model):
         found = biases.get(str(node.outputs[0].name))
-        if found is not None and node.inputs[2] is not None:
+        if found is not None:
+            node.resize_inputs(3)
             node.replace_input_with(2, Builder(node).initializer(found, f"{node.outputs[0].name}.corrected_bias"))
