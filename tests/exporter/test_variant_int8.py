@@ -111,9 +111,7 @@ def test_a_damaged_weight_scale_misses_a_threshold(bundle, tmp_path, damage):
     assert shortfalls(figures, THRESHOLDS["int8"])
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("mean_cosine", 0.9989), ("p1_cosine", 0.9979), ("min_cosine", 0.9949)], ids=lambda item: str(item)
-)
+@pytest.mark.parametrize(("field", "value"), [("mean_cosine", 0.9989), ("p1_cosine", 0.9979), ("min_cosine", 0.9949)], ids=str)
 def test_each_threshold_refuses_alone(field, value):
     good = compare(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
     assert not shortfalls(good, THRESHOLDS["int8"])
