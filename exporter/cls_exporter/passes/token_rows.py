@@ -87,7 +87,9 @@ class _Layout:
         build = Builder(last)
         inputs = [self._as_matrix(build, hidden), weight] if bias is None else [self._as_matrix(build, hidden), weight, bias]
         width = known_dims(node.outputs[0])[2]
-        self._give_back(last, build, build.node("Gemm", inputs, [ROWS, width], name=last.outputs[0].name))
+        self._give_back(last, build, build.node("Gemm", inputs, [ROWS, width], name=f"{last.outputs[0].name}.rows"))
+        if last is not node:
+            self._graph.remove(node, safe=True)
 
     def works_on_rows(self, node: ir.Node) -> bool:
         """Rule 2: it reads a value that exists as rows, and beside such values only what is the same for every token."""
@@ -105,7 +107,9 @@ class _Layout:
         build = Builder(node)
         inputs = [value if value is None or len(known_dims(value)) < 3 else self._as_matrix(build, value) for value in node.inputs]
         attributes = dict(node.attributes.items())
-        output = ir.Value(name=node.outputs[0].name, shape=ir.Shape([ROWS, known_dims(node.outputs[0])[2]]), type=node.outputs[0].type)
+        output = ir.Value(
+            name=f"{node.outputs[0].name}.rows", shape=ir.Shape([ROWS, known_dims(node.outputs[0])[2]]), type=node.outputs[0].type
+        )
         self._graph.insert_before(node, ir.node(node.op_type, inputs, attributes=attributes, outputs=[output], name=node.name))
         self._give_back(node, build, output)
 

@@ -13,7 +13,8 @@ from onnx_ir.passes import common
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import UnsupportedError
-from cls_exporter.passes.compact_storage import HalfStorage, Int8Embeddings
+from cls_exporter.passes.half_storage import HalfStorage
+from cls_exporter.passes.int8_embeddings import Int8Embeddings
 from cls_exporter.passes.rewriting import Rewritten
 from cls_exporter.passes.smoothing import ChannelRange, Smoothing, smoothing_factors
 from cls_exporter.passes.static_quantization import StaticQuantization

@@ -1,4 +1,4 @@
-"""The passes that store what an int8 graph computes in fp32 in fewer bytes."""
+"""The pass that stores embedding tables in a byte an element."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import onnx_ir as ir
 
 from cls_exporter.passes.rewriting import Builder, Rewritten, attribute, constant, known_dims
 
-SMALLEST_TABLE = 2**12  # elements; a smaller constant would save less than the operators cost
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+SMALLEST_TABLE = 2**12  # elements; a smaller table would save less than the operators cost
 
 
 class Int8Embeddings(ir.passes.InPlacePass):
@@ -25,19 +24,6 @@ class Int8Embeddings(ir.passes.InPlacePass):
         for node in gathers:
             _as_int8(node)
         return Rewritten.of(model, len(gathers))
-
-
-class HalfStorage(ir.passes.InPlacePass):
-    """Stores large float32 constants as float16 behind a `Cast`, which an engine computes once, when it loads the graph.
-
-    1. Constants of rank 2 and more with at least 4,096 elements, except those with a value that float16 does not hold.
-    """
-
-    def call(self, model: ir.Model) -> Rewritten:
-        large = [value for value in model.graph.initializers.values() if _is_large(value)]
-        for value in large:
-            _as_half(model.graph, value)
-        return Rewritten.of(model, len(large))
 
 
 def _is_lookup(node: ir.Node) -> bool:
@@ -66,21 +52,3 @@ def _as_int8(node: ir.Node) -> None:
     floats = build.node("Cast", [rows], shape, dtype=ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)})
     scale = build.node("Gather", [build.initializer(scales, f"{table.name}.scale"), ids], [*shape[:-1], 1], attributes={"axis": 0})
     build.replace(node, build.node("Mul", [floats, scale], shape, name=node.outputs[0].name))
-
-
-def _is_large(value: ir.Value) -> bool:
-    array = constant(value)
-    if array is None or array.dtype != np.float32 or array.ndim < 2 or array.size < SMALLEST_TABLE or value.is_graph_output():
-        return False
-    return bool(np.abs(array).max() <= _LARGEST_HALF)
-
-
-def _as_half(graph: ir.Graph, value: ir.Value) -> None:
-    array = constant(value)
-    assert array is not None
-    readers = list(value.uses())
-    build = Builder(next(iter(graph)))
-    half = build.initializer(array.astype(np.float16), f"{value.name}.float16")
-    full = build.node("Cast", [half], array.shape, dtype=ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)})
-    for use in readers:
-        use.node.replace_input_with(use.idx, full)
