@@ -191,7 +191,7 @@ def test_help_needs_neither_torch_nor_transformers():
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert "cls-export bert-base-uncased --fp16 --int8" in finished.stdout
+    assert "cls-export bert-base-uncased --int8" in finished.stdout
     for option in ExportConfig.__dataclass_fields__:
         if option != "precisions":
             assert f"--{option.replace('_', '-')}" in finished.stdout
