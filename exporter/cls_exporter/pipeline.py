@@ -51,22 +51,24 @@ def compile_graph(model: ir.Model, *, family: Family, num_layers: int, layout: L
     """
     rewrites: dict[str, int] = {}
     for kind in PASSES:
-        rewrites[kind.__name__] = _applied(kind(), model)
+        rewrites[kind.__name__] = apply_pass(kind(), model)
     _check_pruned(model, rewrites, family=family, num_layers=num_layers)
-    rewrites[OutputLayout.__name__] = _applied(OutputLayout(layout=layout), model)
-    _clean(model)
+    rewrites[OutputLayout.__name__] = apply_pass(OutputLayout(layout=layout), model)
+    clean(model)
     _check_valid(model)
     return Compiled(model, rewrites)
 
 
-def _applied(one: ir.passes.InPlacePass, model: ir.Model) -> int:
+def apply_pass(one: ir.passes.InPlacePass, model: ir.Model) -> int:
+    """Runs one pass, removes what it left unused, and says how often it fired."""
     result = one(model)
     assert isinstance(result, Rewritten)
     common.RemoveUnusedNodesPass()(model)
     return result.count
 
 
-def _clean(model: ir.Model) -> None:
+def clean(model: ir.Model) -> None:
+    """Removes what several passes together left behind: equal and unused nodes, clashing names, the tracer's remarks."""
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)

@@ -15,10 +15,10 @@ from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import UnsupportedError
 from cls_exporter.passes.half_storage import HalfStorage
 from cls_exporter.passes.int8_embeddings import Int8Embeddings
-from cls_exporter.passes.rewriting import Rewritten
 from cls_exporter.passes.smoothing import ChannelRange, Smoothing, smoothing_factors
 from cls_exporter.passes.static_quantization import StaticQuantization
 from cls_exporter.passes.token_rows import TokenRows, token_products
+from cls_exporter.pipeline import apply_pass, clean
 from cls_exporter.variants.bias_correction import corrected_biases, set_biases
 from cls_exporter.variants.calibration import (
     CalibrationTexts,
@@ -58,8 +58,8 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, calibration: Path | N
     found = _search(rows, others or ranges, probes)
     alpha = min(found, key=lambda item: _used_up(found[item]))
     built = _quantized(rows, ranges, _spread(checkpoint, texts, CORRECTION_TEXTS), alpha=alpha)
-    tables, constants = _count(Int8Embeddings(), built), _count(HalfStorage(), built)
-    _clean(built)
+    tables, constants = apply_pass(Int8Embeddings(), built), apply_pass(HalfStorage(), built)
+    clean(built)
     recipe = {
         "weights": f"int{WEIGHT_BITS}, symmetric, a scale for each column",
         "activations": "uint8, one fixed scale and zero point for each tensor",
@@ -96,9 +96,9 @@ def _without_every(texts: Iterator[str], step: int) -> Iterator[str]:
 
 def _as_rows(model: ir.Model) -> ir.Model:
     rows = model.clone()
-    if not _count(TokenRows(), rows):
+    if not apply_pass(TokenRows(), rows):
         raise UnsupportedError("int8 has nothing to quantize: no product of this graph runs over all tokens; export fp32")
-    _clean(rows)
+    clean(rows)
     return rows
 
 
@@ -120,16 +120,3 @@ def _spread(checkpoint: Checkpoint, texts: CalibrationTexts, count: int) -> list
     """At most `count` of the texts, evenly spread over them, as batches."""
     step = max(1, texts.count // count)
     return list(token_batches(checkpoint, islice(texts.open(), 0, step * count, step)))
-
-
-def _count(one: ir.passes.InPlacePass, model: ir.Model) -> int:
-    result = one(model)
-    assert isinstance(result, Rewritten)
-    common.RemoveUnusedNodesPass()(model)
-    return result.count
-
-
-def _clean(model: ir.Model) -> None:
-    common.CommonSubexpressionEliminationPass()(model)
-    common.RemoveUnusedNodesPass()(model)
-    common.NameFixPass()(model)
