@@ -1,0 +1,1 @@
+"""What `cls-bench` measures, and how it says so."""
