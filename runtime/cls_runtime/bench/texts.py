@@ -1,0 +1,34 @@
+"""Texts to measure with: what every Python has, so that a benchmark needs no data set and no network."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+SHORTEST_WORDS, LONGEST_WORDS = 8, 40
+
+
+def docstring_sentences(count: int) -> list[str]:
+    """Up to `count` distinct sentences of 8 to 40 words from Python's own docstrings: the same ones in every run of one Python."""
+    found: dict[str, None] = {}
+    for sentence in _sentences(Path(sysconfig.get_path("stdlib"))):
+        found[sentence] = None
+        if len(found) >= count:
+            break
+    return list(found)[:count]
+
+
+def _sentences(library: Path) -> Iterator[str]:
+    for path in sorted(library.glob("*.py")) + sorted(library.glob("[a-z]*/*.py")):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+                for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
+                    if SHORTEST_WORDS <= len(sentence.split()) <= LONGEST_WORDS:
+                        yield sentence
