@@ -17,8 +17,8 @@ from pathlib import Path
 
 from cls_runtime.cpu import available_cpus, cgroup_cpu_quota, cpu_features
 from cls_runtime.encoder import Encoder
-from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, engine_module, fastest, installed_engines, is_importable
-from cls_runtime.errors import ClsError
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, fastest, is_importable
+from cls_runtime.errors import ClsError, UsageError
 from cls_runtime.probe_graph import probe
 
 # What brings what, by distribution name: the extras of pyproject.toml, "" for what every install has.
@@ -64,7 +64,10 @@ class EngineStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class BundleStatus:
-    """What loading a bundle with `auto` gave: the choice and its reasons, the seconds to the first vector, or the error."""
+    """What loading a bundle gave: the choice and its reasons, the seconds to the first vector, or the error.
+
+    With `auto`; where that takes no engine, with one that works.
+    """
 
     path: Path
     usable: bool
@@ -112,7 +115,7 @@ def diagnose(bundle: Path | None = None) -> Diagnosis:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         engines = tuple(try_engine(name) for name in ENGINES)
-        status = None if bundle is None else try_bundle(bundle)
+        status = None if bundle is None else try_bundle(bundle, engine=_engine_to_try(engines))
     features = cpu_features()
     return Diagnosis(
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -148,11 +151,11 @@ def try_engine(name: str) -> EngineStatus:
     return EngineStatus(name=name, works=True, detail=", ".join(providers))
 
 
-def try_bundle(path: Path) -> BundleStatus:
-    """Loads a bundle as `auto` would, hashes included, and encodes one text."""
+def try_bundle(path: Path, *, engine: str = "auto") -> BundleStatus:
+    """Loads a bundle on `engine`, hashes included, and encodes one text."""
     start = time.perf_counter()
     try:
-        with Encoder.load(path, check_hashes=True) as encoder:
+        with Encoder.load(path, engine=engine, check_hashes=True) as encoder:
             encoder.encode(["a text"])
             info = encoder.info
             source = encoder.manifest.source.name
@@ -169,11 +172,24 @@ def try_bundle(path: Path) -> BundleStatus:
     )
 
 
+def _engine_to_try(engines: Iterable[EngineStatus]) -> str:
+    """`auto`; where it takes none, an engine that works and has to be asked for by name, a GPU before the CPU provider of its wheel."""
+    try:
+        automatic_engines()
+    except UsageError:
+        working = [engine.name for engine in engines if engine.works]
+        return next((name for name in ("cuda", "onnxruntime") if name in working), "auto")
+    except ClsError:
+        return "auto"
+    return "auto"
+
+
 def _auto() -> str:
     """What `engine="auto"` and `variant="auto"` mean here."""
-    installed = installed_engines()
-    if not installed:
-        return "none: no engine is installed; pip install 'cls-export[cpu]'"
+    try:
+        installed = automatic_engines()
+    except ClsError as error:
+        return f"none: {error}"
     order = ENGINES[installed[0]].variants
     preferred = ", else ".join(f"{variant} on {fastest(installed, variant)[0]}" for variant in order)
     reasons = "; ".join(dict.fromkeys(fastest(installed, variant)[1] for variant in order))

@@ -24,8 +24,10 @@ def only_onnxruntime(monkeypatch):
     install(monkeypatch, "onnxruntime")
 
 
-def install(monkeypatch, *packages):
+def install(monkeypatch, *wheels):
+    packages = {wheel.removesuffix("-gpu") for wheel in wheels}
     monkeypatch.setattr(choice, "find_spec", lambda package: SimpleNamespace(origin=package) if package in packages else None)
+    monkeypatch.setattr(choice, "is_installed", wheels.__contains__)
 
 
 @pytest.fixture
@@ -129,6 +131,16 @@ class TestFastestEngine:
 
     def test_never_is_a_gpu(self, manifest):
         assert choose(manifest(fp32=GOOD, fp16=GOOD)).engine in choice.CPU_ENGINES
+
+    def test_is_not_the_cpu_provider_of_the_gpu_wheel(self, manifest, monkeypatch):
+        install(monkeypatch, "onnxruntime-gpu")
+        with pytest.raises(UsageError, match=r"name engine='cuda', or engine='onnxruntime' for the CPU, or run: pip uninstall"):
+            choose(manifest(fp32=GOOD, int8=GOOD))
+        assert choose(manifest(fp32=GOOD), engine="onnxruntime").engine == "onnxruntime"
+        install(monkeypatch, "onnxruntime-gpu", "openvino")
+        assert choose(manifest(fp32=GOOD)).engine == "openvino"
+        install(monkeypatch, "onnxruntime-gpu", "onnxruntime")
+        assert choose(manifest(fp32=GOOD)).engine == "onnxruntime"
 
     def test_bf16_is_the_fp32_file_on_openvino(self, manifest):
         assert choose(manifest(fp32=GOOD), variant="bf16").engine == "openvino"

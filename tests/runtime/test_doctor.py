@@ -83,10 +83,19 @@ def test_no_engine_is_a_problem_that_says_how_to_mend_it(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "import_package", missing)
     monkeypatch.setattr(openvino, "_import", missing)
-    monkeypatch.setattr(doctor, "installed_engines", tuple)
+    monkeypatch.setattr(choice, "installed_engines", tuple)
     found = doctor.diagnose()
     assert found.problems[:1] == ("onnxruntime does not work: onnxruntime is not installed; run: pip install cls-export[cpu]",)
-    assert found.auto == "none: no engine is installed; pip install 'cls-export[cpu]'"
+    assert found.auto == "none: no inference engine is installed; run: pip install cls-export[cpu]"
+
+
+def test_the_gpu_wheel_without_a_gpu_is_tried_on_the_cpu_by_name(bundle, monkeypatch):
+    monkeypatch.setattr(choice, "installed_engines", lambda: ("onnxruntime",))
+    monkeypatch.setattr(choice, "is_installed", lambda wheel: wheel == "onnxruntime-gpu")
+    found = doctor.diagnose(bundle)
+    assert found.auto.startswith("none: engine auto takes neither a GPU nor the CPU in its place")
+    assert (found.bundle.usable, found.bundle.engine) == (True, "onnxruntime")
+    assert found.problems == ()
 
 
 def test_both_onnxruntime_wheels_are_a_warning(monkeypatch):

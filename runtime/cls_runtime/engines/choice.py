@@ -14,6 +14,7 @@ from typing import cast
 
 from cls_runtime.cpu import cpu_features
 from cls_runtime.engines.base import EngineModule
+from cls_runtime.engines.onnxruntime import is_installed
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 from cls_runtime.manifest import Manifest, Variant
 from cls_runtime.parity import shortfalls, thresholds_for
@@ -99,7 +100,7 @@ def choose(manifest: Manifest, *, engine: str = "auto", variant: str = "auto") -
     """Resolves `auto` and checks what was asked for by name.
 
     Raises:
-        UsageError: an unknown name, or a variant that the bundle lacks or that is not for the engine.
+        UsageError: an unknown name, a variant that the bundle lacks or that is not for the engine, or `auto` and only the GPU wheel.
         MissingExtraError: the engine is not installed.
         EngineError: this CPU lacks what the variant assumes.
         BundleError: `auto`, and no variant meets its thresholds.
@@ -138,16 +139,36 @@ def installed_engines() -> tuple[str, ...]:
     return tuple(name for name in CPU_ENGINES if is_importable(ENGINES[name].package))
 
 
-def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
-    """The installed CPU engines that compute `variant` of the bundle; all of them for `auto`.
+def automatic_engines() -> tuple[str, ...]:
+    """The engines that `auto` chooses among: those of `installed_engines`, without ONNX Runtime where its wheel is the GPU's alone.
+
+    Who installed that wheel means a GPU, so the CPU provider in it computes only for those who ask for it by name.
 
     Raises:
-        MissingExtraError: none is installed.
-        UsageError: none of those installed computes the variant.
+        MissingExtraError: no engine is installed.
+        UsageError: the GPU wheel is all there is.
     """
     installed = installed_engines()
     if not installed:
         raise MissingExtraError("no inference engine is installed; run: pip install cls-export[cpu]")
+    if is_installed("onnxruntime-gpu") and not is_installed("onnxruntime"):
+        installed = tuple(name for name in installed if name != "onnxruntime")
+    if not installed:
+        raise UsageError(
+            "engine auto takes neither a GPU nor the CPU in its place, and onnxruntime-gpu is the only engine installed; name "
+            "engine='cuda', or engine='onnxruntime' for the CPU, or run: pip uninstall -y onnxruntime-gpu && pip install cls-export[cpu]"
+        )
+    return installed
+
+
+def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
+    """The engines of `automatic_engines` that compute `variant` of the bundle; all of them for `auto`.
+
+    Raises:
+        MissingExtraError: none is installed.
+        UsageError: none of those installed computes the variant, or the GPU wheel is all there is.
+    """
+    installed = automatic_engines()
     if variant == "auto":
         return installed
     entry = manifest.variants.get(graph_variant(variant))
