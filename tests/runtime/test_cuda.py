@@ -72,6 +72,23 @@ def test_the_cpu_wheel_is_named_with_the_command_that_mends_it(bundle, monkeypat
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("installed", "swap"),
+    [
+        (["onnxruntime"], "pip uninstall -y onnxruntime && "),
+        (["onnxruntime", "onnxruntime-gpu"], "pip uninstall -y onnxruntime onnxruntime-gpu && "),
+        (["onnxruntime-gpu"], ""),
+    ],
+)
+def test_the_command_takes_out_every_wheel_in_the_way(bundle, monkeypatch, installed, swap):
+    """With both installed, uninstalling one breaks the other, and pip would then say that it is there already."""
+    pretend(monkeypatch, providers=[])
+    monkeypatch.setattr(cuda, "is_installed", installed.__contains__)
+    with pytest.raises(MissingExtraError) as caught:
+        Encoder.load(bundle, engine="cuda")
+    assert str(caught.value).endswith(f"; run: {swap}pip install cls-export[gpu]")
+
+
 @pytest.mark.parametrize(("engine", "provider"), ENGINES)
 @pytest.mark.parametrize(
     ("driver", "message"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cls_runtime.bundle import Bundle
 from cls_runtime.engines.base import Float32, TokenBatch
-from cls_runtime.engines.onnxruntime import check_signature, first_line, import_package, is_installed
+from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package, is_installed
 from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def load_on(providers: Sequence[tuple[str, dict[str, str]]], bundle: Bundle, *, 
 def _check_wheel(ort: ModuleType, wanted: Sequence[str], *, name: str) -> None:
     available = ort.get_available_providers()
     if absent := [provider for provider in wanted if provider not in available]:
-        swap = "pip uninstall -y onnxruntime && " if is_installed("onnxruntime") else ""
+        # Both where both are there: uninstalling one takes files of the other along, and pip would not bring them back.
+        held = " ".join(wheel for wheel in WHEELS if is_installed(wheel))
+        swap = f"pip uninstall -y {held} && " if is_installed("onnxruntime") else ""
         raise MissingExtraError(
             f"engine {name} needs {absent[0]}, the installed onnxruntime has {', '.join(available)}; run: {swap}pip install cls-export[gpu]"
         )
