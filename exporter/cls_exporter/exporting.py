@@ -16,7 +16,7 @@ from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.companions import write_companions
 from cls_exporter.config import ExportConfig, ExportReport
 from cls_exporter.graph_file import bundle_file, write_graph
-from cls_exporter.multiply_adds import multiply_adds
+from cls_exporter.multiply_adds import multiply_add_formulas, multiply_adds
 from cls_exporter.parity_texts import parity_texts
 from cls_exporter.pipeline import Compiled, compile_graph
 from cls_exporter.publish import staged
@@ -190,7 +190,14 @@ def _with_variants(
         files = write_graph(built.model, folder, first)
         for copy in copies:
             shutil.copyfile(folder / first, folder / copy)
-        variant = Variant(files=files, recipe=built.recipe, parity={}, batch_invariance_max_abs=0.0, cpu_features=built.cpu_features)
+        variant = Variant(
+            files=files,
+            recipe=built.recipe,
+            parity={},
+            batch_invariance_max_abs=0.0,
+            cpu_features=built.cpu_features,
+            multiply_adds=multiply_add_formulas(built.model),
+        )
         manifest = _write(folder, manifest, precision, variant)
         steps.start("parity", f"Holding {precision} to PyTorch on {len(golden.texts)} texts")
         measured = gate.hold(folder, variant=precision, golden=golden, tried=built.tried)

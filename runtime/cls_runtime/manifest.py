@@ -6,24 +6,21 @@ Format: docs/bundle-format.md, schema version 1.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from cls_runtime.errors import BundleError
+from cls_runtime.typed_json import plain, typed
 
 MANIFEST_NAME = "cls_export.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 PoolerState = Literal["trained", "absent", "untrained"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +82,28 @@ class BundleFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultiplyAdds:
+    """Multiply-adds of a run: `per_run` + B * (`per_text` + S * `per_token` + S * S * `per_token_pair`), for B texts of S tokens each."""
+
+    per_run: int
+    per_text: int
+    per_token: int
+    per_token_pair: int
+
+    def count(self, texts: int, tokens: int) -> int:
+        """Those of one run of `texts` texts of `tokens` tokens each."""
+        return self.per_run + texts * (self.per_text + tokens * (self.per_token + tokens * self.per_token_pair))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One precision of the graph.
 
     `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for.
     `parity` has one entry per output name of the `Encoder` (`cls`, `pooler`, `logits`); `batch_invariance_max_abs` is
     the largest difference of a text's vector between alone and in a batch, `batch_invariance_min_cosine` the lowest cosine.
+    `multiply_adds` has the matrix products' work by their arithmetic (`fp32`, `int8`); it is empty where no formula fits the graph, and in
+    bundles of cls-export 0.1.0.
     """
 
     files: tuple[BundleFile, ...]
@@ -100,6 +113,7 @@ class Variant:
     cpu_features: tuple[str, ...] = ()
     batch_invariance_min_cosine: float = 1.0
     engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda", "tensorrt")
+    multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +163,7 @@ def compute_fingerprint(manifest: Manifest) -> str:
 
 def to_json(manifest: Manifest) -> str:
     """The manifest as the text of `cls_export.json`."""
-    return json.dumps(_plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> Manifest:
@@ -171,7 +185,10 @@ def from_json(text: str) -> Manifest:
             f"{MANIFEST_NAME} has schema version {raw['schema_version']!r}, this version of cls-export reads {SCHEMA_VERSION}; "
             "upgrade cls-export or export the bundle again"
         )
-    manifest: Manifest = _typed(raw, Manifest, MANIFEST_NAME)
+    try:
+        manifest = typed(raw, Manifest, MANIFEST_NAME)
+    except ValueError as error:
+        raise BundleError(f"{error}; export the bundle again") from None
     expected = compute_fingerprint(manifest)
     if manifest.fingerprint != expected:
         raise BundleError(
@@ -196,56 +213,3 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise BundleError(f"{path} {reason}; a bundle is a folder made by cls-export") from None
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _typed(raw: Any, kind: Any, where: str) -> Any:
-    """`raw` (from JSON) as a value of type `kind`; `where` names the place for the error."""
-    origin = typing.get_origin(kind)
-    arguments = typing.get_args(kind)
-    if kind is Any:
-        return raw
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _typed_dataclass(raw, kind, where)
-    if origin in (typing.Union, types.UnionType):
-        if raw is None and type(None) in arguments:
-            return None
-        return _typed(raw, next(item for item in arguments if item is not type(None)), where)
-    if origin is Literal:
-        if raw not in arguments:
-            raise BundleError(f"{where} is {raw!r}, expected one of {', '.join(map(repr, arguments))}")
-        return raw
-    if origin is tuple:
-        if not isinstance(raw, list):
-            raise BundleError(f"{where} is {type(raw).__name__}, expected a list")
-        return tuple(_typed(item, arguments[0], f"{where}[{index}]") for index, item in enumerate(raw))
-    if origin is Mapping:
-        if not isinstance(raw, dict):
-            raise BundleError(f"{where} is {type(raw).__name__}, expected an object")
-        return types.MappingProxyType({key: _typed(item, arguments[1], f"{where}.{key}") for key, item in raw.items()})
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(raw, accepted) or (isinstance(raw, bool) and kind is not bool):
-        raise BundleError(f"{where} is {type(raw).__name__}, expected {kind.__name__}")
-    return float(raw) if kind is float else raw
-
-
-def _typed_dataclass(raw: Any, kind: type[T], where: str) -> T:
-    if not isinstance(raw, dict):
-        raise BundleError(f"{where} is {type(raw).__name__}, expected an object")
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.name in raw:
-            values[item.name] = _typed(raw[item.name], hints[item.name], f"{where}: {item.name}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise BundleError(f"{where} has no field {item.name!r}; the manifest is incomplete, export the bundle again")
-    return kind(**values)

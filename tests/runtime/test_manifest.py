@@ -4,7 +4,7 @@ import json
 import pytest
 
 from cls_runtime import BundleError
-from cls_runtime.manifest import MANIFEST_NAME, compute_fingerprint, from_json, read_manifest, to_json
+from cls_runtime.manifest import MANIFEST_NAME, MultiplyAdds, compute_fingerprint, from_json, read_manifest, to_json
 
 
 @pytest.fixture
@@ -31,6 +31,14 @@ def test_it_is_frozen_and_so_are_its_mappings(manifest):
 
 def test_unknown_fields_are_ignored(manifest):
     assert from_json(edited(manifest, lambda raw: raw.update(later={"a": 1}))) == manifest
+
+
+def test_a_manifest_from_before_multiply_adds_has_none(manifest):
+    assert from_json(edited(manifest, lambda raw: raw["variants"]["fp32"].pop("multiply_adds"))).variants["fp32"].multiply_adds == {}
+
+
+def test_multiply_adds_of_a_batch():
+    assert MultiplyAdds(per_run=1, per_text=10, per_token=100, per_token_pair=1000).count(2, 3) == 1 + 2 * (10 + 300 + 9000)
 
 
 @pytest.mark.parametrize(
