@@ -1,6 +1,7 @@
-"""What every runner in benchmarks/peers/ speaks. It imports numpy only, so that it works in each peer's environment.
+"""What every program in benchmarks/peers/ speaks. It imports numpy only, so that it works in each peer's environment.
 
-A runner is a process that loads its model, says so, and then waits: it takes its turns and computes nothing between them.
+`convert.py`, where a peer has one, makes the peer's own files once, and is not timed. `run.py` is a process that loads its model, says so,
+and then waits: it takes its turns and computes nothing between them.
 
     <- {"ready": true, "settings": "...", "versions": {...}}
     -> {"texts": "texts.json", "vectors": "vectors.npy"}     texts in, the file for float32 [n, width] out
@@ -14,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -28,13 +29,26 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 def arguments() -> argparse.Namespace:
-    """The arguments that every runner gets."""
+    """The arguments that every program gets; `checkpoint` is a folder."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint folder (for cls_export: the bundle)")
-    parser.add_argument("--work", type=Path, required=True, help="a folder for what is converted once")
+    parser.add_argument("--checkpoint", required=True, help="the checkpoint's folder or hub id (for cls-export: the bundle)")
+    parser.add_argument("--work", type=Path, required=True, help="the folder with what convert.py made")
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--settings", required=True, help="which of the runner's ways to use the peer")
-    return parser.parse_args()
+    parser.add_argument("--max-length", type=int, required=True, help="tokens; every side cuts here")
+    parser.add_argument("--settings", default="", help="which of the ways to use the peer; not for convert.py")
+    parser.add_argument("--calibration", type=Path, help="a JSON list of texts, for convert.py")
+    options = parser.parse_args()
+    options.checkpoint = folder_of(options.checkpoint)
+    return options
+
+
+def folder_of(checkpoint: str) -> Path:
+    """The folder of a checkpoint; a hub id is downloaded."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(checkpoint, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin"]))
 
 
 def serve(embed: Embed, *, settings: str, packages: Sequence[str]) -> None:
@@ -65,3 +79,22 @@ def sorted_batches(lengths: Sequence[int], *, token_budget: int = 1024) -> list[
             batches.append([])
         batches[-1].append(index)
     return batches
+
+
+def batches_of(size: int, lengths: Sequence[int]) -> list[list[int]]:
+    """What the documentation of most peers shows: as many texts as `size` at a time, in the order given."""
+    return [list(range(start, min(start + size, len(lengths)))) for start in range(0, len(lengths), size)]
+
+
+def in_sorted_order(embed: Embed, texts: Sequence[str], *, width: int) -> np.ndarray:
+    """`embed` called once with the longest texts first, its rows put back in the order of `texts`; float32 [n, width]."""
+    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    rows = np.empty((len(texts), width), dtype=np.float32)
+    rows[order] = embed([texts[index] for index in order])
+    return rows
+
+
+def full_batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """`texts` in slices of `size`."""
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]

@@ -1,34 +1,36 @@
-"""CTranslate2, int8. `sorted` sorts by length by hand into batches of 1024 tokens on one replica a thread; `defaults` is batches of 32."""
+"""CTranslate2. `int8`: batches of 32 in the order given, all threads in one replica. `int8_sorted` and `fp32_sorted`: sorted by length by
+hand into batches of 1024 tokens, one replica a thread.
+"""
 
-from peer_protocol import arguments, serve, sorted_batches
+from peer_protocol import arguments, batches_of, serve, sorted_batches
 
 from concurrent.futures import ThreadPoolExecutor
 
 import ctranslate2
 import numpy as np
-from ctranslate2.converters import TransformersConverter
 from tokenizers import Tokenizer
 
 options = arguments()
-converted = options.work / "int8"
-if not converted.exists():
-    TransformersConverter(str(options.checkpoint)).convert(str(converted), quantization="int8")
-workers = options.threads if options.settings == "sorted" else 1
+precision, _, by_length = options.settings.partition("_")
+compute_type = {"int8": "int8", "fp32": "float32"}[precision]
+replicas = options.threads if by_length else 1
 encoder = ctranslate2.Encoder(
-    str(converted), device="cpu", compute_type="int8", inter_threads=workers, intra_threads=options.threads // workers
+    str(options.work / compute_type),
+    device="cpu",
+    compute_type=compute_type,
+    inter_threads=replicas,
+    intra_threads=options.threads // replicas,
 )
 tokenizer = Tokenizer.from_file(str(options.checkpoint / "tokenizer.json"))
 tokenizer.no_padding()
-tokenizer.enable_truncation(256)
-pool = ThreadPoolExecutor(workers)
+tokenizer.enable_truncation(options.max_length)
+pool = ThreadPoolExecutor(replicas)
 
 
 def embed(texts):
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-    if options.settings == "sorted":
-        batches = sorted_batches([len(row) for row in ids])
-    else:
-        batches = [list(range(start, min(start + 32, len(ids)))) for start in range(0, len(ids), 32)]
+    lengths = [len(row) for row in ids]
+    batches = sorted_batches(lengths) if by_length else batches_of(32, lengths)
     first = list(pool.map(lambda batch: np.array(encoder.forward_batch([ids[index] for index in batch]).last_hidden_state)[:, 0], batches))
     rows = np.empty((len(texts), first[0].shape[1]), dtype=np.float32)
     for batch, vectors in zip(batches, first, strict=True):
@@ -36,4 +38,4 @@ def embed(texts):
     return rows
 
 
-serve(embed, settings=f"int8, {options.settings}", packages=["ctranslate2"])
+serve(embed, settings=f"{compute_type}, {replicas} replica(s), {by_length or 'batches of 32'}", packages=["ctranslate2"])

@@ -1,6 +1,6 @@
 """The loop that people write: tokenize, pad, run, take the first row; fp32, batches of 32. `sorted` sorts the texts by length first."""
 
-from peer_protocol import arguments, serve
+from peer_protocol import arguments, full_batches, in_sorted_order, serve
 
 import numpy as np
 import torch
@@ -16,15 +16,16 @@ model = AutoModel.from_pretrained(options.checkpoint).eval()
 
 @torch.inference_mode()
 def embed(texts):
-    order = list(range(len(texts)))
-    if options.settings == "sorted":
-        order.sort(key=lambda index: -len(texts[index]))
-    rows = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
-    for start in range(0, len(texts), BATCH):
-        batch = order[start : start + BATCH]
-        inputs = tokenizer([texts[index] for index in batch], padding=True, truncation=True, max_length=256, return_tensors="pt")
-        rows[batch] = model(**inputs).last_hidden_state[:, 0].numpy()
-    return rows
+    rows = []
+    for batch in full_batches(texts, BATCH):
+        inputs = tokenizer(list(batch), padding=True, truncation=True, max_length=options.max_length, return_tensors="pt")
+        rows.append(model(**inputs).last_hidden_state[:, 0].numpy())
+    return np.concatenate(rows)
 
 
-serve(embed, settings=f"fp32, batches of {BATCH}, {options.settings}", packages=["transformers", "torch"])
+def embed_sorted(texts):
+    return in_sorted_order(embed, texts, width=model.config.hidden_size)
+
+
+way = {"as_given": embed, "sorted": embed_sorted}[options.settings]
+serve(way, settings=f"fp32, batches of {BATCH}, {options.settings}", packages=["transformers", "torch"])

@@ -7,11 +7,21 @@ changes every round, who is not on turn computes nothing, and every sample is ke
 
 from __future__ import annotations
 
+import json
+import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_runtime.manifest import ParityFigures
+from cls_runtime.bench.peer_environments import OURS, PeerError, default_environments
+from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, Side, Start
+from cls_runtime.bench.texts import calibration_sentences
+from cls_runtime.bundle import Bundle
+from cls_runtime.errors import EngineError, UsageError
+from cls_runtime.manifest import Manifest
+from cls_runtime.parity import compare
+from cls_runtime.tokenizer import TextTokenizer
 
 # Each peer, and the ways to use it: first as its documentation shows, then at its best. Its run.py says what each means.
 PEERS: Mapping[str, tuple[str, ...]] = {
@@ -23,22 +33,12 @@ PEERS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("int8", "fp32_sorted", "int8_sorted"),
 }
 
-
-@dataclass(frozen=True, kw_only=True)
-class PeerSide:
-    """One side of the comparison.
-
-    `name` is `peer:settings` (`fastembed:int8`) or `cls-export:engine:variant`. `seconds` has the time of every round, in order, for all
-    texts. `parity` compares with the reference's vectors. A side that failed says why in `failed`, on one line, and has no figure of speed.
-    """
-
-    name: str
-    settings: str = ""
-    versions: Mapping[str, str]
-    seconds: tuple[float, ...] = ()
-    texts_per_second: float | None = None
-    parity: ParityFigures | None = None
-    failed: str | None = None
+DEFAULT_LIMITS = PeerLimits()
+# The peer whose fp32 vectors are PyTorch's own.
+PYTORCH = "transformers"
+# A lower mean cosine to fp32 is another model or another pooling, and its time means nothing. Dynamic int8 of a small model has 0.98.
+LEAST_MEAN_COSINE = 0.95
+CALIBRATION_TEXTS = 320
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,13 @@ def compare_with_peers(
     threads: int = 2,
     rounds: int = 5,
     environments: Path | None = None,
+    limits: PeerLimits = DEFAULT_LIMITS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> PeerComparison:
     """Times the bundle against `peers`; see the module's docstring.
 
-    A peer that cannot be installed, fails, takes too long or gives other vectors is in the result with the reason, and is not timed.
+    A peer that cannot be installed, fails, takes too long or gives other vectors is in the result with the reason, and is not timed. The
+    vectors are compared with those of the peer `transformers` where it is among the peers and works, otherwise with the bundle's fp32.
 
     Args:
         bundle: the bundle's folder.
@@ -91,15 +93,117 @@ def compare_with_peers(
         threads: CPU threads of each side.
         rounds: how often every side embeds the texts.
         environments: the folder for the peers' environments and converted models; default: `default_environments()`.
+        limits: how long a side may take.
         progress: is told in one line what happens next.
 
     Raises:
         UsageError: an unknown peer, or nothing to compare.
         BundleError: the bundle cannot be read.
+        EngineError: no side gives fp32 vectors to compare with.
     """
-    raise NotImplementedError
+    opened = Bundle.open(bundle)
+    sides = [Side(name=name) for name in side_names(ours, peers)]
+    if not texts or rounds < 1 or threads < 1:
+        raise UsageError(f"{len(texts)} texts, {rounds} rounds and {threads} threads; a comparison needs at least one of each")
+    if not isinstance(checkpoint, Path) and Path(checkpoint).is_dir():
+        checkpoint = Path(checkpoint)
+    timed = set(texts)
+    with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
+        start = Start(
+            bundle=bundle.resolve(),
+            checkpoint=checkpoint.resolve() if isinstance(checkpoint, Path) else checkpoint,
+            max_length=opened.manifest.max_length,
+            calibration=tuple(text for text in calibration or calibration_sentences(CALIBRATION_TEXTS) if text not in timed),
+            threads=threads,
+            environments=(environments or default_environments()).resolve(),
+            limits=limits,
+            scratch=Path(scratch),
+        )
+        start.texts.write_text(json.dumps(list(texts)), encoding="utf-8")
+        try:
+            for side in sides:
+                progress(f"{side.name}: getting ready")
+                start(side)
+            reference = _hold_against_reference(sides, start, opened.manifest, progress=progress)
+            _take_turns(sides, start, rounds=rounds, progress=progress)
+        finally:
+            for side in sides:
+                side.end()
+    return PeerComparison(
+        texts=len(texts),
+        mean_tokens=statistics.fmean(map(len, TextTokenizer.from_bundle(opened).tokenize(texts))),
+        threads=threads,
+        reference=reference,
+        sides=tuple(side.result(len(texts)) for side in sides),
+        ratios=_ratios([side for side in sides if side.failed is None]),
+    )
 
 
-def default_environments() -> Path:
-    """The folder for the peers' environments where none is named: `cls-export/peers` in the user's cache folder."""
-    raise NotImplementedError
+def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
+    """The sides of a comparison by their full names, each once, this project's first.
+
+    >>> side_names(["auto:int8"], ["fastembed:int8", "openvino"])
+    ['cls-export:auto:int8', 'fastembed:int8', 'openvino:int8', 'openvino:fp32_sorted', 'openvino:int8_sorted']
+
+    Raises:
+        UsageError: a peer or one of its ways that is not in `PEERS`, or not `engine:variant`.
+    """
+    for item in ours:
+        if item.count(":") != 1:
+            raise UsageError(f"{item!r} is not engine:variant, such as onnxruntime:int8")
+    names = [f"{OURS}:{item}" for item in ours]
+    for item in peers:
+        peer, _, settings = item.partition(":")
+        if peer not in PEERS or (settings and settings not in PEERS[peer]):
+            known = ", ".join(PEERS) if peer not in PEERS else ", ".join(f"{peer}:{way}" for way in PEERS[peer])
+            raise UsageError(f"unknown peer {item!r}; expected one of {known}")
+        names += [f"{peer}:{way}" for way in ([settings] if settings else PEERS[peer])]
+    if not ours or not peers:
+        raise UsageError("nothing to compare; name at least one peer and one engine:variant of the bundle")
+    return list(dict.fromkeys(names))
+
+
+def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manifest, *, progress: Callable[[str], None]) -> str:
+    """Compares every side's vectors with the reference's, and ends those that compute something else; the reference's name."""
+    reference = next((side for side in sides if side.peer == PYTORCH and side.vectors is not None), None)
+    if reference is None:
+        reference = Side(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
+        progress(f"{reference.name}: computing the vectors to compare with")
+        start(reference)
+        reference.end()
+    if reference.vectors is None:
+        raise EngineError(f"no vectors to compare with: {reference.name} {reference.failed}")
+    for side in sides:
+        if side.vectors is None:
+            continue
+        if side.vectors.shape != reference.vectors.shape:
+            side.fail(f"vectors of shape {side.vectors.shape}, {reference.name} has {reference.vectors.shape}: another model, not timed")
+            continue
+        side.parity = compare(reference.vectors, side.vectors)
+        if side.parity.mean_cosine < LEAST_MEAN_COSINE:
+            side.fail(f"mean cosine {side.parity.mean_cosine:.4f} to {reference.name}: another model, not timed")
+    return reference.name
+
+
+def _take_turns(sides: Sequence[Side], start: Start, *, rounds: int, progress: Callable[[str], None]) -> None:
+    """Every side embeds the texts once a round; every second round in reverse order."""
+    for index in range(rounds):
+        progress(f"round {index + 1} of {rounds}")
+        for side in sides[:: -1 if index % 2 else 1]:
+            if side.process is None:
+                continue
+            try:
+                side.seconds.append(side.process.embed(start.texts, start.vectors))
+            except PeerError as error:
+                side.fail(str(error))
+
+
+def _ratios(sides: Sequence[Side]) -> tuple[SpeedRatio, ...]:
+    found = []
+    for ours in (side for side in sides if side.peer == OURS):
+        for theirs in (side for side in sides if side.peer != OURS):
+            ratios = [slow / fast for fast, slow in zip(ours.seconds, theirs.seconds, strict=True)]
+            found.append(
+                SpeedRatio(ours=ours.name, theirs=theirs.name, median=statistics.median(ratios), low=min(ratios), high=max(ratios))
+            )
+    return tuple(found)

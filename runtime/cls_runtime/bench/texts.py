@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SHORTEST_WORDS, LONGEST_WORDS = 8, 40
@@ -13,16 +13,30 @@ SHORTEST_WORDS, LONGEST_WORDS = 8, 40
 
 def docstring_sentences(count: int) -> list[str]:
     """Up to `count` distinct sentences of 8 to 40 words from Python's own docstrings: the same ones in every run of one Python."""
+    return _first(count, _sentences(_modules()))
+
+
+def calibration_sentences(count: int) -> list[str]:
+    """The same from the other end of the library, for whoever calibrates on texts that are not measured with."""
+    return _first(count, _sentences(_modules()[::-1]))
+
+
+def _first(count: int, sentences: Iterator[str]) -> list[str]:
     found: dict[str, None] = {}
-    for sentence in _sentences(Path(sysconfig.get_path("stdlib"))):
+    for sentence in sentences:
         found[sentence] = None
         if len(found) >= count:
             break
     return list(found)[:count]
 
 
-def _sentences(library: Path) -> Iterator[str]:
-    for path in sorted(library.glob("*.py")) + sorted(library.glob("[a-z]*/*.py")):
+def _modules() -> list[Path]:
+    library = Path(sysconfig.get_path("stdlib"))
+    return sorted(library.glob("*.py")) + sorted(library.glob("[a-z]*/*.py"))
+
+
+def _sentences(modules: Sequence[Path]) -> Iterator[str]:
+    for path in modules:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):

@@ -1,0 +1,14 @@
+"""Exports the checkpoint with optimum, and quantizes it as its documentation shows: dynamic, for AVX512-VNNI, a scale for each channel."""
+
+from peer_protocol import arguments
+
+from optimum.onnxruntime import ORTModelForFeatureExtraction, ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+from transformers import AutoTokenizer
+
+options = arguments()
+ORTModelForFeatureExtraction.from_pretrained(options.checkpoint, export=True).save_pretrained(options.work)
+AutoTokenizer.from_pretrained(options.checkpoint).save_pretrained(options.work)
+ORTQuantizer.from_pretrained(options.work, file_name="model.onnx").quantize(
+    save_dir=options.work, quantization_config=AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
+)

@@ -1,0 +1,158 @@
+"""One side of a comparison: what it takes to have its model loaded and its first vectors, and what is known of it afterwards."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cls_runtime.bench.peer_environments import (
+    OURS,
+    PeerError,
+    converted,
+    interpreter,
+    own_source,
+    program_command,
+    program_environment,
+    programs,
+)
+from cls_runtime.bench.peer_process import PeerProcess
+from cls_runtime.manifest import ParityFigures
+from cls_runtime.parity import Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerLimits:
+    """How long a side may take for each step, in seconds; one that takes longer has failed."""
+
+    install_s: float = 1800
+    convert_s: float = 1800
+    answer_s: float = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSide:
+    """One side of the comparison.
+
+    `name` is `peer:settings` (`fastembed:int8`) or `cls-export:engine:variant`. `seconds` has the time of every round, in order, for all
+    texts. `parity` compares with the reference's vectors. A side that failed says why in `failed`, on one line, and has no figure of speed.
+    """
+
+    name: str
+    settings: str = ""
+    versions: Mapping[str, str]
+    seconds: tuple[float, ...] = ()
+    texts_per_second: float | None = None
+    parity: ParityFigures | None = None
+    failed: str | None = None
+
+
+@dataclass(kw_only=True)
+class Side:
+    """A side while it is measured."""
+
+    name: str
+    process: PeerProcess | None = None
+    settings: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    vectors: Float32 | None = None
+    parity: ParityFigures | None = None
+    seconds: list[float] = field(default_factory=list)
+    failed: str | None = None
+
+    @property
+    def peer(self) -> str:
+        """The part of the name that says who, `fastembed` in `fastembed:int8`."""
+        return self.name.partition(":")[0]
+
+    def fail(self, reason: str) -> None:
+        """Ends the side, which is not timed any more."""
+        self.failed = reason
+        self.end()
+
+    def end(self) -> None:
+        """Ends the process, if there is one. May be called more than once."""
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def result(self, texts: int) -> PeerSide:
+        """What was measured with this number of texts."""
+        return PeerSide(
+            name=self.name,
+            settings=self.settings,
+            versions=self.versions,
+            seconds=tuple(self.seconds),
+            texts_per_second=texts / statistics.median(self.seconds) if self.seconds and self.failed is None else None,
+            parity=self.parity,
+            failed=self.failed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Brings a side to where it has loaded its model and embedded the texts once. What all sides have in common."""
+
+    bundle: Path
+    checkpoint: str | Path
+    max_length: int
+    calibration: tuple[str, ...]
+    threads: int
+    environments: Path
+    limits: PeerLimits
+    scratch: Path
+
+    @property
+    def texts(self) -> Path:
+        """A JSON list of what every side embeds."""
+        return self.scratch / "texts.json"
+
+    @property
+    def vectors(self) -> Path:
+        """Where a side writes its vectors; the next side overwrites them."""
+        return self.scratch / "vectors.npy"
+
+    def __call__(self, side: Side) -> None:
+        """Starts the side, and keeps its vectors; or notes why it failed."""
+        try:
+            side.process = self._process(side)
+            side.settings, side.versions = side.process.settings, side.process.versions
+            side.process.embed(self.texts, self.vectors)
+            side.vectors = np.load(self.vectors)
+        except PeerError as error:
+            side.fail(str(error))
+
+    def _process(self, side: Side) -> PeerProcess:
+        settings = side.name.partition(":")[2]
+        ours = side.peer == OURS
+        source = self.bundle if ours else self.checkpoint
+        python = interpreter(side.peer, settings, self.environments, limit_s=self.limits.install_s)
+        work = converted(
+            side.peer,
+            python,
+            self.environments,
+            checkpoint=source,
+            max_length=self.max_length,
+            calibration=self.calibration,
+            limit_s=self.limits.convert_s,
+        )
+        command = program_command(
+            python,
+            programs() / side.peer / "run.py",
+            checkpoint=source,
+            work=work,
+            threads=self.threads,
+            max_length=self.max_length,
+            settings=settings,
+        )
+        return PeerProcess(
+            command,
+            environment=program_environment(
+                threads=self.threads, offline=isinstance(source, Path), source=own_source(python, self.environments) if ours else None
+            ),
+            log=self.scratch / f"{side.name.replace(':', '-')}.log",
+            limit_s=self.limits.answer_s,
+        )
