@@ -79,7 +79,7 @@ DAMAGE = {
     "missing tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no file tokenizer.json"),
     "truncated graph": (lambda f: truncate(f / "onnx/model.onnx", 300), "model.onnx has 300 bytes, the manifest says"),
     "truncated tokenizer": (lambda f: truncate(f / "tokenizer.json", 9), "tokenizer.json has 9 bytes, the manifest says"),
-    "truncated graph of fitting size": (cut_graph_and_fit, "model.onnx is not a graph that ONNX Runtime reads"),
+    "truncated graph of fitting size": (cut_graph_and_fit, "model.onnx is not a graph that (ONNX Runtime|OpenVINO) reads"),
     "empty graph": (lambda f: replace_and_fit(f, "onnx/model.onnx", b""), "model.onnx is not a graph"),
     "pickle for a graph": (lambda f: replace_and_fit(f, "onnx/model.onnx", b"\x80\x04\x95\x0b"), "model.onnx is not a graph"),
     "broken tokenizer": (lambda f: replace_and_fit(f, "tokenizer.json", b'{"model": 1}'), "tokenizer.json is not a tokenizer"),

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from cls_runtime.engines.choice import choose
+from cls_runtime.manifest import read_manifest
+
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "cls_exporter")
 ENGINES = ("onnxruntime", "openvino")
 
@@ -41,8 +44,9 @@ def test_the_probe_sees_what_is_loaded(bundle, name):
     assert name in loaded(f"import {name}\n" + USE.format(folder=str(bundle)), HEAVY)
 
 
-def test_the_probe_sees_the_engine(bundle):
-    assert loaded(USE.format(folder=str(bundle)), ENGINES) == ["onnxruntime"]
+def test_the_probe_sees_the_engine_and_no_other(bundle):
+    (engine,) = loaded(USE.format(folder=str(bundle)), ENGINES)
+    assert engine == choose(read_manifest(bundle)).engine
 
 
 def test_nothing_global_changes(bundle):

@@ -6,12 +6,14 @@ has it.
 
 from __future__ import annotations
 
+import contextlib
 import queue
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -29,6 +31,7 @@ DEVICE = "CPU"
 BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
 KERNELS_KEPT = 64
+TELEMETRY = "openvino_telemetry"
 
 
 class OpenVinoEngine:
@@ -87,8 +90,12 @@ def load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
         _check_bf16(core)
     graph = bundle.graph("fp32" if variant == "bf16" else variant)
     try:
-        model = core.read_model(str(graph))
-    except (RuntimeError, MemoryError) as error:
+        # ONNX's reader by name: left to guess, OpenVINO tries every format that it knows, and their parsers write to standard error.
+        reader = ov.frontend.FrontEndManager().load_by_framework("onnx")
+        model = reader.convert(reader.load(str(graph)))
+        if not model.inputs:  # what is no protocol buffer at all may read as an empty one
+            raise RuntimeError("it is empty")
+    except Exception as error:  # its readers' exceptions have no common base class
         raise BundleError(f"{graph} is not a graph that OpenVINO reads ({_reason(error)}); copy or export the bundle again") from error
     _check_signature(model, bundle.manifest, graph)
     precision = "bf16" if variant == "bf16" else "f32"
@@ -136,7 +143,8 @@ def _check_signature(model: openvino.Model, manifest: Manifest, graph: Path) -> 
 def _import() -> ModuleType:
     missing = MissingExtraError("openvino is not installed; run: pip install cls-export[openvino]")
     try:
-        ov = import_module("openvino")
+        with _without_telemetry():
+            ov = import_module("openvino")
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
             raise missing from None
@@ -144,6 +152,22 @@ def _import() -> ModuleType:
     if not hasattr(ov, "Core"):  # a folder of that name on the path imports too, as an empty package
         raise missing
     return ov
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hides OpenVINO's telemetry from its first import, which then takes a stand-in of its own.
+
+    Otherwise that import reports itself over the network unasked, leaves a thread behind, and a file in the home folder.
+    """
+    hide = "openvino" not in sys.modules and TELEMETRY not in sys.modules
+    if hide:
+        sys.modules[TELEMETRY] = cast("ModuleType", None)  # an import of what is None here fails as if it were not installed
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[TELEMETRY]
 
 
 def _reason(error: BaseException) -> str:
