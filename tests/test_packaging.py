@@ -165,6 +165,9 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.Zip
         for path in root.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.name != "ruff.toml"
     }
+    peers = ROOT / "benchmarks" / "peers"
+    programs = [path for path in peers.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    expected |= {f"cls_runtime/bench/peer_programs/{path.relative_to(peers).as_posix()}" for path in programs}
     assert inside == expected
     assert {"cls_runtime/py.typed", "cls_exporter/py.typed", "cls_exporter/texts/parity.txt"} <= inside
 

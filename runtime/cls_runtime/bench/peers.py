@@ -165,7 +165,10 @@ def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
 
 def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manifest, *, progress: Callable[[str], None]) -> str:
     """Compares every side's vectors with the reference's, and ends those that compute something else; the reference's name."""
-    reference = next((side for side in sides if side.peer == PYTORCH and side.vectors is not None), None)
+    usable = [side for side in sides if side.vectors is not None]
+    reference = next((side for side in usable if side.peer == PYTORCH), None)
+    if reference is None:
+        reference = next((side for side in usable if side.peer == OURS and side.name.endswith(":fp32")), None)
     if reference is None:
         reference = Side(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
         progress(f"{reference.name}: computing the vectors to compare with")
@@ -173,9 +176,8 @@ def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manif
         reference.end()
     if reference.vectors is None:
         raise EngineError(f"no vectors to compare with: {reference.name} {reference.failed}")
-    for side in sides:
-        if side.vectors is None:
-            continue
+    for side in usable:
+        assert side.vectors is not None
         if side.vectors.shape != reference.vectors.shape:
             side.fail(f"vectors of shape {side.vectors.shape}, {reference.name} has {reference.vectors.shape}: another model, not timed")
             continue
