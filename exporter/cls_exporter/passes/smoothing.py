@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from cls_exporter.errors import GraphError
-from cls_exporter.passes.rewriting import Builder, Rewritten, constant, known_dims, produced_by, single_consumer
+from cls_exporter.passes.rewriting import Builder, Rewritten, constant, known_dims, permutation, produced_by, single_consumer
 from cls_exporter.passes.token_rows import token_products
 
 Float32 = NDArray[np.float32]
@@ -135,8 +135,15 @@ def _divide(graph: ir.Graph, value: ir.Value, factors: Float32) -> None:
             use.node.replace_input_with(0, divided)
 
 
-# From attention's context [B*S, A*D] up to the Gemm that makes v: operators, and which of their inputs leads there.
-_CONTEXT_TO_VALUES = (("Reshape", 0), ("Transpose", 0), ("MatMul", 1), ("Transpose", 0), ("Reshape", 0))
+# From attention's context [B*S, A*D] up to the Gemm that makes v: operators, which of their inputs leads there, and how they may permute
+# (with the batch or the sequence first).
+_CONTEXT_TO_VALUES: tuple[tuple[str, int, tuple[tuple[int, ...], ...]], ...] = (
+    ("Reshape", 0, ()),
+    ("Transpose", 0, ((0, 2, 1, 3), (2, 0, 1, 3))),
+    ("MatMul", 1, ()),
+    ("Transpose", 0, ((0, 2, 1, 3), (1, 2, 0, 3))),
+    ("Reshape", 0, ()),
+)
 
 
 def _value_projection(context: ir.Value) -> ir.Node | None:
@@ -144,9 +151,9 @@ def _value_projection(context: ir.Value) -> ir.Node | None:
     if not all(use.node.op_type == "Gemm" and use.idx == 0 for use in context.uses()):
         return None
     value = context
-    for op_type, operand in _CONTEXT_TO_VALUES:
+    for op_type, operand, perms in _CONTEXT_TO_VALUES:
         node = produced_by(value, op_type)
-        if node is None or (op_type == "Transpose" and list(node.attributes["perm"].as_ints()) != [0, 2, 1, 3]):
+        if node is None or (perms and permutation(node) not in perms):
             return None
         source = node.inputs[operand]
         if source is None or single_consumer(source) is None:

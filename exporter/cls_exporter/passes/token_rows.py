@@ -19,6 +19,7 @@ class TokenRows(ir.passes.InPlacePass):
     2. An operation that works on each token alone and reads such rows computes rows too.
     3. Whoever else reads a value gets it back as [B, S, N]; a Reshape behind it starts from the rows.
     4. A product of the hidden states that the last layer selects its row from stays as it is: that layer is not quantized.
+    5. Behind `SequenceFirst` all of this holds with [S, B, ...] for [B, S, ...].
 
     A quantized Gemm adds the bias inside its kernel, and neither ONNX Runtime's BiasGelu nor its SkipLayerNormalization takes
     the place of faster operators (docs/adr/0003-int8-recipe.md has the figures).
@@ -30,7 +31,7 @@ class TokenRows(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.graph is None or node.domain:
                 continue
-            if _is_product_over_tokens(node, layout.tokens):
+            if layout.is_product_over_tokens(node):
                 layout.as_gemm(node)
                 count += 1
             elif layout.works_on_rows(node):
@@ -49,28 +50,30 @@ def _is_rows(value: ir.Value) -> bool:
     return known_dims(value)[0] == ROWS
 
 
-def _is_product_over_tokens(node: ir.Node, tokens: tuple[Dim, ...]) -> bool:
-    """Rules 1 and 4."""
-    if node.op_type != "MatMul" or node.inputs[0] is None or len(known_dims(node.inputs[0])) != 3:
-        return False
-    weight = constant(node.inputs[1])
-    if weight is None or weight.ndim != 2 or weight.dtype != "float32" or known_dims(node.inputs[0])[:2] != tokens:
-        return False
-    return not any(selected_axis(reader) == 1 for reader in node.inputs[0].consumers())
-
-
 class _Layout:
     """Which values of a graph exist as rows, and how to get from one form to the other."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._ids = next((value for value in graph.inputs if value.name == "input_ids"), None)
-        if self._ids is None:
+        ids = next((value for value in graph.inputs if value.name == "input_ids"), None)
+        if ids is None:
             raise GraphError("the graph has no input input_ids")
+        swapped = next((node.outputs[0] for node in ids.consumers() if node.op_type == "Transpose"), None)
+        self._ids = ids if swapped is None else swapped
+        self._sequence_axis = 1 if swapped is None else 0
         self.tokens = known_dims(self._ids)
         self._rows: dict[int, ir.Value] = {}
         self._targets: dict[tuple[Dim, ...], ir.Value] = {}
         self._shape: ir.Value | None = None
+
+    def is_product_over_tokens(self, node: ir.Node) -> bool:
+        """Rules 1 and 4."""
+        if node.op_type != "MatMul" or node.inputs[0] is None or len(known_dims(node.inputs[0])) != 3:
+            return False
+        weight = constant(node.inputs[1])
+        if weight is None or weight.ndim != 2 or weight.dtype != "float32" or known_dims(node.inputs[0])[:2] != self.tokens:
+            return False
+        return not any(selected_axis(reader) == self._sequence_axis for reader in node.inputs[0].consumers())
 
     def as_gemm(self, node: ir.Node) -> None:
         hidden, weight = node.inputs

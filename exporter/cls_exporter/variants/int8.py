@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from cls_exporter.checkpoint import Checkpoint
-from cls_exporter.errors import UnsupportedError
+from cls_exporter.errors import GraphError, UnsupportedError
 from cls_exporter.passes.half_storage import HalfStorage
 from cls_exporter.passes.int8_embeddings import Int8Embeddings
+from cls_exporter.passes.sequence_first import SequenceFirst
 from cls_exporter.passes.smoothing import ChannelRange, Smoothing, smoothing_factors
 from cls_exporter.passes.static_quantization import StaticQuantization
 from cls_exporter.passes.token_rows import TokenRows, token_products
@@ -96,6 +97,8 @@ def _without_every(texts: Iterator[str], step: int) -> Iterator[str]:
 
 def _as_rows(model: ir.Model) -> ir.Model:
     rows = model.clone()
+    if not apply_pass(SequenceFirst(), rows):
+        raise GraphError("no attention of this graph splits [B, S, H] into heads as expected; please report it")
     if not apply_pass(TokenRows(), rows):
         raise UnsupportedError("int8 has nothing to quantize: no product of this graph runs over all tokens; export fp32")
     clean(rows)
