@@ -43,6 +43,26 @@ print("openvino_telemetry" in sys.modules)
 """
 
 
+FIRST_RUNS_AT_ONCE = """
+import sys, threading
+from cls_runtime import Bundle
+from cls_runtime.engines import openvino
+from cls_runtime.engines.base import TokenBatch
+import numpy as np
+ids = np.full((1, 3), 2, dtype=np.int64)
+batch = TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(4)
+engine = openvino.load(Bundle.open({bundle!r}), variant="fp32", threads=4)
+def first_run():
+    start.wait()
+    engine.run(batch, ["sentence_embedding"])
+threads = [threading.Thread(target=first_run, daemon=True) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
 class TestEngine:
     @pytest.fixture(autouse=True)
     def needs_openvino(self):
@@ -67,6 +87,11 @@ class TestEngine:
             with ThreadPoolExecutor(32) as pool:
                 for rows in pool.map(lambda _: encoder.encode(texts), range(64)):
                     np.testing.assert_array_equal(rows, alone)
+
+    def test_first_runs_at_once_do_not_wait_for_each_other(self, bundle):
+        """They did, in most of such processes, for a table that OpenVINO fills on first use."""
+        for _ in range(6):
+            subprocess.run([sys.executable, "-c", FIRST_RUNS_AT_ONCE.format(bundle=str(bundle))], timeout=30, check=True)
 
     def test_a_result_outlives_the_next_run_and_the_encoder(self, bundle):
         with Encoder.load(bundle, engine="openvino", variant="fp32", threads=1) as encoder:

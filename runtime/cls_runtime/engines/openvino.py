@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,7 @@ BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
 KERNELS_KEPT = 64
 TELEMETRY = "openvino_telemetry"
+_FIRST_USE = threading.Lock()
 
 
 class OpenVinoEngine:
@@ -151,6 +153,10 @@ def _import() -> ModuleType:
         raise EngineError(f"openvino is installed but cannot be imported ({_reason(error)}); install it again") from error
     if not hasattr(ov, "Core"):  # a folder of that name on the path imports too, as an empty package
         raise missing
+    with _FIRST_USE:
+        # The first conversion of a type fills a table, for which OpenVINO lets go of the interpreter's lock: two threads whose first runs
+        # come together wait for each other for ever (openvino 2026.4).
+        ov.Type.i64.to_dtype()
     return ov
 
 
