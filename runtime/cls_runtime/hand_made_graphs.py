@@ -17,7 +17,7 @@ from cls_runtime.manifest import BundleFile, Manifest, OutputSpec, Pooler, Sourc
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
-_DATA_TYPES = {"float32": FLOAT, "uint8": 2, "int8": 3, "int64": INT64}
+_DATA_TYPES = {"float32": FLOAT, "uint8": 2, "int8": 3, "int32": 6, "int64": INT64}
 _ATTRIBUTE_INT = 2  # AttributeProto.AttributeType
 _IR_VERSION, _OPSET = 8, 17
 
@@ -31,7 +31,7 @@ def node(op_type: str, inputs: Sequence[str], output: str, attributes: Mapping[s
 
 
 def initializer(name: str, array: NDArray[Any]) -> bytes:
-    """A TensorProto of float32, uint8, int8 or int64 values."""
+    """A TensorProto of float32, uint8, int8, int32 or int64 values."""
     dims = b"".join(_number(1, size) for size in array.shape)
     little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     return dims + _number(2, _DATA_TYPES[array.dtype.name]) + _field(8, name.encode()) + _field(9, little_endian.tobytes())

@@ -35,8 +35,15 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {message}; see {self.prog} --help\n")
 
 
-def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str, str]]) -> CommandParser:
-    """A parser with `--help`, `--version` and `--json`. `examples` are (command line, what it does)."""
+def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str, str]], json_file: bool = False) -> CommandParser:
+    """A parser with `--help`, `--version` and `--json`.
+
+    Args:
+        prog: the command's name.
+        description: what it does, for `--help`.
+        examples: (command line, what it does).
+        json_file: `--json FILE` writes the document to a file; `--json` alone and `--json -` print it, as in every other command.
+    """
     width = max(len(line) for line, _ in examples)
     lines = "\n".join(f"  {line:<{width}}   {meaning}" for line, meaning in examples)
     parser = CommandParser(
@@ -47,7 +54,12 @@ def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
-    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, for machines")
+    if json_file:
+        parser.add_argument(
+            "--json", metavar="FILE", nargs="?", const="-", help="write one JSON document, for machines; without FILE or with -, print it"
+        )
+    else:
+        parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, for machines")
     return parser
 
 

@@ -1,0 +1,225 @@
+"""`run_benchmark()`: a bundle becomes `BenchResults`. The order of the steps is here, each is a module of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cls_runtime import __version__
+from cls_runtime.bench.latency import MODES, latency
+from cls_runtime.bench.loaded import Loaded, loaded_sides
+from cls_runtime.bench.machine import this_host
+from cls_runtime.bench.matrix_rates import matrix_rates
+from cls_runtime.bench.plan import Plan, PlannedSide, thread_counts
+from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, MatrixRate, Parity, Settings, Side, Start, TextFacts, Timing
+from cls_runtime.bench.starts import starts
+from cls_runtime.bench.throughput import model_only, text_to_vector, texts_of_length
+from cls_runtime.bundle import Bundle
+from cls_runtime.engines.choice import graph_variant
+from cls_runtime.errors import BundleError, EngineError, UsageError
+from cls_runtime.golden import GOLDEN_NAME, read_golden
+from cls_runtime.parity import compare, cosines
+from cls_runtime.tokenizer import TextTokenizer, TokenizedText
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What the steps found so far."""
+
+    sides: tuple[Side, ...] = ()
+    rates: tuple[MatrixRate, ...] = ()
+    timings: list[Timing] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+    starts: tuple[Start, ...] = ()
+    parity: list[Parity] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What all steps read."""
+
+    bundle: Bundle
+    tokenizer: TextTokenizer
+    texts: Sequence[str]
+    tokenized: Sequence[TokenizedText]
+    threads: int
+    plan: Plan
+    sides: Sequence[PlannedSide]
+    step: Callable[[str], None]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(text) for text in self.tokenized]
+
+
+def steps(plan: Plan, *, threads: int, max_length: int) -> int:
+    """How many steps `run_benchmark` announces."""
+    sweeps = len(_lengths(plan, max_length)) + len(plan.call_sizes) + len(plan.token_budgets) + len(thread_counts(threads))
+    return 6 + sweeps + len(plan.callers)
+
+
+def run_benchmark(
+    folder: Path,
+    *,
+    texts: Sequence[str],
+    origin: str,
+    plan: Plan,
+    sides: Sequence[PlannedSide],
+    threads: int,
+    step: Callable[[str], None] = lambda _: None,
+) -> BenchResults:
+    """Measures every side.
+
+    Args:
+        folder: the bundle's.
+        texts: at most `plan.texts` of them are used.
+        origin: where the texts are from, for the record.
+        plan: how much of everything.
+        sides: which variants on which engines.
+        threads: the budget of CPU threads.
+        step: told in words what happens next.
+
+    Raises:
+        UsageError: no texts, or no side that can be loaded here.
+        BundleError: the bundle is missing, damaged or foreign.
+        EngineError: an engine failed while it was measured.
+        TextError: a text that is not valid Unicode.
+    """
+    began = time.perf_counter()
+    bundle = Bundle.open(folder)
+    if not texts:
+        raise UsageError("there are no texts to measure with, expected at least one")
+    tokenizer = TextTokenizer.from_bundle(bundle)
+    used = list(texts[: plan.texts])
+    tokenized = tokenizer.tokenize(used)
+    task = _Task(bundle=bundle, tokenizer=tokenizer, texts=used, tokenized=tokenized, threads=threads, plan=plan, sides=sides, step=step)
+    found = _Found()
+    _measure(task, found)
+    return BenchResults(
+        tool_version=__version__,
+        created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - began,
+        host=this_host(),
+        bundle=_facts(bundle),
+        texts=TextFacts(
+            origin=origin, token_counts=tuple(len(text) for text in tokenized), truncated=sum(text.removed > 0 for text in tokenized)
+        ),
+        settings=Settings(threads=threads, rounds=plan.rounds, token_budget=plan.token_budget, quick=plan.quick),
+        sides=found.sides,
+        rates=found.rates,
+        timings=tuple(found.timings),
+        latencies=tuple(found.latencies),
+        starts=found.starts,
+        parity=tuple(found.parity),
+        notes=tuple(found.notes),
+    )
+
+
+def _measure(task: _Task, found: _Found) -> None:
+    plan = task.plan
+    task.step("loading")
+    with loaded_sides(task.bundle, task.sides, threads=task.threads, token_budget=plan.token_budget) as (ready, failed):
+        found.sides = tuple(_side(task.bundle, side, ready, failed) for side in task.sides)
+        if not ready:
+            raise EngineError(f"nothing can be measured here: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
+        task.step("parity")
+        _parity(task, ready, found)
+        task.step("text to vectors")
+        found.timings += text_to_vector(ready, task.texts, task.lengths, rounds=plan.rounds)
+        task.step("the model alone")
+        found.timings += model_only(ready, task.tokenized, task.tokenizer, rounds=plan.rounds, token_budget=plan.token_budget)
+        _sweeps(task, ready, found)
+        for callers, requests in plan.callers:
+            task.step(f"{callers} callers")
+            for mode in MODES:
+                for side in ready.values():
+                    found.latencies.append(latency(side, task.texts, task.lengths, mode=mode, callers=callers, requests=requests))
+        _threads(task, ready, found)
+    usable = [side for side in task.sides if side.name in ready]
+    task.step("matrix rates")
+    with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
+        engines = list(dict.fromkeys(side.engine for side in usable))
+        found.rates = matrix_rates(engines, Path(scratch), threads=thread_counts(task.threads), rounds=plan.rate_rounds)
+    task.step("new processes")
+    found.starts = starts(task.bundle.folder, usable, task.texts, threads=task.threads, rounds=plan.starts)
+
+
+def _sweeps(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
+    plan, rounds = task.plan, task.plan.sweep_rounds
+    for length in _lengths(plan, task.tokenizer.max_length):
+        task.step(f"texts of {length} tokens")
+        texts = texts_of_length(task.tokenized, length, max(1, plan.length_tokens // length) * task.threads)
+        found.timings += model_only(ready, texts, task.tokenizer, rounds=rounds, token_budget=plan.token_budget, kind="length", at=length)
+    for size in plan.call_sizes:
+        task.step(f"calls of {size} texts")
+        texts_of_call = [task.texts[index % len(task.texts)] for index in range(size)]
+        if size <= len(task.texts):
+            found.timings += text_to_vector(ready, texts_of_call, task.lengths[:size], rounds=3 * rounds, kind="call_size", at=size)
+    for budget in plan.token_budgets:
+        task.step(f"batches of {budget} tokens")
+        texts = list(task.tokenized[: plan.sweep_texts])
+        found.timings += model_only(ready, texts, task.tokenizer, rounds=rounds, token_budget=budget, kind="token_budget", at=budget)
+
+
+def _threads(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
+    """Fewer threads than the budget need sessions of their own; the budget's are there."""
+    texts, lengths = task.texts[: task.plan.sweep_texts], task.lengths[: task.plan.sweep_texts]
+    for count in thread_counts(task.threads):
+        task.step(f"{count} threads")
+        with contextlib.ExitStack() as stack:
+            sides = ready
+            if count != task.threads:
+                usable = [side for side in task.sides if side.name in ready]
+                sides, _ = stack.enter_context(loaded_sides(task.bundle, usable, threads=count, token_budget=task.plan.token_budget))
+            found.timings += text_to_vector(sides, texts, lengths, rounds=task.plan.sweep_rounds, kind="threads", at=count)
+
+
+def _parity(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
+    """Each side's vectors of the golden texts against PyTorch's. A bundle without them is measured all the same, and the report says so."""
+    try:
+        golden = read_golden(task.bundle.folder / GOLDEN_NAME)
+    except BundleError as error:
+        found.notes.append(f"no parity: {error}")
+        return
+    reference = golden.vectors["cls"]
+    for name, side in ready.items():
+        vectors = side.encoder.encode(golden.inputs)
+        found.parity.append(Parity(side=name, cosines=tuple(cosines(reference, vectors).tolist()), figures=compare(reference, vectors)))
+
+
+def _lengths(plan: Plan, max_length: int) -> list[int]:
+    """The planned lengths that the model takes; its maximum where none is."""
+    return [length for length in plan.lengths if length <= max_length] or [max_length]
+
+
+def _side(bundle: Bundle, side: PlannedSide, ready: dict[str, Loaded], failed: dict[str, str]) -> Side:
+    stored = bundle.manifest.variants.get(graph_variant(side.variant))
+    loaded = ready.get(side.name)
+    return Side(
+        name=side.name,
+        variant=side.variant,
+        engine=side.engine,
+        file_bytes=sum(file.size_bytes for file in stored.files) if stored else 0,
+        workers=loaded.engine.workers if loaded else 0,
+        providers=loaded.engine.providers if loaded else (),
+        failed=failed.get(side.name),
+    )
+
+
+def _facts(bundle: Bundle) -> BundleFacts:
+    manifest = bundle.manifest
+    return BundleFacts(
+        source=manifest.source.name,
+        fingerprint=manifest.fingerprint,
+        architecture=manifest.architecture,
+        num_layers=manifest.num_layers,
+        hidden_size=manifest.hidden_size,
+        max_length=manifest.max_length,
+        created=manifest.created,
+    )

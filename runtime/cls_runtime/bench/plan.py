@@ -1,0 +1,112 @@
+"""What a benchmark measures, and how often: the thorough plan, and the quick one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cls_runtime.batching import TOKEN_BUDGET
+from cls_runtime.check_plan import combinations
+from cls_runtime.errors import UsageError
+from cls_runtime.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of everything.
+
+    Attributes:
+        texts: how many of the texts are embedded in a round, at most.
+        rounds: how often each side does the whole of them; the sides take turns.
+        sweep_rounds: the same for each point of the sweeps below.
+        sweep_texts: how many texts a point of the budget and thread sweeps embeds, at most.
+        lengths: tokens a text, for the cost of length; those over the model's maximum are left out.
+        length_tokens: tokens that each length computes in a round, for each thread.
+        call_sizes: texts in one call.
+        token_budgets: tokens in a batch at most.
+        callers: callers at once, and how many requests each sends.
+        starts: how many processes are started for each side.
+        rate_rounds: samples of each matrix rate.
+        token_budget: tokens in a batch at most, where it is not varied.
+        quick: less of everything, which the report says.
+    """
+
+    texts: int
+    rounds: int
+    sweep_rounds: int
+    sweep_texts: int
+    lengths: tuple[int, ...]
+    length_tokens: int
+    call_sizes: tuple[int, ...]
+    token_budgets: tuple[int, ...]
+    callers: tuple[tuple[int, int], ...]
+    starts: int
+    rate_rounds: int
+    token_budget: int = TOKEN_BUDGET
+    quick: bool = False
+
+
+THOROUGH = Plan(
+    texts=500,
+    rounds=5,
+    sweep_rounds=3,
+    sweep_texts=200,
+    lengths=(8, 16, 32, 64, 128, 256, 512),
+    length_tokens=2048,
+    call_sizes=(1, 2, 4, 8, 16, 32, 64, 128),
+    token_budgets=(256, 512, 1024, 2048, 4096),
+    callers=((1, 100), (8, 25), (32, 10)),
+    starts=5,
+    rate_rounds=7,
+)
+QUICK = Plan(
+    texts=48,
+    rounds=5,
+    sweep_rounds=2,
+    sweep_texts=24,
+    lengths=(16, 64, 256),
+    length_tokens=1024,
+    call_sizes=(1, 8, 32),
+    token_budgets=(256, 1024, 4096),
+    callers=((1, 20), (8, 3), (32, 1)),
+    starts=1,
+    rate_rounds=3,
+    quick=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSide:
+    """A variant on an engine; `objection` says why it cannot be measured here."""
+
+    variant: str
+    engine: str
+    objection: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables and records call it: `int8 on onnxruntime`."""
+        return f"{self.variant} on {self.engine}"
+
+
+def planned_sides(manifest: Manifest, *, variants: Sequence[str] | None, engines: Sequence[str] | None) -> tuple[PlannedSide, ...]:
+    """Every variant on every installed engine, or those that were named.
+
+    Raises:
+        UsageError: an unknown name, a variant that the bundle lacks, or nothing that can be measured here.
+        MissingExtraError: no engine is installed, or not one that was named.
+        BundleError: a variant that this version does not know.
+    """
+    found = tuple(
+        PlannedSide(variant=item.variant, engine=item.engine, objection=item.objection)
+        for item in combinations(manifest, variants=variants, engines=engines)
+    )
+    if all(side.objection for side in found):
+        raise UsageError(f"nothing can be measured here: {'; '.join(f'{side.name}: {side.objection}' for side in found)}")
+    return found
+
+
+def thread_counts(threads: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to `threads`, and `threads` itself."""
+    powers = [2**power for power in range(threads.bit_length()) if 2**power < threads]
+    return (*powers, threads)

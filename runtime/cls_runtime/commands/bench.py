@@ -1,0 +1,226 @@
+"""`cls-bench`: how fast is a bundle here, beside what the machine could do at best, and beside other projects?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cls_runtime.bench.html_report import html_report
+from cls_runtime.bench.measure import run_benchmark, steps
+from cls_runtime.bench.output_files import check_writable, write_whole
+from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, side_names
+from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
+from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
+from cls_runtime.bench.results import BenchResults, read_results, results_json
+from cls_runtime.bench.tables import all_tables, environment
+from cls_runtime.bench.texts import docstring_sentences
+from cls_runtime.commands import shell
+from cls_runtime.cpu import available_cpus
+from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
+from cls_runtime.errors import BundleError, UsageError
+from cls_runtime.manifest import Manifest, read_manifest
+from cls_runtime.text_files import read_texts
+
+_EXAMPLES = [
+    ("cls-bench models/my-model", "every variant on every installed engine; takes minutes"),
+    ("cls-bench models/my-model --quick", "the same, less exactly, in well under a minute"),
+    ("cls-bench models/my-model --texts mine.txt --json result.json --html report.html", "your texts, every sample, and a report to read"),
+    ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "beside other projects"),
+    ("cls-bench --from result.json --plot result.svg", "no measuring; draws what was measured"),
+]
+_PEER_STEPS = 3  # of what a peer needs before the rounds, for the progress bar: environment, files, first vectors
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cls-bench` with `argv` (default: the process's arguments) and gives the exit code."""
+    return shell.run_command(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = shell.command_parser(
+        "cls-bench",
+        "Measures a bundle on this machine: throughput, latency, cold start, memory and padding, by length, batch budget, threads, "
+        "variant and engine, beside the time that the graph's multiply-adds alone would take here.",
+        examples=_EXAMPLES,
+        json_file=True,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="a folder made by cls-export")
+    parser.add_argument(
+        "--from", dest="results", metavar="FILE", type=Path, help="measure nothing; report what an earlier --json FILE holds"
+    )
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--variant", choices=VARIANT_NAMES, action="append", help="this precision only; may be repeated (default: all)")
+    what.add_argument("--engine", choices=ENGINE_NAMES, action="append", help="this engine only; may be repeated (default: all installed)")
+    what.add_argument("--texts", metavar="FILE", help="texts of your own (.txt, .jsonl, .csv); default: sentences of Python's docstrings")
+    what.add_argument(
+        "--count", type=_positive, metavar="N", help=f"texts in a round (default: {THOROUGH.texts}; {QUICK.texts} with --quick)"
+    )
+    what.add_argument("--rounds", type=_positive, metavar="N", help=f"rounds, the sides in turns (default: {THOROUGH.rounds})")
+    what.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: what this process may use)")
+    what.add_argument("--quick", action="store_true", help="fewer texts, rounds and lengths: well under a minute")
+    against = parser.add_argument_group("other projects, each in an environment that is made for it on first use")
+    against.add_argument(
+        "--against", metavar="PEER", nargs="+", action="extend", help=f"{', '.join(PEERS)}; or one way to use it, as fastembed:int8"
+    )
+    against.add_argument(
+        "--checkpoint",
+        metavar="MODEL",
+        help="what the bundle was made from, for the peers: a folder or hub id (default: the bundle's hub id)",
+    )
+    against.add_argument("--environments", metavar="DIR", type=Path, help="where the peers' environments are (default: the user's cache)")
+    out = parser.add_argument_group("reports; plots and HTML need cls-export[bench]")
+    out.add_argument("--plot", metavar="FILE", type=Path, help="all plots on one page, .png or .svg")
+    out.add_argument("--html", metavar="FILE", type=Path, help="one page with every table and plot, which needs no network")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    results = _measure(arguments) if arguments.results is None else read_results(arguments.results)
+    document = results_json(results)
+    if arguments.json == "-":
+        sys.stdout.write(document)
+    else:
+        _print_tables(results)
+        if arguments.json is not None:
+            write_whole(Path(arguments.json), document.encode())
+    if arguments.plot is not None:
+        write_whole(arguments.plot, overview(results, suffix=arguments.plot.suffix))
+    if arguments.html is not None:
+        write_whole(arguments.html, html_report(results).encode())
+    return shell.EXIT_DONE
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses before anything is measured what would fail afterwards."""
+    measuring = ("variant", "engine", "texts", "count", "rounds", "threads", "against", "checkpoint", "environments")
+    given = [f"--{name}" for name in measuring if getattr(arguments, name) is not None] + ["--quick"] * arguments.quick
+    if (arguments.bundle is None) == (arguments.results is None):
+        raise UsageError("expected a BUNDLE to measure, or --from FILE with what was measured, and not both; see cls-bench --help")
+    if arguments.results is not None and given:
+        raise UsageError(f"--from measures nothing, so it does not go with {', '.join(given)}; leave it out to measure")
+    if arguments.against is None and (arguments.checkpoint or arguments.environments):
+        raise UsageError("--checkpoint and --environments are for other projects; name them with --against")
+    for option, path in (("--json", arguments.json), ("--plot", arguments.plot), ("--html", arguments.html)):
+        if path is not None and path != "-":
+            check_writable(Path(path), option)
+    if arguments.plot is not None and arguments.plot.suffix not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot {arguments.plot} is neither {' nor '.join(PLOT_SUFFIXES)}; name a file that ends so")
+    if arguments.plot is not None or arguments.html is not None:
+        require_bench_extra()
+
+
+def _measure(arguments: argparse.Namespace) -> BenchResults:
+    plan = _plan(arguments)
+    texts = docstring_sentences(plan.texts) if arguments.texts is None else _texts(arguments.texts, plan.texts)
+    manifest = read_manifest(arguments.bundle)
+    sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine)
+    threads = arguments.threads or available_cpus()
+    peers = None if arguments.against is None else _peer_options(arguments, manifest, sides)
+    total = steps(plan, threads=threads, max_length=manifest.max_length)
+    if peers is not None:
+        total += _PEER_STEPS * len(side_names(*peers)) + plan.rounds
+    # An engine may print while it loads; standard output is for the results.
+    with shell.progress_bar(unit="step", total=total) as advance, contextlib.redirect_stdout(sys.stderr):
+        step = _announcer(advance)
+        results = run_benchmark(
+            arguments.bundle,
+            texts=texts,
+            origin="Python's own docstrings" if arguments.texts is None else Path(arguments.texts).name,
+            plan=plan,
+            sides=sides,
+            threads=threads,
+            step=step,
+        )
+        if peers is None:
+            return results
+        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, texts, plan, threads, step))
+
+
+def _announcer(advance: Callable[[int], None]) -> Callable[[str], None]:
+    return lambda _: advance(1)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    plan = QUICK if arguments.quick else THOROUGH
+    return dataclasses.replace(plan, texts=arguments.count or plan.texts, rounds=arguments.rounds or plan.rounds)
+
+
+def _texts(name: str, count: int) -> list[str]:
+    texts = list(itertools.islice(read_texts([name]), count))
+    if not texts:
+        raise UsageError(f"--texts {name} has no texts, expected at least one")
+    return texts
+
+
+def _peer_options(arguments: argparse.Namespace, manifest: Manifest, sides: Sequence[PlannedSide]) -> tuple[list[str], list[str]]:
+    """This bundle's sides, what `auto` takes first, and the peers.
+
+    Raises:
+        UsageError: an unknown peer, or no checkpoint for them.
+    """
+    usable = [side for side in sides if side.objection is None]
+    with contextlib.suppress(BundleError):  # no variant that `auto` would take; those that were named are compared all the same
+        choice = choose(manifest)
+        usable.sort(key=lambda side: (side.engine, side.variant) != (choice.engine, choice.variant))
+    options = [f"{side.engine}:{side.variant}" for side in usable], list(arguments.against)
+    side_names(*options)
+    if arguments.checkpoint is None and "/" not in manifest.source.name:
+        raise UsageError(
+            f"--against needs --checkpoint: the bundle was made from a folder named {manifest.source.name!r}, and the peers make their "
+            "own files from the checkpoint; name its folder or hub id"
+        )
+    return options
+
+
+def _against(
+    arguments: argparse.Namespace,
+    manifest: Manifest,
+    options: tuple[list[str], list[str]],
+    texts: Sequence[str],
+    plan: Plan,
+    threads: int,
+    step: Callable[[str], None],
+) -> PeerComparison:
+    ours, peers = options
+    return compare_with_peers(
+        arguments.bundle,
+        checkpoint=arguments.checkpoint or manifest.source.name,
+        texts=texts,
+        peers=peers,
+        ours=ours,
+        threads=threads,
+        rounds=plan.rounds,
+        environments=arguments.environments,
+        progress=step,
+    )
+
+
+def _print_tables(results: BenchResults) -> None:
+    facts = environment(results)
+    width = max(len(name) for name, _ in facts)
+    for name, words in facts:
+        shell.say(f"{name:<{width}}  {words}")
+    for table in all_tables(results):
+        shell.say(f"\n{table.title}")
+        for line in shell.table_lines([table.header, *table.rows]):
+            shell.say(line)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
