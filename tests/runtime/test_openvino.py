@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cls_runtime import Bundle, BundleError, ClosedError, Encoder, EngineError, MissingExtraError
+from cls_runtime.cpu import cpu_features
 from cls_runtime.engines import openvino
 from cls_runtime.parity import THRESHOLDS, compare, shortfalls
+from cls_runtime.verify import verify
 
 TEXTS = ["the cat sleeps", "a", "", "the dog runs, the cat sleeps", "zebra!", ("the cat", "the dog"), "the cat " * 30]
 
@@ -151,6 +153,15 @@ class TestEngine:
         monkeypatch.setattr(openvino, "cpu_features", lambda: features)
         with pytest.raises(EngineError, match="bf16 needs a CPU that computes bf16 .*, which this one lacks"):
             Encoder.load(bundle, engine="openvino", variant="bf16")
+
+    def test_every_variant_of_the_real_model_gives_pytorchs_vectors(self, minilm_bundle):
+        """All checks of cls-verify, golden vectors and batch invariance among them, each within its variant's tolerance."""
+        variants = {name for name, entry in Bundle.open(minilm_bundle).manifest.variants.items() if "openvino" in entry.engines}
+        if (cpu_features() or frozenset()) & openvino.BF16_FEATURES:
+            variants.add("bf16")
+        report = verify(minilm_bundle, engines=["openvino"])
+        assert report.failures == ()
+        assert {check.variant for check in report.checks if check.name == "golden cls" and not check.skipped} == variants
 
     def test_fp32_stays_fp32_where_the_cpu_has_bf16(self, minilm_bundle):
         """OpenVINO's own default on such a CPU is bf16, which this bound refuses: measured 4e-6 in fp32, 1e-2 in bf16."""
