@@ -1,4 +1,4 @@
-"""The benchmark against other projects: its texts, its protocol, and that another model or a broken peer is not timed."""
+"""The table of peers: its lines name real sides, a ratio below its bar says so, and the documentation has what the results files give."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from bundle_builder import build_bundle
+
+from cls_runtime.bench.peer_sides import PeerSide
+from cls_runtime.bench.peers import PEERS, PeerComparison, SpeedRatio, side_names
+from cls_runtime.bench.results import Host
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+RESULTS = sorted((BENCHMARKS / "results").glob("peers_*.json"))
+HOST = Host(
+    system="", machine="", cpu="", cpu_features=(), cpus=2, usable_cpus=2, cpu_quota=None, memory_bytes=None, python="", versions={}
+)
 
 
-def load(path: Path) -> ModuleType:
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = BENCHMARKS / "text_to_vectors.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader
@@ -23,82 +32,55 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    return load(BENCHMARKS / "text_to_vectors.py")
+def comparison(speeds: dict[str, float | None]) -> PeerComparison:
+    """A comparison of sides with these texts a second; None failed."""
+    sides = [
+        PeerSide(name=name, versions={}, texts_per_second=speed, failed=None if speed else "no such instruction")
+        for name, speed in speeds.items()
+    ]
+    ours = [side for side in sides if side.name.startswith("cls-export") and side.texts_per_second]
+    theirs = [side for side in sides if not side.name.startswith("cls-export") and side.texts_per_second]
+    ratios = [
+        SpeedRatio(ours=a.name, theirs=b.name, median=a.texts_per_second / b.texts_per_second, low=0.5, high=20.0)
+        for a in ours
+        for b in theirs
+    ]
+    return PeerComparison(texts=1, mean_tokens=25.0, threads=2, reference=sides[-1].name, sides=tuple(sides), ratios=tuple(ratios))
 
 
-def test_the_built_in_texts_are_sentences_and_the_same_every_time(benchmark: ModuleType) -> None:
-    texts = benchmark.docstring_sentences(200)
-    assert len(texts) == len(set(texts)) == 200
-    assert all(8 <= len(text.split()) <= 40 for text in texts)
-    assert texts == benchmark.docstring_sentences(200)
+def test_every_side_in_the_table_exists_and_every_peer_is_in_it(script: ModuleType) -> None:
+    theirs = {name for line in script.LINES for name in line.theirs}
+    assert theirs == set(side_names(script.OURS, list(PEERS))) - {f"cls-export:{item}" for item in script.OURS}
+    assert all(f"cls-export:{item}".startswith((script.ONNX_RUNTIME, script.OPENVINO)) for item in script.OURS)
 
 
-def test_every_peer_has_an_environment_of_exact_versions_and_a_runner(benchmark: ModuleType) -> None:
-    for peer in {name.split(":")[0] for name in benchmark.PEERS}:
-        lines = (BENCHMARKS / "peers" / peer / "requirements.txt").read_text().splitlines()
-        assert lines
-        assert all("==" in line for line in lines)
-        assert (BENCHMARKS / "peers" / peer / "run.py").is_file()
-
-
-PROTOCOL = """
-import sys
-from pathlib import Path
-from peer_protocol import sorted_batches
-lengths = [3, 50, 7, 7, 1, 20]
-batches = sorted_batches(lengths, token_budget=40)
-assert sorted(index for batch in batches for index in batch) == list(range(6)), batches
-assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 40 for batch in batches), batches
-"""
-
-
-def test_batches_sorted_by_hand_hold_every_text_once_within_the_budget() -> None:
-    import subprocess
-
-    subprocess.run([sys.executable, "-c", PROTOCOL], check=True, env={"PYTHONPATH": str(BENCHMARKS / "peers" / "common")})
-
-
-def test_sides_take_turns_and_a_broken_peer_is_reported(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = build_bundle(tmp_path / "tiny")
-    peer = tmp_path / "peers" / "broken"
-    peer.mkdir(parents=True)
-    (peer / "run.py").write_text("raise SystemExit('no such instruction')")
-    for name in ("common", "cls_export"):
-        (tmp_path / "peers" / name).symlink_to(BENCHMARKS / "peers" / name)
-    monkeypatch.setattr(benchmark, "HERE", tmp_path)
-    monkeypatch.setattr(benchmark, "environment", lambda peer, folder: Path(sys.executable))
-    result = benchmark.measure(
-        bundle,
-        tmp_path,
-        texts=["the cat sleeps", "a dog runs", "b"],
-        ours=["onnxruntime:fp32", "auto:auto"],
-        peers=["broken:defaults"],
-        threads=1,
-        rounds=3,
-        folder=tmp_path / "work",
+def test_a_line_takes_our_fastest_side_and_says_where_its_bar_is_missed(script: ModuleType) -> None:
+    measured = script.Measured(
+        model=script.MINILM,
+        host=HOST,
+        comparisons=(
+            comparison({"cls-export:onnxruntime:int8": 900.0, "cls-export:openvino:int8": 1200.0, "openvino:int8_sorted": 1000.0}),
+            comparison({"cls-export:onnxruntime:fp32": 300.0, "cls-export:onnxruntime:int8": 1000.0, "transformers:as_given": 100.0}),
+            comparison({"cls-export:onnxruntime:int8": 1000.0, "fastembed:int8": None}),
+        ),
     )
-    first, second, broken = result.sides
-    assert (first.failed, second.failed, len(first.seconds), len(second.seconds)) == (None, None, 3, 3)
-    assert first.mean_cosine == 1.0
-    assert broken.failed
-    assert "no such instruction" in broken.failed
-    assert broken.seconds == []
-    assert list(result.ratios) == [first.name, second.name]
+    rows = {row.split("|")[1].strip(): row for row in script.table(measured).splitlines()}
+    assert "openvino:int8 1200, openvino:int8_sorted 1000" in rows["the same, sorted by hand, two streams"]
+    assert rows["the same, sorted by hand, two streams"].endswith("**1.20** (0.50 to 20.00) | 1.15 |")
+    assert rows["ONNX Runtime alone against that OpenVINO"].endswith("**0.90** (0.50 to 20.00) | 1: missed |")
+    assert "**10.00**" in rows["the usual transformers loop, fp32"]
+    assert "transformers:as_given 100" in rows["fp32 against the fastest fp32 peer"]
+    assert "**3.00**" in rows["fp32 against the fastest fp32 peer"]
+    assert "not timed: no such instruction" in rows["fastembed, int8 file"]
+    assert "not timed: not measured" in rows["optimum, int8"]
 
 
-def test_another_model_is_not_timed(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "LEAST_MEAN_COSINE", 1.1)
-    result = benchmark.measure(
-        build_bundle(tmp_path / "tiny"),
-        tmp_path,
-        texts=["the cat sleeps"],
-        ours=["onnxruntime:fp32"],
-        peers=[],
-        threads=1,
-        rounds=1,
-        folder=tmp_path,
-    )
-    assert "another model, not timed" in result.sides[0].failed
-    assert result.sides[0].seconds == []
+def test_there_are_results_of_both_models() -> None:
+    assert [path.stem for path in RESULTS] == ["peers_bert_base", "peers_minilm"]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_documentation_has_the_table_of_the_results(path: Path, script: ModuleType) -> None:
+    measured = script.read(path)
+    assert script.table(measured) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert all(side.failed is None for item in measured.comparisons for side in item.sides), "a peer failed: mend it or say so here"

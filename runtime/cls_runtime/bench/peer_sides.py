@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,8 +38,8 @@ class PeerLimits:
 class PeerSide:
     """One side of the comparison.
 
-    `name` is `peer:settings` (`fastembed:int8`) or `cls-export:engine:variant`. `seconds` has the time of every round, in order, for all
-    texts. `parity` compares with the reference's vectors. A side that failed says why in `failed`, on one line, and has no figure of speed.
+    `name` is `peer:settings` (`fastembed:int8`) or `cls-export:engine:variant`. `seconds` has the time of every round, in order. `parity`
+    compares with the reference's vectors. A side that failed says why in `failed`, on one line, and has no figure of speed.
     """
 
     name: str
@@ -79,14 +80,15 @@ class Side:
             self.process.close()
             self.process = None
 
-    def result(self, texts: int) -> PeerSide:
-        """What was measured with this number of texts."""
+    def result(self, texts: Sequence[int]) -> PeerSide:
+        """What was measured, with this number of texts in each round."""
+        speeds = [count / seconds for count, seconds in zip(texts, self.seconds, strict=False)]
         return PeerSide(
             name=self.name,
             settings=self.settings,
             versions=self.versions,
             seconds=tuple(self.seconds),
-            texts_per_second=texts / statistics.median(self.seconds) if self.seconds and self.failed is None else None,
+            texts_per_second=statistics.median(speeds) if speeds and self.failed is None else None,
             parity=self.parity,
             failed=self.failed,
         )
@@ -107,8 +109,12 @@ class Start:
 
     @property
     def texts(self) -> Path:
-        """A JSON list of what every side embeds."""
+        """A JSON list of what every side embeds next."""
         return self.scratch / "texts.json"
+
+    def give(self, texts: Sequence[str]) -> None:
+        """Says what every side embeds next."""
+        self.texts.write_text(json.dumps(list(texts)), encoding="utf-8")
 
     @property
     def vectors(self) -> Path:

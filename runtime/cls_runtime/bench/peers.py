@@ -2,12 +2,12 @@
 
 Each side is a process of its own; a peer runs in an environment of its own (`peer_environments`). All have the same texts and threads, and
 cut at the bundle's maximum length. Before anything is timed, each side's vectors are held against PyTorch's. They take turns: the order
-changes every round, who is not on turn computes nothing, and every sample is kept.
+changes every round, who is not on turn computes nothing, and every sample is kept. Every round leaves out other texts, so that its batches
+have other shapes, as a corpus's have: an engine that keeps a kernel for each shape would otherwise be timed on what it has seen before.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -54,9 +54,13 @@ class SpeedRatio:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerComparison:
-    """Everything measured; `reference` is the side whose vectors the others were compared with."""
+    """Everything measured; `reference` is the side whose vectors the others were compared with.
+
+    All sides had the same texts in a round: `round_texts` of the `texts`.
+    """
 
     texts: int
+    round_texts: tuple[int, ...] = ()
     mean_tokens: float
     threads: int
     reference: str
@@ -86,7 +90,7 @@ def compare_with_peers(
     Args:
         bundle: the bundle's folder.
         checkpoint: what the bundle was made from, a folder or a hub id: the peers make their own files from it.
-        texts: what every side embeds in every round.
+        texts: what every side embeds; a round leaves out one of `rounds` + 1, other ones each.
         peers: `fastembed` (all the ways in `PEERS`) or `fastembed:int8` (one of them).
         ours: the bundle's sides, `engine:variant`. An engine that is not installed here runs in an environment of its own.
         calibration: texts for peers that calibrate, none of them in `texts`; default: sentences from Python's own docstrings.
@@ -119,24 +123,35 @@ def compare_with_peers(
             limits=limits,
             scratch=Path(scratch),
         )
-        start.texts.write_text(json.dumps(list(texts)), encoding="utf-8")
+        start.give(texts)
         try:
             for side in sides:
                 progress(f"{side.name}: getting ready")
                 start(side)
             reference = _hold_against_reference(sides, start, opened.manifest, progress=progress)
-            _take_turns(sides, start, rounds=rounds, progress=progress)
+            parts = [texts_of_round(texts, index, rounds=rounds) for index in range(rounds)]
+            _take_turns(sides, start, parts, progress=progress)
         finally:
             for side in sides:
                 side.end()
     return PeerComparison(
         texts=len(texts),
+        round_texts=tuple(map(len, parts)),
         mean_tokens=statistics.fmean(map(len, TextTokenizer.from_bundle(opened).tokenize(texts))),
         threads=threads,
         reference=reference,
-        sides=tuple(side.result(len(texts)) for side in sides),
+        sides=tuple(side.result([len(part) for part in parts]) for side in sides),
         ratios=_ratios([side for side in sides if side.failed is None]),
     )
+
+
+def texts_of_round(texts: Sequence[str], index: int, *, rounds: int) -> list[str]:
+    """What every side embeds in a round: all texts but one of `rounds` + 1; all where that would leave none.
+
+    >>> [texts_of_round(["a", "b", "c", "d"], index, rounds=2) for index in range(2)]
+    [['b', 'c'], ['a', 'c', 'd']]
+    """
+    return [text for place, text in enumerate(texts) if place % (rounds + 1) != index] or list(texts)
 
 
 def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
@@ -187,10 +202,11 @@ def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manif
     return reference.name
 
 
-def _take_turns(sides: Sequence[Side], start: Start, *, rounds: int, progress: Callable[[str], None]) -> None:
-    """Every side embeds the texts once a round; every second round in reverse order."""
-    for index in range(rounds):
-        progress(f"round {index + 1} of {rounds}")
+def _take_turns(sides: Sequence[Side], start: Start, parts: Sequence[Sequence[str]], *, progress: Callable[[str], None]) -> None:
+    """Every side embeds a round's part of the texts; every second round in reverse order."""
+    for index, part in enumerate(parts):
+        progress(f"round {index + 1} of {len(parts)}")
+        start.give(part)
         for side in sides[:: -1 if index % 2 else 1]:
             if side.process is None:
                 continue

@@ -12,7 +12,7 @@ SHORTEST_WORDS, LONGEST_WORDS = 8, 40
 
 
 def docstring_sentences(count: int) -> list[str]:
-    """Up to `count` distinct sentences of 8 to 40 words from Python's own docstrings: the same ones in every run of one Python."""
+    """Up to `count` distinct sentences of 8 to 40 words, about 24 tokens, of Python's own docstrings: the same whenever one Python runs."""
     return _first(count, _sentences(_modules()))
 
 
@@ -44,5 +44,11 @@ def _sentences(modules: Sequence[Path]) -> Iterator[str]:
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
                 for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
-                    if SHORTEST_WORDS <= len(sentence.split()) <= LONGEST_WORDS:
+                    if SHORTEST_WORDS <= len(sentence.split()) <= LONGEST_WORDS and _is_prose(sentence):
                         yield sentence
+
+
+def _is_prose(sentence: str) -> bool:
+    """Not an example session or a table of numbers, which have five times as many tokens as a sentence of as many words."""
+    letters = sum(character.isalpha() or character == " " for character in sentence)
+    return ">>>" not in sentence and letters >= 0.85 * len(sentence)
