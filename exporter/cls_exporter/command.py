@@ -21,6 +21,7 @@ from cls_runtime.errors import MissingExtraError, UsageError
 _EXAMPLES = [
     ("cls-export bert-base-uncased", "fp32, from the hub, into models/bert-base-uncased"),
     ("cls-export bert-base-uncased --int8", "two variants in one bundle"),
+    ("cls-export bert-base-uncased --fp16", "half precision beside it, for a GPU"),
     ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local folder, with the pooler's output"),
     ("cls-export ./my-classifier --logits --json", "a sequence classifier; the report as JSON"),
 ]
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     outputs.add_argument("--max-length", metavar="N", type=int, help="lower the longest text, in tokens (default: the checkpoint's limit)")
     variants = parser.add_argument_group("variants (fp32 is always written unless --no-fp32)")
-    variants.add_argument("--fp16", action="store_true", help="a half-precision variant, for GPUs: refused, not part of this version yet")
+    variants.add_argument("--fp16", action="store_true", help="add a half-precision variant, for GPUs")
     variants.add_argument("--int8", action="store_true", help="add an int8 variant, for CPUs")
     variants.add_argument("--no-fp32", action="store_true", help="leave the fp32 variant out")
     variants.add_argument("--calibration", metavar="FILE", type=Path, help="texts of your own for int8's scales, one a line")

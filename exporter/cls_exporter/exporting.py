@@ -22,7 +22,7 @@ from cls_exporter.pipeline import Compiled, compile_graph
 from cls_exporter.publish import staged
 from cls_exporter.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.trace import trace
-from cls_exporter.variants import build_variant, require_precisions
+from cls_exporter.variants import build_variant
 from cls_exporter.variants.variant import FILE_NAMES
 from cls_runtime import __version__
 from cls_runtime.engines.choice import require_engine
@@ -70,7 +70,6 @@ def export(
     """
     config = ExportConfig() if config is None else config
     require_engine("onnxruntime")
-    require_precisions(config.precisions)
     steps = _Steps(progress)
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")

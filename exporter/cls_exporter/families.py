@@ -23,7 +23,8 @@ class Family:
     and the three others a layout that only they have (see `checkpoint.heads`). `positions_follow_padding_id` says that position 0 is
     `pad_token_id + 1`, which shortens the longest text by as much. `reassociated_products` is how many products of the last attention
     (keys, values) `passes.single_query_attention` spares: rotated or disentangled keys have to be computed. `computed` are encoder
-    parameters that are a formula, not weights: a checkpoint may lack them.
+    parameters that are a formula, not weights: a checkpoint may lack them. `fused_attention` says that one operator computes an attention
+    over all tokens on a GPU: disentangled attention picks two more terms for every pair of tokens, for which there is none.
     """
 
     model_type: str
@@ -34,6 +35,7 @@ class Family:
     positions_follow_padding_id: bool = False
     reassociated_products: int = 2
     computed: tuple[str, ...] = ()
+    fused_attention: bool = True
 
     def longest_input(self, config: Any) -> int:
         """The largest number of tokens (special ones included) that a model of this `config` has positions for."""
@@ -110,6 +112,7 @@ _TABLE = (
         has_pooler=False,
         head="context",
         reassociated_products=0,
+        fused_attention=False,
     ),
     Family(
         model_type="roformer",

@@ -18,7 +18,7 @@ from cls_exporter.passes.gelu_fusion import GeluFusion
 from cls_exporter.passes.output_layout import OutputLayout
 from cls_exporter.passes.packed_projection import PackedProjection
 from cls_exporter.passes.padding_mask import PaddingMask
-from cls_exporter.passes.rewriting import Rewritten, known_dims
+from cls_exporter.passes.rewriting import MICROSOFT_DOMAIN, Rewritten, known_dims
 from cls_exporter.passes.row_selection import RowSelection
 from cls_exporter.passes.single_query_attention import SingleQueryAttention
 from cls_exporter.passes.weight_names import WeightNames
@@ -74,6 +74,15 @@ def clean(model: ir.Model) -> None:
     common.NameFixPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
+    _leave_out_unread_outputs(model)
+
+
+def _leave_out_unread_outputs(model: ir.Model) -> None:
+    """An optional output without a name is not made; `NameFixPass` gives every value one."""
+    for node in model.graph:
+        for value in node.outputs[1:]:
+            if node.domain == MICROSOFT_DOMAIN and not value.uses() and not value.is_graph_output():
+                value.name = ""
 
 
 def _check_pruned(model: ir.Model, rewrites: Mapping[str, int], *, family: Family, num_layers: int) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from cls_exporter import ExportConfig, ExportReport, export, exporting
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.config import Layout
-from cls_exporter.errors import GraphError, ParityError, UnsupportedError
+from cls_exporter.errors import GraphError, ParityError
 from cls_exporter.graph_file import write_graph
 from cls_exporter.parity_texts import parity_texts
 from cls_exporter.passes.rewriting import Builder, Rewritten, known_dims
@@ -439,9 +439,3 @@ def test_a_truncation_that_the_tokenizer_brought_along_does_not_shorten_them(che
     expected = parity_texts(tokenizer, max_length=64)
     tokenizer.backend_tokenizer.enable_truncation(16)
     assert parity_texts(tokenizer, max_length=64) == expected
-
-
-def test_a_precision_that_is_not_part_of_this_version_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="precision fp16 is not part of this version"):
-        export(tmp_path / "nowhere", tmp_path / "out", config=ExportConfig(precisions=("fp32", "fp16")))
-    assert not list(tmp_path.iterdir())

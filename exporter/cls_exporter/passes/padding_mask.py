@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from cls_exporter.passes.rewriting import Builder, Rewritten, dims, known_dims, produced_by
+from cls_exporter.passes.rewriting import Builder, Rewritten, constant_scalar, dims, known_dims, produced_by
 
 MASK_INPUT = "attention_mask"
 MASKED = np.finfo(np.float32).min
@@ -32,7 +32,7 @@ class PaddingMask(ir.passes.InPlacePass):
             value = add.inputs[index]
             assert value is not None
             if id(value) not in verdicts:
-                verdicts[id(value)] = not _is_plain(value) and _is_padding_mask(model.graph, value)
+                verdicts[id(value)] = not is_plain_mask(value) and _is_padding_mask(model.graph, value)
             if verdicts[id(value)]:
                 if id(value) not in replaced:
                     replaced[id(value)] = _plain_mask(model.graph, add)
@@ -112,12 +112,14 @@ def _probe_masks() -> list[NDArray[np.int64]]:
     return [np.ones((batch, length), dtype=np.int64), ragged, scattered, empty]
 
 
-def _is_plain(value: ir.Value) -> bool:
+def is_plain_mask(value: ir.Value) -> bool:
     """Whether `value` is what this pass makes."""
     where = produced_by(value, "Where")
-    row = produced_by(where.inputs[0], "Unsqueeze") if where is not None else None
+    if where is None or constant_scalar(where.inputs[1]) != 0 or constant_scalar(where.inputs[2]) != MASKED:
+        return False
+    row = produced_by(where.inputs[0], "Unsqueeze")
     kept = produced_by(row.inputs[0], "Cast") if row is not None else None
-    return kept is not None and kept.inputs[0] is not None and kept.inputs[0].is_graph_input() and len(known_dims(value)) == 4
+    return kept is not None and kept.inputs[0] is not None and kept.inputs[0].name == MASK_INPUT and len(known_dims(value)) == 4
 
 
 def _plain_mask(graph: ir.Graph, anchor: ir.Node) -> ir.Value:

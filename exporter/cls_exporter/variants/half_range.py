@@ -1,0 +1,96 @@
+"""How large the numbers become that fp16 has to hold: measured in float32, on every text that an export is held to.
+
+The CPU provider computes a float16 graph in float32 between its casts, so what overflows on a GPU may pass there. Hence a check of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from cls_exporter.checkpoint import Checkpoint
+from cls_exporter.errors import ParityError
+from cls_exporter.graph_file import write_graph
+from cls_exporter.passes.half_precision import LARGEST_HALF
+from cls_exporter.passes.rewriting import constant
+from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.graph_runner import run_graph
+
+# Texts that nobody tried may go further, and so may the sums of a product on their way.
+LIMIT = LARGEST_HALF / 2
+# They make no number that their input did not have.
+_MOVE_NUMBERS = frozenset(
+    {"Concat", "Expand", "Gather", "GatherElements", "GatherND", "Identity", "Neg", "Reshape", "Slice", "Softmax", "Split", "Squeeze"}
+    | {"Tanh", "Tile", "Transpose", "Unsqueeze"}
+)
+
+
+def check_range(model: ir.Model, values: Sequence[ir.Value], *, checkpoint: Checkpoint, texts: Sequence[str]) -> float:
+    """Runs a float32 graph on each text alone and gives the largest size of any number in `values`.
+
+    Args:
+        model: the graph, left as it was.
+        values: what float16 will have to hold.
+        checkpoint: its tokenizer cuts the texts to the model's maximum.
+        texts: at least one.
+
+    Raises:
+        ParityError: a number goes beyond half of float16's range, or is none; the message names the text and the place.
+    """
+    probe, places = _with_extremes(model, [str(value.name) for value in values if value.producer().op_type not in _MOVE_NUMBERS])  # type: ignore[union-attr]
+    found = np.array([largest for (largest,) in _run(probe, checkpoint, texts)])  # [texts, places]
+    found = np.where(np.isnan(found), np.inf, found)
+    text, place = np.unravel_index(int(np.argmax(found)), found.shape)
+    largest = float(found[text, place])
+    if largest > LIMIT:
+        raise ParityError(
+            f"fp16 is not exported: {places[int(place)]} reaches {largest:.3g} for text {int(text)} {texts[int(text)][:60]!r}, "
+            f"float16 ends at {LARGEST_HALF:.0f} and half of that is kept for other texts; tried: attention scaled before its product, "
+            "masks, softmax and norms in float32; export fp32 or int8"
+        )
+    return largest
+
+
+def _with_extremes(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, list[str]]:
+    """A copy whose only output is the largest size of each of `names`, float32 [n]; and what each is, in words."""
+    probe = model.clone()
+    graph = probe.graph
+    by_name = {str(value.name): value for node in graph for value in node.outputs}
+    axis = ir.Value(name="extremes.axis", const_value=ir.tensor(np.array([0], dtype=np.int64), name="extremes.axis"))
+    graph.register_initializer(axis)
+    parts: list[ir.Value] = []
+    for name in names:
+        size = ir.node("Abs", [by_name[name]])
+        largest = ir.node("ReduceMax", [size.outputs[0]], attributes={"keepdims": 0})
+        part = ir.node("Unsqueeze", [largest.outputs[0], axis])
+        graph.extend([size, largest, part])
+        parts.append(part.outputs[0])
+    output = ir.Value(name="extremes", shape=ir.Shape([len(names)]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.append(ir.node("Concat", parts, attributes={"axis": 0}, outputs=[output]))
+    graph.outputs.clear()
+    graph.outputs.append(output)
+    return probe, [_place(by_name[name]) for name in names]
+
+
+def _place(value: ir.Value) -> str:
+    """The weight that makes a value, which says where it is, or the value's own name."""
+    producer = value.producer()
+    weights = [] if producer is None else [item.name for item in producer.inputs if item is not None and constant(item) is not None]
+    return f"the output of {producer.op_type} with {weights[0]}" if producer is not None and weights else f"{value.name}"
+
+
+def _run(probe: ir.Model, checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[list[np.ndarray]]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_graph(probe, Path(folder), "model.onnx")
+        yield from run_graph(Path(folder, "model.onnx"), _alone(checkpoint, texts), ["extremes"])
+
+
+def _alone(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[TokenBatch]:
+    for text in texts:
+        encoded = checkpoint.tokenizer(text, truncation=True, max_length=checkpoint.max_length)
+        arrays = {name: np.array([encoded[name]], dtype=np.int64) for name in encoded}
+        yield TokenBatch(arrays["input_ids"], arrays["attention_mask"], arrays.get("token_type_ids"))
