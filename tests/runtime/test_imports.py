@@ -37,6 +37,11 @@ def test_encoding_loads_no_heavy_package(bundle):
     assert loaded(USE.format(folder=str(bundle)), HEAVY) == []
 
 
+def test_encoding_loads_no_event_loop(bundle):
+    """asyncio and ssl are a tenth of a cold start, and whoever calls `aencode` has them."""
+    assert loaded(USE.format(folder=str(bundle)), ("asyncio", "ssl")) == []
+
+
 @pytest.mark.parametrize("name", ["onnx", "huggingface_hub"])
 def test_the_probe_sees_what_is_loaded(bundle, name):
     """The two tests above can fail: the same probe finds a package that was imported."""
