@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bundle_builder import MAX_LENGTH, build_bundle
+from bundle_builder import build_bundle
 from golden_bundle import TEXTS, build_golden_bundle
 
 from cls_runtime import Encoder, EngineError, UsageError
@@ -75,7 +75,7 @@ def test_sides_take_turns_and_the_order_turns_around():
 
 
 def test_every_step_is_announced(results, announced):
-    assert len(announced) == steps(TINY, threads=2, max_length=MAX_LENGTH)
+    assert len(announced) == steps(TINY)
 
 
 def test_text_to_vector_has_every_round(results):
@@ -114,6 +114,7 @@ def test_calls_budgets_and_threads_are_varied(results):
     budgets = of(results, "token_budget")
     assert [item.at for item in budgets] == [32, 64]
     assert budgets[0].batches > budgets[1].batches
+    assert {(item.texts, item.tokens, item.padding_tokens) for item in budgets} == {(budgets[0].texts, budgets[0].tokens, 0)}
     assert [(item.at, item.threads) for item in of(results, "threads")] == [(1, 1), (2, 2)]
 
 

@@ -67,8 +67,8 @@ class TestFigures:
         assert figures.percentiles_ms(one) == pytest.approx((100, 145, 149))
 
     def test_padding_in_the_order_of_arrival(self):
-        assert figures.unsorted_padding_share([10, 30]) == pytest.approx(1 / 3)
-        assert figures.unsorted_padding_share([30] * 32 + [10] * 32) == 0
+        assert figures.padding_share(figures.arrival_batches([10, 30])) == pytest.approx(1 / 3)
+        assert figures.padding_share(figures.arrival_batches([30] * 32 + [10] * 32)) == 0
 
 
 class TestTables:
@@ -89,6 +89,12 @@ class TestTables:
         assert fast["times the limit"] == "2.5"
         assert tables.latency(RESULTS).rows[2][:3] == (FAST, "encode", "100 / 145 / 149 (50.0)")
         assert all("(" in cell for row in tables.length(RESULTS).rows for cell in row[1:])
+
+    def test_padding_is_that_of_the_runtimes_batches_and_of_the_usual_loops(self):
+        texts = dataclasses.replace(RESULTS.texts, token_counts=(10, 30) * 16)
+        rows = tables.padding(dataclasses.replace(RESULTS, texts=texts)).rows
+        assert rows[0] == ("by length, at most 256 tokens", "10.7", "640", "0", "0.0%")
+        assert rows[-1] == ("in the order of arrival, 32 texts", "32.0", "640", "320", "33.3%")
 
     def test_without_recorded_work_the_limit_is_unknown_and_said_so(self):
         timings = tuple(dataclasses.replace(item, multiply_adds={}) for item in RESULTS.timings)

@@ -49,16 +49,15 @@ def texts_per_second(timing: Timing) -> Spread:
     return spread(timing.texts / seconds for seconds in timing.seconds)
 
 
-def padding_share(timing: Timing) -> float:
-    """The share of the computed tokens that is padding."""
-    return timing.padding_tokens / max(1, timing.tokens + timing.padding_tokens)
-
-
-def unsorted_padding_share(token_counts: Sequence[int]) -> float:
-    """The same for batches of 32 texts in the order of arrival, as the usual loop makes them."""
-    batches = [token_counts[start : start + BASELINE_BATCH] for start in range(0, len(token_counts), BASELINE_BATCH)]
+def padding_share(batches: Sequence[Sequence[int]]) -> float:
+    """The share of the computed tokens that is padding, in batches of texts of these lengths in tokens."""
     computed = sum(max(batch) * len(batch) for batch in batches)
-    return 1 - sum(token_counts) / computed
+    return 1 - sum(map(sum, batches)) / computed
+
+
+def arrival_batches(token_counts: Sequence[int]) -> list[Sequence[int]]:
+    """Batches of 32 texts in the order of arrival, as the usual loop makes them."""
+    return [token_counts[start : start + BASELINE_BATCH] for start in range(0, len(token_counts), BASELINE_BATCH)]
 
 
 def ratio(ours: Timing, theirs: Timing) -> Spread:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from cls_runtime.bench.matrix_rates import matrix_rates
 from cls_runtime.bench.plan import Plan, PlannedSide, thread_counts
 from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, MatrixRate, Parity, Settings, Side, Start, TextFacts, Timing
 from cls_runtime.bench.starts import starts
-from cls_runtime.bench.throughput import model_only, text_to_vector, texts_of_length
+from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_of_length, timed, worker_pools
 from cls_runtime.bundle import Bundle
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.errors import BundleError, EngineError, UsageError
@@ -58,10 +60,9 @@ class _Task:
         return [len(text) for text in self.tokenized]
 
 
-def steps(plan: Plan, *, threads: int, max_length: int) -> int:
+def steps(plan: Plan) -> int:
     """How many steps `run_benchmark` announces."""
-    sweeps = len(_lengths(plan, max_length)) + len(plan.call_sizes) + len(plan.token_budgets) + len(thread_counts(threads))
-    return 6 + sweeps + len(plan.callers)
+    return 9 + len(plan.callers)
 
 
 def run_benchmark(
@@ -130,11 +131,12 @@ def _measure(task: _Task, found: _Found) -> None:
             raise EngineError(f"nothing can be measured here: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
         task.step("parity")
         _parity(task, ready, found)
-        task.step("text to vectors")
-        found.timings += text_to_vector(ready, task.texts, task.lengths, rounds=plan.rounds)
-        task.step("the model alone")
-        found.timings += model_only(ready, task.tokenized, task.tokenizer, rounds=plan.rounds, token_budget=plan.token_budget)
-        _sweeps(task, ready, found)
+        with worker_pools(ready) as pools:
+            task.step("throughput")
+            jobs = encoding_jobs(ready, task.texts, task.lengths)
+            jobs += batch_jobs(ready, pools, task.tokenized, pad_id=task.tokenizer.pad_id, token_budget=plan.token_budget)
+            found.timings += timed(jobs, rounds=plan.rounds)
+            _sweeps(task, ready, pools, found)
         for callers, requests in plan.callers:
             task.step(f"{callers} callers")
             for mode in MODES:
@@ -150,34 +152,42 @@ def _measure(task: _Task, found: _Found) -> None:
     found.starts = starts(task.bundle.folder, usable, task.texts, threads=task.threads, rounds=plan.starts)
 
 
-def _sweeps(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
-    plan, rounds = task.plan, task.plan.sweep_rounds
+def _sweeps(task: _Task, ready: dict[str, Loaded], pools: Mapping[str, ThreadPoolExecutor], found: _Found) -> None:
+    plan, rounds, pad_id = task.plan, task.plan.sweep_rounds, task.tokenizer.pad_id
+    task.step("lengths")
+    jobs: list[Job] = []
     for length in _lengths(plan, task.tokenizer.max_length):
-        task.step(f"texts of {length} tokens")
         texts = texts_of_length(task.tokenized, length, max(1, plan.length_tokens // length) * task.threads)
-        found.timings += model_only(ready, texts, task.tokenizer, rounds=rounds, token_budget=plan.token_budget, kind="length", at=length)
-    for size in plan.call_sizes:
-        task.step(f"calls of {size} texts")
-        texts_of_call = [task.texts[index % len(task.texts)] for index in range(size)]
-        if size <= len(task.texts):
-            found.timings += text_to_vector(ready, texts_of_call, task.lengths[:size], rounds=3 * rounds, kind="call_size", at=size)
+        jobs += batch_jobs(ready, pools, texts, pad_id=pad_id, token_budget=plan.token_budget, kind="length", at=length)
+    found.timings += timed(jobs, rounds=rounds)
+    task.step("texts in a call")
+    jobs = []
+    for size in (size for size in plan.call_sizes if size <= len(task.texts)):
+        jobs += encoding_jobs(ready, task.texts[:size], task.lengths[:size], kind="call_size", at=size)
+    found.timings += timed(jobs, rounds=2 * rounds)
+    task.step("batch budgets")
+    jobs = []
+    # Texts of one length, so that a batch has just as many tokens as it may: of ragged ones many batches are smaller.
+    length = int(statistics.median_low(task.lengths))
+    texts = texts_of_length(task.tokenized, length, max(1, max(plan.token_budgets) // length) * task.threads)
     for budget in plan.token_budgets:
-        task.step(f"batches of {budget} tokens")
-        texts = list(task.tokenized[: plan.sweep_texts])
-        found.timings += model_only(ready, texts, task.tokenizer, rounds=rounds, token_budget=budget, kind="token_budget", at=budget)
+        jobs += batch_jobs(ready, pools, texts, pad_id=pad_id, token_budget=budget, kind="token_budget", at=budget)
+    found.timings += timed(jobs, rounds=rounds)
 
 
 def _threads(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
     """Fewer threads than the budget need sessions of their own; the budget's are there."""
+    task.step("threads")
     texts, lengths = task.texts[: task.plan.sweep_texts], task.lengths[: task.plan.sweep_texts]
-    for count in thread_counts(task.threads):
-        task.step(f"{count} threads")
-        with contextlib.ExitStack() as stack:
+    usable = [side for side in task.sides if side.name in ready]
+    with contextlib.ExitStack() as stack:
+        jobs: list[Job] = []
+        for count in thread_counts(task.threads):
             sides = ready
             if count != task.threads:
-                usable = [side for side in task.sides if side.name in ready]
                 sides, _ = stack.enter_context(loaded_sides(task.bundle, usable, threads=count, token_budget=task.plan.token_budget))
-            found.timings += text_to_vector(sides, texts, lengths, rounds=task.plan.sweep_rounds, kind="threads", at=count)
+            jobs += encoding_jobs(sides, texts, lengths, kind="threads", at=count)
+        found.timings += timed(jobs, rounds=task.plan.sweep_rounds)
 
 
 def _parity(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:

@@ -19,7 +19,7 @@ class Plan:
         texts: how many of the texts are embedded in a round, at most.
         rounds: how often each side does the whole of them; the sides take turns.
         sweep_rounds: the same for each point of the sweeps below.
-        sweep_texts: how many texts a point of the budget and thread sweeps embeds, at most.
+        sweep_texts: how many texts each number of threads embeds, at most.
         lengths: tokens a text, for the cost of length; those over the model's maximum are left out.
         length_tokens: tokens that each length computes in a round, for each thread.
         call_sizes: texts in one call.
@@ -54,7 +54,7 @@ THOROUGH = Plan(
     lengths=(8, 16, 32, 64, 128, 256, 512),
     length_tokens=2048,
     call_sizes=(1, 2, 4, 8, 16, 32, 64, 128),
-    token_budgets=(256, 512, 1024, 2048, 4096),
+    token_budgets=(128, 256, 512, 1024, 2048),
     callers=((1, 100), (8, 25), (32, 10)),
     starts=5,
     rate_rounds=7,
@@ -67,7 +67,7 @@ QUICK = Plan(
     lengths=(16, 64, 256),
     length_tokens=1024,
     call_sizes=(1, 8, 32),
-    token_budgets=(256, 1024, 4096),
+    token_budgets=(256, 1024),
     callers=((1, 20), (8, 3), (32, 1)),
     starts=1,
     rate_rounds=3,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from cls_runtime.bench.figures import measured_sides, padding_share, texts_per_second, timings, unsorted_padding_share
+from cls_runtime.batching import plan_batches
+from cls_runtime.bench.figures import BASELINE_BATCH, arrival_batches, measured_sides, padding_share, texts_per_second, timings
 from cls_runtime.bench.results import BenchResults, Kind, Timing
 from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
+
+PADDING_BUDGETS = (256, 512, 1024, 2048, 4096)
 
 
 def length(results: BenchResults) -> Table:
@@ -48,28 +51,35 @@ def threads(results: BenchResults) -> Table:
 
 def token_budget(results: BenchResults) -> Table:
     """Texts a second, by the tokens of a batch."""
+    tokens = next((round(item.tokens / item.texts) for item in timings(results, "token_budget")), 0)
     return _sweep(
         results,
         "token_budget",
         title="Throughput by batch budget",
-        caption=f"Texts a second of the model alone, at most so many tokens in a batch; the default is {results.settings.token_budget}.",
+        caption=(
+            f"Texts of {tokens} tokens a second, the model alone, with at most so many tokens in a batch (the default is "
+            f"{results.settings.token_budget:,}); in brackets, times the limit."
+        ),
         header=lambda at: f"{at:,} tokens",
         cell=lambda item: f"{texts_per_second(item).median:,.0f} ({times_limit(results, item)})",
     )
 
 
 def padding(results: BenchResults) -> Table:
-    """Tokens that were computed for nothing, by the tokens of a batch: the same for every side."""
-    first = measured_sides(results)[:1]
-    items = [item for name in first for item in timings(results, "token_budget", name)]
-    whole = [item for name in first for item in timings(results, "text_to_vector", name)]
-    rows = [(f"all texts, {results.settings.token_budget:,} tokens in a batch", *_padding(item)) for item in whole]
-    rows += [(f"{item.texts} texts, {item.at:,} tokens in a batch", *_padding(item)) for item in items]
-    naive = unsorted_padding_share(results.texts.token_counts)
+    """Tokens that are computed for nothing: the batches that the runtime makes of these texts, and those of the usual loop."""
+    counts = results.texts.token_counts
+    rows = [
+        (
+            f"by length, at most {budget:,} tokens",
+            *_padding([[counts[index] for index in batch] for batch in plan_batches(counts, token_budget=budget)]),
+        )
+        for budget in sorted({results.settings.token_budget, *PADDING_BUDGETS})
+    ]
+    rows.append((f"in the order of arrival, {BASELINE_BATCH} texts", *_padding(arrival_batches(counts))))
     return Table(
         key="padding",
         title="Padding",
-        caption=f"Padding is computed for nothing. Batches of 32 in the order of arrival would be {naive:.0%} padding.",
+        caption=f"What batches of these texts compute for nothing. The default is by length, {results.settings.token_budget:,} tokens.",
         header=("batches", "texts a batch", "tokens", "padding", "of what is computed"),
         rows=tuple(rows),
     )
@@ -90,8 +100,10 @@ def _sweep(
     )
 
 
-def _padding(item: Timing) -> Iterator[str]:
-    yield f"{item.texts / item.batches:.1f}"
-    yield f"{item.tokens:,}"
-    yield f"{item.padding_tokens:,}"
-    yield f"{padding_share(item):.1%}"
+def _padding(batches: Sequence[Sequence[int]]) -> Iterator[str]:
+    share = padding_share(batches)
+    tokens = sum(map(sum, batches))
+    yield f"{sum(map(len, batches)) / len(batches):.1f}"
+    yield f"{tokens:,}"
+    yield f"{round(tokens * share / (1 - share)):,}"
+    yield f"{share:.1%}"

@@ -70,7 +70,7 @@ def latency(results: BenchResults) -> Table:
         title="Latency",
         caption=(
             "Milliseconds of a request of one text, p50 / p95 / p99, while so many callers send one after another: encode with a thread a "
-            "caller, aencode with a task a caller, whose requests are merged. In brackets, the limit: all callers' multiply-adds alone."
+            "caller, aencode with a task a caller, whose requests are merged. In brackets, the least mean that the multiply-adds allow."
         ),
         header=("variant and engine", "call", *("1 caller" if count == 1 else f"{count} callers" for count in callers)),
         rows=tuple(rows[key] for key in sorted(rows, key=lambda key: measured_sides(results).index(key[0]))),

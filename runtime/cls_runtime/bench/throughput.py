@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,73 +15,72 @@ from cls_runtime.bench.results import Kind, Timing
 from cls_runtime.bench.turns import in_turns
 from cls_runtime.encoder import GRAPH_OUTPUTS
 from cls_runtime.engines.base import TokenBatch
-from cls_runtime.tokenizer import TextTokenizer, TokenizedText
+from cls_runtime.report import EncodeReport
+from cls_runtime.tokenizer import TokenizedText
 
 _OUTPUT = GRAPH_OUTPUTS["cls"]
 
 
-def text_to_vector(
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Work of one side that is timed once a round: `timing` is its record without seconds, from the report that `work` gives."""
+
+    timing: Callable[[EncodeReport, tuple[float, ...]], Timing]
+    work: Callable[[], EncodeReport]
+
+
+def timed(jobs: Sequence[Job], *, rounds: int) -> tuple[Timing, ...]:
+    """Every job's record. All jobs take turns, whatever is varied between them, so that a slow minute hits all alike."""
+    reports: dict[str, EncodeReport] = {}
+
+    def noting(name: str, job: Job) -> Callable[[], None]:
+        def work() -> None:
+            reports[name] = job.work()
+
+        return work
+
+    named = {str(index): job for index, job in enumerate(jobs)}
+    seconds = in_turns({name: noting(name, job) for name, job in named.items()}, rounds=rounds)
+    return tuple(job.timing(reports[name], seconds[name]) for name, job in named.items())
+
+
+def encoding_jobs(
     sides: Mapping[str, Loaded],
     texts: Sequence[str],
     lengths: Sequence[int],
     *,
-    rounds: int,
     kind: Kind = "text_to_vector",
     at: int | None = None,
-) -> tuple[Timing, ...]:
-    """`Encoder.encode` of all texts in one call. `lengths` are the texts' in tokens."""
-    seconds = in_turns({name: _encoding(side, texts) for name, side in sides.items()}, rounds=rounds)
-    timings: list[Timing] = []
-    for name, side in sides.items():
-        report = side.encoder.last_report
-        timings.append(
-            Timing(
-                side=name,
-                kind=kind,
-                at=at,
-                threads=side.threads,
-                texts=len(texts),
-                tokens=report.tokens,
-                padding_tokens=report.padding_tokens,
-                batches=report.batches,
-                multiply_adds=side.multiply_adds(lengths, batches=report.batches),
-                seconds=seconds[name],
-            )
-        )
-    return tuple(timings)
+) -> list[Job]:
+    """`Encoder.encode` of all texts in one call, on each side. `lengths` are the texts' in tokens."""
+    return [Job(timing=_timing(side, lengths, kind, at), work=_encoding(side, texts)) for side in sides.values()]
 
 
-def model_only(
+def batch_jobs(
     sides: Mapping[str, Loaded],
+    pools: Mapping[str, ThreadPoolExecutor],
     tokenized: Sequence[TokenizedText],
-    tokenizer: TextTokenizer,
     *,
-    rounds: int,
+    pad_id: int,
     token_budget: int,
     kind: Kind = "model_only",
     at: int | None = None,
-) -> tuple[Timing, ...]:
-    """The engine on padded batches that are ready before the clock starts, as many at once as it has workers."""
-    planned = plan_batches([len(text) for text in tokenized], token_budget=token_budget)
-    batches = [pad([tokenized[index] for index in batch], pad_id=tokenizer.pad_id) for batch in planned]
+) -> list[Job]:
+    """The engine on padded batches that are ready before the clock starts, on each side; its pool has a thread for each worker."""
     lengths = [len(text) for text in tokenized]
-    with _running(sides, batches) as work:
-        seconds = in_turns(work, rounds=rounds)
-    return tuple(
-        Timing(
-            side=name,
-            kind=kind,
-            at=at,
-            threads=side.threads,
-            texts=len(tokenized),
-            tokens=sum(lengths),
-            padding_tokens=sum(batch.input_ids.size for batch in batches) - sum(lengths),
-            batches=len(batches),
-            multiply_adds=side.multiply_adds(lengths, batches=len(batches)),
-            seconds=seconds[name],
-        )
-        for name, side in sides.items()
-    )
+    batches = [pad([tokenized[index] for index in batch], pad_id=pad_id) for batch in plan_batches(lengths, token_budget=token_budget)]
+    computed = sum(batch.input_ids.size for batch in batches)
+    report = EncodeReport(texts=len(lengths), tokens=sum(lengths), padding_tokens=computed - sum(lengths), batches=len(batches))
+    return [
+        Job(timing=_timing(side, lengths, kind, at), work=_on_workers(side, pools[name], batches, report)) for name, side in sides.items()
+    ]
+
+
+@contextlib.contextmanager
+def worker_pools(sides: Mapping[str, Loaded]) -> Iterator[dict[str, ThreadPoolExecutor]]:
+    """A pool for each side, with as many threads as its engine has workers."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(ThreadPoolExecutor(side.engine.workers)) for name, side in sides.items()}
 
 
 def texts_of_length(tokenized: Sequence[TokenizedText], length: int, count: int) -> list[TokenizedText]:
@@ -95,19 +95,36 @@ def texts_of_length(tokenized: Sequence[TokenizedText], length: int, count: int)
     return [TokenizedText(np.concatenate([first, row, last])[:length].astype(np.int32), types, 0) for row in words]
 
 
-def _encoding(side: Loaded, texts: Sequence[str]) -> Callable[[], object]:
-    return lambda: side.encoder.encode(texts)
+def _timing(side: Loaded, lengths: Sequence[int], kind: Kind, at: int | None) -> Callable[[EncodeReport, tuple[float, ...]], Timing]:
+    def timing(report: EncodeReport, seconds: tuple[float, ...]) -> Timing:
+        return Timing(
+            side=side.name,
+            kind=kind,
+            at=at,
+            threads=side.threads,
+            texts=report.texts,
+            tokens=report.tokens,
+            padding_tokens=report.padding_tokens,
+            batches=report.batches,
+            multiply_adds=side.multiply_adds(lengths, batches=report.batches),
+            seconds=seconds,
+        )
+
+    return timing
 
 
-@contextlib.contextmanager
-def _running(sides: Mapping[str, Loaded], batches: Sequence[TokenBatch]) -> Iterator[dict[str, Callable[[], object]]]:
-    with contextlib.ExitStack() as stack:
-        work: dict[str, Callable[[], object]] = {}
-        for name, side in sides.items():
-            pool = stack.enter_context(ThreadPoolExecutor(side.engine.workers))
-            work[name] = _on_workers(side, pool, batches)
-        yield work
+def _encoding(side: Loaded, texts: Sequence[str]) -> Callable[[], EncodeReport]:
+    def work() -> EncodeReport:
+        side.encoder.encode(texts)
+        return side.encoder.last_report
+
+    return work
 
 
-def _on_workers(side: Loaded, pool: ThreadPoolExecutor, batches: Sequence[TokenBatch]) -> Callable[[], object]:
-    return lambda: list(pool.map(lambda batch: side.engine.run(batch, [_OUTPUT]), batches))
+def _on_workers(side: Loaded, pool: ThreadPoolExecutor, batches: Sequence[TokenBatch], report: EncodeReport) -> Callable[[], EncodeReport]:
+    def work() -> EncodeReport:
+        for _ in pool.map(lambda batch: side.engine.run(batch, [_OUTPUT]), batches):
+            pass
+        return report
+
+    return work

@@ -122,7 +122,7 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine)
     threads = arguments.threads or available_cpus()
     peers = None if arguments.against is None else _peer_options(arguments, manifest, sides)
-    total = steps(plan, threads=threads, max_length=manifest.max_length)
+    total = steps(plan)
     if peers is not None:
         total += _PEER_STEPS * len(side_names(*peers)) + plan.rounds
     # An engine may print while it loads; standard output is for the results.
