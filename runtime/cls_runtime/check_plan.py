@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cls_runtime.engines.choice import ENGINE_NAMES, choose, installed_engines, require_engine
+from cls_runtime.engines.choice import ENGINE_NAMES, ENGINES, choose, graph_variant, installed_engines, require_engine
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 from cls_runtime.manifest import Manifest
 from cls_runtime.parity import THRESHOLDS
@@ -45,7 +45,7 @@ def combinations(
     for name, _ in found:
         if name not in THRESHOLDS:
             raise BundleError(f"the bundle has a variant {name!r}, expected {', '.join(THRESHOLDS)}; upgrade cls-export")
-        if name not in manifest.variants and all(item.objection for item in found.values() if item.variant == name):
+        if graph_variant(name) not in manifest.variants:
             raise UsageError(f"the bundle has no variant {name!r}, it has {', '.join(manifest.variants)}")
     names = list(dict.fromkeys(name for name, _ in found))
     return tuple(sorted(found.values(), key=lambda item: names.index(item.variant)))
@@ -65,9 +65,9 @@ def _engines(named: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _variants(manifest: Manifest, engine: str) -> list[str]:
-    """The bundle's variants, and those that a named engine makes itself, such as bf16 from the fp32 file."""
-    others = [name for name in THRESHOLDS if name not in manifest.variants and engine != "auto"]
-    return [*manifest.variants, *(name for name in others if _combination(manifest, name, engine).objection is None)]
+    """The bundle's variants, and those that a named engine makes itself, such as bf16 from the fp32 file, whatever this CPU can."""
+    made = ENGINES[engine].by_name if engine in ENGINES else ()
+    return [*manifest.variants, *(name for name in made if name not in manifest.variants and graph_variant(name) in manifest.variants)]
 
 
 def _combination(manifest: Manifest, variant: str, engine: str) -> Combination:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.manifest import ParityFigures
+from cls_runtime.manifest import ParityFigures, Variant
 
 Float32 = NDArray[np.float32]
 
@@ -103,9 +103,25 @@ def shortfalls(figures: ParityFigures, thresholds: Thresholds) -> list[str]:
 
 def batch_shortfalls(figures: ParityFigures, thresholds: Thresholds) -> list[str]:
     """The same for `figures` between a text alone and the same text in a batch."""
+    return _batch_shortfalls(figures.max_abs, figures.min_cosine, thresholds)
+
+
+def recorded_shortfalls(name: str, variant: Variant) -> list[str]:
+    """Every threshold that the figures on record for the variant `name` miss; that there are none is a miss too."""
+    if not variant.parity:
+        return ["no parity recorded"]
+    found = [
+        f"{output} {missed}" for output, figures in variant.parity.items() for missed in shortfalls(figures, thresholds_for(name, output))
+    ]
+    return found + _batch_shortfalls(
+        variant.batch_invariance_max_abs, variant.batch_invariance_min_cosine, thresholds_for(name, "cls")
+    )
+
+
+def _batch_shortfalls(max_abs: float, min_cosine: float, thresholds: Thresholds) -> list[str]:
     found: list[str] = []
-    if thresholds.batch_max_abs is not None and not figures.max_abs <= thresholds.batch_max_abs:
-        found.append(f"batch invariance max_abs {figures.max_abs:.3g}, expected at most {thresholds.batch_max_abs:g}")
-    if thresholds.batch_min_cosine is not None and not figures.min_cosine >= thresholds.batch_min_cosine:
-        found.append(f"batch invariance min_cosine {figures.min_cosine:.8f}, expected at least {thresholds.batch_min_cosine}")
+    if thresholds.batch_max_abs is not None and not max_abs <= thresholds.batch_max_abs:
+        found.append(f"batch invariance max_abs {max_abs:.3g}, expected at most {thresholds.batch_max_abs:g}")
+    if thresholds.batch_min_cosine is not None and not min_cosine >= thresholds.batch_min_cosine:
+        found.append(f"batch invariance min_cosine {min_cosine:.8f}, expected at least {thresholds.batch_min_cosine}")
     return found

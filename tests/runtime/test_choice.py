@@ -61,6 +61,20 @@ def test_int8_is_passed_over_where_a_figure_misses(manifest, figure):
     assert any("int8: passed over, pooler " + figure in reason for reason in chosen.reasons)
 
 
+UNEVEN = {"fp32": {"batch_invariance_max_abs": 1.1e-5}, "int8": {"batch_invariance_min_cosine": 0.99989}}
+
+
+@pytest.mark.parametrize(("poor", "taken"), [("int8", "fp32"), ("fp32", "int8")])
+def test_a_variant_whose_vectors_depend_on_the_batch_is_passed_over(manifest, monkeypatch, poor, taken):
+    """The figures of parity alone are perfect."""
+    monkeypatch.setitem(choice.ENGINES, "onnxruntime", replace(choice.ENGINES["onnxruntime"], variants=(poor, taken)))
+    held = manifest(**{poor: replace(GOOD, **UNEVEN[poor]), taken: GOOD})
+    chosen = choose(held)
+    assert chosen.variant == taken
+    assert any(f"variant {poor}: passed over, batch invariance m" in reason for reason in chosen.reasons)
+    assert choose(manifest(**{poor: GOOD, taken: GOOD})).variant == poor
+
+
 def test_a_variant_without_figures_is_passed_over(manifest):
     assert choose(manifest(fp32=GOOD, int8=replace(GOOD, parity={}))).variant == "fp32"
 
@@ -150,12 +164,25 @@ class TestFastestEngine:
         install(monkeypatch, "onnxruntime-gpu", "onnxruntime")
         assert choose(manifest(fp32=GOOD)).engine == "onnxruntime"
 
-    def test_bf16_is_the_fp32_file_on_openvino(self, manifest):
+    def test_bf16_is_the_fp32_file_on_openvino(self, manifest, monkeypatch):
+        monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"avx512_vnni", "avx512_bf16"}))
         assert choose(manifest(fp32=GOOD), variant="bf16").engine == "openvino"
         with pytest.raises(UsageError, match="variant bf16 is for openvino, not for onnxruntime"):
             choose(manifest(fp32=GOOD), engine="onnxruntime", variant="bf16")
         with pytest.raises(UsageError, match="no variant 'fp32', it has int8; export it with --fp32"):
             choose(manifest(int8=GOOD), variant="bf16")
+
+    @pytest.mark.parametrize("features", [frozenset({"avx512f", "avx512_vnni"}), frozenset({"asimddp"})])
+    def test_bf16_is_refused_where_the_cpu_lacks_it(self, manifest, monkeypatch, features):
+        monkeypatch.setattr(choice, "cpu_features", lambda: features)
+        with pytest.raises(EngineError, match="bf16 needs a CPU that computes bf16 .*, which this one lacks; use fp32 or int8"):
+            choose(manifest(fp32=GOOD), variant="bf16")
+
+    def test_bf16_is_never_what_auto_takes(self, manifest, monkeypatch):
+        """No export records its parity, so nothing shows that it holds for this bundle."""
+        monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}))
+        assert choose(manifest(fp32=GOOD), engine="openvino").variant == "fp32"
+        assert all("bf16" not in kind.variants for kind in choice.ENGINES.values())
 
     def test_bf16_without_openvino_names_the_extra(self, manifest, monkeypatch):
         install(monkeypatch, "onnxruntime")

@@ -357,6 +357,45 @@ def test_every_variant_is_checked_on_every_installed_engine(tmp_path, monkeypatc
     assert "variant int8 is for onnxruntime, not for cuda" in report.skipped[0].message
 
 
+BF16_CPU, OTHER_CPU = frozenset({"avx512f", "avx512_bf16"}), frozenset({"avx512f", "avx512_vnni"})
+
+
+def plan_with_openvino(monkeypatch, features):
+    """Both CPU engines installed, on a CPU with these features."""
+    monkeypatch.setattr("cls_runtime.check_plan.installed_engines", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("cls_runtime.engines.choice.require_engine", lambda engine: None)
+    monkeypatch.setattr("cls_runtime.engines.choice.cpu_features", lambda: features)
+
+
+@pytest.mark.parametrize("features", [BF16_CPU, OTHER_CPU], ids=["a CPU with bf16", "without"])
+def test_bf16_is_checked_where_the_cpu_has_it_and_skipped_with_the_reason_elsewhere(intact, monkeypatch, features):
+    plan_with_openvino(monkeypatch, features)
+    manifest = read_manifest(intact)
+    planned = {(item.variant, item.engine): item.objection for item in combinations(manifest)}
+    held = [(variant, engine) for variant in manifest.variants for engine in ("onnxruntime", "openvino")]
+    assert set(planned) == {*held, ("bf16", "openvino")}
+    objection = planned["bf16", "openvino"]
+    if features is BF16_CPU:
+        assert objection is None
+    else:
+        assert "bf16 needs a CPU that computes bf16" in str(objection)
+
+
+def test_bf16_by_name_where_the_cpu_lacks_it_is_the_reason(intact, monkeypatch):
+    plan_with_openvino(monkeypatch, OTHER_CPU)
+    (planned,) = combinations(read_manifest(intact), variants=["bf16"], engines=["openvino"])
+    assert "which this one lacks" in str(planned.objection)
+
+
+def test_bf16_needs_the_fp32_file(intact, monkeypatch):
+    plan_with_openvino(monkeypatch, BF16_CPU)
+    manifest = read_manifest(intact)
+    without = dataclasses.replace(manifest, variants={"int8": next(iter(manifest.variants.values()))}, fingerprint="")
+    assert {item.variant for item in combinations(without)} == {"int8"}
+    with pytest.raises(UsageError, match="the bundle has no variant 'bf16', it has int8"):
+        combinations(without, variants=["bf16"], engines=["openvino"])
+
+
 def test_auto_is_what_an_encoder_takes(damageable):
     with Encoder.load(damageable) as encoder:
         taken = (encoder.info.variant, encoder.info.engine)

@@ -12,12 +12,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
 
-from cls_runtime.cpu import cpu_features
+from cls_runtime.cpu import BF16_FEATURES, cpu_features
 from cls_runtime.engines.base import EngineModule
 from cls_runtime.engines.onnxruntime import is_installed
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
-from cls_runtime.manifest import Manifest, Variant
-from cls_runtime.parity import shortfalls, thresholds_for
+from cls_runtime.manifest import Manifest
+from cls_runtime.parity import recorded_shortfalls
 
 ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
@@ -226,7 +226,7 @@ def auto_objection(manifest: Manifest, engine: str, variant: str) -> str | None:
     features = cpu_features() or frozenset()
     if missing := [feature for feature in entry.cpu_features if feature not in features]:
         return f"needs {', '.join(missing)}, which this CPU is not known to have"
-    return _parity_objection(variant, entry)
+    return next(iter(recorded_shortfalls(variant, entry)), None)
 
 
 def speed_rule(variant: str, *, hidden_size: int) -> SpeedRule | None:
@@ -272,12 +272,8 @@ def _check_variant(manifest: Manifest, engine: str, variant: str) -> None:
     features = cpu_features()
     if features is not None and (missing := [feature for feature in entry.cpu_features if feature not in features]):
         raise EngineError(f"variant {variant} needs a CPU with {', '.join(missing)}, which this one lacks; use another variant")
-
-
-def _parity_objection(variant: str, entry: Variant) -> str | None:
-    if not entry.parity:
-        return "no parity recorded"
-    for output, figures in entry.parity.items():
-        if missed := shortfalls(figures, thresholds_for(variant, output)):
-            return f"{output} {missed[0]}"
-    return None
+    if variant == "bf16" and features is not None and not features & BF16_FEATURES:
+        raise EngineError(
+            "variant bf16 needs a CPU that computes bf16 (avx512_bf16 or amx_bf16 on x86, bf16 on ARM), which this one lacks; "
+            "use fp32 or int8"
+        )

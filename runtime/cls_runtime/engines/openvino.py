@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cls_runtime.bundle import Bundle
-from cls_runtime.cpu import cpu_features
+from cls_runtime.cpu import BF16_FEATURES, cpu_features
 from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
 from cls_runtime.manifest import Manifest
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import openvino
 
 DEVICE = "CPU"
-# Any of these computes bf16 products. OpenVINO offers bf16 on every AVX512 CPU, and without them only emulates it.
-BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
 KERNELS_KEPT = 64
 TELEMETRY = "openvino_telemetry"
@@ -121,7 +119,7 @@ def _options(precision: str, *, threads: int) -> dict[str, Any]:
 
 
 def _check_bf16(core: openvino.Core) -> None:
-    """Refuses a CPU that would only emulate bf16: slower than fp32, and less exact."""
+    """Refuses a CPU that would only emulate bf16; OpenVINO itself offers it on every AVX512 CPU."""
     offered = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     features = cpu_features()
     if "BF16" not in offered or (features is not None and not features & BF16_FEATURES):
