@@ -9,6 +9,7 @@ from damage import DAMAGES, INT8, build_damageable, edit
 from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_golden
 
 from cls_runtime import Encoder, vector_checks
+from cls_runtime.check_plan import combinations
 from cls_runtime.engines import choice
 from cls_runtime.errors import BundleError, MissingExtraError, UsageError
 from cls_runtime.golden import GOLDEN_NAME, Golden, read_golden
