@@ -1,7 +1,7 @@
 """Does memory grow with the corpus? Streams texts of random lengths and prints the resident size on the way.
 
     python benchmarks/memory.py BUNDLE --engine onnxruntime --texts 200000
-    python benchmarks/memory.py BUNDLE --engine openvino --variant int8 --token-budget 4096 --texts 600     # its peak alone
+    python benchmarks/memory.py BUNDLE --token-budget 4096 --texts 120 --shortest-words 500     # the peak: batches of the longest texts
 
 Exits 1 where the resident size at the end is more than 5% above what it was after 10,000 texts. Any bundle does: what could grow with the
 corpus is what the runtime and the engine hold, not the weights, so a small model shows it soonest. Linux only (/proc).
@@ -29,11 +29,11 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-def random_texts(count: int, *, longest_words: int) -> Iterator[str]:
-    """Texts of 1 to `longest_words` words, no two alike, the same in every run."""
+def random_texts(count: int, *, longest_words: int, shortest_words: int = 1) -> Iterator[str]:
+    """Texts of `shortest_words` to `longest_words` words, no two alike, the same in every run."""
     chance = random.Random(0)
     for index in range(count):
-        yield f"{index} " + " ".join(chance.choices(WORDS, k=chance.randint(1, longest_words)))
+        yield f"{index} " + " ".join(chance.choices(WORDS, k=chance.randint(shortest_words, max(shortest_words, longest_words))))
 
 
 def main() -> int:
@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--token-budget", type=int, default=1024)
     parser.add_argument("--texts", type=int, default=200_000)
+    parser.add_argument("--shortest-words", type=int, default=1)
     parser.add_argument("--longest-words", type=int, default=100)
     options = parser.parse_args()
     done, settled, next_line, start = 0, 0.0, SETTLED_TEXTS, time.perf_counter()
@@ -57,7 +58,8 @@ def main() -> int:
         on_overflow="truncate",
     ) as encoder:
         print(encoder)
-        for block in encoder.stream(random_texts(options.texts, longest_words=options.longest_words)):
+        texts = random_texts(options.texts, longest_words=options.longest_words, shortest_words=options.shortest_words)
+        for block in encoder.stream(texts):
             done += len(block)
             if done >= next_line:
                 next_line += max(SETTLED_TEXTS, options.texts // 20)

@@ -293,6 +293,14 @@ class TestLife:
             thread.join(timeout=20)
         assert len(outcomes) == 4
 
+    def test_a_single_batch_is_computed_by_its_caller(self, bundle):
+        """One short text in one call does not pay for a hand-over to another thread."""
+        before = threading.active_count()
+        with Encoder.load(bundle, threads=4) as encoder:
+            encoder.encode(["a"])
+            encoder.encode(["a", "the cat", "b"])
+            assert threading.active_count() == before
+
     def test_close_frees_the_threads(self, bundle):
         before = threading.active_count()
         encoder = Encoder.load(bundle, threads=4, token_budget=8)

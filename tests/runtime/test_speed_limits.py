@@ -6,9 +6,16 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from cls_runtime.manifest import read_manifest
 
-FIRST_VECTOR = "import sys; from cls_runtime import Encoder; Encoder.load(sys.argv[1], engine='onnxruntime').encode(['hello'])"
+pytestmark = pytest.mark.slow
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+FIRST_VECTOR = """
+import sys
+from cls_runtime import Encoder
+Encoder.load(sys.argv[1], engine="onnxruntime", variant=sys.argv[2]).encode(["hello"])
+"""
 
 MEMORY = """
 import random, sys
@@ -19,32 +26,87 @@ def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 random = random.Random(0)
-texts = (" ".join(random.choices(["cat", "dog", "sleeps", "unbelievable"], k=random.randint(1, 100))) for _ in range(10**9))
-with Encoder.load(sys.argv[1], threads=2, variant="fp32", engine="onnxruntime") as encoder:
-    for count, _ in enumerate(encoder.stream(texts)):
-        if count == 3:
-            before = resident_mb()
-        if count == 12:
-            break
-    print(before, resident_mb())
+words = "the cat dog sleeps runs a b c".split()
+texts = (f"{number} " + " ".join(random.choices(words, k=random.randint(1, 100))) for number in range(200_000))
+settled, done = 0, 0
+with Encoder.load(sys.argv[1], threads=2, engine=sys.argv[2], on_overflow="truncate") as encoder:
+    for block in encoder.stream(texts):
+        done += len(block)
+        if done >= 10_000:
+            settled = settled or resident_mb()
+    print(settled, resident_mb())
+"""
+
+CLOSING = """
+import sys
+from pathlib import Path
+from cls_runtime import Encoder
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+for _ in range(2):  # the first one also loads libraries, which stay
+    encoder = Encoder.load(sys.argv[1], threads=2, engine=sys.argv[2], variant="fp32")
+    encoder.encode(["hello"])
+    loaded = resident_bytes()
+    encoder.close()
+print(loaded - resident_bytes())
+"""
+
+IDLE = """
+import sys, time
+from cls_runtime import Encoder
+
+with Encoder.load(sys.argv[1], threads=2, engine=sys.argv[2]) as encoder:
+    encoder.encode([f"the cat {number}" for number in range(500)])
+    time.sleep(0.2)
+    before = time.process_time()
+    time.sleep(1.0)
+    print(time.process_time() - before)
 """
 
 
-def test_first_vector_within_a_second(minilm_bundle):
-    """Process start to first vector; the best of three, since other processes share the machine. Measured: 0.4 s."""
-    seconds = []
-    for _ in range(3):
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def engine(request):
+    """Each CPU engine that is installed; `make test-openvino` has both."""
+    pytest.importorskip("openvino.properties" if request.param == "openvino" else request.param)
+    return request.param
+
+
+def run(program, *arguments):
+    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=250).stdout
+
+
+@pytest.mark.parametrize(("variant", "seconds"), [("fp32", 0.8), ("int8", 0.6)])
+def test_first_vector(minilm_bundle, variant, seconds):
+    """Process start to first vector, the best of ten, since other processes share the machine. Measured: see docs/runtime.md."""
+    if variant not in read_manifest(minilm_bundle).variants:
+        pytest.skip("this bundle has no int8; that of `make test-openvino` has")
+    found = []
+    while len(found) < 10 and min(found, default=seconds) >= seconds:
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", FIRST_VECTOR, str(minilm_bundle)], check=True, timeout=60)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+        run(FIRST_VECTOR, minilm_bundle, variant)
+        found.append(time.perf_counter() - start)
+    assert min(found) < seconds
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_does_not_grow_with_the_corpus(bundle):
-    """On the tiny model: what could grow with the corpus is what the runtime holds, not the weights."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEMORY, str(bundle)], check=True, capture_output=True, text=True, timeout=250
-    )
-    before, after = map(float, done.stdout.split())
-    assert after < 1.05 * before + 2
+@linux
+def test_memory_does_not_grow_with_the_corpus(make_bundle, engine):
+    """Issue 5's bound, on a tiny model: what could grow with the corpus is what the runtime and the engine hold, not the weights.
+
+    Measured, in MiB: ONNX Runtime 103 and 109, OpenVINO 486 and 456; with 64 kernels kept it was 465 and over 501. The process is so small
+    that the allocators' own steps count, 4 MiB of them.
+    """
+    settled, last = map(float, run(MEMORY, make_bundle(max_length=128), engine).split())
+    assert last < 1.05 * settled + 4
+
+
+@linux
+def test_close_gives_the_weights_back(minilm_bundle, engine):
+    size = (minilm_bundle / "onnx" / "model.onnx").stat().st_size
+    assert float(run(CLOSING, minilm_bundle, engine)) > 0.5 * size
+
+
+def test_nothing_spins_when_there_is_nothing_to_do(bundle, engine):
+    assert float(run(IDLE, bundle, engine)) < 0.05
