@@ -121,7 +121,7 @@ class BatchRunner:
         if refuse_overflow:
             check_overflow(truncated, max_length=self._tokenizer.max_length)
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
-        batches = plan_batches(lengths, token_budget=self._token_budget)
+        batches = plan_batches(lengths, token_budget=self._token_budget, engine=self._engine.name)
         rows = np.empty((len(texts), width), dtype=np.float32)
         futures: list[Future[None]] = []
         for batch in batches:
