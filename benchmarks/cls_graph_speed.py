@@ -5,6 +5,7 @@ threads, on the same batch of 32 texts of 32 tokens. The sides take turns, so th
 every sample is kept.
 
     python benchmarks/cls_graph_speed.py
+    python benchmarks/cls_graph_speed.py --precision int8
     python benchmarks/cls_graph_speed.py --model bert-base --threads 1
     python benchmarks/cls_graph_speed.py --checkpoint path/to/checkpoint --rounds 100 --json result.json
 """
@@ -34,6 +35,8 @@ from transformers import AutoModel, AutoTokenizer
 
 import cls_runtime
 from cls_exporter import ExportConfig, export
+from cls_exporter.config import Precision
+from cls_exporter.variants.variant import FILE_NAMES
 from cls_runtime.parity import THRESHOLDS, compare, shortfalls
 
 Inputs = dict[str, NDArray[np.int64]]
@@ -49,6 +52,7 @@ class Result:
     """One run. `samples_ms` has the milliseconds of every batch, by graph; `speedup` is the median of the rounds' ratios."""
 
     checkpoint: str
+    precision: str
     texts: int
     tokens: int
     threads: int
@@ -130,8 +134,10 @@ def time_in_turns(
     return samples
 
 
-def run(checkpoint: Path, *, rounds: int = 60, threads: int = 1, texts: int = 32, tokens: int = 32) -> Result:
-    """Exports both graphs from `checkpoint`, checks that they agree, and times them in turns.
+def run(
+    checkpoint: Path, *, precision: Precision = "fp32", rounds: int = 60, threads: int = 1, texts: int = 32, tokens: int = 32
+) -> Result:
+    """Exports both graphs from `checkpoint`, ours in `precision`, checks that they agree, and times them in turns.
 
     Raises:
         RuntimeError: the two graphs give different vectors, so that their times would mean nothing.
@@ -140,11 +146,11 @@ def run(checkpoint: Path, *, rounds: int = 60, threads: int = 1, texts: int = 32
     with tempfile.TemporaryDirectory() as folder:
         wrapper, bundle = Path(folder, "wrapper.onnx"), Path(folder, "bundle")
         export_wrapper(checkpoint, wrapper, inputs)
-        export(str(checkpoint), bundle, config=ExportConfig(allow_pooling_mismatch=True))
+        export(str(checkpoint), bundle, config=ExportConfig(precisions=(precision,), allow_pooling_mismatch=True))
         naive = open_graph(wrapper, inputs, threads=threads)
-        pruned = open_graph(bundle / "onnx" / "model.onnx", inputs, threads=threads)
+        pruned = open_graph(bundle / FILE_NAMES[precision][0], inputs, threads=threads)
         figures = compare(naive(), pruned())
-        if missed := shortfalls(figures, THRESHOLDS["fp32"]):
+        if missed := shortfalls(figures, THRESHOLDS[precision]):
             raise RuntimeError(f"the two graphs differ: {'; '.join(missed)}")
         # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.
         clock = time.thread_time if threads == 1 else time.perf_counter
@@ -153,6 +159,7 @@ def run(checkpoint: Path, *, rounds: int = 60, threads: int = 1, texts: int = 32
     low, _, high = statistics.quantiles(ratios, n=4)
     return Result(
         checkpoint=f"{checkpoint.parent.name}/{checkpoint.name}",
+        precision=precision,
         texts=texts,
         tokens=tokens,
         threads=threads,
@@ -193,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the packaged all-MiniLM-L6-v2)")
     source.add_argument("--model", choices=sorted(SHAPES), help="a model of this shape with random weights instead")
+    parser.add_argument("--precision", choices=sorted(FILE_NAMES), default="fp32", help="of our graph; the other is fp32 (default: fp32)")
     parser.add_argument("--rounds", type=int, default=60, help="how often each side runs (default: 60)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each session (default: 1, whose own CPU time is measured)")
     parser.add_argument("--json", type=Path, help="write the figures and every sample to this file")
@@ -200,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         made = random_checkpoint(Path(folder, arguments.model), arguments.model) if arguments.model else None
         checkpoint = made or arguments.checkpoint or packaged_checkpoint()
-        result = run(checkpoint, rounds=arguments.rounds, threads=arguments.threads)
+        result = run(checkpoint, precision=arguments.precision, rounds=arguments.rounds, threads=arguments.threads)
     for name, samples in result.samples_ms.items():
         low, median, high = statistics.quantiles(samples, n=4)
         print(f"{name:12} {median:7.1f} ms a batch (quartiles {low:.1f} to {high:.1f})")

@@ -23,7 +23,7 @@ from cls_exporter.publish import staged
 from cls_exporter.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.trace import trace
 from cls_exporter.variants import build_variant
-from cls_exporter.variants.variant import FILE_NAMES
+from cls_exporter.variants.variant import FILE_NAMES, engine_file
 from cls_runtime import __version__
 from cls_runtime.engines.choice import require_engine
 from cls_runtime.golden import GOLDEN_NAME, Golden, write_golden
@@ -187,6 +187,7 @@ def _with_variants(
         built = build_variant(precision, compiled.model, checkpoint=checkpoint, calibration=config.calibration)
         first, *copies = FILE_NAMES[precision]
         files = write_graph(built.model, folder, first)
+        engine_files = {engine: write_graph(form, folder, engine_file(precision, engine)) for engine, form in built.engine_models.items()}
         for copy in copies:
             shutil.copyfile(folder / first, folder / copy)
         variant = Variant(
@@ -197,11 +198,15 @@ def _with_variants(
             cpu_features=built.cpu_features,
             multiply_adds=multiply_add_formulas(built.model),
         )
-        manifest = _write(folder, manifest, precision, variant)
         steps.start("parity", f"Holding {precision} to PyTorch on {len(golden.texts)} texts")
+        for other in engine_files.values():
+            _write(folder, manifest, precision, dataclasses.replace(variant, files=other))
+            gate.hold(folder, variant=precision, golden=golden, tried=built.tried)
+        manifest = _write(folder, manifest, precision, variant)
         measured = gate.hold(folder, variant=precision, golden=golden, tried=built.tried)
         variant = dataclasses.replace(
             variant,
+            engine_files=engine_files,
             parity=measured.parity,
             batch_invariance_max_abs=measured.batch_invariance_max_abs,
             batch_invariance_min_cosine=measured.batch_invariance_min_cosine,

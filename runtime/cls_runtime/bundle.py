@@ -48,7 +48,8 @@ class Bundle:
     def files(self) -> Iterator[BundleFile]:
         """Every file that the manifest names, companions first, each once."""
         seen: set[str] = set()
-        for group in (self.manifest.files, *(variant.files for variant in self.manifest.variants.values())):
+        variants = self.manifest.variants.values()
+        for group in (self.manifest.files, *(files for item in variants for files in (item.files, *item.engine_files.values()))):
             for file in group:
                 if file.path not in seen:
                     seen.add(file.path)
@@ -86,8 +87,8 @@ class Bundle:
                 return self.locate(file)
         raise BundleError(f"the manifest of bundle {self.folder} names no {name}; it is incomplete, export the bundle again")
 
-    def graph(self, variant: str) -> Path:
-        """The path of a variant's ONNX file.
+    def graph(self, variant: str, *, engine: str) -> Path:
+        """The path of a variant's ONNX file for an engine.
 
         Raises:
             UsageError: the bundle has no such variant.
@@ -96,7 +97,8 @@ class Bundle:
         if variant not in self.manifest.variants:
             held = ", ".join(self.manifest.variants) or "none"
             raise UsageError(f"bundle {self.folder} has no variant {variant!r}; it has {held}")
-        files = self.manifest.variants[variant].files
+        entry = self.manifest.variants[variant]
+        files = entry.engine_files.get(engine, entry.files)
         if not files:
             raise BundleError(f"variant {variant} of bundle {self.folder} names no file; the manifest is damaged, export the bundle again")
         return self.locate(files[0])

@@ -99,7 +99,8 @@ class MultiplyAdds:
 class Variant:
     """One precision of the graph.
 
-    `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for.
+    `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for; `engine_files` are
+    what an engine reads in the place of `files`: the same weights in a form that it computes faster.
     `parity` has one entry per output name of the `Encoder` (`cls`, `pooler`, `logits`); `batch_invariance_max_abs` is
     the largest difference of a text's vector between alone and in a batch, `batch_invariance_min_cosine` the lowest cosine.
     `multiply_adds` has the matrix products' work by their arithmetic (`fp32`, `int8`); it is empty where no formula fits the graph, and in
@@ -113,6 +114,7 @@ class Variant:
     cpu_features: tuple[str, ...] = ()
     batch_invariance_min_cosine: float = 1.0
     engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda", "tensorrt")
+    engine_files: Mapping[str, tuple[BundleFile, ...]] = field(default_factory=dict)
     multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict)
 
 

@@ -168,7 +168,7 @@ def test_whole_bundles_pass_the_hash_check(bundle):
 
 def test_a_variant_that_it_lacks_names_those_it_has(bundle):
     with pytest.raises(UsageError, match="no variant 'int8'; it has fp32"):
-        Bundle.open(bundle).graph("int8")
+        Bundle.open(bundle).graph("int8", engine="onnxruntime")
 
 
 def test_files_names_each_once(own_bundle):

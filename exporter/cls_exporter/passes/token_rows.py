@@ -41,6 +41,12 @@ class TokenRows(ir.passes.InPlacePass):
         return Rewritten.of(model, count)
 
 
+def batched_products(model: ir.Model) -> list[ir.Node]:
+    """The products that the pass would make of: every `MatMul(x [B, S, K], W)` over all tokens, in graph order."""
+    layout = _Layout(model.graph)
+    return [node for node in model.graph if not node.domain and layout.is_product_over_tokens(node)]
+
+
 def token_products(model: ir.Model) -> list[ir.Node]:
     """The products that the pass made: every Gemm over all tokens, in graph order."""
     return [node for node in model.graph if node.op_type == "Gemm" and dims(node.outputs[0]) is not None and _is_rows(node.outputs[0])]

@@ -13,8 +13,10 @@ from onnx_ir.passes import common
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import GraphError, UnsupportedError
+from cls_exporter.passes.batched_quantization import BatchedQuantization
 from cls_exporter.passes.half_storage import HalfStorage
 from cls_exporter.passes.int8_embeddings import Int8Embeddings
+from cls_exporter.passes.integer_products import IntegerProducts
 from cls_exporter.passes.sequence_first import SequenceFirst
 from cls_exporter.passes.smoothing import ChannelRange, Smoothing, smoothing_factors
 from cls_exporter.passes.static_quantization import StaticQuantization
@@ -59,8 +61,11 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, calibration: Path | N
     found = _search(rows, others or ranges, probes)
     alpha = min(found, key=lambda item: _used_up(found[item]))
     built = _quantized(rows, ranges, _spread(checkpoint, texts, CORRECTION_TEXTS), alpha=alpha)
-    tables, constants = apply_pass(Int8Embeddings(), built), apply_pass(HalfStorage(), built)
-    clean(built)
+    products = len(token_products(built))
+    batched = model.clone()
+    apply_pass(BatchedQuantization(built), batched)
+    apply_pass(IntegerProducts(), built)
+    (tables, constants), _ = _stored_small(built), _stored_small(batched)
     recipe = {
         "weights": f"int{WEIGHT_BITS}, symmetric, a scale for each column",
         "activations": "uint8, one fixed scale and zero point for each tensor",
@@ -68,14 +73,22 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, calibration: Path | N
         "smoothing_alpha": alpha,
         "alphas_tried": {str(tried): [round(found[tried].mean_cosine, 6), round(found[tried].p1_cosine, 6)] for tried in found},
         "bias_correction": True,
-        "int8_products": len(token_products(built)),
+        "int8_products": products,
         "int8_embedding_lookups": tables,
         "float16_stored_constants": constants,
         "calibration_texts": texts.count,
         "calibration_sha256": texts.sha256,
     }
     tried = ", ".join(f"{tried:g}: {figures.mean_cosine:.5f} and {figures.p1_cosine:.5f}" for tried, figures in found.items())
-    return Built(model=built, recipe=recipe, tried=f"smoothing exponents, mean and p1 cosine on calibration texts {tried}")
+    words = f"smoothing exponents, mean and p1 cosine on calibration texts {tried}"
+    return Built(model=built, recipe=recipe, tried=words, engine_models={"openvino": batched})
+
+
+def _stored_small(model: ir.Model) -> tuple[int, int]:
+    """Stores embedding tables as int8 and other large constants as float16, and says how many of each."""
+    counts = apply_pass(Int8Embeddings(), model), apply_pass(HalfStorage(), model)
+    clean(model)
+    return counts
 
 
 def _search(rows: ir.Model, ranges: Mapping[str, ChannelRange], probes: list[TokenBatch]) -> dict[float, ParityFigures]:

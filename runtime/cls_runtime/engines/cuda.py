@@ -93,7 +93,7 @@ def load_on(providers: Sequence[tuple[str, dict[str, str]]], bundle: Bundle, *, 
     wanted = [provider for provider, _ in providers]
     _check_wheel(ort, wanted, name=name)
     _check_device(name=name)
-    graph = bundle.graph(variant)
+    graph = bundle.graph(variant, engine=name)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

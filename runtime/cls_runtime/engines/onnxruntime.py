@@ -56,7 +56,7 @@ class OnnxRuntimeEngine:
 def load(bundle: Bundle, *, variant: str, threads: int) -> OnnxRuntimeEngine:
     """Loads a variant's graph; see `EngineModule.load`."""
     ort = import_package()
-    graph = bundle.graph(variant)
+    graph = bundle.graph(variant, engine="onnxruntime")
     try:
         session = ort.InferenceSession(str(graph), _options(ort), providers=[PROVIDER])
     except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
