@@ -10,9 +10,9 @@ BUNDLE := build/all-MiniLM-L6-v2
 INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
-SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt')
+SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
-.PHONY: setup check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 interop demo bench clean $(INTEROP:%=interop-%)
+.PHONY: setup check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 interop demo bench bench-report clean $(INTEROP:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -51,14 +51,19 @@ $(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE) $(BUNDLE
 demo: setup                     ## export, verify and use a real model, with explanations
 	$(BIN)/python scripts/demo.py
 
-bench: setup                    ## the speed figures in benchmarks/README.md
+bench: setup .venv-bench/.installed $(BUNDLE)  ## measures, and fills in the speed figures of the documentation; takes minutes
 	$(BIN)/python benchmarks/cls_graph_speed.py --json benchmarks/results/cls_graph_speed.json
+	.venv-bench/bin/cls-bench $(BUNDLE) --json benchmarks/results/cls_bench.json --plot benchmarks/results/cls_bench.svg --html build/bench.html
+	$(MAKE) bench-report
+
+bench-report: setup             ## the speed figures of the documentation, from benchmarks/results
+	$(BIN)/python scripts/bench_report.py
 
 clean:                          ## what make made; bundles in models/ stay
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv,constraints.txt) -e ".[export,cpu]" --group dev
+	$(call environment,.venv,constraints.txt) -e ".[export,cpu,bench]" --group dev
 	@touch $@
 
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt
@@ -77,6 +82,11 @@ clean:                          ## what make made; bundles in models/ stay
 .venv-openvino/.installed: dist/.built constraints.txt
 	$(call environment,.venv-openvino,constraints.txt) "$$(ls dist/*.whl)[cpu,openvino]" pytest pytest-timeout hypothesis onnx pyarrow
 	.venv-openvino/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+.venv-bench/.installed: dist/.built constraints.txt
+	$(call environment,.venv-bench,constraints.txt) "$$(ls dist/*.whl)[cpu,openvino,bench]"
+	.venv-bench/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
 .venv-gpu/.installed: dist/.built constraints.txt

@@ -52,7 +52,7 @@ def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: 
 
 def test_every_entry_point_is_a_function(project: dict[str, Any]) -> None:
     scripts = project["scripts"]
-    assert set(scripts) >= {"cls-export", "cls-embed", "cls-verify", "cls-doctor"}
+    assert set(scripts) >= {"cls-export", "cls-embed", "cls-verify", "cls-bench", "cls-doctor"}
     for target in [*scripts.values(), *project["entry-points"]["cls_export.reference"].values()]:
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), target

@@ -14,7 +14,7 @@ from golden_bundle import TEXTS, build_golden_bundle
 from cls_runtime import Encoder, EngineError, UsageError
 from cls_runtime.bench import first_vector, matrix_rates
 from cls_runtime.bench.latency import latency
-from cls_runtime.bench.loaded import loaded_sides
+from cls_runtime.bench.loaded import _formulas, loaded_sides
 from cls_runtime.bench.machine import this_host
 from cls_runtime.bench.measure import run_benchmark, steps
 from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, planned_sides, thread_counts
@@ -235,6 +235,16 @@ def test_sides_are_all_that_can_run_or_those_that_were_named(bundle, monkeypatch
     assert [side.name for side in planned_sides(manifest, variants=None, engines=None)] == ["fp32 on onnxruntime"]
     with pytest.raises(UsageError, match="the bundle has no variant 'int8'"):
         planned_sides(manifest, variants=["int8"], engines=None)
+
+
+@pytest.mark.parametrize(
+    ("variant", "engine", "arithmetic"),
+    [("fp32", "openvino", "fp32"), ("bf16", "openvino", "bf16"), ("fp16", "onnxruntime", "fp32"), ("fp16", "cuda", "fp16")],
+)
+def test_work_is_held_to_the_arithmetic_that_computes_it(variant, engine, arithmetic, tmp_path):
+    entry = Variant(files=(), recipe={}, parity={}, batch_invariance_max_abs=0.0, multiply_adds={"fp32": WORK})
+    opened = Bundle.open(build_bundle(tmp_path / "tiny", variants={"fp32": entry, "fp16": entry}))
+    assert _formulas(opened, PlannedSide(variant=variant, engine=engine)) == {arithmetic: WORK}
 
 
 def test_no_texts_is_an_error(bundle):

@@ -11,7 +11,7 @@ from cls_runtime.bench.plan import PlannedSide
 from cls_runtime.bundle import Bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.engines.base import Engine
-from cls_runtime.engines.choice import engine_module, graph_variant
+from cls_runtime.engines.choice import CPU_ENGINES, engine_module, graph_variant
 from cls_runtime.errors import EngineError
 from cls_runtime.manifest import MultiplyAdds
 
@@ -67,12 +67,13 @@ def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: in
     ) as encoder:
         engine = engine_module(side.engine).load(bundle, variant=side.variant, threads=threads)
         try:
-            yield Loaded(name=side.name, encoder=encoder, engine=engine, formulas=_formulas(bundle, side.variant))
+            yield Loaded(name=side.name, encoder=encoder, engine=engine, formulas=_formulas(bundle, side))
         finally:
             engine.close()
 
 
-def _formulas(bundle: Bundle, variant: str) -> dict[str, MultiplyAdds]:
-    """bf16 is the fp32 graph, whose products the engine computes in bf16."""
-    recorded = bundle.manifest.variants[graph_variant(variant)].multiply_adds
-    return {variant if arithmetic == "fp32" and variant == "bf16" else arithmetic: item for arithmetic, item in recorded.items()}
+def _formulas(bundle: Bundle, side: PlannedSide) -> dict[str, MultiplyAdds]:
+    """What the manifest calls fp32 is computed in bf16 where that was asked for; a CPU computes an fp16 graph in fp32, a GPU in fp16."""
+    recorded = bundle.manifest.variants[graph_variant(side.variant)].multiply_adds
+    lower = side.variant == "bf16" or (side.variant == "fp16" and side.engine not in CPU_ENGINES)
+    return {side.variant if arithmetic == "fp32" and lower else arithmetic: item for arithmetic, item in recorded.items()}

@@ -10,7 +10,7 @@ from cls_runtime.bench.figures import BASELINE_BATCH, arrival_batches, measured_
 from cls_runtime.bench.results import BenchResults, Kind, Timing
 from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
 
-PADDING_BUDGETS = (256, 512, 1024, 2048, 4096)
+PADDING_BUDGETS = (256, 1024, 4096)
 
 
 def length(results: BenchResults) -> Table:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cls_runtime.bench.html_report import html_report
@@ -86,7 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json == "-":
         sys.stdout.write(document)
     else:
-        _print_tables(results)
+        for line in report_lines(results):
+            shell.say(line)
         if arguments.json is not None:
             write_whole(Path(arguments.json), document.encode())
     if arguments.plot is not None:
@@ -201,15 +202,13 @@ def _against(
     )
 
 
-def _print_tables(results: BenchResults) -> None:
+def report_lines(results: BenchResults) -> Iterator[str]:
+    """What the terminal shows: what was measured on what, then every table."""
     facts = environment(results)
     width = max(len(name) for name, _ in facts)
-    for name, words in facts:
-        shell.say(f"{name:<{width}}  {words}")
+    yield from (f"{name:<{width}}  {words}" for name, words in facts)
     for table in all_tables(results):
-        shell.say(f"\n{table.title}")
-        for line in shell.table_lines([table.header, *table.rows]):
-            shell.say(line)
+        yield from ("", table.title, *shell.table_lines([table.header, *table.rows]))
 
 
 def _positive(text: str) -> int:

@@ -1,0 +1,149 @@
+"""Fills in the benchmark figures of the documentation (`PAGES`) from benchmarks/results/; nobody types one.
+
+    python scripts/bench_report.py            writes the pages
+    python scripts/bench_report.py --check    writes nothing; ends with 1 where a page is not what it would write
+
+A page says where a figure goes, what it is, and from which file:
+
+    <!-- bench:begin throughput cls_bench.json -->
+    (filled in)
+    <!-- bench:end -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.util
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from cls_runtime.bench.results import read_results
+from cls_runtime.bench.table import markdown
+from cls_runtime.bench.tables import all_tables, environment
+from cls_runtime.commands.bench import report_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/runtime.md")
+BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w.-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
+MARK = re.compile(r"<!-- bench:")
+
+
+def filled(page: str, *, root: Path = ROOT) -> str:
+    """The text of a page with every block filled in.
+
+    Raises:
+        ValueError: a mark without its partner, an unknown figure, or a results file that is not there.
+    """
+    text = BLOCK.sub(lambda found: f"{found[0][: found.start('body') - found.start()]}{_body(found, root)}\n<!-- bench:end -->", page)
+    if len(MARK.findall(text)) != 2 * len(BLOCK.findall(text)):
+        raise ValueError("a bench:begin without its bench:end, or the other way round, or one that is not '<!-- bench:begin NAME FILE -->'")
+    return text
+
+
+def _body(found: re.Match[str], root: Path) -> str:
+    what, path = found["what"], root / "benchmarks" / "results" / found["file"]
+    if not path.is_file():
+        raise ValueError(f"{found['file']} is not in benchmarks/results; run make bench")
+    if what in FIGURES:
+        return FIGURES[what](path)
+    results = read_results(path)
+    tables = {table.key: table for table in all_tables(results)}
+    if what not in tables:
+        raise ValueError(f"{found['file']} has no figure {what!r}; it has {', '.join([*tables, *FIGURES])}")
+    return f"{markdown(tables[what])}\n\n{tables[what].caption}"
+
+
+def _measured_on(path: Path) -> str:
+    """What a results file was measured on."""
+    facts = dict(environment(read_results(path)))
+    named = ("fingerprint", "texts", "cpu", "cpu features", "versions", "threads", "measured")
+    return "\n".join(f"- {name}: {facts[name]}" for name in named)
+
+
+def _terminal(path: Path) -> str:
+    """How `cls-bench` begins to print the results, as a console block."""
+    lines = list(itertools.takewhile(lambda line: line != "Cost by length", report_lines(read_results(path))))
+    return "\n".join(["```console", "$ cls-bench models/all-MiniLM-L6-v2", *lines[:-1], "...", "```"])
+
+
+def _graph_table(path: Path) -> str:
+    run = json.loads(path.read_text(encoding="utf-8"))
+    low, high = run["speedup_quartiles"]
+    rows = ["| graph | median | |", "| --- | ---: | --- |"]
+    for name, note in (
+        ("wrapper", ""),
+        ("cls-export", f"{run['speedup']:.2f} times as fast (quartiles of {run['rounds']} rounds {low:.2f} to {high:.2f})"),
+    ):
+        rows.append(f"| {_GRAPHS[name]} | {run['median_ms'][name]:.1f} ms | {note} |")
+    what = f"{run['texts']} texts of {run['tokens']} tokens, {run['threads']} thread{'s' * (run['threads'] > 1)}"
+    return "\n".join(rows) + f"\n\n{what}; the vectors differ by {run['max_abs_difference']:.1e} at most."
+
+
+def _graph_sentence(path: Path) -> str:
+    run = json.loads(path.read_text(encoding="utf-8"))
+    return f"On all-MiniLM-L6-v2 the exported graph is {run['speedup']:.2f} times as fast as the sliced one in the same engine."
+
+
+def _peers(path: Path) -> str:
+    """The table that benchmarks/text_to_vectors.py makes of its own results."""
+    script = _script("text_to_vectors")
+    table: str = script.table(script.read(path))
+    return table
+
+
+_GRAPHS: Mapping[str, str] = {"wrapper": "`last_hidden_state[:, 0]`, exported by PyTorch", "cls-export": "cls-export"}
+# Figures that are no table of cls-bench.
+FIGURES: Mapping[str, Callable[[Path], str]] = {
+    "measured_on": _measured_on,
+    "terminal": _terminal,
+    "graph_table": _graph_table,
+    "graph_sentence": _graph_sentence,
+    "against_peers": _peers,
+}
+
+
+def _script(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fills in the pages, or checks them; gives the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a page differs")
+    options = parser.parse_args(argv)
+    differing = 0
+    for name in PAGES:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        try:
+            after = filled(before)
+        except ValueError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            return 2
+        if after == before:
+            continue
+        differing += 1
+        if options.check:
+            lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, f"{name}, from the results", lineterm="", n=0)
+            print("\n".join(lines))
+        else:
+            path.write_text(after, encoding="utf-8")
+            print(f"{name}: figures filled in")
+    return 1 if options.check and differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
