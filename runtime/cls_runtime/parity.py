@@ -113,9 +113,7 @@ def recorded_shortfalls(name: str, variant: Variant) -> list[str]:
     found = [
         f"{output} {missed}" for output, figures in variant.parity.items() for missed in shortfalls(figures, thresholds_for(name, output))
     ]
-    return found + _batch_shortfalls(
-        variant.batch_invariance_max_abs, variant.batch_invariance_min_cosine, thresholds_for(name, "cls")
-    )
+    return found + _batch_shortfalls(variant.batch_invariance_max_abs, variant.batch_invariance_min_cosine, thresholds_for(name, "cls"))
 
 
 def _batch_shortfalls(max_abs: float, min_cosine: float, thresholds: Thresholds) -> list[str]:

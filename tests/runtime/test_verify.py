@@ -364,6 +364,7 @@ BF16_CPU, OTHER_CPU = frozenset({"avx512f", "avx512_bf16"}), frozenset({"avx512f
 def plan_with_openvino(monkeypatch, features):
     """Both CPU engines installed, on a CPU with these features."""
     monkeypatch.setattr("cls_runtime.check_plan.installed_engines", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("cls_runtime.check_plan.require_engine", lambda engine: None)
     monkeypatch.setattr("cls_runtime.engines.choice.require_engine", lambda engine: None)
     monkeypatch.setattr("cls_runtime.engines.choice.cpu_features", lambda: features)
 
