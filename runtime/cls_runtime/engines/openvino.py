@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     import openvino
 
 DEVICE = "CPU"
-# Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes, and with 64 it
-# still grew by a tenth from 10,000 to 200,000 texts.
-KERNELS_KEPT = 16
+# Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
+KERNELS_KEPT = 32
 TELEMETRY = "openvino_telemetry"
 _FIRST_USE = threading.Lock()
 
