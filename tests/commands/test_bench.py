@@ -26,7 +26,16 @@ def run(*arguments):
 def little_of_everything(monkeypatch):
     """One engine, and a plan that takes a second."""
     tiny = dataclasses.replace(
-        QUICK, texts=6, rounds=1, sweep_rounds=1, length_tokens=16, call_sizes=(1,), token_budgets=(64,), callers=((1, 2),), rate_rounds=1
+        QUICK,
+        texts=6,
+        rounds=1,
+        sweep_rounds=1,
+        length_tokens=16,
+        call_sizes=(1,),
+        token_budgets=(64,),
+        callers=((1, 2),),
+        rate_rounds=1,
+        round_seconds=10.0,
     )
     monkeypatch.setattr(bench, "QUICK", tiny)
     monkeypatch.setattr(matrix_rates, "SEQUENCE", 16)

@@ -17,7 +17,7 @@ from cls_runtime.bench.latency import latency
 from cls_runtime.bench.loaded import _formulas, loaded_sides
 from cls_runtime.bench.machine import this_host
 from cls_runtime.bench.measure import run_benchmark, steps
-from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, planned_sides, thread_counts
+from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, fitted, planned_sides, thread_counts
 from cls_runtime.bench.results import read_results, results_json
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import texts_of_length
@@ -258,6 +258,23 @@ def test_the_quick_plan_asks_for_less():
         callers * requests for callers, requests in THOROUGH.callers
     )
     assert [callers for callers, _ in QUICK.callers] == [callers for callers, _ in THOROUGH.callers] == [1, 8, 32]
+
+
+def test_a_slow_model_gets_less_of_everything():
+    slow = fitted(THOROUGH, seconds_per_token=1e-3, mean_tokens=25, threads=2)  # 1,500 tokens a round
+    assert (slow.texts, slow.sweep_texts, slow.length_tokens) == (60, 60, 750)
+    assert slow.call_sizes == (1, 2, 4, 8, 16, 32)
+    assert slow.token_budgets == (128, 256, 512)
+    slowest = fitted(THOROUGH, seconds_per_token=1.0, mean_tokens=25, threads=2)
+    assert (slowest.texts, slowest.call_sizes, slowest.token_budgets) == (THOROUGH.least_texts, (1,), (128,))
+    assert fitted(THOROUGH, seconds_per_token=1e-5, mean_tokens=25, threads=2) == THOROUGH
+
+
+def test_fewer_texts_than_planned_are_a_note(bundle):
+    hasty = dataclasses.replace(TINY, round_seconds=1e-9, least_texts=3)
+    found = run_benchmark(bundle, texts=MANY, origin="a test", plan=hasty, sides=[SIDE], threads=1)
+    assert len(found.texts.token_counts) == of(found, "text_to_vector")[0].texts == 3
+    assert found.notes == ("3 of 20 texts in a round, so that fp32 on onnxruntime takes about 1e-09 s for one",)
 
 
 def test_an_encoder_is_measured_as_a_user_gets_it(bundle):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
+import functools
 import statistics
 import tempfile
 import time
@@ -17,10 +19,11 @@ from cls_runtime.bench.latency import MODES, latency
 from cls_runtime.bench.loaded import Loaded, loaded_sides
 from cls_runtime.bench.machine import this_host
 from cls_runtime.bench.matrix_rates import matrix_rates
-from cls_runtime.bench.plan import Plan, PlannedSide, thread_counts
+from cls_runtime.bench.plan import Plan, PlannedSide, fitted, thread_counts
 from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, MatrixRate, Parity, Settings, Side, Start, TextFacts, Timing
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_of_length, timed, worker_pools
+from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle import Bundle
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.errors import BundleError, EngineError, UsageError
@@ -101,16 +104,14 @@ def run_benchmark(
     tokenized = tokenizer.tokenize(used)
     task = _Task(bundle=bundle, tokenizer=tokenizer, texts=used, tokenized=tokenized, threads=threads, plan=plan, sides=sides, step=step)
     found = _Found()
-    _measure(task, found)
+    task = _measure(task, found)
     return BenchResults(
         tool_version=__version__,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - began,
         host=this_host(),
         bundle=_facts(bundle),
-        texts=TextFacts(
-            origin=origin, token_counts=tuple(len(text) for text in tokenized), truncated=sum(text.removed > 0 for text in tokenized)
-        ),
+        texts=TextFacts(origin=origin, token_counts=tuple(task.lengths), truncated=sum(text.removed > 0 for text in task.tokenized)),
         settings=Settings(threads=threads, rounds=plan.rounds, token_budget=plan.token_budget, quick=plan.quick),
         sides=found.sides,
         rates=found.rates,
@@ -122,13 +123,16 @@ def run_benchmark(
     )
 
 
-def _measure(task: _Task, found: _Found) -> None:
-    plan = task.plan
+def _measure(task: _Task, found: _Found) -> _Task:
+    """Does everything; gives the task that was done, whose plan and texts fit the slowest side."""
     task.step("loading")
-    with loaded_sides(task.bundle, task.sides, threads=task.threads, token_budget=plan.token_budget) as (ready, failed):
+    budget = task.plan.token_budget
+    with loaded_sides(task.bundle, task.sides, threads=task.threads, token_budget=budget) as (ready, failed):
         found.sides = tuple(_side(task.bundle, side, ready, failed) for side in task.sides)
         if not ready:
             raise EngineError(f"nothing can be measured here: {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
+        task = _fitted(task, ready, found)
+        plan = task.plan
         task.step("parity")
         _parity(task, ready, found)
         with worker_pools(ready) as pools:
@@ -150,6 +154,26 @@ def _measure(task: _Task, found: _Found) -> None:
         found.rates = matrix_rates(engines, Path(scratch), threads=thread_counts(task.threads), rounds=plan.rate_rounds)
     task.step("new processes")
     found.starts = starts(task.bundle.folder, usable, task.texts, threads=task.threads, rounds=plan.starts)
+    return task
+
+
+def _fitted(task: _Task, ready: Mapping[str, Loaded], found: _Found) -> _Task:
+    """The task with as much less as the slowest side needs, which a few of the texts show."""
+    few = task.plan.least_texts
+    tokens = sum(task.lengths[:few])
+    seconds = in_turns({name: functools.partial(side.encoder.encode, task.texts[:few]) for name, side in ready.items()}, rounds=1)
+    slowest = max(seconds, key=lambda name: seconds[name])
+    plan = fitted(
+        task.plan,
+        seconds_per_token=seconds[slowest][0] / tokens,
+        mean_tokens=statistics.fmean(task.lengths),
+        threads=task.threads,
+    )
+    if plan.texts < len(task.texts):
+        found.notes.append(
+            f"{plan.texts} of {len(task.texts)} texts in a round, so that {slowest} takes about {plan.round_seconds:g} s for one"
+        )
+    return dataclasses.replace(task, plan=plan, texts=task.texts[: plan.texts], tokenized=task.tokenized[: plan.texts])
 
 
 def _sweeps(task: _Task, ready: dict[str, Loaded], pools: Mapping[str, ThreadPoolExecutor], found: _Found) -> None:
@@ -197,9 +221,10 @@ def _parity(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
     except BundleError as error:
         found.notes.append(f"no parity: {error}")
         return
-    reference = golden.vectors["cls"]
+    every = -(-len(golden.texts) // task.plan.parity_texts)
+    reference, inputs = golden.vectors["cls"][::every], golden.inputs[::every]
     for name, side in ready.items():
-        vectors = side.encoder.encode(golden.inputs)
+        vectors = side.encoder.encode(inputs)
         found.parity.append(Parity(side=name, cosines=tuple(cosines(reference, vectors).tolist()), figures=compare(reference, vectors)))
 
 

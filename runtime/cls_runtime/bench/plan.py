@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ class Plan:
         callers: callers at once, and how many requests each sends.
         starts: how many processes are started for each side.
         rate_rounds: samples of each matrix rate.
+        parity_texts: how many of the golden texts are compared, at most.
+        round_seconds: what the slowest side may take for a round of one thing; with a large model there is less of everything.
+        least_texts: texts of a round that are not left out even so.
         token_budget: tokens in a batch at most, where it is not varied.
         quick: less of everything, which the report says.
     """
@@ -42,6 +46,9 @@ class Plan:
     callers: tuple[tuple[int, int], ...]
     starts: int
     rate_rounds: int
+    parity_texts: int
+    round_seconds: float
+    least_texts: int = 16
     token_budget: int = TOKEN_BUDGET
     quick: bool = False
 
@@ -58,6 +65,8 @@ THOROUGH = Plan(
     callers=((1, 100), (8, 25), (32, 10)),
     starts=5,
     rate_rounds=7,
+    parity_texts=10_000,
+    round_seconds=1.5,
 )
 QUICK = Plan(
     texts=48,
@@ -71,6 +80,8 @@ QUICK = Plan(
     callers=((1, 20), (8, 3), (32, 1)),
     starts=1,
     rate_rounds=3,
+    parity_texts=40,
+    round_seconds=0.25,
     quick=True,
 )
 
@@ -104,6 +115,24 @@ def planned_sides(manifest: Manifest, *, variants: Sequence[str] | None, engines
     if all(side.objection for side in found):
         raise UsageError(f"nothing can be measured here: {'; '.join(f'{side.name}: {side.objection}' for side in found)}")
     return found
+
+
+def fitted(plan: Plan, *, seconds_per_token: float, mean_tokens: float, threads: int) -> Plan:
+    """The plan with as much less of everything as the slowest side needs: it takes `seconds_per_token` with all `threads`.
+
+    A round of one thing stays within `plan.round_seconds`, except where the plan's least takes longer.
+    """
+    tokens = plan.round_seconds / seconds_per_token
+    texts = int(tokens / mean_tokens)
+    smallest_call, smallest_budget = plan.call_sizes[:1], plan.token_budgets[:1]
+    return dataclasses.replace(
+        plan,
+        texts=min(plan.texts, max(texts, plan.least_texts)),
+        sweep_texts=min(plan.sweep_texts, max(texts, plan.least_texts)),
+        length_tokens=min(plan.length_tokens, max(1, int(tokens / threads))),
+        call_sizes=tuple(size for size in plan.call_sizes if size <= texts) or smallest_call,
+        token_budgets=tuple(budget for budget in plan.token_budgets if budget * threads <= tokens) or smallest_budget,
+    )
 
 
 def thread_counts(threads: int) -> tuple[int, ...]:

@@ -58,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--engine", choices=ENGINE_NAMES, action="append", help="this engine only; may be repeated (default: all installed)")
     what.add_argument("--texts", metavar="FILE", help="texts of your own (.txt, .jsonl, .csv); default: sentences of Python's docstrings")
     what.add_argument(
-        "--count", type=_positive, metavar="N", help=f"texts in a round (default: {THOROUGH.texts}; {QUICK.texts} with --quick)"
+        "--count",
+        type=_positive,
+        metavar="N",
+        help=f"texts in a round (default: {THOROUGH.texts}, or {QUICK.texts} with --quick; fewer with a large model)",
     )
     what.add_argument("--rounds", type=_positive, metavar="N", help=f"rounds, the sides in turns (default: {THOROUGH.rounds})")
     what.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: what this process may use)")
@@ -140,7 +143,8 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
         )
         if peers is None:
             return results
-        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, texts, plan, threads, step))
+        used = texts[: len(results.texts.token_counts)]
+        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, used, plan, threads, step))
 
 
 def _announcer(advance: Callable[[int], None]) -> Callable[[str], None]:
@@ -149,7 +153,9 @@ def _announcer(advance: Callable[[int], None]) -> Callable[[str], None]:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     plan = QUICK if arguments.quick else THOROUGH
-    return dataclasses.replace(plan, texts=arguments.count or plan.texts, rounds=arguments.rounds or plan.rounds)
+    count = arguments.count or plan.texts
+    least = arguments.count or plan.least_texts  # what was asked for is not left out, however large the model
+    return dataclasses.replace(plan, texts=count, least_texts=least, rounds=arguments.rounds or plan.rounds)
 
 
 def _texts(name: str, count: int) -> list[str]:
