@@ -14,6 +14,7 @@ from cls_runtime.bundle import Bundle
 from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.engines.choice import engine_module
+from cls_runtime.errors import EngineError
 from cls_runtime.golden import Golden
 from cls_runtime.manifest import ParityFigures
 from cls_runtime.parity import compare, shortfalls, thresholds_for
@@ -44,7 +45,6 @@ def hold(folder: Path, *, variant: str, golden: Golden, tried: str = "") -> Meas
         finite = vector_checks.finite(encoder, golden.inputs, outputs)
         if not finite.passed:
             raise ParityError(f"{variant} is not exported: {finite.message}")
-        _check_odd_batches(folder, variant=variant, golden=golden, outputs=outputs)
         for output in outputs:
             vectors = encoder.encode(golden.inputs, output=output)
             figures = compare(golden.vectors[output], vectors)
@@ -59,6 +59,7 @@ def hold(folder: Path, *, variant: str, golden: Golden, tried: str = "") -> Meas
         invariance = vector_checks.batch_invariance(encoder, golden.inputs, thresholds_for(variant, "cls"))
         if not invariance.passed:
             raise ParityError(f"{variant} is not exported: {invariance.message}")
+    _check_odd_batches(folder, variant=variant, golden=golden, outputs=outputs)
     return Measured(
         parity=parity,
         batch_invariance_max_abs=float(np.float64(invariance.figures["max_abs"])),
@@ -70,7 +71,7 @@ def _check_odd_batches(folder: Path, *, variant: str, golden: Golden, outputs: S
     """What no text makes of a tokenizer, but other programs may feed to the graph: one token, and a row of padding beside the longest text.
 
     Raises:
-        ParityError: a number is not finite.
+        ParityError: a number is not finite, or the engine cannot compute such a batch.
     """
     assert golden.token_ids is not None
     longest = max(golden.token_ids, key=len)
@@ -86,6 +87,8 @@ def _check_odd_batches(folder: Path, *, variant: str, golden: Golden, outputs: S
             for output, vectors in zip(outputs, found, strict=True):
                 if not np.isfinite(vectors).all():
                     raise ParityError(f"{variant} is not exported: {output} is not finite for a batch of {name}")
+    except EngineError as error:
+        raise ParityError(f"{variant} is not exported: {error}") from error
     finally:
         engine.close()
 
