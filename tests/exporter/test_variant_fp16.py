@@ -375,8 +375,7 @@ def not_a_number_for_padding(build: Builder, row: ir.Value) -> ir.Value:
     mask = next(value for value in build.graph.inputs if value.name == "attention_mask")
     tokens = build.node("ReduceMax", [mask, build.ints([1], "axis_1")], [known_dims(mask)[0], 1])
     counted = build.node("Cast", [tokens], [known_dims(mask)[0], 1], dtype=ir.DataType.FLOAT16, attributes={"to": int(ir.DataType.FLOAT16)})
-    counted = build.node("Unsqueeze", [counted, build.ints([2], "axis_2")], [known_dims(mask)[0], 1, 1])
-    return build.node("Mul", [row, build.node("Div", [counted, counted], [known_dims(mask)[0], 1, 1])], known_dims(row))
+    return build.node("Mul", [row, build.node("Div", [counted, counted], [known_dims(mask)[0], 1])], known_dims(row))
 
 
 def test_a_row_of_padding_that_gives_no_number_is_found(
