@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from cls_runtime import Encoder, EngineError, MissingExtraError
+from cls_runtime import Bundle, Encoder, EngineError, MissingExtraError
 from cls_runtime.engines import cuda, tensorrt
 
 ENGINES = [("cuda", cuda.PROVIDER), ("tensorrt", tensorrt.PROVIDER)]
@@ -110,6 +110,22 @@ def test_a_provider_that_does_not_come_up_is_an_error_and_no_fallback(bundle, mo
     pretend(monkeypatch, providers=[provider, cuda.PROVIDER], driver=Driver(devices=1))
     with pytest.raises(EngineError, match=f"{provider} did not come up, .* built for CUDA 12.8"):
         Encoder.load(bundle, engine=engine)
+
+
+@pytest.mark.parametrize("engine", [cuda, tensorrt])
+def test_norms_keep_their_statistics_in_float32(bundle, monkeypatch, engine):
+    """fp16 files hold SkipLayerNormalization, and what TensorRT does not take runs on the CUDA provider."""
+    asked = []
+    pretend(monkeypatch, providers=[tensorrt.PROVIDER, cuda.PROVIDER], driver=Driver(devices=1))
+    monkeypatch.setattr(cuda.import_package(), "InferenceSession", lambda *_, providers: asked.extend(providers) or refuse())
+    with pytest.raises(EngineError):
+        engine.load(Bundle.open(bundle), variant="fp32", threads=1)
+    (options,) = [item[1] for item in asked if item[0] == cuda.PROVIDER]
+    assert options["enable_skip_layer_norm_strict_mode"] == "1"
+
+
+def refuse():
+    raise MemoryError("after the options were seen")
 
 
 def test_what_is_really_installed_here_is_an_error_or_a_gpu(bundle):

@@ -29,6 +29,8 @@ PROVIDER_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     # An exhaustive search for the best convolution would run for each shape, and there are no convolutions.
     "cudnn_conv_algo_search": "HEURISTIC",
+    # Its usual kernel for SkipLayerNormalization adds up float16 numbers in float16, squares too; this one does so in float32.
+    "enable_skip_layer_norm_strict_mode": "1",
 }
 
 
