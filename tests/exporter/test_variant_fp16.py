@@ -25,6 +25,7 @@ import torch
 
 from cls_exporter import ExportConfig, ExportReport, command, export, exporting
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.config import Layout
 from cls_exporter.errors import GraphError, ParityError
 from cls_exporter.families import FAMILIES
 from cls_exporter.passes.attention_fusion import AttentionFusion
@@ -395,6 +396,18 @@ def test_the_same_checkpoint_passes_undamaged(small: Path, tmp_path: Path, trace
     recipe = report.manifest.variants["fp16"].recipe
     assert (recipe["fused_attentions"], recipe["fused_norms"], recipe["scaled_products"]) == (1, 4, 2)
     assert 0 < recipe["largest_activation"] < half_range.LIMIT
+
+
+@pytest.mark.parametrize("layout", ["native", "broadcast"])
+def test_every_layout_has_fp32s_outputs(layout: Layout, small: Path, tmp_path: Path, traced_once: None) -> None:
+    report = export(small, tmp_path / "bundle", config=ExportConfig(precisions=BOTH, layout=layout))
+    half, full = (Exported(tmp_path / "bundle", report).session(precision) for precision in ("fp16", "fp32"))
+    assert [(item.name, item.shape, item.type) for item in half.get_outputs()] == [
+        (item.name, item.shape, item.type) for item in full.get_outputs()
+    ]
+    feed = feed_of(full, 1, 7)
+    for value, reference in zip(half.run(None, feed), full.run(None, feed), strict=True):
+        np.testing.assert_allclose(value, reference, rtol=0, atol=2e-2)
 
 
 @pytest.mark.gpu
