@@ -64,10 +64,12 @@ def _with_extremes(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, lis
     graph.register_initializer(axis)
     parts: list[ir.Value] = []
     for name in names:
-        size = ir.node("Abs", [by_name[name]])
-        largest = ir.node("ReduceMax", [size.outputs[0]], attributes={"keepdims": 0})
-        part = ir.node("Unsqueeze", [largest.outputs[0], axis])
-        graph.extend([size, largest, part])
+        highest = ir.node("ReduceMax", [by_name[name]], attributes={"keepdims": 0})
+        lowest = ir.node("ReduceMin", [by_name[name]], attributes={"keepdims": 0})
+        depth = ir.node("Neg", [lowest.outputs[0]])
+        size = ir.node("Max", [highest.outputs[0], depth.outputs[0]])
+        part = ir.node("Unsqueeze", [size.outputs[0], axis])
+        graph.extend([highest, lowest, depth, size, part])
         parts.append(part.outputs[0])
     output = ir.Value(name="extremes", shape=ir.Shape([len(names)]), type=ir.TensorType(ir.DataType.FLOAT))
     graph.append(ir.node("Concat", parts, attributes={"axis": 0}, outputs=[output]))
