@@ -12,7 +12,7 @@ INTEROP := development fastembed langchain openvino optimum sentence_transformer
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
-.PHONY: setup check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 interop demo bench bench-report clean $(INTEROP:%=interop-%)
+.PHONY: setup check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -21,7 +21,7 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4  ## everything that runs without a GPU
+test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
 	$(BIN)/pytest
 
 test-fast: setup                ## the habit while working
@@ -41,6 +41,9 @@ test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## 
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
 	.venv-transformers4/bin/pytest tests/exporter
+
+test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
+	.venv-jobs/bin/python -m pytest tests/jobs
 
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
 	$(MAKE) --keep-going $(INTEROP:%=interop-%)
@@ -82,6 +85,12 @@ clean:                          ## what make made; bundles in models/ stay
 .venv-openvino/.installed: dist/.built constraints.txt
 	$(call environment,.venv-openvino,constraints.txt) "$$(ls dist/*.whl)[cpu,openvino]" pytest pytest-timeout hypothesis onnx pyarrow
 	.venv-openvino/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+.venv-jobs/.installed: dist/.built constraints.txt constraints-jobs.txt
+	$(call environment,.venv-jobs,constraints-jobs.txt) "$$(ls dist/*.whl)[cpu,jobs,ray]" pytest pytest-timeout hypothesis onnx \
+		pandas polars duckdb datasets dask $(if $(shell command -v java),pyspark)  # pyspark without Java is half a gigabyte that does nothing
+	.venv-jobs/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
 .venv-bench/.installed: dist/.built constraints.txt

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle_builder import build_bundle
@@ -83,3 +85,15 @@ def shard_bytes() -> Callable[[Path], dict[str, bytes]]:
 def leftovers() -> Callable[[Path], Sequence[str]]:
     """Names in a folder that are neither shards nor the manifest."""
     return lambda folder: sorted(path.name for path in folder.iterdir() if not path.name.startswith("part-") and path.name != "_job.json")
+
+
+@pytest.fixture
+def spark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Spark of one thread."""
+    sql = pytest.importorskip("pyspark.sql")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java, and there is no java on the path")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    session = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    yield session
+    session.stop()

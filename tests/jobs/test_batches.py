@@ -1,7 +1,6 @@
-"""The picklable function: over plain Arrow, and on Spark where it is installed."""
+"""The picklable function: over plain Arrow, and on Spark and Dask where they are installed."""
 
 import pickle
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -59,18 +58,28 @@ def test_plain_lists(bundle, table):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # pyspark's own
-def test_spark_maps_it(bundle, table, monkeypatch):
-    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    sql = pytest.importorskip("pyspark.sql")
-    spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-    try:
-        frame = spark.createDataFrame(list(zip(table["n"].to_pylist(), table["text"].to_pylist(), strict=True)), "n long, text string")
-        found = frame.mapInArrow(
-            EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>"
-        ).toPandas()
-    finally:
-        spark.stop()
-    found = found.sort_values("n")
+def test_spark_maps_it(bundle, table, spark):
+    frame = spark.createDataFrame(list(zip(table["n"].to_pylist(), table["text"].to_pylist(), strict=True)), "n long, text string")
+    found = frame.mapInArrow(EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>").toPandas()
+    check_frame(found.sort_values("n"), bundle, table)
+
+
+@pytest.mark.filterwarnings("ignore")  # dask's own
+def test_dask_maps_it(bundle, table):
+    frames = pytest.importorskip("dask.dataframe")
+    embed = EmbedBatches(bundle, threads=1)
+
+    def of_partition(partition):
+        return embed.table(pa.Table.from_pandas(partition, preserve_index=False)).to_pandas()
+
+    parted = frames.from_pandas(table.to_pandas(), npartitions=3)
+    meta = of_partition(parted.partitions[0].compute().head(1)).head(0)
+    check_frame(parted.map_partitions(of_partition, meta=meta).compute(scheduler="processes", num_workers=2), bundle, table)
+
+
+def check_frame(found, bundle, table):
+    """A pandas frame that has the table's rows in order, with their vectors."""
     whole = EmbedBatches(bundle).table(table)
+    assert found["n"].tolist() == table["n"].to_pylist()
     assert found["text"].tolist() == table["text"].to_pylist()
     np.testing.assert_allclose(np.stack(found["embedding"]), np.array(whole["embedding"].to_pylist()), atol=1e-6)

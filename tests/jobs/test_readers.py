@@ -68,12 +68,7 @@ def test_datasets(folders, dtype, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_spark(folders, dtype):
-    sql = pytest.importorskip("pyspark.sql")
-    spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-    try:
-        rows = spark.read.parquet(str(folders[0] / dtype)).orderBy("id").collect()
-    finally:
-        spark.stop()
+def test_spark(folders, dtype, spark):
+    rows = spark.read.parquet(str(folders[0] / dtype)).orderBy("id").collect()
     scales = [row["embedding_scale"] for row in rows] if dtype == "int8" else None
     check(folders, dtype, [row["id"] for row in rows], [row["text"] for row in rows], [row["embedding"] for row in rows], scales)
