@@ -180,6 +180,7 @@ def test_matrix_rates_are_of_every_arithmetic_and_thread_count(results):
     assert [(item.engine, item.arithmetic, item.threads) for item in results.rates] == [
         ("onnxruntime", arithmetic, threads) for threads in (1, 2) for arithmetic in ("fp32", "int8")
     ]
+    assert {len(item.seconds) for item in results.rates} == {2 * TINY.rate_rounds}  # before everything else, and after it
     assert all(1e7 < item.multiply_adds / statistics.median(item.seconds) < 1e14 for item in results.rates)
 
 

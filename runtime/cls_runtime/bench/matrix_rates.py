@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,11 @@ def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int]
             for engine, arithmetic in loaded
         ]
     return tuple(rates)
+
+
+def joined(first: Sequence[MatrixRate], second: Sequence[MatrixRate]) -> tuple[MatrixRate, ...]:
+    """The same rates, measured twice, with the samples of both."""
+    return tuple(replace(a, seconds=a.seconds + b.seconds) for a, b in zip(first, second, strict=True))
 
 
 def _work(engine: Engine, pool: ThreadPoolExecutor, threads: int) -> Callable[[], object]:

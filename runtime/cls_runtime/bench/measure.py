@@ -18,7 +18,7 @@ from cls_runtime import __version__
 from cls_runtime.bench.latency import MODES, latency
 from cls_runtime.bench.loaded import Loaded, loaded_sides
 from cls_runtime.bench.machine import this_host
-from cls_runtime.bench.matrix_rates import matrix_rates
+from cls_runtime.bench.matrix_rates import joined, matrix_rates
 from cls_runtime.bench.plan import Plan, PlannedSide, fitted, thread_counts
 from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, MatrixRate, Parity, Settings, Side, Start, TextFacts, Timing
 from cls_runtime.bench.starts import starts
@@ -65,7 +65,7 @@ class _Task:
 
 def steps(plan: Plan) -> int:
     """How many steps `run_benchmark` announces."""
-    return 9 + len(plan.callers)
+    return 10 + len(plan.callers)
 
 
 def run_benchmark(
@@ -125,6 +125,7 @@ def run_benchmark(
 
 def _measure(task: _Task, found: _Found) -> _Task:
     """Does everything; gives the task that was done, whose plan and texts fit the slowest side."""
+    found.rates = _rates(task)
     task.step("loading")
     budget = task.plan.token_budget
     with loaded_sides(task.bundle, task.sides, threads=task.threads, token_budget=budget) as (ready, failed):
@@ -148,13 +149,18 @@ def _measure(task: _Task, found: _Found) -> _Task:
                     found.latencies.append(latency(side, task.texts, task.lengths, mode=mode, callers=callers, requests=requests))
         _threads(task, ready, found)
     usable = [side for side in task.sides if side.name in ready]
-    task.step("matrix rates")
-    with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
-        engines = list(dict.fromkeys(side.engine for side in usable))
-        found.rates = matrix_rates(engines, Path(scratch), threads=thread_counts(task.threads), rounds=plan.rate_rounds)
+    found.rates = joined(found.rates, _rates(task))
     task.step("new processes")
     found.starts = starts(task.bundle.folder, usable, task.texts, threads=task.threads, rounds=plan.starts)
     return task
+
+
+def _rates(task: _Task) -> tuple[MatrixRate, ...]:
+    """Measured before everything else and after it: one of them is quieter, and the rate is the fastest sample's."""
+    task.step("matrix rates")
+    engines = list(dict.fromkeys(side.engine for side in task.sides if side.objection is None))
+    with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
+        return matrix_rates(engines, Path(scratch), threads=thread_counts(task.threads), rounds=task.plan.rate_rounds)
 
 
 def _fitted(task: _Task, ready: Mapping[str, Loaded], found: _Found) -> _Task:
