@@ -109,6 +109,22 @@ def test_a_mask_outside_a_softmax_ends_where_float16_does() -> None:
     assert np.isfinite(found).all()
 
 
+def test_a_mask_made_of_a_mask_is_limited_before_it_is_a_float16() -> None:
+    """So transformers 4.57 traces a window: the padding's mask, filled once more outside of the window."""
+    text = """g (int64[B,S] ids) => (float[B,S,8] y) {
+        e = Gather(w, ids)  i3 = Unsqueeze(ids, last)  f = Cast <to = 1> (i3)  n = Sub(one, f)  k = Cast <to = 9> (n)
+        m = Where(k, low, n)  o = Where(k, low, m)  y = Add(e, o) }"""
+    weights = {**WEIGHTS, "low": LOWEST, "one": np.array(1, dtype=np.float32), **graphs.integers({"last": (2,)})}
+    model = graphs.parse(text, weights)
+    HalfPrecision()(model)
+    assert not HalfPrecision()(model).modified
+    kinds = types(model)
+    assert (kinds["Where"], kinds["Max"], kinds["Add"]) == ("FLOAT", "FLOAT", "FLOAT16")
+    found = graphs.run(model, {"ids": np.array([[0, 1]], dtype=np.int64)})["y"]
+    assert np.isfinite(found).all()
+    assert (found[0, 0] < -60000).all()
+
+
 def test_the_statistics_of_a_norm_are_float32() -> None:
     text = "g (int64[B,S] ids) => (float[B,S,8] y) { e = Gather(w, ids)  y = LayerNormalization <stash_type = 16> (e, gamma, beta) }"
     model = graphs.parse(text, WEIGHTS)

@@ -28,7 +28,8 @@ class HalfPrecision(ir.passes.InPlacePass):
        and the angles, sines and cosines of rotary embeddings. So do the constants named in `tables`, which hold such numbers.
     3. A rotation by such a table is computed in float32, from its products to the sum of the two.
     4. A Softmax, and what is added to its scores, is computed in float32. There a mask constant keeps its value.
-    5. Elsewhere a `Where` that masks with a number below float16's range masks with the lowest float16.
+    5. Elsewhere a `Where` that masks with a number below float16's range masks with the lowest float16. A mask that is computed from
+       another is rule 2's, and is limited to the lowest float16 before it is cast.
     6. LayerNormalization keeps its statistics in float32 (`stash_type` 1).
 
     Raises:
@@ -101,7 +102,7 @@ def _arithmetic(graph: ir.Graph, tables: frozenset[str]) -> set[ir.Value]:
         from_integers = node.op_type == "Cast" and not node.domain and not floats and node.inputs[0].dtype != ir.DataType.FLOAT16  # type: ignore[union-attr]
         looked_up = node.op_type in {"Gather", "Slice"} and any(item.name in tables for item in floats)
         derived = (
-            node.op_type in _ARITHMETIC
+            (node.op_type in _ARITHMETIC or node.op_type == "Where")
             and not node.domain
             and any(item in exact for item in floats)
             and all(item in exact or constant(item) is not None for item in floats)
@@ -162,7 +163,8 @@ def _as_float16(graph: ir.Graph, node: ir.Node) -> int:
             continue
         array = constant(value)
         if array is None:
-            node.replace_input_with(index, _cast(graph, value, ir.DataType.FLOAT16))
+            limited = _limited(graph, value) if _holds_mask(value) else value
+            node.replace_input_with(index, _cast(graph, limited, ir.DataType.FLOAT16))
         else:
             if _masks(node, index, array):
                 array = np.maximum(array, -LARGEST_HALF)
@@ -178,6 +180,30 @@ def _as_float16(graph: ir.Graph, node: ir.Node) -> int:
             output.type = ir.TensorType(ir.DataType.FLOAT16)
             changed = 1
     return changed
+
+
+def _holds_mask(value: ir.Value) -> bool:
+    """Whether a float32 value may hold the lowest number that a Where before it fills with."""
+    node = value.producer()
+    if node is None or node.op_type == "Softmax" or value.dtype != ir.DataType.FLOAT:
+        return False
+    arrays = [constant(item) for item in node.inputs]
+    if any(array is not None and _masks(node, index, array) for index, array in enumerate(arrays)):
+        return True
+    return any(item is not None and _holds_mask(item) for item in node.inputs)
+
+
+def _limited(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """`value`, float32, with nothing below float16's range: a Cast would make minus infinity of it."""
+    for use in value.uses():
+        if use.node.op_type == "Max" and constant(use.node.inputs[1]) == np.float32(-LARGEST_HALF):
+            return use.node.outputs[0]
+    producer = value.producer()
+    assert producer is not None, "graph inputs are integers"
+    lowest = Builder(producer).initializer(np.array(-LARGEST_HALF, dtype=np.float32), "lowest_float16")
+    output = ir.Value(name=f"{value.name}.limited", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    graph.insert_after(producer, ir.node("Max", [value, lowest], outputs=[output]))
+    return output
 
 
 def _masks(node: ir.Node, index: int, array: NDArray[np.generic]) -> bool:
