@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from cls_exporter.errors import GraphError
-from cls_exporter.passes.rewriting import Builder, Rewritten, constant, known_dims, produced_by, single_consumer
+from cls_exporter.passes.rewriting import Builder, Rewritten, constant, constant_scalar, known_dims, produced_by, single_consumer
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 # Arithmetic on numbers of tokens and positions: what these make of integers and constants stays float32.
@@ -196,7 +196,7 @@ def _holds_mask(value: ir.Value) -> bool:
 def _limited(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """`value`, float32, with nothing below float16's range: a Cast would make minus infinity of it."""
     for use in value.uses():
-        if use.node.op_type == "Max" and constant(use.node.inputs[1]) == np.float32(-LARGEST_HALF):
+        if use.node.op_type == "Max" and constant_scalar(use.node.inputs[-1]) == -LARGEST_HALF:
             return use.node.outputs[0]
     producer = value.producer()
     assert producer is not None, "graph inputs are integers"
