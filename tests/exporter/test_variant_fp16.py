@@ -217,7 +217,7 @@ EXTREMES = {
     "attention.self.query.weight": (100.0, 1e6),
     "attention.self.value.weight": (100.0, 1e6),
     "intermediate.dense.weight": (100.0, 1e6),
-    "output.LayerNorm.weight": (30.0, 1e6),
+    "attention.output.LayerNorm.weight": (30.0, 1e6),
 }
 
 
