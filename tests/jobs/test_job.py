@@ -80,6 +80,7 @@ def test_json_summary(bundle, corpus, tmp_path, run, capsys):
     assert document["tokens"] > 0
     assert document["resumed_rows"] == 0
     assert document["texts_per_second"] > 0
+    assert document["threads"] >= 1
 
 
 def test_a_finished_job_is_not_done_again(bundle, corpus, tmp_path, run, capsys):

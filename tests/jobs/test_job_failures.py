@@ -237,3 +237,11 @@ def test_standard_input_cannot_resume(bundle, tmp_path, start, run, capsys, monk
     assert process.returncode == 143
     assert run(bundle, "-", "-o", out, "--shard-rows", 5000) == 2
     assert "standard input, which cannot be read again" in capsys.readouterr().err
+
+
+def test_a_finished_job_from_standard_input_is_not_mistaken_for_this_one(bundle, tmp_path, start):
+    for content, code in ((b"the cat\n", 0), (b"another text\n", 2)):
+        process = start(bundle, "-", "-o", tmp_path / "out")
+        _, stderr = process.communicate(content, timeout=60)
+        assert process.returncode == code, stderr
+    assert b"standard input, which cannot be read again; choose another folder" in stderr

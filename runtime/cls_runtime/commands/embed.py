@@ -152,7 +152,7 @@ def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
     if report.total.truncated and arguments.on_overflow == "warn":
         shell.warn(f"{_cut(report)}; --on-overflow raise stops at them")
     if report.total.skipped:
-        shell.warn(f"{report.total.skipped} rows could not be read; {report.skipped_list} lists them")
+        shell.warn(f"{_several(report.total.skipped, 'row')} could not be read; {report.skipped_list} lists them")
     if arguments.json:
         shell.print_json(_document(arguments, report))
         return
@@ -163,9 +163,13 @@ def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
         shell.say(f"{texts:,} texts -> {arguments.out}: finished by an earlier run, nothing to do")
     else:
         earlier = f", {report.resumed_rows:,} of them in earlier runs" if report.resumed_rows else ""
-        form = f"{report.shards} shards of {arguments.dtype} [{width}]"
-        counts = f"{report.total.truncated} truncated, {report.total.duplicates} duplicates"
+        form = f"{_several(report.shards, 'shard')} of {arguments.dtype} [{width}]"
+        counts = f"{report.total.truncated} truncated, {_several(report.total.duplicates, 'duplicate')}"
         shell.say(f"{texts:,} texts{earlier} -> {arguments.out} ({form}) in {speed}; {counts}")
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _cut(report: NpyReport | JobReport) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime.bundle import Bundle
+from cls_runtime.cpu import available_cpus
 from cls_runtime.encoder import GRAPH_OUTPUTS, Output
 from cls_runtime.engines.choice import Choice, choose
 from cls_runtime.errors import UsageError
@@ -15,7 +16,7 @@ from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.job_manifest import SKIPPED_NAME, JobSpec, JobState, open_job
 from cls_runtime.jobs.local import run_local
 from cls_runtime.jobs.progress import JobProgress
-from cls_runtime.jobs.ray_engine import RayOptions, run_on_ray
+from cls_runtime.jobs.ray_engine import WORKER_THREADS, RayOptions, run_on_ray
 from cls_runtime.jobs.rows import Counts, OnError
 from cls_runtime.jobs.shards import ShardFormat
 from cls_runtime.jobs.task import JobTask
@@ -72,7 +73,7 @@ class JobReport:
     shards: int
     width: int
     choice: Choice
-    threads: int | None
+    threads: int
     max_length: int
     fingerprint: str
     resumed_rows: int
@@ -102,6 +103,7 @@ def run_job(
         BundleError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
     """
     options = options or JobOptions()
+    threads = options.threads or (available_cpus() if ray is None else WORKER_THREADS)
     require_pyarrow("Parquet shards")
     if options.shard_rows < 1:
         raise UsageError(f"shard_rows is {options.shard_rows}, expected at least 1")
@@ -114,7 +116,7 @@ def run_job(
     with folder.lock():
         spec = JobSpec(inputs=found.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
         state = open_job(folder, spec, where=out)
-        if not found.seekable and state.shards and not state.complete:
+        if not found.seekable and state.shards:  # a finished one too: whether this is the same input nobody can know
             raise UsageError(f"output {out} holds a job that read standard input, which cannot be read again; choose another folder")
         before = sum(shard.stop - shard.start for shard in state.shards)
         progress = JobProgress(done_before=before, total=_total(state, task))
@@ -124,7 +126,7 @@ def run_job(
         shards=len(state.shards),
         width=task.form.width,
         choice=choice,
-        threads=options.threads,
+        threads=threads,
         max_length=opened.manifest.max_length,
         fingerprint=opened.manifest.fingerprint,
         resumed_rows=before,
