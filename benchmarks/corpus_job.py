@@ -5,8 +5,10 @@
     python benchmarks/corpus_job.py memory BUNDLE --rows 624712  one long job, its resident size all along (Linux)
 
 The corpus is made from the package's real sentences: the first words of one and the last words of another, which keeps their lengths and
-makes most of them distinct; a tenth of the rows repeat an earlier text. `--json FILE` keeps every
-sample; `--plot FILE` draws them (extra `bench`).
+makes most of them distinct; a tenth of the rows repeat an earlier text. With `--docstrings` it is real as it stands: the sentences of the
+docstrings of this Python and of the packages installed beside it, in their order and with their own repetitions; `--repeated` of the rows
+repeat an earlier one besides, the earliest most often, as Zipf's law has it. `--json FILE` keeps every sample; `--plot FILE` draws them
+(extra `bench`).
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ import itertools
 import json
 import os
 import random
+import re
+import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime import Encoder
-from cls_runtime.jobs import run_job
+from cls_runtime.jobs import JobOptions, run_job
 
 REPEATED = 0.1
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +49,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One job in a process of its own. `seconds` are those of the whole process, `job` is the summary that it printed."""
+    """One job in a process of its own. Seconds are those of the whole process, `job` is the summary that it printed."""
 
     rows: int
     seconds: float
+    cpu_seconds: float
     job: dict[str, Any]
     samples: list[Sample]
 
@@ -69,17 +75,45 @@ def sentences(count: int) -> Iterator[str]:
         yield made
 
 
-def write_corpus(path: Path, rows: int) -> Path:
+def docstring_sentences() -> Iterator[str]:
+    """The sentences of the installed docstrings, file by file, as often as they occur."""
+    for kind in ("stdlib", "purelib"):
+        folder = Path(sysconfig.get_path(kind))
+        for path in sorted(folder.rglob("*.py")):
+            if kind == "stdlib" and "site-packages" in path.parts:
+                continue
+            for docstring in re.findall(r'"""(.*?)"""', path.read_text(encoding="utf-8", errors="replace"), re.DOTALL):
+                for paragraph in re.split(r"\n\s*\n", docstring):
+                    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
+                        if 3 <= len(sentence.split()) <= 100 and sentence[0].isalpha() and sentence[-1] in ".!?":
+                            yield sentence
+
+
+def with_repeats(real: Iterator[str], count: int, repeated: float) -> Iterator[str]:
+    """`count` rows: the real ones in order, and with probability `repeated` (or when there are no more) an earlier one, by Zipf's law."""
+    source = random.Random(624_712)
+    seen: list[str] = []
+    for _ in range(count):
+        fresh = next(real, None) if not seen or source.random() >= repeated else None
+        if fresh is None:
+            yield seen[int(len(seen) ** source.random()) - 1]
+        else:
+            seen.append(fresh)
+            yield fresh
+
+
+def write_corpus(path: Path, rows: int, arguments: argparse.Namespace) -> Path:
     """A text a line."""
+    made = with_repeats(docstring_sentences(), rows, arguments.repeated) if arguments.docstrings else sentences(rows)
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(f"{sentence}\n" for sentence in sentences(rows))
+        file.writelines(f"{sentence}\n" for sentence in made)
     return path
 
 
 def watched_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Sequence[str]) -> Run:
     """`cls-embed` into shards, watched from outside."""
     command = [sys.executable, "-m", "cls_runtime.commands.embed", str(bundle), str(corpus), "-o", str(out), "--json", *options]
-    start = time.monotonic()
+    start, cpu = time.monotonic(), children_cpu_seconds()
     with tempfile.TemporaryFile() as printed, subprocess.Popen(command, stdout=printed) as process:
         samples = []
         while process.poll() is None:
@@ -89,7 +123,19 @@ def watched_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Se
         output = printed.read()
     if process.returncode != 0:
         raise SystemExit(f"the job ended with {process.returncode}")
-    return Run(rows=rows, seconds=time.monotonic() - start, job=json.loads(output), samples=[item for item in samples if item.resident_mb])
+    return Run(
+        rows=rows,
+        seconds=time.monotonic() - start,
+        cpu_seconds=children_cpu_seconds() - cpu,
+        job=json.loads(output),
+        samples=[item for item in samples if item.resident_mb],
+    )
+
+
+def children_cpu_seconds() -> float:
+    """CPU seconds of the child processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def resident_mb(pid: int) -> float:
@@ -110,37 +156,56 @@ def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dic
     corpus = folder / "corpus.txt"
     corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     samples: dict[str, list[dict[str, float]]] = {"encode": [], "job": []}
+    variants = set()
     for turn in range(arguments.rounds):
-        with Encoder.load(bundle, on_overflow="truncate") as encoder:
+        with Encoder.load(bundle, variant=arguments.variant, on_overflow="truncate") as encoder:
             encoder.encode(texts[:256])
             start, cpu = time.monotonic(), time.process_time()
             encoder.encode(texts)
             samples["encode"].append({"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu})
         cpu = time.process_time()
-        report = run_job(bundle, [str(corpus)], str(folder / f"out{turn}"))
+        report = run_job(bundle, [str(corpus)], str(folder / f"out{turn}"), options=JobOptions(variant=arguments.variant))
+        variants.add(f"{report.choice.variant} on {report.choice.engine}")
         samples["job"].append({"seconds": report.seconds, "cpu_seconds": time.process_time() - cpu})
     ratios = {
         kind: [encode[kind] / job[kind] for encode, job in zip(samples["encode"], samples["job"], strict=True)]
         for kind in ("seconds", "cpu_seconds")
     }
     medians = {kind: round(statistics.median(values), 3) for kind, values in ratios.items()}
-    return {"texts": len(texts), "runs": samples, "job_to_encode": ratios, "job_to_encode_median": medians}
+    return {
+        "texts": len(texts),
+        "computed_with": sorted(variants),
+        "runs": samples,
+        "job_to_encode": ratios,
+        "job_to_encode_median": medians,
+    }
 
 
 def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the work for a doubling number of rows, and what each doubling multiplies them by."""
-    runs = []
-    for rows in arguments.sizes:
-        corpus = write_corpus(folder / f"{rows}.txt", rows)
-        runs.append(watched_job(bundle, corpus, folder / f"out{rows}", rows=rows, options=arguments.options))
-    seconds = [run.job["seconds"] for run in runs]
-    factors = [second / first for first, second in itertools.pairwise(seconds)]
-    return {"rows": list(arguments.sizes), "seconds": seconds, "factors": factors, "peak_mb": [peak_mb(run) for run in runs]}
+    """Seconds of a doubling number of rows, and what each doubling multiplies them by: the median of the rounds.
+
+    Rounds go up and down in turns. `job_seconds` are those of the work, without starting; `cpu_seconds` those of the whole process.
+    """
+    corpora = {rows: write_corpus(folder / f"{rows}.txt", rows, arguments) for rows in arguments.sizes}
+    runs: dict[int, list[Run]] = {rows: [] for rows in arguments.sizes}
+    for turn in range(arguments.rounds):
+        for rows in arguments.sizes if turn % 2 == 0 else reversed(arguments.sizes):
+            out = folder / f"out{rows}-{turn}"
+            runs[rows].append(watched_job(bundle, corpora[rows], out, rows=rows, options=arguments.options))
+            shutil.rmtree(out)
+    taken = {
+        "job_seconds": [[round(run.job["seconds"], 2) for run in runs[rows]] for rows in arguments.sizes],
+        "cpu_seconds": [[round(run.cpu_seconds, 2) for run in runs[rows]] for rows in arguments.sizes],
+    }
+    medians = {kind: [statistics.median(values) for values in found] for kind, found in taken.items()}
+    factors = {kind: [round(second / first, 3) for first, second in itertools.pairwise(found)] for kind, found in medians.items()}
+    peaks = [max(peak_mb(run) for run in runs[rows]) for rows in arguments.sizes]
+    return {"rows": list(arguments.sizes), **taken, "factor_of_each_doubling": factors, "peak_mb": peaks}
 
 
 def memory(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One job, and its resident size over time: the peak of each tenth of the run, the first of which holds the start."""
-    corpus = write_corpus(folder / "corpus.txt", arguments.rows)
+    corpus = write_corpus(folder / "corpus.txt", arguments.rows, arguments)
     run = watched_job(bundle, corpus, folder / "out", rows=arguments.rows, options=arguments.options)
     tenths: list[float] = []
     for tenth in range(10):
@@ -150,6 +215,7 @@ def memory(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[st
     return {
         "peak_mb_by_tenth": tenths,
         "corpus_bytes": corpus.stat().st_size,
+        "distinct_texts": len(set(corpus.read_text(encoding="utf-8").splitlines())),
         "out_bytes_per_row": round(out_bytes / run.rows, 1),
         **asdict(run),
     }
@@ -180,7 +246,10 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rows", type=int, default=20_000, help="of throughput and memory")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 100_000, 200_000, 400_000], help="of scaling")
-    parser.add_argument("--rounds", type=int, default=3, help="of throughput")
+    parser.add_argument("--docstrings", action="store_true", help="of scaling and memory: sentences from installed docstrings")
+    parser.add_argument("--repeated", type=float, default=0.6, help="of --docstrings: the share of the rows that repeat an earlier one")
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput and scaling")
+    parser.add_argument("--variant", default="auto", help="of throughput")
     parser.add_argument("--json", type=Path, help="keep every sample")
     parser.add_argument("--plot", type=Path, help="draw memory's samples")
     parser.add_argument("options", nargs="*", help="behind --: more options of cls-embed")
