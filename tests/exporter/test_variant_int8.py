@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections import Counter
 
+import checkpoints
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 
 from cls_exporter import ExportConfig, export
+from cls_exporter.families import FAMILIES
 from cls_exporter.parity_texts import builtin_texts
 from cls_exporter.variants.calibration import calibration_texts
 from cls_runtime import Encoder
@@ -152,3 +157,44 @@ def test_calibration_file_is_named_by_its_content(tmp_path):
     assert list(texts.open()) == ["one", "two"]
     path.write_text("one\nthree\n", encoding="utf-8")
     assert calibration_texts(path).sha256 != texts.sha256
+
+
+EXPORT = """
+import resource, sys
+from pathlib import Path
+import torch
+from cls_exporter import ExportConfig, export
+
+torch.set_num_threads(1)
+config = ExportConfig(precisions=("int8",), calibration=Path(sys.argv[3]))
+recipe = export(sys.argv[1], sys.argv[2], config=config).manifest.variants["int8"].recipe
+print(recipe["calibration_texts"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_ten_thousand_calibration_texts_take_no_more_memory_than_a_hundred(tmp_path):
+    checkpoint = checkpoints.make_checkpoint(tmp_path / "bert")
+    generator = np.random.default_rng(0)
+    words = " ".join(builtin_texts("calibration")).split()
+    peaks = {}
+    for count in (100, 10_000):
+        texts = tmp_path / f"{count}.txt"
+        lines = (" ".join(generator.choice(words, generator.integers(1, 40))) for _ in range(count))
+        texts.write_text("\n".join(lines), encoding="utf-8")
+        command = [sys.executable, "-c", EXPORT, str(checkpoint), str(tmp_path / f"bundle{count}"), str(texts)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        used, peak = done.stdout.split()[-2:]
+        assert int(used) == count
+        peaks[count] = int(peak)
+    assert peaks[10_000] - peaks[100] < 100e6  # issue 4 allows 1 GB over the model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_keeps_its_vectors(family, tmp_path):
+    torch.set_num_threads(1)
+    checkpoint = checkpoints.make_checkpoint(tmp_path / family, family)
+    report = export(str(checkpoint), tmp_path / "bundle", config=ExportConfig(precisions=("int8",)))
+    assert report.manifest.variants["int8"].recipe["int8_products"] >= 4
