@@ -238,6 +238,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def partition(arguments: list[str], at: str) -> tuple[list[str], list[str], list[str]]:
+    """`str.partition` for a list: argparse takes no options behind the last of a positional's."""
+    place = arguments.index(at) if at in arguments else len(arguments)
+    return arguments[:place], arguments[place : place + 1], arguments[place + 1 :]
+
+
 def main() -> int:
     """Runs one of the three and prints what it found."""
     kinds = {"throughput": throughput, "scaling": scaling, "memory": memory}
@@ -252,8 +258,9 @@ def main() -> int:
     parser.add_argument("--variant", default="auto", help="of throughput")
     parser.add_argument("--json", type=Path, help="keep every sample")
     parser.add_argument("--plot", type=Path, help="draw memory's samples")
-    parser.add_argument("options", nargs="*", help="behind --: more options of cls-embed")
-    arguments = parser.parse_args()
+    parser.epilog = "What stands behind -- are more options of cls-embed for scaling and memory."
+    ours, _, options = partition(sys.argv[1:], "--")
+    arguments = parser.parse_args(ours, argparse.Namespace(options=options))
     with tempfile.TemporaryDirectory() as folder:
         result = {"kind": arguments.kind, "options": arguments.options, **kinds[arguments.kind](arguments.bundle, Path(folder), arguments)}
     if arguments.json:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -258,3 +259,16 @@ def test_without_pyarrow_the_extra_is_named_and_npy_works(bundle, tmp_path, run,
     assert not (tmp_path / "out").exists()
     assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out.npy") == 0
     assert np.load(tmp_path / "out.npy").shape == (2, 8)
+
+
+@pytest.mark.slow
+def test_four_times_the_rows_cost_four_times_the_cpu_seconds(bundle, tmp_path, make_texts):
+    def cpu_seconds(rows):
+        source = tmp_path / f"{rows}.txt"
+        source.write_text("".join(f"{text}\n" for text in make_texts(rows)))
+        start = time.process_time()
+        run_job(bundle, [str(source)], str(tmp_path / f"out{rows}"), options=JobOptions(threads=1, shard_rows=10_000))
+        return time.process_time() - start
+
+    cpu_seconds(2_000)  # what is imported and made ready once
+    assert cpu_seconds(80_000) < 1.3 * 4 * cpu_seconds(20_000)  # 16 times, were it quadratic

@@ -72,3 +72,10 @@ def test_spark(folders, dtype, spark):
     rows = spark.read.parquet(str(folders[0] / dtype)).orderBy("id").collect()
     scales = [row["embedding_scale"] for row in rows] if dtype == "int8" else None
     check(folders, dtype, [row["id"] for row in rows], [row["text"] for row in rows], [row["embedding"] for row in rows], scales)
+
+
+@pytest.mark.slow
+def test_spark_has_no_half_precision(folders, spark):
+    """The documentation says so; the day this fails, float16 joins the test above."""
+    with pytest.raises(Exception, match="FLOAT16"):
+        spark.read.parquet(str(folders[0] / "float16")).collect()
