@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fiel
 
 ROW_GROUP_ROWS = 8192
 _WAITING_BLOCKS = 8
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def write_shard(folder: OutputFolder, start: int, blocks: Iterable[EmbeddedBlock
     """
     counts, end = Counts(), start
     skipped: list[SkippedRow] = []
-    with folder.write(shard_name(start)) as file:
+    with _what_to_do_when_full(shard_name(start)), folder.write(shard_name(start)) as file:
         with _appender(file, form) as appender, ThreadPoolExecutor(1, thread_name_prefix="cls-writer") as thread:
             waiting: deque[Future[None]] = deque()
             for embedded in blocks:
@@ -78,6 +80,17 @@ def write_shard(folder: OutputFolder, start: int, blocks: Iterable[EmbeddedBlock
         if skipped:  # before the shard has its name: a shard without its list would look whole
             _write_skipped(folder, start, skipped)
     return Shard(start=start, stop=end if stop is None else stop, size_bytes=size_bytes, counts=counts)
+
+
+@contextlib.contextmanager
+def _what_to_do_when_full(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        advice = "the finished shards stay; make room, and the same command again goes on"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", name) from None
 
 
 class _Appender:
