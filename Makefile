@@ -88,7 +88,7 @@ clean:                          ## what make made; bundles in models/ stay
 	@touch $@
 
 .venv-jobs/.installed: dist/.built constraints.txt constraints-jobs.txt
-	$(call environment,.venv-jobs,constraints-jobs.txt) "$$(ls dist/*.whl)[cpu,jobs,ray]" pytest pytest-timeout hypothesis onnx \
+	$(call environment,.venv-jobs,constraints.txt) --constraint constraints-jobs.txt "$$(ls dist/*.whl)[cpu,jobs,ray]" pytest pytest-timeout hypothesis onnx \
 		pandas polars duckdb datasets dask $(if $(shell command -v java 2>/dev/null),pyspark)  # pyspark without Java is half a gigabyte that does nothing
 	.venv-jobs/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
