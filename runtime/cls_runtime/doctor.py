@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cls_runtime.cpu import available_cpus, cgroup_cpu_quota, cpu_features
 from cls_runtime.encoder import Encoder
-from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, SPEED_RULES, automatic_engines, engine_module, fastest, is_importable
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, fastest, is_importable
 from cls_runtime.errors import ClsError, UsageError
 from cls_runtime.probe_graph import probe
 
@@ -190,17 +190,10 @@ def _auto() -> str:
         installed = automatic_engines()
     except ClsError as error:
         return f"none: {error}"
-    order = ENGINES[installed[0]].variants
-    sizes = sorted({0, *(rule.least_hidden_size for rule in SPEED_RULES)})
-    preferred: list[str] = []
-    reasons: dict[str, None] = {}
-    for variant in order:
-        chosen = {size: fastest(installed, variant, hidden_size=size) for size in sizes}
-        changes = [size for size in sizes if size == 0 or chosen[size] != chosen[sizes[sizes.index(size) - 1]]]
-        named = [f"{chosen[size][0]}{f' from hidden size {size} on' if size else ''}" for size in changes]
-        preferred.append(f"{variant} on {', '.join(named)}")
-        reasons.update(dict.fromkeys(chosen[size][1] for size in changes))
-    return f"{', else '.join(preferred)}, of those that a bundle has and whose recorded parity holds ({'; '.join(reasons)})"
+    chosen = {variant: fastest(installed, variant) for variant in ENGINES[installed[0]].variants}
+    preferred = ", else ".join(f"{variant} on {engine}" for variant, (engine, _) in chosen.items())
+    reasons = "; ".join(dict.fromkeys(reason for _, reason in chosen.values()))
+    return f"{preferred}, of those that a bundle has and whose recorded parity holds ({reasons})"
 
 
 def _problems(engines: Iterable[EngineStatus], bundle: BundleStatus | None) -> Iterable[str]:
