@@ -9,6 +9,7 @@ import onnx_ir as ir
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.config import Precision
 from cls_exporter.variants.fp16 import build_fp16
+from cls_exporter.variants.fp32 import build_fp32
 from cls_exporter.variants.int8 import build_int8
 from cls_exporter.variants.variant import Built
 
@@ -28,4 +29,4 @@ def build_variant(precision: Precision, model: ir.Model, *, checkpoint: Checkpoi
         return build_fp16(model, checkpoint=checkpoint)
     if precision == "int8":
         return build_int8(model, checkpoint=checkpoint, calibration=calibration)
-    return Built(model=model, recipe={"weights": "float32", "compute": "float32"})
+    return build_fp32(model)
