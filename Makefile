@@ -22,7 +22,7 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/mypy
 
 test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/jobs  # test-jobs runs them, with everything that they can use installed
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow"
@@ -40,7 +40,7 @@ test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## 
 	.venv-both-wheels/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE) --both-wheels
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
-	.venv-transformers4/bin/pytest tests/exporter
+	.venv-transformers4/bin/pytest tests/exporter -k "not vnni and not ten_thousand"  # those two ask nothing of transformers
 
 test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
 	.venv-jobs/bin/python -m pytest tests/jobs
