@@ -94,3 +94,29 @@ def test_other_readers_of_the_mask_keep_it() -> None:
             if output.name in ("mask", "s"):
                 output.shape = ir.Shape([graphs.BATCH, 1 if output.name == "mask" else 2, graphs.SEQUENCE, graphs.SEQUENCE])
     assert graphs.fires(PaddingMask, model) == 1
+
+
+FILLED = """g (int64[B,S] attention_mask, float[B,2,S,S] scores) => (float[B,2,S,S] y)
+    {{ ends = Equal(attention_mask, {value})  row = Unsqueeze(ends, axes)
+       filled = Where(row, {fill}, scores)  y = Softmax(filled) }}"""
+
+
+@pytest.mark.parametrize(
+    ("value", "fill", "count"),
+    [("zero", "lowest", 1), ("one", "lowest", 0), ("zero", "small", 0)],
+    ids=["padding", "the other way round", "another fill"],
+)
+def test_scores_that_are_filled(value: str, fill: str, count: int) -> None:
+    constants = {
+        **graphs.integers({"axes": [1, 2]}),
+        "zero": np.array(0, dtype=np.int64),
+        "one": np.array(1, dtype=np.int64),
+        "lowest": np.array(np.finfo(np.float32).min),
+        "small": np.array(-10, dtype=np.float32),
+    }
+    model = graphs.parse(FILLED.format(value=value, fill=fill), constants)
+    if count == 0:
+        assert PaddingMask()(model).count == 0  # type: ignore[attr-defined]
+        return
+    assert graphs.fires(PaddingMask, model) == 1
+    assert "Add" in graphs.operators(model)

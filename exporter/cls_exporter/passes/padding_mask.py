@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from cls_exporter.passes.rewriting import Builder, Rewritten, constant_scalar, dims, known_dims, produced_by
+from cls_exporter.passes.rewriting import Builder, Rewritten, constant_scalar, dims, known_dims, produced_by, single_consumer
 
 MASK_INPUT = "attention_mask"
 MASKED = np.finfo(np.float32).min
@@ -21,6 +21,8 @@ class PaddingMask(ir.passes.InPlacePass):
     1. A candidate is what is added to attention scores and depends on no input's content but `attention_mask`.
     2. It is evaluated, by the ONNX reference implementation, on ragged, scattered and empty masks. Only where it equals the plain
        padding mask on all of them, bit for bit, is it replaced; a sliding window is not.
+    3. `Where(masked, lowest, scores)` fills scores instead of adding to them. It becomes an Add of the plain mask where
+       `Where(masked, lowest, 0)` passes rule 2.
 
     How a mask is traced changes with every version of transformers; what it computes does not, so it is recognised by its values.
     """
@@ -37,7 +39,31 @@ class PaddingMask(ir.passes.InPlacePass):
                 if id(value) not in replaced:
                     replaced[id(value)] = _plain_mask(model.graph, add)
                 add.replace_input_with(index, replaced[id(value)])
-        return Rewritten.of(model, len(replaced))
+        filled = sum(_added_instead_of_filled(model.graph, node) for node in list(model.graph) if node.op_type == "Softmax")
+        return Rewritten.of(model, len(replaced) + filled)
+
+
+def _added_instead_of_filled(graph: ir.Graph, softmax: ir.Node) -> bool:
+    """Rule 3."""
+    fill = produced_by(softmax.inputs[0], "Where")
+    if fill is None or single_consumer(fill.outputs[0]) is None:
+        return False
+    masked, lowest, scores = fill.inputs
+    expand = produced_by(masked, "Expand")
+    masked = masked if expand is None else expand.inputs[0]
+    if masked is None or scores is None or constant_scalar(lowest) != MASKED or _content_inputs(masked) != {MASK_INPUT}:
+        return False
+    shape = known_dims(fill.outputs[0])
+    if dims(scores) != shape or len(known_dims(masked)) != 4 or known_dims(masked)[1] != 1:
+        return False
+    build = Builder(fill)
+    zero = build.initializer(np.array(0, dtype=np.float32), "unmasked")
+    candidate = build.node("Where", [masked, lowest, zero], known_dims(masked), dtype=ir.DataType.FLOAT)
+    plain = _is_padding_mask(graph, candidate)
+    graph.remove(candidate.producer(), safe=True)  # type: ignore[arg-type]
+    if plain:
+        build.replace(fill, build.node("Add", [scores, _plain_mask(graph, fill)], shape))
+    return plain
 
 
 def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
