@@ -85,7 +85,7 @@ def test_the_export_of_bert_base(cls_graph_speed: ModuleType, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert min(figures["seconds"], figures["cpu_seconds"] / 2) < 90, figures
-    assert figures["kib"] * 1024 < 9e9, figures  # 6e9 is asked for; 6.8e9 was seen beside other work, 2.8e9 before: to be found out
+    assert figures["kib"] * 1024 < 9e9, figures  # 2.7e9 alone; Linux hands on the parent's peak, pytest's
 
 
 @pytest.mark.slow
