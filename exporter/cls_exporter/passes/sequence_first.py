@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from cls_exporter.passes.rewriting import Builder, Dim, Rewritten, dims, known_dims, permutation
 from cls_exporter.passes.row_selection import RULES, Rule, selected_axis
@@ -31,6 +32,7 @@ class SequenceFirst(ir.passes.InPlacePass):
         twins = _Twins(order)
         count = sum(_rewrite(node, twins) for node in list(model.graph))
         if count:
+            common.RemoveUnusedNodesPass()(model)  # a dead reader would be given its value back
             twins.give_back(model.graph)
         return Rewritten.of(model, count)
 
@@ -91,7 +93,7 @@ class _Twins:
         """Rule 3."""
         made = {id(twin.producer()) for _, twin in self._made.values()}
         replaced = {id(value.producer()) for value, _ in self._made.values() if len(known_dims(value)) > 2}
-        others = _needed(graph) - made - replaced
+        others = {id(node) for node in graph} - made - replaced
         for value, twin in self._made.values():
             readers = [use for use in value.uses() if id(use.node) in others]
             if len(known_dims(value)) > 2 and readers:
@@ -164,15 +166,3 @@ def _for_both_axes(node: ir.Node) -> tuple[Rule, Rule] | None:
 
 def _swapped(value: ir.Value) -> list[int]:
     return [1, 0, *range(2, len(known_dims(value)))]
-
-
-def _needed(graph: ir.Graph) -> set[int]:
-    """The nodes that an output depends on, by identity."""
-    found: set[int] = set()
-    pending = [value.producer() for value in graph.outputs]
-    while pending:
-        node = pending.pop()
-        if node is not None and id(node) not in found:
-            found.add(id(node))
-            pending.extend(value.producer() for value in node.inputs if value is not None)
-    return found
