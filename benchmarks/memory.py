@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cls_runtime import Encoder
+from cls_runtime.bench.first_vector import peak_bytes
 
 SETTLED_TEXTS = 10_000
 ALLOWED_GROWTH = 1.05
@@ -66,7 +67,7 @@ def main() -> int:
                 settled = settled or resident_mb()
                 print(f"{done:8} texts  {resident_mb():7.1f} MiB  {time.perf_counter() - start:6.1f} s", flush=True)
         last = resident_mb()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes() / 2**20
     if not settled:
         print(f"peak {peak:.1f} MiB; growth needs more than {SETTLED_TEXTS} texts")
         return 0

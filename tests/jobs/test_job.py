@@ -263,12 +263,13 @@ def test_without_pyarrow_the_extra_is_named_and_npy_works(bundle, tmp_path, run,
 
 @pytest.mark.slow
 def test_four_times_the_rows_cost_four_times_the_cpu_seconds(bundle, tmp_path, make_texts):
-    def cpu_seconds(rows):
+    def cpu_seconds(rows, attempt=0):
         source = tmp_path / f"{rows}.txt"
         source.write_text("".join(f"{text}\n" for text in make_texts(rows)))
         start = time.process_time()
-        run_job(bundle, [str(source)], str(tmp_path / f"out{rows}"), options=JobOptions(threads=1, shard_rows=10_000))
+        run_job(bundle, [str(source)], str(tmp_path / f"out{rows}-{attempt}"), options=JobOptions(threads=1, shard_rows=10_000))
         return time.process_time() - start
 
     cpu_seconds(2_000)  # what is imported and made ready once
-    assert cpu_seconds(80_000) < 2 * 4 * cpu_seconds(20_000)  # 16 times, were it quadratic
+    few, many = (min(cpu_seconds(rows, attempt) for attempt in range(3)) for rows in (20_000, 80_000))
+    assert many < 1.3 * 4 * few  # 16 times, were it quadratic
