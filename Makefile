@@ -1,9 +1,11 @@
 # Every target works alone on a fresh machine with Python >= 3.10 and make: it makes the environments that it needs first.
 #   make test PYTHON=python3.12     another interpreter
 #   make test PIP_ARGS="..."        more arguments for pip, such as the index that has torch's CPU build (CONTRIBUTING.md)
+#   make test DISPOSE=1             little disk: an environment of one test target is removed once its tests have passed
 
 PYTHON ?= python3
 PIP_ARGS ?=
+DISPOSE ?=
 BIN := .venv/bin
 BUNDLE := build/all-MiniLM-L6-v2
 # The programs of docs/integrations.md; development is .venv itself.
@@ -30,26 +32,32 @@ test-fast: setup                ## the habit while working
 test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
 	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
+	$(call dispose,.venv-cpu .venv-lowest)
 
 test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
 	.venv-openvino/bin/python -m pytest tests/runtime tests/commands/test_doctor.py tests/commands/test_embed.py --minilm-bundle $(BUNDLE) \
 		--ignore-glob "tests/runtime/test_*peer*.py"  # those are about a checkout, this is the wheel
+	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
 	.venv-gpu/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE)
 	.venv-both-wheels/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE) --both-wheels
+	$(call dispose,.venv-gpu .venv-both-wheels)
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
 	.venv-transformers4/bin/pytest tests/exporter -k "not vnni and not ten_thousand"  # those two ask nothing of transformers
+	$(call dispose,.venv-transformers4)
 
 test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
 	.venv-jobs/bin/python -m pytest tests/jobs
+	$(call dispose,.venv-jobs)
 
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
 	$(MAKE) --keep-going $(INTEROP:%=interop-%)
 
 $(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE) $(BUNDLE)-native $(BUNDLE)-broadcast
 	$(BIN)/pytest tests/interop -k "$* or apart"
+	$(call dispose,.venv-interop/$*)
 
 demo: setup                     ## export, verify and use a real model, with explanations
 	$(BIN)/python scripts/demo.py
@@ -140,3 +148,6 @@ test -d $(1) || $(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(1)/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(2)
 endef
+
+# dispose(folders): with DISPOSE=1, removes environments that nothing needs any more.
+dispose = @$(if $(DISPOSE),rm -rf $(1),:)
