@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import bench_report
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def bench_report() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_report", ROOT / "scripts" / "bench_report.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_page_says_what_its_results_say(bench_report: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_page_says_what_its_results_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_report.main(["--check"]) == 0, capsys.readouterr().out + "run make bench-report"
 
 
-def test_every_page_with_figures_is_filled_in(bench_report: ModuleType) -> None:
+def test_every_page_with_figures_is_filled_in() -> None:
     marked = {
         path.relative_to(ROOT).as_posix()
         for folder in (".", "docs", "docs/adr", "benchmarks")
@@ -56,7 +43,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_figure_that_was_typed_is_replaced(bench_report: ModuleType, root: Path) -> None:
+def test_a_figure_that_was_typed_is_replaced(root: Path) -> None:
     page = "before\n<!-- bench:begin graph_table graph.json -->\n| cls-export | 9.9 ms | |\n<!-- bench:end -->\nafter\n"
     found = bench_report.filled(page, root=root)
     assert "| cls-export | 10.0 ms | 1.50 times as fast (quartiles of 7 rounds 1.40 to 1.60) |" in found
@@ -75,12 +62,12 @@ def test_a_figure_that_was_typed_is_replaced(bench_report: ModuleType, root: Pat
         ("<!-- bench:begin graph_table -->\n<!-- bench:end -->", "without its bench:end"),
     ],
 )
-def test_a_mark_that_cannot_be_filled_in_is_an_error(bench_report: ModuleType, root: Path, page: str, message: str) -> None:
+def test_a_mark_that_cannot_be_filled_in_is_an_error(root: Path, page: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bench_report.filled(page, root=root)
 
 
-def test_an_unknown_figure_is_named(bench_report: ModuleType, root: Path) -> None:
+def test_an_unknown_figure_is_named(root: Path) -> None:
     bench = root / "benchmarks" / "results" / "cls_bench.json"
     bench.write_text((ROOT / "benchmarks" / "results" / "cls_bench.json").read_text())
     with pytest.raises(ValueError, match="has no figure 'speed'; it has throughput"):

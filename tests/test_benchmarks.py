@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import cls_graph_speed
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-@pytest.fixture(scope="module")
-def cls_graph_speed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cls_graph_speed", ROOT / "benchmarks" / "cls_graph_speed.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_sides_take_turns_and_change_order(cls_graph_speed: ModuleType) -> None:
+def test_sides_take_turns_and_change_order() -> None:
     calls: list[str] = []
     sides = {name: lambda name=name: calls.append(name) for name in "ab"}
     samples = cls_graph_speed.time_in_turns(sides, rounds=4)
@@ -34,7 +20,7 @@ def test_sides_take_turns_and_change_order(cls_graph_speed: ModuleType) -> None:
     assert {name: len(values) for name, values in samples.items()} == {"a": 4, "b": 4}
 
 
-def test_the_batch_is_real_text_without_padding(cls_graph_speed: ModuleType, minilm: Path) -> None:
+def test_the_batch_is_real_text_without_padding(minilm: Path) -> None:
     batch = cls_graph_speed.real_batch(minilm, texts=32, tokens=32)
     assert {name: array.shape for name, array in batch.items()} == dict.fromkeys(
         ["input_ids", "attention_mask", "token_type_ids"], (32, 32)
@@ -49,9 +35,7 @@ def test_the_batch_is_real_text_without_padding(cls_graph_speed: ModuleType, min
     ("shape", "precision", "bound"),
     [(None, "fp32", 1.12), ("bert-base", "fp32", 1.07), ("two-layer", "fp32", 1.4), (None, "int8", 3.6), ("bert-base", "int8", 2.9)],
 )
-def test_the_speed_of_every_shape(
-    shape: str | None, precision: str, bound: float, cls_graph_speed: ModuleType, minilm: Path, tmp_path: Path
-) -> None:
+def test_the_speed_of_every_shape(shape: str | None, precision: str, bound: float, minilm: Path, tmp_path: Path) -> None:
     """32 texts of 32 tokens. Measured: fp32 1.20 for MiniLM, 1.93 for two layers; int8 3.8 for MiniLM.
 
     A neighbour on the machine takes cache and memory bandwidth from both sides, and the ratio with it (1.11 to 1.23 were seen for one
@@ -78,7 +62,7 @@ print(json.dumps({**figures, "steps": dict(report.seconds)}))
 
 
 @pytest.mark.slow
-def test_the_export_of_bert_base(cls_graph_speed: ModuleType, tmp_path: Path) -> None:
+def test_the_export_of_bert_base(tmp_path: Path) -> None:
     """Issue 3: with all checks in 90 s and 6 GB on two cores. The CPU time of both cores stands in where the machine is not idle."""
     checkpoint = cls_graph_speed.random_checkpoint(tmp_path / "bert-base", "bert-base")
     command = [sys.executable, "-c", BERT_BASE, str(checkpoint), str(tmp_path / "bundle")]
@@ -90,7 +74,7 @@ def test_the_export_of_bert_base(cls_graph_speed: ModuleType, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_graphs_that_differ_are_not_timed(cls_graph_speed: ModuleType, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_differ_are_not_timed(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_graph = cls_graph_speed.open_graph
 
     def off_by_a_little(path: Path, *arguments: object, **options: object) -> object:

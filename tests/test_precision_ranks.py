@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
+import precision_ranks
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def precision_ranks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("precision_ranks", ROOT / "benchmarks" / "precision_ranks.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -32,13 +19,11 @@ def precision_ranks() -> ModuleType:
         ([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], 0.8),  # 1 - 6 * 4 / (5 * 24)
     ],
 )
-def test_spearman_is_the_correlation_of_ranks(precision_ranks: ModuleType, first: list[int], second: list[int], expected: float) -> None:
+def test_spearman_is_the_correlation_of_ranks(first: list[int], second: list[int], expected: float) -> None:
     assert precision_ranks.spearman(np.array(first, dtype=float), np.array(second, dtype=float)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_every_variant_is_held_against_fp32(
-    precision_ranks: ModuleType, minilm_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_variant_is_held_against_fp32(minilm_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "texts.txt").write_text(
         "\n".join(f"text {index} about {word}" for index, word in enumerate("cats dogs rain trains".split() * 4))
     )
@@ -52,7 +37,7 @@ def test_every_variant_is_held_against_fp32(
     assert figures["spearman"] == pytest.approx(1.0)
 
 
-def test_what_is_no_bundle_is_one_line(precision_ranks: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_bundle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "texts.txt").write_text("a\n")
     assert precision_ranks.main([str(tmp_path / "nowhere"), "--texts", str(tmp_path / "texts.txt")]) == 2
     assert capsys.readouterr().err.startswith("error: bundle ")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import text_to_vectors
 
 from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PEERS, PeerComparison, SpeedRatio, side_names
@@ -18,18 +16,6 @@ RESULTS = sorted((BENCHMARKS / "results").glob("peers_*.json"))
 HOST = Host(
     system="", machine="", cpu="", cpu_features=(), cpus=2, usable_cpus=2, cpu_quota=None, memory_bytes=None, python="", versions={}
 )
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = BENCHMARKS / "text_to_vectors.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def comparison(speeds: dict[str, float | None]) -> PeerComparison:
@@ -48,15 +34,15 @@ def comparison(speeds: dict[str, float | None]) -> PeerComparison:
     return PeerComparison(texts=1, mean_tokens=25.0, threads=2, reference=sides[-1].name, sides=tuple(sides), ratios=tuple(ratios))
 
 
-def test_every_side_in_the_table_exists_and_every_peer_is_in_it(script: ModuleType) -> None:
-    theirs = {name for line in script.LINES for name in line.theirs}
-    assert theirs == set(side_names(script.OURS, list(PEERS))) - {f"cls-export:{item}" for item in script.OURS}
-    assert all(f"cls-export:{item}".startswith((script.ONNX_RUNTIME, script.OPENVINO)) for item in script.OURS)
+def test_every_side_in_the_table_exists_and_every_peer_is_in_it() -> None:
+    theirs = {name for line in text_to_vectors.LINES for name in line.theirs}
+    assert theirs == set(side_names(text_to_vectors.OURS, list(PEERS))) - {f"cls-export:{item}" for item in text_to_vectors.OURS}
+    assert all(f"cls-export:{item}".startswith((text_to_vectors.ONNX_RUNTIME, text_to_vectors.OPENVINO)) for item in text_to_vectors.OURS)
 
 
-def test_a_line_takes_our_fastest_side_and_says_where_its_bar_is_missed(script: ModuleType) -> None:
-    measured = script.Measured(
-        model=script.MINILM,
+def test_a_line_takes_our_fastest_side_and_says_where_its_bar_is_missed() -> None:
+    measured = text_to_vectors.Measured(
+        model=text_to_vectors.MINILM,
         host=HOST,
         comparisons=(
             comparison({"cls-export:onnxruntime:int8": 900.0, "cls-export:openvino:int8": 1200.0, "openvino:int8_sorted": 1000.0}),
@@ -64,7 +50,7 @@ def test_a_line_takes_our_fastest_side_and_says_where_its_bar_is_missed(script: 
             comparison({"cls-export:onnxruntime:int8": 1000.0, "fastembed:int8": None}),
         ),
     )
-    rows = {row.split("|")[1].strip(): row for row in script.table(measured).splitlines()}
+    rows = {row.split("|")[1].strip(): row for row in text_to_vectors.table(measured).splitlines()}
     assert "openvino:int8 1200, openvino:int8_sorted 1000" in rows["the same, sorted by hand, two streams"]
     assert rows["the same, sorted by hand, two streams"].endswith("**1.20** (0.50 to 20.00) | 1.15 |")
     assert rows["ONNX Runtime alone against that OpenVINO"].endswith("**0.90** (0.50 to 20.00) | 1: missed |")
@@ -80,7 +66,7 @@ def test_there_are_results() -> None:
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_the_documentation_has_the_table_of_the_results(path: Path, script: ModuleType) -> None:
-    measured = script.read(path)
-    assert script.table(measured) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_has_the_table_of_the_results(path: Path) -> None:
+    measured = text_to_vectors.read(path)
+    assert text_to_vectors.table(measured) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     assert all(side.failed is None for item in measured.comparisons for side in item.sides), "a peer failed: mend it or say so here"

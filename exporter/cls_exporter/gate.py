@@ -10,6 +10,7 @@ import numpy as np
 
 from cls_exporter.errors import ParityError
 from cls_runtime import vector_checks
+from cls_runtime.batching import pad
 from cls_runtime.bundle import Bundle
 from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
 from cls_runtime.engines.base import TokenBatch
@@ -18,6 +19,7 @@ from cls_runtime.errors import EngineError
 from cls_runtime.golden import Golden
 from cls_runtime.manifest import ParityFigures
 from cls_runtime.parity import compare, shortfalls, thresholds_for
+from cls_runtime.tokenizer import TokenizedText
 
 _OUTPUTS: tuple[Output, ...] = ("cls", "pooler", "logits")
 
@@ -94,10 +96,5 @@ def _check_odd_batches(folder: Path, *, variant: str, golden: Golden, outputs: S
 
 
 def _batch(rows: Sequence[Sequence[int]]) -> TokenBatch:
-    """Token ids as arrays, padded with id 0 on the right."""
-    length = max(map(len, rows))
-    ids, mask = np.zeros((2, len(rows), length), dtype=np.int64)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    return TokenBatch(ids, mask, np.zeros_like(ids))
+    """Token ids as arrays, padded with id 0 on the right, all of type 0."""
+    return pad([TokenizedText(np.array(row, dtype=np.int32), np.zeros(len(row), dtype=np.int32), removed=0) for row in rows], pad_id=0)
