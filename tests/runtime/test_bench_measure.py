@@ -3,7 +3,9 @@
 import dataclasses
 import platform
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,22 +14,23 @@ from bundle_builder import build_bundle
 from golden_bundle import TEXTS, build_golden_bundle
 
 from cls_runtime import Encoder, EngineError, UsageError
+from cls_runtime.batching import plan_batches
 from cls_runtime.bench import first_vector, matrix_rates
 from cls_runtime.bench.latency import latency
-from cls_runtime.bench.loaded import _formulas, loaded_sides
+from cls_runtime.bench.loaded import Loaded, _formulas, loaded_sides
 from cls_runtime.bench.machine import this_host
 from cls_runtime.bench.measure import run_benchmark, steps
 from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, fitted, planned_sides, thread_counts
 from cls_runtime.bench.results import read_results, results_json
 from cls_runtime.bench.starts import starts
-from cls_runtime.bench.throughput import texts_of_length
+from cls_runtime.bench.throughput import batch_jobs, texts_of_length
 from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle import Bundle
 from cls_runtime.engines import onnxruntime
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.hand_made_graphs import OUTPUT, graph_bundle
 from cls_runtime.manifest import MultiplyAdds, Variant, read_manifest
-from cls_runtime.tokenizer import TextTokenizer
+from cls_runtime.tokenizer import TextTokenizer, TokenizedText
 
 WORK = MultiplyAdds(per_run=5, per_text=100, per_token=10, per_token_pair=1)
 SIDE = PlannedSide(variant="fp32", engine="onnxruntime")
@@ -100,6 +103,23 @@ def test_the_model_alone_computes_the_same_tokens(results):
         whole.padding_tokens,
         whole.batches,
     )
+
+
+def test_the_model_alone_runs_the_batches_that_its_engine_would_get():
+    texts = [TokenizedText(np.zeros(length, dtype=np.int32), None, 0) for length in range(3, 60)] * 3
+    shapes = {"onnxruntime": [], "openvino": []}
+
+    def side(name):
+        engine = SimpleNamespace(name=name, run=lambda batch, outputs: shapes[name].append(batch.input_ids.shape))
+        return Loaded(name=name, encoder=None, engine=engine, formulas={})
+
+    with ThreadPoolExecutor(1) as pool:
+        for job in batch_jobs({name: side(name) for name in shapes}, dict.fromkeys(shapes, pool), texts, pad_id=0, token_budget=1024):
+            job.work()
+    for name, found in shapes.items():
+        planned = plan_batches([len(text) for text in texts], engine=name)
+        assert [rows for rows, _ in found] == [len(batch) for batch in planned]
+    assert shapes["onnxruntime"] != shapes["openvino"]
 
 
 def test_lengths_are_exact_and_none_is_over_the_maximum(results):

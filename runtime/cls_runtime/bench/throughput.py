@@ -68,12 +68,14 @@ def batch_jobs(
 ) -> list[Job]:
     """The engine on padded batches that are ready before the clock starts, on each side; its pool has a thread for each worker."""
     lengths = [len(text) for text in tokenized]
-    batches = [pad([tokenized[index] for index in batch], pad_id=pad_id) for batch in plan_batches(lengths, token_budget=token_budget)]
-    computed = sum(batch.input_ids.size for batch in batches)
-    report = EncodeReport(texts=len(lengths), tokens=sum(lengths), padding_tokens=computed - sum(lengths), batches=len(batches))
-    return [
-        Job(timing=_timing(side, lengths, kind, at), work=_on_workers(side, pools[name], batches, report)) for name, side in sides.items()
-    ]
+    jobs = []
+    for name, side in sides.items():
+        plan = plan_batches(lengths, token_budget=token_budget, engine=side.engine.name)
+        batches = [pad([tokenized[index] for index in batch], pad_id=pad_id) for batch in plan]
+        padding = sum(batch.input_ids.size for batch in batches) - sum(lengths)
+        report = EncodeReport(texts=len(lengths), tokens=sum(lengths), padding_tokens=padding, batches=len(batches))
+        jobs.append(Job(timing=_timing(side, lengths, kind, at), work=_on_workers(side, pools[name], batches, report)))
+    return jobs
 
 
 @contextlib.contextmanager
