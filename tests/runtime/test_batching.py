@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cls_runtime.batching import FULL_TOKENS, FULL_TOKENS_BY_ENGINE, pad, plan_batches
+from cls_runtime.batching import FULL_TOKENS, pad, plan_batches
 from cls_runtime.tokenizer import TokenizedText
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
@@ -41,12 +41,11 @@ def test_only_small_batches_are_padded(lengths, token_budget):
         assert max(found) == min(found) or len(found) * max(found) < FULL_TOKENS + max(found)
 
 
-def test_openvino_fills_its_batches_further() -> None:
-    lengths = list(range(20, 40)) * 3
-    of_onnx_runtime, of_openvino = (plan_batches(lengths, engine=name) for name in ("onnxruntime", "openvino"))
-    assert len(of_openvino) < len(of_onnx_runtime)
-    assert all(len(batch) * max(lengths[index] for index in batch) >= FULL_TOKENS_BY_ENGINE["openvino"] for batch in of_openvino[:-1])
-    assert sorted(index for batch in of_openvino for index in batch) == list(range(60))
+@given(LENGTHS, st.integers(1, 2048))
+def test_with_openvino_one_length_always_comes_in_the_same_number(lengths, token_budget):
+    batches = plan_batches(lengths, token_budget=token_budget, engine="openvino")
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(len(batch) == max(1, token_budget // lengths[batch[0]]) for batch in batches[:-1])
 
 
 @given(LENGTHS.filter(bool), st.integers(1, 2048))

@@ -95,8 +95,8 @@ def test_first_vector(minilm_bundle, variant, seconds):
 def test_memory_does_not_grow_with_the_corpus(make_bundle, engine):
     """On a tiny model: what could grow with the corpus is what the runtime and the engine hold, not the weights.
 
-    Measured, in MiB: ONNX Runtime 103 after 10,000 texts and 109 after 200,000; OpenVINO 424 after 10,000, 468 after 40,000 and 468 after
-    200,000, because oneDNN fills a cache of 1024 kernels first. This process is so small that the allocators' steps count, 4 MiB.
+    Measured, in MiB: ONNX Runtime 103 after 10,000 texts and 109 after 200,000; OpenVINO 299 and 313, and with a real model more
+    (docs/runtime.md). This process is so small that the allocators' steps count, 4 MiB.
     """
     settled_texts = {"onnxruntime": 10_000, "openvino": 50_000}[engine]
     settled, last = map(float, run(MEMORY, make_bundle(max_length=128), engine, settled_texts).split())

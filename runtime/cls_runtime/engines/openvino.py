@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import openvino
 
 DEVICE = "CPU"
-# Kernels that OpenVINO keeps, one for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
-KERNELS_KEPT = 32
+# Kernels that OpenVINO keeps, some for each shape that it has met; its own default of 5000 lets memory grow with the shapes.
+KERNELS_KEPT = 128
 TELEMETRY = "openvino_telemetry"
 _FIRST_USE = threading.Lock()
 
