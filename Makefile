@@ -7,6 +7,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 DISPOSE ?=
 BIN := .venv/bin
+# Files of tests side by side; one file's tests share what its fixtures make.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 BUNDLE := build/all-MiniLM-L6-v2
 LAYOUTS := standard native broadcast
 # The programs of docs/integrations.md; development is .venv itself.
@@ -25,10 +27,11 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/mypy
 
 test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
-	$(BIN)/pytest --ignore tests/jobs  # test-jobs runs them, with everything that they can use installed
+	$(BIN)/pytest --ignore tests/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with everything that they can use installed
+	$(BIN)/pytest --ignore tests/jobs -m timing
 
 test-fast: setup                ## the habit while working
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
@@ -46,7 +49,7 @@ test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## 
 	$(call dispose,.venv-gpu .venv-both-wheels)
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
-	.venv-transformers4/bin/pytest tests/exporter -k "not vnni and not ten_thousand"  # those two ask nothing of transformers
+	.venv-transformers4/bin/pytest tests/exporter -k "not vnni and not ten_thousand" $(PARALLEL)  # those two ask nothing of transformers
 	$(call dispose,.venv-transformers4)
 
 test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
@@ -64,7 +67,8 @@ demo: setup                     ## export, verify and use a real model, with exp
 	$(BIN)/python scripts/demo.py
 
 bench: setup .venv-bench/.installed $(BUNDLE)  ## measures, and fills in the speed figures of the documentation; takes minutes
-	$(BIN)/python benchmarks/cls_graph_speed.py --json benchmarks/results/cls_graph_speed.json
+	$(BIN)/python benchmarks/cls_graph_speed.py --json benchmarks/results/graph_speed_minilm.json
+	$(BIN)/python benchmarks/cls_graph_speed.py --model bert-base --rounds 20 --json benchmarks/results/graph_speed_bert_base.json
 	.venv-bench/bin/cls-bench $(BUNDLE) --json benchmarks/results/cls_bench.json --plot benchmarks/results/cls_bench.svg --html build/bench.html
 	$(MAKE) bench-report
 

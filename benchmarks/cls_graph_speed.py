@@ -1,11 +1,11 @@
 """How much faster is a graph that computes the CLS row only than the usual wrapper that slices it off at the end?
 
-Both graphs are made from the same weights and run in the same process by ONNX Runtime on the CPU, with the same options and
-threads, on the same batch of 32 texts of 32 tokens. The sides take turns, so that a busy or a throttled moment hits both;
-every sample is kept.
+All graphs are made from the same weights and run in the same process by ONNX Runtime on the CPU, with the same options and
+threads, on the same batch of 32 texts of 32 tokens. The wrapper is fp32. The sides take turns, so that a busy or a throttled
+moment hits them all; every sample is kept.
 
     python benchmarks/cls_graph_speed.py
-    python benchmarks/cls_graph_speed.py --precision int8
+    python benchmarks/cls_graph_speed.py --precision fp32
     python benchmarks/cls_graph_speed.py --model bert-base --threads 1
     python benchmarks/cls_graph_speed.py --checkpoint path/to/checkpoint --rounds 100 --json result.json
 """
@@ -37,6 +37,7 @@ import cls_runtime
 from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
 from cls_exporter.variants.variant import FILE_NAMES
+from cls_runtime.manifest import ParityFigures
 from cls_runtime.parity import THRESHOLDS, compare, shortfalls
 
 Inputs = dict[str, NDArray[np.int64]]
@@ -48,18 +49,24 @@ PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How many times as fast as the wrapper: the median of the rounds' ratios, and their quartiles."""
+
+    median: float
+    quartiles: tuple[float, float]
+    max_abs_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """One run. `samples_ms` has the milliseconds of every batch, by graph; `speedup` is the median of the rounds' ratios."""
+    """One run. `samples_ms` has the milliseconds of every batch, by graph: `wrapper`, and ours by precision."""
 
     checkpoint: str
-    precision: str
     texts: int
     tokens: int
     threads: int
     rounds: int
-    max_abs_difference: float
-    speedup: float
-    speedup_quartiles: tuple[float, float]
+    speedups: dict[str, Speedup]
     median_ms: dict[str, float]
     samples_ms: dict[str, list[float]]
     machine: dict[str, str]
@@ -134,43 +141,66 @@ def time_in_turns(
     return samples
 
 
-def run(
-    checkpoint: Path, *, precision: Precision = "fp32", rounds: int = 60, threads: int = 1, texts: int = 32, tokens: int = 32
-) -> Result:
-    """Exports both graphs from `checkpoint`, ours in `precision`, checks that they agree, and times them in turns.
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    """The wrapper and ours of one checkpoint, exported, and the batch that they are timed on."""
+
+    checkpoint: Path
+    wrapper: Path
+    ours: dict[Precision, Path]
+    inputs: Inputs
+
+
+def export_graphs(
+    checkpoint: Path, folder: Path, *, precisions: Sequence[Precision] = ("fp32", "int8"), texts: int = 32, tokens: int = 32
+) -> Graphs:
+    """Exports the wrapper and ours in each of `precisions` from `checkpoint` into `folder`."""
+    inputs = real_batch(checkpoint, texts=texts, tokens=tokens)
+    wrapper, bundle = folder / "wrapper.onnx", folder / "bundle"
+    export_wrapper(checkpoint, wrapper, inputs)
+    export(str(checkpoint), bundle, config=ExportConfig(precisions=tuple(precisions), allow_pooling_mismatch=True))
+    ours = {precision: bundle / FILE_NAMES[precision][0] for precision in precisions}
+    return Graphs(checkpoint=checkpoint, wrapper=wrapper, ours=ours, inputs=inputs)
+
+
+def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
+    """Checks that the graphs agree, and times them in turns.
 
     Raises:
-        RuntimeError: the two graphs give different vectors, so that their times would mean nothing.
+        RuntimeError: a graph gives other vectors than the wrapper, so that its times would mean nothing.
     """
-    inputs = real_batch(checkpoint, texts=texts, tokens=tokens)
-    with tempfile.TemporaryDirectory() as folder:
-        wrapper, bundle = Path(folder, "wrapper.onnx"), Path(folder, "bundle")
-        export_wrapper(checkpoint, wrapper, inputs)
-        export(str(checkpoint), bundle, config=ExportConfig(precisions=(precision,), allow_pooling_mismatch=True))
-        naive = open_graph(wrapper, inputs, threads=threads)
-        pruned = open_graph(bundle / FILE_NAMES[precision][0], inputs, threads=threads)
-        figures = compare(naive(), pruned())
-        if missed := shortfalls(figures, THRESHOLDS[precision]):
-            raise RuntimeError(f"the two graphs differ: {'; '.join(missed)}")
-        # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.
-        clock = time.thread_time if threads == 1 else time.perf_counter
-        samples = time_in_turns({"wrapper": naive, "cls-export": pruned}, rounds=rounds, clock=clock)
-    ratios = [slow / fast for slow, fast in zip(samples["wrapper"], samples["cls-export"], strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    naive = open_graph(graphs.wrapper, graphs.inputs, threads=threads)
+    ours: dict[str, Callable[[], object]] = {}
+    figures: dict[str, ParityFigures] = {}
+    for precision, path in graphs.ours.items():
+        run = open_graph(path, graphs.inputs, threads=threads)
+        ours[precision], figures[precision] = run, compare(naive(), run())
+        if missed := shortfalls(figures[precision], THRESHOLDS[precision]):
+            raise RuntimeError(f"the {precision} graph differs from the wrapper: {'; '.join(missed)}")
+    # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    samples = time_in_turns({"wrapper": naive, **ours}, rounds=rounds, clock=clock)
+    texts, tokens = graphs.inputs["input_ids"].shape
     return Result(
-        checkpoint=f"{checkpoint.parent.name}/{checkpoint.name}",
-        precision=precision,
+        checkpoint=f"{graphs.checkpoint.parent.name}/{graphs.checkpoint.name}",
         texts=texts,
         tokens=tokens,
         threads=threads,
         rounds=rounds,
-        max_abs_difference=figures.max_abs,
-        speedup=statistics.median(ratios),
-        speedup_quartiles=(low, high),
+        speedups={
+            precision: _speedup(samples["wrapper"], samples[precision], max_abs_difference=found.max_abs)
+            for precision, found in figures.items()
+        },
         median_ms={name: statistics.median(values) for name, values in samples.items()},
         samples_ms=samples,
         machine=describe_machine(),
     )
+
+
+def _speedup(slow: Sequence[float], fast: Sequence[float], *, max_abs_difference: float) -> Speedup:
+    ratios = [one / other for one, other in zip(slow, fast, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return Speedup(median=median, quartiles=(low, high), max_abs_difference=max_abs_difference)
 
 
 def random_checkpoint(folder: Path, shape: str) -> Path:
@@ -200,7 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the packaged all-MiniLM-L6-v2)")
     source.add_argument("--model", choices=sorted(SHAPES), help="a model of this shape with random weights instead")
-    parser.add_argument("--precision", choices=sorted(FILE_NAMES), default="fp32", help="of our graph; the other is fp32 (default: fp32)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=sorted(FILE_NAMES), default=["fp32", "int8"], help="of our graphs (default: fp32 int8)"
+    )
     parser.add_argument("--rounds", type=int, default=60, help="how often each side runs (default: 60)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each session (default: 1, whose own CPU time is measured)")
     parser.add_argument("--json", type=Path, help="write the figures and every sample to this file")
@@ -208,13 +240,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         made = random_checkpoint(Path(folder, arguments.model), arguments.model) if arguments.model else None
         checkpoint = made or arguments.checkpoint or packaged_checkpoint()
-        result = run(checkpoint, precision=arguments.precision, rounds=arguments.rounds, threads=arguments.threads)
-    for name, samples in result.samples_ms.items():
-        low, median, high = statistics.quantiles(samples, n=4)
-        print(f"{name:12} {median:7.1f} ms a batch (quartiles {low:.1f} to {high:.1f})")
-    low, high = result.speedup_quartiles
-    print(f"{'speed-up':12} {result.speedup:7.2f} x (quartiles of the rounds {low:.2f} to {high:.2f})")
-    print(f"{'difference':12} {result.max_abs_difference:7.1e} at most, over {result.texts} texts of {result.tokens} tokens")
+        graphs = export_graphs(checkpoint, Path(folder), precisions=arguments.precision)
+        result = measure(graphs, rounds=arguments.rounds, threads=arguments.threads)
+    print(f"{result.texts} texts of {result.tokens} tokens, threads: {result.threads}, {result.rounds} rounds")
+    print(f"{'wrapper':8} {result.median_ms['wrapper']:7.1f} ms a batch")
+    for name, speedup in result.speedups.items():
+        low, high = speedup.quartiles
+        print(
+            f"{name:8} {result.median_ms[name]:7.1f} ms, {speedup.median:.2f} times as fast (quartiles {low:.2f} to {high:.2f})", end="; "
+        )
+        print(f"the vectors differ by {speedup.max_abs_difference:.1e} at most")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")

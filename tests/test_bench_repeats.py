@@ -30,6 +30,7 @@ def int8_over_fp32(results: BenchResults) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_two_runs_agree_on_ratios_within_ten_percent(minilm: Path, tmp_path: Path) -> None:
     """Two thorough runs, text to vector: 1.60 and 1.63, though a neighbour halved the speed of the second.
 

@@ -34,10 +34,8 @@ def root(tmp_path: Path) -> Path:
         "tokens": 16,
         "threads": 1,
         "rounds": 7,
-        "speedup": 1.5,
-        "speedup_quartiles": [1.4, 1.6],
-        "max_abs_difference": 2e-6,
-        "median_ms": {"wrapper": 15.0, "cls-export": 10.0},
+        "speedups": {"fp32": {"median": 1.5, "quartiles": [1.4, 1.6], "max_abs_difference": 2e-6}},
+        "median_ms": {"wrapper": 15.0, "fp32": 10.0},
     }
     (results / "graph.json").write_text(json.dumps(run))
     return tmp_path
@@ -46,7 +44,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_figure_that_was_typed_is_replaced(root: Path) -> None:
     page = "before\n<!-- bench:begin graph_table graph.json -->\n| cls-export | 9.9 ms | |\n<!-- bench:end -->\nafter\n"
     found = bench_report.filled(page, root=root)
-    assert "| cls-export | 10.0 ms | 1.50 times as fast (quartiles of 7 rounds 1.40 to 1.60) |" in found
+    assert "| cls-export, fp32 | 10.0 ms | 1.50 | 1.40 to 1.60 | 2.0e-06 |" in found
     assert "9.9 ms" not in found
     assert found.startswith("before\n<!-- bench:begin graph_table graph.json -->\n")
     assert found.endswith("<!-- bench:end -->\nafter\n")

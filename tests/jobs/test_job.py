@@ -262,6 +262,7 @@ def test_without_pyarrow_the_extra_is_named_and_npy_works(bundle, tmp_path, run,
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_four_times_the_rows_cost_four_times_the_cpu_seconds(bundle, tmp_path, make_texts):
     def cpu_seconds(times, attempt=0):
         # The same rows again with other texts: as many repeats in every shard, so as much to compute for a row.

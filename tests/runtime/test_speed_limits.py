@@ -8,7 +8,7 @@ import pytest
 
 from cls_runtime.manifest import read_manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 FIRST_VECTOR = """
