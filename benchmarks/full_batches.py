@@ -1,5 +1,5 @@
 """How many tokens make a batch full, so that shorter texts get one of their own? `FULL_TOKENS` and
-`FILLED_TO_THE_BUDGET` in `batching.py` come from here.
+`KERNELS_FOR_EACH_SHAPE` in `batching.py` come from here.
 
     python benchmarks/full_batches.py BUNDLE --sides onnxruntime:int8 openvino:int8 --json benchmarks/results/full_batches.json
 
@@ -29,7 +29,7 @@ def measure(bundle: Path, *, sides: list[str], sizes: list[int], texts: list[str
         part = texts_of_round(texts, index, rounds=rounds)
         turns = [(side, size) for side in sides for size in sizes]
         for side, size in turns[:: -1 if index % 2 else 1]:
-            with mock.patch.multiple(batching, FULL_TOKENS=size, FILLED_TO_THE_BUDGET=frozenset()):
+            with mock.patch.multiple(batching, FULL_TOKENS=size, KERNELS_FOR_EACH_SHAPE=frozenset()):
                 start = time.process_time()
                 encoders[side].encode(part)
                 if index:  # the first round is for warming up

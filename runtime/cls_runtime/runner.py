@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.batching import pad, plan_batches
+from cls_runtime.batching import Batch, pad, plan_batches
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
 from cls_runtime.report import EncodeReport, Truncation, check_overflow
@@ -20,7 +20,6 @@ from cls_runtime.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.windows import Window
 
 Float32 = NDArray[np.float32]
-Indices = NDArray[np.intp]
 
 CLOSED = "the Encoder is closed; load the bundle again"
 
@@ -121,7 +120,7 @@ class BatchRunner:
         if refuse_overflow:
             check_overflow(truncated, max_length=self._tokenizer.max_length)
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
-        batches = plan_batches(lengths, token_budget=self._token_budget, engine=self._engine.name)
+        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
         rows = np.empty((len(texts), width), dtype=np.float32)
         futures: list[Future[None]] = []
         for batch in batches:
@@ -132,25 +131,26 @@ class BatchRunner:
         report = EncodeReport(
             texts=len(texts),
             tokens=int(lengths.sum()),
-            padding_tokens=sum(int((lengths[batch].max() - lengths[batch]).sum()) for batch in batches),
+            padding_tokens=sum(batch.rows * batch.width for batch in batches) - int(lengths.sum()),
             batches=len(batches),
             truncated=truncated,
         )
         return _Job(rows, futures, report)
 
-    def _submit(self, texts: Sequence[TokenizedText], batch: Indices, output: str, rows: Float32) -> Future[None]:
+    def _submit(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> Future[None]:
         try:
             return self._pool.submit(self._run, texts, batch, output, rows)
         except RuntimeError:  # the pool was shut down by `close` in another thread
             raise ClosedError(CLOSED) from None
 
-    def _run(self, texts: Sequence[TokenizedText], batch: Indices, output: str, rows: Float32) -> None:
+    def _run(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> None:
         """Runs one batch and writes its vectors into their rows."""
-        padded = pad([texts[index] for index in batch], pad_id=self._tokenizer.pad_id)
+        padded = pad([texts[index] for index in batch.indices], rows=batch.rows, width=batch.width, pad_id=self._tokenizer.pad_id)
         with self._slots:
             if self._closed:
                 raise ClosedError(CLOSED)
-            (rows[batch],) = self._engine.run(padded, [output])
+            (found,) = self._engine.run(padded, [output])
+        rows[batch.indices] = found[: len(batch.indices)]
 
 
 def _completed(job: _Job) -> tuple[Float32, EncodeReport]:

@@ -68,13 +68,11 @@ def token_budget(results: BenchResults) -> Table:
 def padding(results: BenchResults) -> Table:
     """Tokens that are computed for nothing: the batches that the runtime makes of these texts, and those of the usual loop."""
     counts = results.texts.token_counts
-    rows = [
-        (
-            f"by length, at most {budget:,} tokens",
-            *_padding([[counts[index] for index in batch] for batch in plan_batches(counts, token_budget=budget)]),
-        )
-        for budget in sorted({results.settings.token_budget, *PADDING_BUDGETS})
-    ]
+    rows = []
+    for budget in sorted({results.settings.token_budget, *PADDING_BUDGETS}):
+        planned = plan_batches(counts, max_length=max(counts), token_budget=budget)
+        batches = [[counts[index] for index in batch.indices] for batch in planned]
+        rows.append((f"by length, at most {budget:,} tokens", *_padding(batches)))
     rows.append((f"in the order of arrival, {BASELINE_BATCH} texts", *_padding(arrival_batches(counts))))
     return Table(
         key="padding",

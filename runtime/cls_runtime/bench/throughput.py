@@ -70,8 +70,8 @@ def batch_jobs(
     lengths = [len(text) for text in tokenized]
     jobs = []
     for name, side in sides.items():
-        plan = plan_batches(lengths, token_budget=token_budget, engine=side.engine.name)
-        batches = [pad([tokenized[index] for index in batch], pad_id=pad_id) for batch in plan]
+        plan = plan_batches(lengths, max_length=max(lengths), token_budget=token_budget, engine=side.engine.name)
+        batches = [pad([tokenized[index] for index in batch.indices], rows=batch.rows, width=batch.width, pad_id=pad_id) for batch in plan]
         padding = sum(batch.input_ids.size for batch in batches) - sum(lengths)
         report = EncodeReport(texts=len(lengths), tokens=sum(lengths), padding_tokens=padding, batches=len(batches))
         jobs.append(Job(timing=_timing(side, lengths, kind, at), work=_on_workers(side, pools[name], batches, report)))
