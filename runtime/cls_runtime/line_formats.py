@@ -30,13 +30,15 @@ class Columns:
 class Record:
     """One record, or why there is none: `text` is a str, or None with `error`.
 
-    `line` is the number of its last line; `values` are those of `Columns.others`.
+    `line` is the number of its last line; `values` are those of `Columns.others`, None where a JSON object has no such field; `fields` are
+    the names that a JSON object has.
     """
 
     line: int
     text: str | None
     values: tuple[Any, ...] = ()
     error: str = ""
+    fields: tuple[str, ...] = ()
 
 
 class LineRecords:
@@ -140,8 +142,9 @@ class _Jsonl:
         text = value[column]
         others = tuple(value.get(name) for name in self._columns.others)
         if isinstance(text, str):
-            return Record(number, text, others)
-        return Record(number, None, others, f"{where}: {column!r} is a JSON {_json_kind(text)}, expected a string")
+            return Record(number, text, others, fields=tuple(value))
+        error = f"{where}: {column!r} is a JSON {_json_kind(text)}, expected a string"
+        return Record(number, None, others, error, tuple(value))
 
 
 class _Csv:

@@ -119,6 +119,24 @@ def test_the_types_of_json_columns(tmp_path, values, kind, kept):
     assert (column.type, column.to_pylist()) == (kind, kept)
 
 
+def test_a_json_column_that_some_records_lack_is_null_there(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "t"}\n"u"\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "v"}\n{"text": "w", "n": 1}\n')
+    assert columns_of(tmp_path / "a.jsonl", tmp_path / "b.jsonl", keep=["n"])["n"].to_pylist() == [None, None, None, 1]
+
+
+def test_a_json_column_that_no_record_has_is_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "t", "title": 1}\n"u"\n')
+    with pytest.raises(UsageError, match=r"column 'titel' is in none of the first 2 records of .*a.jsonl, only 'text', 'title'"):
+        find(tmp_path / "a.jsonl", keep=["titel"])
+    with pytest.raises(UsageError, match=r"column 'titel' is in none of the first 4 records of 2 files, only 'text', 'title'"):
+        find(tmp_path / "a.jsonl", tmp_path / "b.jsonl", keep=["title", "titel"])
+    (tmp_path / "empty.jsonl").touch()
+    assert columns_of(tmp_path / "empty.jsonl", tmp_path / "a.jsonl", keep=["title"])["title"].to_pylist() == [1, None]
+    assert find(tmp_path / "empty.jsonl", keep=["titel"]).files
+
+
 def test_parquet_columns_keep_their_types(tmp_path):
     table = pa.table(
         {

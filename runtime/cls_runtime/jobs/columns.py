@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.line_formats import Columns, Record
+from cls_runtime.line_formats import Columns, Record, listed
 from cls_runtime.parquet_files import ParquetTexts, require_pyarrow
 from cls_runtime.text_files import TextFile
 
@@ -93,7 +93,11 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         plan.append(OutputColumn(source, name, None))
     if len({column.name for column in plan}) < len(plan):
         raise UsageError(f"--keep names a column twice: {', '.join(column.name for column in plan)}")
-    found = [_types(file, columns) for file in files] if plan else []
+    found = []
+    if plan:
+        samples = [_sample(file, columns) for file in files]
+        _check_fields(files, samples, columns.others)
+        found = [_types(file, columns, sample) for file, sample in zip(files, samples, strict=True)]
     passed = []
     for place, column in enumerate(plan):
         kinds = [types[place] for types in found]
@@ -106,7 +110,27 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
 _Kind = tuple[Any, bool] | None
 
 
-def _types(file: TextFile, columns: Columns) -> list[_Kind]:
+def _sample(file: TextFile, columns: Columns) -> list[Record]:
+    """The first records of a JSON file; what other formats have, they say themselves."""
+    if file.kind != ".jsonl":
+        return []
+    with file.records(columns) as records:
+        return [record for record in records.take(SAMPLE_RECORDS) if record.values]
+
+
+def _check_fields(files: Sequence[TextFile], samples: Sequence[Sequence[Record]], names: Sequence[str]) -> None:
+    """Refuses a name that not one of the first records has: it is a mistake, and would give a column of nulls."""
+    records = [record for sample in samples for record in sample]
+    if not records or any(file.kind != ".jsonl" for file in files):
+        return
+    fields = list(dict.fromkeys(name for record in records for name in record.fields))
+    for name in names:
+        if name not in fields:
+            where = files[0].label if len(files) == 1 else f"{len(files)} files"
+            raise UsageError(f"column {name!r} is in none of the first {len(records)} records of {where}, only {listed(fields)}")
+
+
+def _types(file: TextFile, columns: Columns, sample: Sequence[Record]) -> list[_Kind]:
     import pyarrow as pa
 
     if file.kind == ".parquet":
@@ -120,8 +144,6 @@ def _types(file: TextFile, columns: Columns) -> list[_Kind]:
                 raise UsageError(f"{file.label} is plain text, it has no column {name!r}")
     if file.kind != ".jsonl":
         return [(pa.string(), False)] * len(columns.others)
-    with file.records(columns) as records:
-        sample = [record for record in records.take(SAMPLE_RECORDS) if record.values]
     return [_json_kind({type(record.values[place]) for record in sample}) for place in range(len(columns.others))]
 
 
