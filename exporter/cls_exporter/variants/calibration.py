@@ -14,7 +14,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from cls_exporter.checkpoint import Checkpoint
-from cls_exporter.graph_file import write_graph
 from cls_exporter.parity_texts import builtin_texts
 from cls_exporter.passes.output_layout import SENTENCE_EMBEDDING
 from cls_exporter.passes.smoothing import ChannelRange
@@ -146,5 +145,6 @@ def sentence_embeddings(model: ir.Model, batches: Sequence[TokenBatch]) -> Float
 def run_graph(model: ir.Model, batches: Iterable[TokenBatch], outputs: Sequence[str]) -> Iterator[list[Float32]]:
     """The `outputs` of a graph in memory for each batch."""
     with tempfile.TemporaryDirectory() as folder:
-        write_graph(model, Path(folder), "model.onnx")
-        yield from graph_runner.run_graph(Path(folder, "model.onnx"), batches, outputs)
+        path = Path(folder, "model.onnx")
+        ir.save(model, path, external_data="weights")  # ten times as fast as inside the protocol buffer, which is for files that are kept
+        yield from graph_runner.run_graph(path, batches, outputs)
