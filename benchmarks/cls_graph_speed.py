@@ -170,11 +170,12 @@ def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
         RuntimeError: a graph gives other vectors than the wrapper, so that its times would mean nothing.
     """
     naive = open_graph(graphs.wrapper, graphs.inputs, threads=threads)
+    reference = naive()
     ours: dict[str, Callable[[], object]] = {}
     figures: dict[str, ParityFigures] = {}
     for precision, path in graphs.ours.items():
         run = open_graph(path, graphs.inputs, threads=threads)
-        ours[precision], figures[precision] = run, compare(naive(), run())
+        ours[precision], figures[precision] = run, compare(reference, run())
         if missed := shortfalls(figures[precision], THRESHOLDS[precision]):
             raise RuntimeError(f"the {precision} graph differs from the wrapper: {'; '.join(missed)}")
     # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.

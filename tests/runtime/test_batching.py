@@ -104,7 +104,7 @@ def text(*ids: int, type_ids: bool = True) -> TokenizedText:
 
 
 def test_padding_is_on_the_right_and_masked():
-    batch = pad([text(5, 7, 8), text(4)], rows=2, width=3, pad_id=9)
+    batch = pad([text(5, 7, 8), text(4)], pad_id=9)
     assert batch.input_ids.tolist() == [[5, 7, 8], [4, 9, 9]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.token_type_ids is not None
@@ -119,4 +119,4 @@ def test_rows_and_columns_that_are_left():
 
 
 def test_no_type_ids_where_the_graph_takes_none():
-    assert pad([text(5, type_ids=False)], rows=1, width=1, pad_id=0).token_type_ids is None
+    assert pad([text(5, type_ids=False)], pad_id=0).token_type_ids is None

@@ -5,20 +5,17 @@ The CPU provider computes a float16 graph in float32 between its casts, so what 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import ParityError
-from cls_exporter.graph_file import write_graph
 from cls_exporter.passes.half_precision import LARGEST_HALF
 from cls_exporter.passes.rewriting import constant
+from cls_exporter.variants.calibration import run_graph
 from cls_runtime.engines.base import TokenBatch
-from cls_runtime.engines.graph_runner import run_graph
 
 # Texts that nobody tried may go further, and so may the sums of a product on their way.
 LIMIT = LARGEST_HALF / 2
@@ -42,7 +39,7 @@ def check_range(model: ir.Model, values: Sequence[ir.Value], *, checkpoint: Chec
         ParityError: a number goes beyond half of float16's range, or is none; the message names the text and the place.
     """
     probe, places = _with_extremes(model, [str(value.name) for value in values if value.producer().op_type not in _MOVE_NUMBERS])  # type: ignore[union-attr]
-    found = np.array([largest for (largest,) in _run(probe, checkpoint, texts)])  # [texts, places]
+    found = np.array([largest for (largest,) in run_graph(probe, _alone(checkpoint, texts), ["extremes"])])  # [texts, places]
     found = np.where(np.isnan(found), np.inf, found)
     text, place = np.unravel_index(int(np.argmax(found)), found.shape)
     largest = float(found[text, place])
@@ -83,12 +80,6 @@ def _place(value: ir.Value) -> str:
     producer = value.producer()
     weights = [] if producer is None else [item.name for item in producer.inputs if item is not None and constant(item) is not None]
     return f"the output of {producer.op_type} with {weights[0]}" if producer is not None and weights else f"{value.name}"
-
-
-def _run(probe: ir.Model, checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[list[np.ndarray]]:
-    with tempfile.TemporaryDirectory() as folder:
-        write_graph(probe, Path(folder), "model.onnx")
-        yield from run_graph(Path(folder, "model.onnx"), _alone(checkpoint, texts), ["extremes"])
 
 
 def _alone(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[TokenBatch]:
