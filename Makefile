@@ -27,8 +27,8 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/mypy
 
 test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
-	$(BIN)/pytest --ignore tests/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with everything that they can use installed
-	$(BIN)/pytest --ignore tests/jobs -m timing
+	$(BIN)/pytest --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with everything that they can use installed
+	$(BIN)/pytest --ignore tests/runtime/jobs -m timing
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
@@ -39,8 +39,8 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-exp
 	$(call dispose,.venv-cpu .venv-lowest)
 
 test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
-	.venv-openvino/bin/python -m pytest tests/runtime tests/commands/test_doctor.py tests/commands/test_embed.py --minilm-bundle $(BUNDLE) \
-		--ignore-glob "tests/runtime/test_*peer*.py"  # those are about a checkout, this is the wheel
+	.venv-openvino/bin/python -m pytest tests/runtime --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs \
+		--ignore tests/runtime/bench/test_peers.py  # those are about a checkout, this is the wheel
 	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
@@ -53,7 +53,7 @@ test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x
 	$(call dispose,.venv-transformers4)
 
 test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
-	.venv-jobs/bin/python -m pytest tests/jobs
+	.venv-jobs/bin/python -m pytest tests/runtime/jobs
 	$(call dispose,.venv-jobs)
 
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others

@@ -37,8 +37,8 @@ import cls_runtime
 from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
 from cls_exporter.variants.variant import FILE_NAMES
-from cls_runtime.manifest import ParityFigures
-from cls_runtime.parity import THRESHOLDS, compare, shortfalls
+from cls_runtime.bundle.manifest import ParityFigures
+from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls
 
 Inputs = dict[str, NDArray[np.int64]]
 SHAPES: dict[str, dict[str, Any]] = {

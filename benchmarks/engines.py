@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cls_runtime import Encoder
 from cls_runtime.bench.texts import docstring_sentences
-from cls_runtime.parity import compare
+from cls_runtime.bundle.parity import compare
 
 # Below it the two engines do not compute the same model, and their times mean nothing.
 LEAST_MEAN_COSINE = 0.999

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime import Encoder
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.parity import compare, cosines
 from cls_runtime.errors import ClsError
-from cls_runtime.neighbours import compare_neighbours
-from cls_runtime.parity import compare, cosines
+from cls_runtime.verifying.neighbours import compare_neighbours
 
 Float64 = NDArray[np.float64]
 Pair = tuple[str, str, float]

@@ -24,7 +24,7 @@ from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PEERS, PeerComparison, SpeedRatio, compare_with_peers
 from cls_runtime.bench.results import Host
 from cls_runtime.bench.texts import docstring_sentences
-from cls_runtime.typed_json import plain, typed
+from cls_runtime.bundle.typed_json import plain, typed
 
 ONNX_RUNTIME, OPENVINO = "cls-export:onnxruntime:", "cls-export:openvino:"
 # The first bar of each line is for this model, the second for any other.

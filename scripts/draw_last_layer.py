@@ -23,9 +23,9 @@ from tokenizers import Tokenizer, models, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.families import FAMILIES
-from cls_exporter.pipeline import compile_graph
-from cls_exporter.trace import trace
+from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.pipeline import compile_graph
+from cls_exporter.graph.trace import trace
 
 HIDDEN, HEADS, INNER = 384, 12, 1536
 LETTERS = {"batch_size": "B", "sequence_length": "S"}

@@ -22,6 +22,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "cls_exporter")
 ENGINES = ("onnxruntime", "openvino")
+MADE_OF_TORCH = ("cls_runtime.integrations.sentence_transformers",)  # a torch.nn.Module for a program that brings torch
 NOT_INSTALLED = (*ENGINES, "langchain_core")  # what a module of the runtime may import and not find
 
 
@@ -90,6 +91,7 @@ def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> Non
         *[("runtime/cls_runtime/engines/planted.py", name, False) for name in ENGINES],
         *[("exporter/cls_exporter/planted.py", name, True) for name in ENGINES],
         *[("exporter/cls_exporter/planted.py", name, False) for name in ("torch", "transformers", "onnx_ir", "cls_runtime")],
+        *[("runtime/cls_runtime/integrations/planted.py", name, name != "torch") for name in HEAVY + ENGINES],
         ("runtime/cls_runtime/planted.py", "numpy", False),
     ],
 )
@@ -118,6 +120,8 @@ sys.path[:0] = {[str(source_root), *map(str, path)]!r}
 import cls_runtime
 assert cls_runtime.__path__ == [{str(source_root / "cls_runtime")!r}], cls_runtime.__path__
 for found in pkgutil.walk_packages(cls_runtime.__path__, "cls_runtime."):
+    if found.name in {MADE_OF_TORCH!r}:
+        continue
     try:
         __import__(found.name)
     except ImportError as error:
@@ -136,7 +140,7 @@ def test_the_runtime_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("module", HEAVY)
 def test_the_test_above_can_fail(module: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "runtime" / "cls_runtime", tmp_path / "cls_runtime")
-    with open(tmp_path / "cls_runtime" / "parity.py", "a", encoding="utf-8") as file:
+    with open(tmp_path / "cls_runtime" / "bundle" / "parity.py", "a", encoding="utf-8") as file:
         file.write(f"\nimport {module}\n")
     stand_ins = tmp_path / "stand_ins"
     stand_ins.mkdir()
@@ -169,7 +173,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.Zip
     programs = [path for path in peers.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     expected |= {f"cls_runtime/bench/peer_programs/{path.relative_to(peers).as_posix()}" for path in programs}
     assert inside == expected
-    assert {"cls_runtime/py.typed", "cls_exporter/py.typed", "cls_exporter/texts/parity.txt"} <= inside
+    assert {"cls_runtime/py.typed", "cls_exporter/py.typed", "cls_exporter/gate/texts/parity.txt"} <= inside
 
 
 def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) -> None:
@@ -186,7 +190,7 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) ->
 @pytest.mark.slow
 def test_an_editable_install_works_for_type_checkers(tmp_path: Path) -> None:
     """mypy in another folder finds the types: the install is plain path lines, which tools can follow, not an import hook."""
-    (tmp_path / "user.py").write_text("from cls_runtime.parity import compare\nreveal_type(compare)\n")
+    (tmp_path / "user.py").write_text("from cls_runtime.bundle.parity import compare\nreveal_type(compare)\n")
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--python-executable", sys.executable, "user.py"],
         capture_output=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
-from cls_runtime import manifest as manifests
+from cls_runtime.bundle import manifest as manifests
 from cls_runtime.commands import shell
 from cls_runtime.errors import MissingExtraError, UsageError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from cls_runtime.bundle.manifest import Manifest, ParityFigures
 from cls_runtime.errors import UsageError
-from cls_runtime.manifest import Manifest, ParityFigures
 
 Layout = Literal["standard", "native", "broadcast"]
 Precision = Literal["fp32", "fp16", "int8"]

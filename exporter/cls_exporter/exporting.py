@@ -7,27 +7,28 @@ import datetime as dt
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
 
-from cls_exporter import gate
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
-from cls_exporter.companions import write_companions
+from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.config import ExportConfig, ExportReport
-from cls_exporter.graph_file import bundle_file, write_graph
-from cls_exporter.multiply_adds import multiply_add_formulas, multiply_adds
-from cls_exporter.parity_texts import parity_texts
-from cls_exporter.pipeline import Compiled, compile_graph
-from cls_exporter.publish import staged
-from cls_exporter.reference import checkpoint_token_ids, checkpoint_vectors
-from cls_exporter.trace import trace
-from cls_exporter.variants import build_variant
+from cls_exporter.gate import parity_gate as gate
+from cls_exporter.gate.parity_texts import builtin_texts, parity_texts
+from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.graph_file import bundle_file, write_graph
+from cls_exporter.graph.multiply_adds import multiply_add_formulas, multiply_adds
+from cls_exporter.graph.pipeline import Compiled, compile_graph
+from cls_exporter.graph.trace import trace
+from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import FILE_NAMES, engine_file
+from cls_exporter.writing.companions import write_companions
+from cls_exporter.writing.publish import staged
 from cls_runtime import __version__
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
+from cls_runtime.bundle.manifest import MANIFEST_NAME, Manifest, OutputSpec, Source, Variant, to_json
 from cls_runtime.engines.choice import require_engine
-from cls_runtime.golden import GOLDEN_NAME, Golden, write_golden
-from cls_runtime.manifest import MANIFEST_NAME, Manifest, OutputSpec, Source, Variant, to_json
+from cls_runtime.engines.installed import installed_versions
 
 REPORT_LENGTH = 128  # tokens of the text that `ExportReport.multiply_adds` is for
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
@@ -74,12 +75,15 @@ def export(
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
         checkpoint = _checkpoint(os.fspath(model), config, revision)
-        steps.start("trace", f"Tracing {checkpoint.family.model_type} with PyTorch")
+        steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
         steps.start("compile", "Making the graph compute the CLS row only")
         compiled = compile_graph(
-            traced, family=checkpoint.family, num_layers=int(checkpoint.config.num_hidden_layers), layout=config.layout
+            traced,
+            family=FAMILIES[checkpoint.architecture.model_type],
+            num_layers=int(checkpoint.config.num_hidden_layers),
+            layout=config.layout,
         )
         work["exported"] = multiply_adds(compiled.model, batch_size=1, sequence_length=REPORT_LENGTH)
         steps.start("reference", "Computing PyTorch's vectors of the parity texts")
@@ -155,7 +159,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, 
             weights_sha256=checkpoint.weights_sha256,
             tokenizer_sha256=checkpoint.tokenizer_sha256,
         ),
-        architecture=checkpoint.family.model_type,
+        architecture=checkpoint.architecture.model_type,
         hidden_size=int(checkpoint.config.hidden_size),
         num_layers=int(checkpoint.config.num_hidden_layers),
         max_length=checkpoint.max_length,
@@ -166,7 +170,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, 
         source_pooling=checkpoint.source_pooling,
         variants={},
         files=tuple(bundle_file(folder, path) for path in paths),
-        tool_versions=_tool_versions(),
+        tool_versions={"cls-export": __version__, **installed_versions(_TOOLS)},
         labels=checkpoint.labels,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -182,9 +186,12 @@ def _with_variants(
     steps: _Steps,
 ) -> Manifest:
     """Builds each variant, holds it to PyTorch, and gives the manifest with all of them; it is in `folder` too."""
+    calibration = (
+        CalibrationTexts.of(builtin_texts("calibration")) if config.calibration is None else CalibrationTexts.of_file(config.calibration)
+    )
     for precision in config.precisions:
         steps.start(precision, f"Writing the {precision} graph")
-        built = build_variant(precision, compiled.model, checkpoint=checkpoint, calibration=config.calibration)
+        built = build_variant(precision, compiled.model, checkpoint=checkpoint, parity=golden.texts, calibration=calibration)
         first, *copies = FILE_NAMES[precision]
         files = write_graph(built.model, folder, first)
         engine_files = {engine: write_graph(form, folder, engine_file(precision, engine)) for engine, form in built.engine_models.items()}
@@ -222,13 +229,3 @@ def _write(folder: Path, manifest: Manifest, precision: str, variant: Variant) -
     manifest = dataclasses.replace(manifest, variants={**manifest.variants, precision: variant}, files=(*files, *copies))
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
     return manifest
-
-
-def _tool_versions() -> Mapping[str, str]:
-    found = {"cls-export": __version__}
-    for name in _TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

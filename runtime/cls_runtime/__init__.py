@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cls_runtime.bundle import Bundle
+    from cls_runtime.bundle.folder import Bundle
+    from cls_runtime.bundle.manifest import Manifest
     from cls_runtime.encoder import Encoder
+    from cls_runtime.encoding.report import EncodeReport, EncoderInfo, Truncation
     from cls_runtime.errors import (
         BundleError,
         CheckFailedError,
@@ -23,13 +25,12 @@ if TYPE_CHECKING:
         IntegrityError,
         InvalidVectorError,
         MissingExtraError,
+        OverloadedError,
         TextError,
         TextTooLongError,
         TruncationWarning,
         UsageError,
     )
-    from cls_runtime.manifest import Manifest
-    from cls_runtime.report import EncodeReport, EncoderInfo, Truncation
 
 __version__ = "0.1.0"
 
@@ -57,14 +58,14 @@ __all__ = [
     "__version__",
 ]
 
-_ERRORS = frozenset(name for name in __all__ if name.endswith(("Error", "Warning")))
+# Where each of them is defined; errors and warnings are all in `errors`.
 _MODULES = {
-    "Bundle": "bundle",
-    "EncodeReport": "report",
+    "Bundle": "bundle.folder",
+    "EncodeReport": "encoding.report",
     "Encoder": "encoder",
-    "EncoderInfo": "report",
-    "Manifest": "manifest",
-    "Truncation": "report",
+    "EncoderInfo": "encoding.report",
+    "Manifest": "bundle.manifest",
+    "Truncation": "encoding.report",
 }
 
 
@@ -72,11 +73,9 @@ def __getattr__(name: str) -> Any:
     """Imports what is asked for. Without it every pytest run would load numpy, where the plugin is installed but not used."""
     from importlib import import_module
 
-    if name in _ERRORS:
-        return getattr(import_module("cls_runtime.errors"), name)
-    if name in _MODULES:
-        return getattr(import_module(f"cls_runtime.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"cls_runtime.{_MODULES.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -12,14 +12,14 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-from cls_runtime.cpu import available_cpus, cgroup_cpu_quota, cpu_features
 from cls_runtime.encoder import Encoder
-from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, fastest, is_importable
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, fastest
+from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_features, telling
+from cls_runtime.engines.installed import installed_version, is_importable
+from cls_runtime.engines.probe_graph import probe
 from cls_runtime.errors import ClsError, UsageError
-from cls_runtime.probe_graph import probe
 
 # What brings what, by distribution name: the extras of pyproject.toml, "" for what every install has.
 PACKAGES: dict[str, str] = {
@@ -37,11 +37,6 @@ PACKAGES: dict[str, str] = {
     "ray": "ray",
     "matplotlib": "bench",
 }
-# The instructions that matter for the speed of fp32, bf16 and int8 matrix products, as Linux names them.
-TELLING_FEATURES = (
-    *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +79,7 @@ class Diagnosis:
 
     Attributes:
         python, system: versions in words.
-        cpu_features: those of `TELLING_FEATURES` that the CPU has; None where the system does not tell.
+        cpu_features: those that matter for the speed of matrix products; None where the system does not tell.
         host_cpus: the CPUs of the machine.
         usable_cpus: how many of them this process may keep busy; the default number of threads.
         cpu_quota: the container's limit in CPUs, None without one.
@@ -120,7 +115,7 @@ def diagnose(bundle: Path | None = None) -> Diagnosis:
     return Diagnosis(
         python=f"{platform.python_implementation()} {platform.python_version()}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu_features=None if features is None else tuple(name for name in TELLING_FEATURES if name in features),
+        cpu_features=None if features is None else telling(features),
         host_cpus=os.cpu_count() or 1,
         usable_cpus=available_cpus(),
         cpu_quota=cgroup_cpu_quota(),
@@ -131,14 +126,6 @@ def diagnose(bundle: Path | None = None) -> Diagnosis:
         warnings=tuple(dict.fromkeys(str(item.message) for item in caught)),
         problems=tuple(_problems(engines, status)),
     )
-
-
-def installed_version(name: str) -> str | None:
-    """A distribution's version without importing it; None where it is not installed."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def try_engine(name: str) -> EngineStatus:

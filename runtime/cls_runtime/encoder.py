@@ -16,18 +16,18 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.batching import TOKEN_BUDGET
-from cls_runtime.bundle import Bundle
-from cls_runtime.cpu import available_cpus
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.encoding.batching import TOKEN_BUDGET
+from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
+from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
+from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, warn_of_truncation
+from cls_runtime.encoding.runner import BatchRunner
+from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
+from cls_runtime.encoding.vectors import OnInvalid, finish_rows
 from cls_runtime.engines.choice import choose, engine_module
+from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import UsageError
-from cls_runtime.manifest import Manifest
-from cls_runtime.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
-from cls_runtime.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, warn_of_truncation
-from cls_runtime.runner import BatchRunner
-from cls_runtime.tokenizer import Text, TextTokenizer, checked_text
-from cls_runtime.vectors import OnInvalid, finish_rows
-from cls_runtime.windows import Distinct, Window, distinct, split, windows
 
 Float32 = NDArray[np.float32]
 Output = Literal["cls", "pooler", "logits"]

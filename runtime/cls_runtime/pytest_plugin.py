@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from cls_runtime.encoder import Encoder
-    from cls_runtime.verify import Verification
-    from cls_runtime.verify_report import Planned
+    from cls_runtime.verifying.report import Planned
+    from cls_runtime.verifying.verification import Verification
 
 MARKER = "cls_bundle"
 AssertSameVectors = Callable[..., None]
@@ -90,8 +90,8 @@ def _assert_same_vectors(
     __tracebackhide__ = True
     import numpy as np
 
-    from cls_runtime.parity import THRESHOLDS, compare, shortfalls, thresholds_for
-    from cls_runtime.vector_checks import quoted, row_in_words
+    from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls, thresholds_for
+    from cls_runtime.verifying.vector_checks import quoted, row_in_words
 
     if variant not in THRESHOLDS:
         raise ValueError(f"variant is {variant!r}, expected one of {', '.join(THRESHOLDS)}")
@@ -163,7 +163,7 @@ class DamagedBundleError(AssertionError):
 def _checks(session: pytest.Session, folder: Path) -> list[pytest.Item]:
     """The items of a bundle; a single one that fails where it cannot even be opened."""
     from cls_runtime.errors import ClsError
-    from cls_runtime.verify import Verification
+    from cls_runtime.verifying.verification import Verification
 
     option = session.config.option
     place = {"path": folder.absolute(), "nodeid": folder.name}

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from cls_exporter.families import FAMILIES
+from cls_exporter.graph.families import FAMILIES
 
 Kind = Literal["encoder", "masked_lm", "pretraining", "classifier"]
 HIDDEN = 32

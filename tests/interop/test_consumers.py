@@ -15,7 +15,7 @@ from snippets import ROOT, VECTORS_FILE, Case, cases
 from tokenizers import Tokenizer
 
 from cls_runtime import Bundle
-from cls_runtime.golden import Golden, read_golden
+from cls_runtime.bundle.golden import Golden, read_golden
 
 MAX_ABS = 5e-5  # contract's for fp32; measured 3.8e-6 with every consumer
 CUT_DIFFERENTLY = 1e-3  # measured 3e-2 without the final [SEP]

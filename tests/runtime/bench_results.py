@@ -15,7 +15,7 @@ from cls_runtime.bench.results import (
     TextFacts,
     Timing,
 )
-from cls_runtime.manifest import ParityFigures
+from cls_runtime.bundle.manifest import ParityFigures
 
 SLOW, FAST = "fp32 on onnxruntime", "int8 on onnxruntime"
 TEXTS = 80

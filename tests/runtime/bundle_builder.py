@@ -14,8 +14,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from cls_runtime.bundle import sha256
-from cls_runtime.manifest import (
+from cls_runtime.bundle.folder import sha256
+from cls_runtime.bundle.manifest import (
     MANIFEST_NAME,
     BundleFile,
     Manifest,

@@ -14,9 +14,9 @@ from golden_bundle import TEXTS, agree, build_golden_bundle
 from onnx import helper, numpy_helper
 
 from cls_runtime import Encoder
-from cls_runtime.golden import GOLDEN_NAME, read_golden
-from cls_runtime.manifest import read_manifest
-from cls_runtime.parity import compare
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.manifest import read_manifest
+from cls_runtime.bundle.parity import compare
 
 FP32, INT8 = Path("onnx", "model.onnx"), Path("onnx", "model_int8.onnx")
 LETTER_A = 5  # its place in the vocabulary

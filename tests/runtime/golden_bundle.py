@@ -9,9 +9,9 @@ import numpy as np
 from bundle_builder import build_bundle, describe, write_manifest
 
 from cls_runtime import Bundle, Encoder
-from cls_runtime.golden import GOLDEN_NAME, Golden, write_golden
-from cls_runtime.manifest import Manifest, read_manifest
-from cls_runtime.tokenizer import TextTokenizer
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
+from cls_runtime.bundle.manifest import Manifest, read_manifest
+from cls_runtime.encoding.tokenizer import TextTokenizer
 
 # From nothing to far over the tiny model's 16 tokens.
 TEXTS = ("a", "the cat sleeps", "", "dog runs, the cat!", "xyz 123", "the dog sleeps " * 20, "?", "running-sleeping.", "cat" * 9)

@@ -2,8 +2,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from cls_runtime import doctor, probe_graph
-from cls_runtime.engines import choice, onnxruntime, openvino
+from cls_runtime import doctor
+from cls_runtime.engines import choice, onnxruntime, openvino, probe_graph
+from cls_runtime.engines.installed import installed_version
 from cls_runtime.errors import EngineError, InstallationWarning, MissingExtraError
 
 
@@ -110,4 +111,4 @@ def test_both_onnxruntime_wheels_are_a_warning(monkeypatch):
 
 
 def test_a_package_that_is_not_installed_has_no_version():
-    assert doctor.installed_version("a-distribution-that-is-not-there") is None
+    assert installed_version("a-distribution-that-is-not-there") is None

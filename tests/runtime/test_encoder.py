@@ -23,7 +23,7 @@ from cls_runtime import (
     TruncationWarning,
     UsageError,
 )
-from cls_runtime.manifest import Variant
+from cls_runtime.bundle.manifest import Variant
 
 # fp32 sums in another order: measured 5e-7 on the tiny graph, 2e-7 on all-MiniLM-L6-v2; the contract allows 1e-5.
 BATCH_MAX_ABS = 1e-5
@@ -181,7 +181,7 @@ def test_last_report_is_that_of_the_own_thread(encoder):
 
 class TestStream:
     def test_blocks_are_the_rows_of_encode(self, encoder, monkeypatch):
-        monkeypatch.setattr("cls_runtime.windows.WINDOW_TEXTS", 7)
+        monkeypatch.setattr("cls_runtime.encoding.chunks.WINDOW_TEXTS", 7)
         texts = [f"the cat {number}" for number in range(40)] + ["the cat 1"] * 3
         blocks = list(encoder.stream(iter(texts)))
         assert [len(block) for block in blocks] == [7, 7, 7, 7, 7, 7, 1]
@@ -189,7 +189,7 @@ class TestStream:
         np.testing.assert_allclose(np.concatenate(blocks), encoder.encode(texts), rtol=0, atol=BATCH_MAX_ABS)
 
     def test_reads_two_windows_ahead_and_no_more(self, encoder, monkeypatch):
-        monkeypatch.setattr("cls_runtime.windows.WINDOW_TEXTS", 5)
+        monkeypatch.setattr("cls_runtime.encoding.chunks.WINDOW_TEXTS", 5)
         read = 0
 
         def endless():
@@ -207,7 +207,7 @@ class TestStream:
         assert encoder.encode(["a"]).shape == (1, HIDDEN)
 
     def test_indices_count_from_the_start_of_the_stream(self, bundle, monkeypatch):
-        monkeypatch.setattr("cls_runtime.windows.WINDOW_TEXTS", 2)
+        monkeypatch.setattr("cls_runtime.encoding.chunks.WINDOW_TEXTS", 2)
         with Encoder.load(bundle, threads=2) as encoder:
             with pytest.raises(TextError) as caught:
                 list(encoder.stream(["a", "b", "c", "\ud800"]))

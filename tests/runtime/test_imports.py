@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.engines.choice import choose
-from cls_runtime.manifest import read_manifest
 
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "cls_exporter")
 ENGINES = ("onnxruntime", "openvino")

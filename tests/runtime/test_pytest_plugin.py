@@ -13,8 +13,8 @@ from damage import DAMAGES, build_damageable
 
 # Imported here, and with it all that the plugin imports when it is used: pytester forgets what a run of its own imported.
 import cls_runtime.pytest_plugin
-import cls_runtime.verify
-from cls_runtime import check_plan
+import cls_runtime.verifying.verification
+from cls_runtime.verifying import plan as check_plan
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cls_runtime.manifest import read_manifest
+from cls_runtime.bundle.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timing]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cls_exporter.checkpoint.architectures import Architecture
 from cls_exporter.checkpoint.model import ClassifierHead
 from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError
-from cls_exporter.families import Family
 
 _WRAPPER_NAMES = ("fc", "classifier", "head")
 # Parts of transformers' classifier module, in order, and what the first one reads.
@@ -37,7 +37,13 @@ class FoundHead:
 
 
 def find_head(
-    rest: Mapping[str, Tensor], *, family: Family, config: Any, raw_config: Mapping[str, Any], hidden: int, pooler_names: tuple[str, ...]
+    rest: Mapping[str, Tensor],
+    *,
+    architecture: Architecture,
+    config: Any,
+    raw_config: Mapping[str, Any],
+    hidden: int,
+    pooler_names: tuple[str, ...],
 ) -> FoundHead:
     """The classifier among `rest` (see `placement.Placement`).
 
@@ -47,17 +53,17 @@ def find_head(
         CheckpointError: there is no classifier, more than one reading of it, or its weights do not fit.
         UnsupportedError: the classifier does not read the CLS row.
     """
-    candidates = {name: tensor for name, tensor in rest.items() if name not in pooler_names or family.head == "context"}
-    architectures = tuple(raw_config.get("architectures") or ())
-    native = _native_names(family, config, candidates)
+    candidates = {name: tensor for name, tensor in rest.items() if name not in pooler_names or architecture.head == "context"}
+    saved_as = tuple(raw_config.get("architectures") or ())
+    native = _native_names(architecture, config, candidates)
     linear = sorted(name.split(".")[0] for name in candidates if name in {f"{part}.weight" for part in _WRAPPER_NAMES})
-    says_native = family.classifier_class in architectures
-    if native is not None and _is_native(family, native, architectures, pooler_names):
-        return _native_head(family, config, raw_config, candidates, native)
+    says_native = architecture.classifier_class in saved_as
+    if native is not None and _is_native(architecture, native, saved_as, pooler_names):
+        return _native_head(architecture, config, raw_config, candidates, native)
     if says_native:
         raise CheckpointError(
-            f"config.json says {family.classifier_class} but the weights lack its classifier (found {some_of(sorted(rest)) or 'none'}); "
-            "--logits needs trained classifier weights"
+            f"config.json says {architecture.classifier_class} but the weights lack its classifier "
+            f"(found {some_of(sorted(rest)) or 'none'}); --logits needs trained classifier weights"
         )
     if len(linear) == 1:
         return _linear_head(candidates, linear[0], raw_config=raw_config, hidden=hidden)
@@ -69,40 +75,41 @@ def find_head(
     )
 
 
-def _native_names(family: Family, config: Any, candidates: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+def _native_names(architecture: Architecture, config: Any, candidates: Mapping[str, Tensor]) -> tuple[str, ...] | None:
     """The names of the architecture's own classifier, None where one of them is not stored."""
-    parts = _classifier_parts(family, config, labels=2)
+    parts = _classifier_parts(architecture, config, labels=2)
     names = tuple(f"{part}.{name}" for part, module in parts.items() for name in module.state_dict())
     return names if all(name in candidates for name in names) else None
 
 
-def _is_native(family: Family, native: tuple[str, ...], architectures: tuple[str, ...], pooler_names: tuple[str, ...]) -> bool:
+def _is_native(architecture: Architecture, native: tuple[str, ...], saved_as: tuple[str, ...], pooler_names: tuple[str, ...]) -> bool:
     """Whether weights under the native names are the architecture's classifier.
 
     Only `classifier.weight` of a pooled family can be anything else: a wrapper's Linear on the CLS row has the same name.
     """
-    other = [name for name in architectures if name.endswith(("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering"))]
+    other = [name for name in saved_as if name.endswith(("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering"))]
     if other:
         raise UnsupportedError(
-            f"--logits: config.json says {other[0]}, whose classifier is not one of whole sequences; expected {family.classifier_class}"
+            f"--logits: config.json says {other[0]}, whose classifier is not one of whole sequences; "
+            f"expected {architecture.classifier_class}"
         )
-    if family.classifier_class in architectures or family.head != "pooled":
+    if architecture.classifier_class in saved_as or architecture.head != "pooled":
         return True
     if not pooler_names:
         return False
-    if not architectures:
+    if not saved_as:
         return True
     raise CheckpointError(
-        f"{native[0]} may read the pooler (as in {family.classifier_class}) or the CLS row (as in a wrapper): config.json "
-        f"says {', '.join(architectures)}; set its architectures to "
-        f"[{family.classifier_class!r}], or rename the classifier to fc for the CLS row"
+        f"{native[0]} may read the pooler (as in {architecture.classifier_class}) or the CLS row (as in a wrapper): config.json "
+        f"says {', '.join(saved_as)}; set its architectures to "
+        f"[{architecture.classifier_class!r}], or rename the classifier to fc for the CLS row"
     )
 
 
 def _native_head(
-    family: Family, config: Any, raw_config: Mapping[str, Any], candidates: Mapping[str, Tensor], names: tuple[str, ...]
+    architecture: Architecture, config: Any, raw_config: Mapping[str, Any], candidates: Mapping[str, Tensor], names: tuple[str, ...]
 ) -> FoundHead:
-    if family.head == "modernbert" and config.classifier_pooling != "cls":
+    if architecture.head == "modernbert" and config.classifier_pooling != "cls":
         raise UnsupportedError(
             f"--logits: the classifier reads the {config.classifier_pooling} of all tokens (classifier_pooling in config.json); "
             "the exported graph computes the CLS row only, expected 'cls'"
@@ -110,7 +117,7 @@ def _native_head(
     output = "classifier.out_proj.weight" if "classifier.out_proj.weight" in names else "classifier.weight"
     rows = int(candidates[output].shape[0])
     labels = _labels(raw_config, rows, output)
-    parts = _classifier_parts(family, config, labels=rows)
+    parts = _classifier_parts(architecture, config, labels=rows)
     for part, module in parts.items():
         weights = {name: candidates[f"{part}.{name}"].float() for name in module.state_dict()}
         for name, parameter in module.state_dict().items():
@@ -119,15 +126,15 @@ def _native_head(
                 raise CheckpointError(f"{part}.{name} is {found}, expected {expected}; config.json and the weights are of different models")
         module.load_state_dict(weights, assign=True)
     modules = list(parts.values())
-    if family.head == "distilbert":
+    if architecture.head == "distilbert":
         modules.insert(1, nn.ReLU())
-    note = f"logits are those of {family.classifier_class} ({rows} outputs)"
-    reads = {"pooled": "pooled", "sequence": "hidden", "context": "hidden"}.get(family.head, "row")
+    note = f"logits are those of {architecture.classifier_class} ({rows} outputs)"
+    reads = {"pooled": "pooled", "sequence": "hidden", "context": "hidden"}.get(architecture.head, "row")
     head = ClassifierHead(nn.Sequential(*modules), reads=reads, labels=rows)  # type: ignore[arg-type]
     return FoundHead(head, labels, names, (note,))
 
 
-def _classifier_parts(family: Family, config: Any, *, labels: int) -> dict[str, nn.Module]:
+def _classifier_parts(architecture: Architecture, config: Any, *, labels: int) -> dict[str, nn.Module]:
     """transformers' own classifier modules, without memory behind their parameters."""
     import transformers
 
@@ -138,8 +145,8 @@ def _classifier_parts(family: Family, config: Any, *, labels: int) -> dict[str, 
     sized = type(config).from_dict(fields)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = getattr(transformers, family.classifier_class)(sized)
-    return {part: getattr(model, part) for part in _PARTS[family.head]}
+        model = getattr(transformers, architecture.classifier_class)(sized)
+    return {part: getattr(model, part) for part in _PARTS[architecture.head]}
 
 
 def _linear_head(candidates: Mapping[str, Tensor], part: str, *, raw_config: Mapping[str, Any], hidden: int) -> FoundHead:

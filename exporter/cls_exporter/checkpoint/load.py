@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedTokenizerFast
 
+from cls_exporter.checkpoint.architectures import Architecture, architecture_of
 from cls_exporter.checkpoint.heads import FoundHead, find_head
 from cls_exporter.checkpoint.model import ClsModel
 from cls_exporter.checkpoint.placement import Placement, place
@@ -22,9 +23,8 @@ from cls_exporter.checkpoint.source import encoder_folder, find_source, read_jso
 from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, check_vocabulary, load_tokenizer
 from cls_exporter.checkpoint.weights import read_weights, sha256_of, some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError
-from cls_exporter.families import Family, family_of
+from cls_runtime.bundle.manifest import Pooler, SourcePooling
 from cls_runtime.errors import UsageError
-from cls_runtime.manifest import Pooler, SourcePooling
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Checkpoint:
         name: hub id, or the folder's last part; never a path.
         revision: the hub's commit; None for a local folder.
         folder: where the encoder's files are.
-        family: its line in the table of architectures.
+        architecture: its line in the table of architectures.
         config: transformers' configuration.
         model: the PyTorch module, in eval mode, fp32, on the CPU.
         tokenizer: pads on the right; its backend carries no truncation or padding of its own.
@@ -53,7 +53,7 @@ class Checkpoint:
     name: str
     revision: str | None
     folder: Path
-    family: Family
+    architecture: Architecture
     config: PretrainedConfig
     model: ClsModel
     tokenizer: PreTrainedTokenizerFast
@@ -104,22 +104,22 @@ def load_checkpoint(
     source = find_source(model, revision=revision, trust_remote_code=trust_remote_code)
     folder = encoder_folder(source.folder)
     raw_config = _read_config(folder, source.name, trust_remote_code=trust_remote_code)
-    family = family_of(raw_config, where=source.name)
+    architecture = architecture_of(raw_config, where=source.name)
     config = _load_config(folder, trust_remote_code=trust_remote_code)
     sentence = read_sentence_modules(source.folder, folder, hidden=config.hidden_size, allow_pooling_mismatch=allow_pooling_mismatch)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code, lowercase=sentence.lowercase)
     encoder = _build_encoder(config, trust_remote_code=trust_remote_code)
     weights = read_weights(folder)
-    placement = place(weights.tensors, encoder.state_dict(), computed=family.computed)
+    placement = place(weights.tensors, encoder.state_dict(), computed=architecture.computed)
     _fill(encoder, placement)
     check_vocabulary(tokenizer.tokenizer, rows=encoder.get_input_embeddings().weight.shape[0], name=source.name)
-    parts = _parts(placement, family, config, raw_config, pooler=pooler, logits=logits, allow_untrained_pooler=allow_untrained_pooler)
+    parts = _parts(placement, architecture, config, raw_config, pooler=pooler, logits=logits, allow_untrained_pooler=allow_untrained_pooler)
     takes_types = _takes_token_types(encoder, config, tokenizer)
     return Checkpoint(
         name=source.name,
         revision=source.revision,
         folder=folder,
-        family=family,
+        architecture=architecture,
         config=config,
         model=ClsModel(
             encoder,
@@ -132,7 +132,7 @@ def load_checkpoint(
         ),
         tokenizer=tokenizer.tokenizer,
         tokenizer_json=tokenizer.serialized,
-        max_length=_max_length(family, config, tokenizer, sentence, max_length),
+        max_length=_max_length(architecture, config, tokenizer, sentence, max_length),
         inputs=("input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])),
         pooler=parts.state,
         source_pooling=sentence.pooling,
@@ -206,7 +206,7 @@ class _Parts:
 
 def _parts(
     placement: Placement,
-    family: Family,
+    architecture: Architecture,
     config: PretrainedConfig,
     raw_config: Mapping[str, Any],
     *,
@@ -216,30 +216,34 @@ def _parts(
 ) -> _Parts:
     hidden = int(config.hidden_size)
     rest = dict(placement.rest)
-    if family.head == "context":
+    if architecture.head == "context":
         # DeBERTa's pooler.dense belongs to its classifier; it has another activation than a pooler.
         rest = {name: tensor for name, tensor in rest.items() if not name.startswith("pooler.dense.")}
     found = find_pooler(rest, hidden=hidden, initializer_range=float(getattr(config, "initializer_range", 0.02)))
     if pooler:
-        _check_pooler(found, family, allowed=allow_untrained_pooler)
+        _check_pooler(found, architecture, allowed=allow_untrained_pooler)
     head = None
     if logits:
-        head = find_head(placement.rest, family=family, config=config, raw_config=raw_config, hidden=hidden, pooler_names=found.names)
+        head = find_head(
+            placement.rest, architecture=architecture, config=config, raw_config=raw_config, hidden=hidden, pooler_names=found.names
+        )
     pooled = pooler or (head is not None and head.head.reads == "pooled")
     module = TanhPooler(*found.weights) if pooled and found.weights is not None else None
     used = set(head.names if head else ()) | set(found.names if module is not None else ())
     unused = sorted(set(placement.rest) - used)
     notes = [f"left out, not asked for: {some_of(unused)}"] if unused else []
-    if pooler and found.names[0] == "pooler.weight" and family.model_type != "albert":
+    if pooler and found.names[0] == "pooler.weight" and architecture.model_type != "albert":
         notes.append("pooler.weight and pooler.bias were read as the pooler: a Linear with tanh on the CLS row")
     if pooler and found.weights is not None and not bool(found.weights[1].any()):
         notes.append(f"check that the pooler was trained: {found.state.evidence}")
     return _Parts(found.state, module, head, tuple(notes) + (head.notes if head else ()))
 
 
-def _check_pooler(found: FoundPooler, family: Family, *, allowed: bool) -> None:
-    if found.weights is None and not family.has_pooler:
-        raise UnsupportedError(f"--pooler: {family.model_type} models have no pooler; export without --pooler, the CLS row is the vector")
+def _check_pooler(found: FoundPooler, architecture: Architecture, *, allowed: bool) -> None:
+    if found.weights is None and not architecture.has_pooler:
+        raise UnsupportedError(
+            f"--pooler: {architecture.model_type} models have no pooler; export without --pooler, the CLS row is the vector"
+        )
     if found.weights is None:
         raise CheckpointError(
             "--pooler: the checkpoint has no pooler weights (a masked-LM checkpoint has none); transformers would draw random ones, which "
@@ -259,8 +263,10 @@ def _takes_token_types(encoder: nn.Module, config: PretrainedConfig, tokenizer: 
     return accepted and tokenizer.emits_token_types and kinds > tokenizer.largest_token_type
 
 
-def _max_length(family: Family, config: PretrainedConfig, tokenizer: LoadedTokenizer, sentence: SentenceModules, asked: int | None) -> int:
-    limits = [limit for limit in (family.longest_input(config), tokenizer.limit, sentence.max_length) if limit is not None]
+def _max_length(
+    architecture: Architecture, config: PretrainedConfig, tokenizer: LoadedTokenizer, sentence: SentenceModules, asked: int | None
+) -> int:
+    limits = [limit for limit in (architecture.longest_input(config), tokenizer.limit, sentence.max_length) if limit is not None]
     limit = min(limits)
     special = tokenizer.tokenizer.num_special_tokens_to_add()
     if limit <= special:

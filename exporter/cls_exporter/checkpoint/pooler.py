@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cls_exporter.errors import CheckpointError
-from cls_runtime.manifest import Pooler
+from cls_runtime.bundle.manifest import Pooler
 
 _NATIVE = ("pooler.dense.weight", "pooler.dense.bias")
 _PLAIN = ("pooler.weight", "pooler.bias")

@@ -16,7 +16,7 @@ from torch import nn
 from cls_exporter.checkpoint.source import inside, read_json, read_json_object
 from cls_exporter.checkpoint.weights import read_weights
 from cls_exporter.errors import CheckpointError, UnsupportedError
-from cls_runtime.manifest import SourcePooling
+from cls_runtime.bundle.manifest import SourcePooling
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",

@@ -9,10 +9,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from cls_exporter.errors import GraphError
-from cls_exporter.passes.rewriting import Builder, constant, known_dims
-from cls_exporter.passes.smoothing import ChannelRange
-from cls_exporter.passes.static_quantization import quantize_products
-from cls_exporter.passes.token_rows import token_products
+from cls_exporter.graph.passes.rewriting import Builder, constant, known_dims
+from cls_exporter.graph.passes.smoothing import ChannelRange
+from cls_exporter.graph.passes.static_quantization import quantize_products
+from cls_exporter.graph.passes.token_rows import token_products
 from cls_exporter.variants.calibration import reduced_output, run_graph
 from cls_runtime.engines.base import TokenBatch
 

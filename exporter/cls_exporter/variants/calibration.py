@@ -14,14 +14,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from cls_exporter.checkpoint import Checkpoint
-from cls_exporter.parity_texts import builtin_texts
-from cls_exporter.passes.output_layout import SENTENCE_EMBEDDING
-from cls_exporter.passes.smoothing import ChannelRange
-from cls_exporter.passes.token_rows import token_products
+from cls_exporter.graph.passes.output_layout import SENTENCE_EMBEDDING
+from cls_exporter.graph.passes.smoothing import ChannelRange
+from cls_exporter.graph.passes.token_rows import token_products
 from cls_runtime.engines import graph_runner
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.errors import UsageError
-from cls_runtime.text_files import read_texts
+from cls_runtime.reading.text_files import read_texts
 
 Float32 = NDArray[np.float32]
 
@@ -32,26 +31,28 @@ QUIET_QUANTILE = 0.8  # measured with 0.5, 0.8 and 0.95 on all-MiniLM-L6-v2: doc
 
 @dataclass(frozen=True)
 class CalibrationTexts:
-    """Where the texts come from: `open` starts over, `count` and `sha256` name them in the manifest."""
+    """Where the texts come from: `open` starts over, `count` and `sha256` name them in the manifest. Made by `of` and `of_file`."""
 
     open: Callable[[], Iterator[str]]
     count: int
     sha256: str
 
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> CalibrationTexts:
+        """Texts that are in memory."""
+        return _counted(lambda: iter(texts))
 
-def calibration_texts(file: Path | None) -> CalibrationTexts:
-    """The texts of `file`, one a line, or the built-in ones.
+    @classmethod
+    def of_file(cls, file: Path) -> CalibrationTexts:
+        """The texts of a file, one a line; it is read anew each time, so that memory does not grow with it.
 
-    Raises:
-        UsageError: the file cannot be read or holds no text.
-    """
-    if file is None:
-        builtin = builtin_texts("calibration")
-        return _counted(lambda: iter(builtin))
-    texts = _counted(lambda: (text for text in read_texts([file]) if text.strip()))
-    if not texts.count:
-        raise UsageError(f"calibration file {file} holds no text; expected one text a line, some hundred of them")
-    return texts
+        Raises:
+            UsageError: the file cannot be read or holds no text.
+        """
+        texts = _counted(lambda: (text for text in read_texts([file]) if text.strip()))
+        if not texts.count:
+            raise UsageError(f"calibration file {file} holds no text; expected one text a line, some hundred of them")
+        return texts
 
 
 def _counted(open_texts: Callable[[], Iterator[str]]) -> CalibrationTexts:

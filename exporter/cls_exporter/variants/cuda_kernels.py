@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from cls_exporter.passes.rewriting import ONNX_DOMAIN
+from cls_exporter.graph.passes.rewriting import ONNX_DOMAIN
 
 LIST_NAME = "cuda_kernels.json"
 

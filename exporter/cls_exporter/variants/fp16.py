@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import GraphError
-from cls_exporter.families import Family
-from cls_exporter.parity_texts import parity_texts
-from cls_exporter.passes.attention_fusion import AttentionFusion
-from cls_exporter.passes.attention_scale import AttentionScale
-from cls_exporter.passes.half_precision import HalfPrecision, computed_in_float16
-from cls_exporter.passes.skip_layer_norm_fusion import SkipLayerNormFusion
-from cls_exporter.pipeline import apply_pass, clean
+from cls_exporter.graph.families import FAMILIES, Family
+from cls_exporter.graph.passes.attention_fusion import AttentionFusion
+from cls_exporter.graph.passes.attention_scale import AttentionScale
+from cls_exporter.graph.passes.half_precision import HalfPrecision, computed_in_float16
+from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
+from cls_exporter.graph.pipeline import apply_pass, clean
 from cls_exporter.variants.cuda_kernels import without_cuda_kernel
 from cls_exporter.variants.half_range import check_range
 from cls_exporter.variants.variant import Built
@@ -20,19 +21,18 @@ from cls_exporter.variants.variant import Built
 TRIED = "attention scaled before its product; masks, softmax, norms and positions in float32"
 
 
-def build_fp16(model: ir.Model, *, checkpoint: Checkpoint) -> Built:
-    """Turns a compiled fp32 graph into an fp16 one; `model` is left as it was.
+def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str]) -> Built:
+    """Turns a compiled fp32 graph into an fp16 one, whose numbers it tries on `texts`; `model` is left as it was.
 
     Raises:
         GraphError: a fusion that the family is known for did not happen, a weight is beyond float16's range, or an operator has no CUDA
             kernel.
-        ParityError: a parity text drives a number beyond what float16 can hold safely.
+        ParityError: one of `texts` drives a number beyond what float16 can hold safely.
     """
-    family = checkpoint.family
-    tables = [f"encoder.{name}" for name in family.computed]
+    family = FAMILIES[checkpoint.architecture.model_type]
+    tables = [f"encoder.{name}" for name in checkpoint.architecture.computed]
     built = model.clone()
     scaled = apply_pass(AttentionScale(), built)
-    texts = parity_texts(checkpoint.tokenizer, max_length=checkpoint.max_length)
     largest = check_range(built, computed_in_float16(built, tables=tables), checkpoint=checkpoint, texts=texts)
     attentions, norms = apply_pass(AttentionFusion(), built), apply_pass(SkipLayerNormFusion(), built)
     check_fusions(family, num_layers=int(checkpoint.config.num_hidden_layers), attentions=attentions, norms=norms)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from cls_exporter.passes.token_rows import TokenRows
-from cls_exporter.pipeline import apply_pass, clean
+from cls_exporter.graph.passes.token_rows import TokenRows
+from cls_exporter.graph.pipeline import apply_pass, clean
 from cls_exporter.variants.variant import Built
 
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import ParityError
-from cls_exporter.passes.half_precision import LARGEST_HALF
-from cls_exporter.passes.rewriting import constant
+from cls_exporter.graph.passes.half_precision import LARGEST_HALF
+from cls_exporter.graph.passes.rewriting import constant
 from cls_exporter.variants.calibration import run_graph
 from cls_runtime.engines.base import TokenBatch
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,29 +12,28 @@ from onnx_ir.passes import common
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import GraphError, UnsupportedError
-from cls_exporter.passes.batched_quantization import BatchedQuantization
-from cls_exporter.passes.half_storage import HalfStorage
-from cls_exporter.passes.int8_embeddings import Int8Embeddings
-from cls_exporter.passes.integer_products import IntegerProducts
-from cls_exporter.passes.sequence_first import SequenceFirst
-from cls_exporter.passes.smoothing import ChannelRange, Smoothing, smoothing_factors
-from cls_exporter.passes.static_quantization import StaticQuantization
-from cls_exporter.passes.token_rows import TokenRows, token_products
-from cls_exporter.pipeline import apply_pass, clean
+from cls_exporter.graph.passes.batched_quantization import BatchedQuantization
+from cls_exporter.graph.passes.half_storage import HalfStorage
+from cls_exporter.graph.passes.int8_embeddings import Int8Embeddings
+from cls_exporter.graph.passes.integer_products import IntegerProducts
+from cls_exporter.graph.passes.sequence_first import SequenceFirst
+from cls_exporter.graph.passes.smoothing import ChannelRange, Smoothing, smoothing_factors
+from cls_exporter.graph.passes.static_quantization import StaticQuantization
+from cls_exporter.graph.passes.token_rows import TokenRows, token_products
+from cls_exporter.graph.pipeline import apply_pass, clean
 from cls_exporter.variants.bias_correction import corrected_biases, set_biases
 from cls_exporter.variants.calibration import (
     CalibrationTexts,
     activation_ranges,
-    calibration_texts,
     merged,
     sentence_embeddings,
     token_batches,
     with_quiet_channels_raised,
 )
 from cls_exporter.variants.variant import Built
+from cls_runtime.bundle.manifest import ParityFigures
+from cls_runtime.bundle.parity import THRESHOLDS, compare
 from cls_runtime.engines.base import TokenBatch
-from cls_runtime.manifest import ParityFigures
-from cls_runtime.parity import THRESHOLDS, compare
 
 Float32 = NDArray[np.float32]
 
@@ -45,15 +43,13 @@ SEARCH_TEXTS = 96
 CORRECTION_TEXTS = 448
 
 
-def build_int8(model: ir.Model, *, checkpoint: Checkpoint, calibration: Path | None) -> Built:
+def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTexts) -> Built:
     """Quantizes a compiled fp32 graph; `model` is left as it was. docs/adr/0003-int8-recipe.md says why so.
 
     Raises:
         UnsupportedError: the graph has no product over all tokens (a model of one layer: it is pruned to one row as it is).
-        UsageError: `calibration` cannot be read or holds no text.
     """
     rows = _as_rows(model)
-    texts = calibration_texts(calibration)
     step = max(2, texts.count // SEARCH_TEXTS)
     probes = list(token_batches(checkpoint, islice(texts.open(), 0, step * SEARCH_TEXTS, step)))
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))

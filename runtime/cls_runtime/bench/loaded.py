@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cls_runtime.batching import TOKEN_BUDGET
 from cls_runtime.bench.plan import PlannedSide
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.manifest import MultiplyAdds
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import CPU_ENGINES, engine_module, graph_variant
 from cls_runtime.errors import EngineError
-from cls_runtime.manifest import MultiplyAdds
 
 
 @dataclass(frozen=True, kw_only=True)

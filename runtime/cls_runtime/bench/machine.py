@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib import metadata
 from pathlib import Path
 
 from cls_runtime import __version__
 from cls_runtime.bench.results import Host
-from cls_runtime.cpu import available_cpus, cgroup_cpu_quota, cpu_features
-from cls_runtime.doctor import TELLING_FEATURES
+from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_features, telling
+from cls_runtime.engines.installed import installed_versions
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 _PACKAGES = ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino")
@@ -24,13 +23,13 @@ def this_host() -> Host:
         system=f"{platform.system()} {platform.release()}",
         machine=platform.machine(),
         cpu=_field(CPU_INFO, r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine(),
-        cpu_features=tuple(name for name in TELLING_FEATURES if features is not None and name in features),
+        cpu_features=() if features is None else telling(features),
         cpus=os.cpu_count() or 1,
         usable_cpus=available_cpus(),
         cpu_quota=cgroup_cpu_quota(),
         memory_bytes=int(kib) * 1024 if (kib := _field(MEMORY_INFO, r"^MemTotal:\s*(\d+) kB$")) else None,
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        versions={"cls-export": __version__, **{name: version for name in _PACKAGES if (version := _version(name)) is not None}},
+        versions={"cls-export": __version__, **installed_versions(_PACKAGES)},
     )
 
 
@@ -40,10 +39,3 @@ def _field(path: Path, pattern: str) -> str | None:
     except OSError:
         return None
     return " ".join(found.group(1).split()) if found else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

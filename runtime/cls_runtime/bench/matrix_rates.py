@@ -20,8 +20,8 @@ from cls_runtime.bench.results import MatrixRate
 from cls_runtime.bench.turns import in_turns
 from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import ENGINES, engine_module
+from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node
 from cls_runtime.errors import EngineError
-from cls_runtime.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node
 
 WIDTH = 1024
 PRODUCTS = 4

@@ -24,12 +24,12 @@ from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, Matrix
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_of_length, timed, worker_pools
 from cls_runtime.bench.turns import in_turns
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.parity import compare, cosines
+from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.errors import BundleError, EngineError, UsageError
-from cls_runtime.golden import GOLDEN_NAME, read_golden
-from cls_runtime.parity import compare, cosines
-from cls_runtime.tokenizer import TextTokenizer, TokenizedText
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from cls_runtime.cpu import available_cpus
 from cls_runtime.engines.choice import ENGINES
+from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.installed import is_importable
 
 OURS = "cls-export"
 # What this project's own environment has; a GPU's engine is compared only where it is installed.
@@ -53,14 +53,9 @@ def interpreter(peer: str, settings: str, folder: Path, *, limit_s: float) -> Pa
         PeerError: the environment cannot be made.
     """
     engine = ENGINES.get(settings.split(":", maxsplit=1)[0])
-    if peer == OURS and (engine is None or engine.extra not in OWN_EXTRAS or _is_importable(engine.package)):
+    if peer == OURS and (engine is None or engine.extra not in OWN_EXTRAS or is_importable(engine.package)):
         return Path(sys.executable)
     return environment(peer, folder, limit_s=limit_s)
-
-
-def _is_importable(package: str) -> bool:
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None  # a mere folder of that name on the path has no origin
 
 
 def environment(peer: str, folder: Path, *, limit_s: float) -> Path:

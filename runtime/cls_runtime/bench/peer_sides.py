@@ -21,8 +21,8 @@ from cls_runtime.bench.peer_environments import (
     programs,
 )
 from cls_runtime.bench.peer_process import PeerProcess
-from cls_runtime.manifest import ParityFigures
-from cls_runtime.parity import Float32
+from cls_runtime.bundle.manifest import ParityFigures
+from cls_runtime.bundle.parity import Float32
 
 
 @dataclass(frozen=True, kw_only=True)

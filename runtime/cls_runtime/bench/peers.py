@@ -17,11 +17,11 @@ from pathlib import Path
 from cls_runtime.bench.peer_environments import OURS, PeerError, default_environments
 from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, Side, Start
 from cls_runtime.bench.texts import calibration_sentences
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.parity import compare
+from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import EngineError, UsageError
-from cls_runtime.manifest import Manifest
-from cls_runtime.parity import compare
-from cls_runtime.tokenizer import TextTokenizer
 
 # Each peer, and the ways to use it: first as its documentation shows, then at its best. Its run.py says what each means.
 PEERS: Mapping[str, tuple[str, ...]] = {

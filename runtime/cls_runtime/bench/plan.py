@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cls_runtime.batching import TOKEN_BUDGET
-from cls_runtime.check_plan import combinations
+from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.errors import UsageError
-from cls_runtime.manifest import Manifest
+from cls_runtime.verifying.plan import combinations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from cls_runtime.bench.peers import PeerComparison
+from cls_runtime.bundle.manifest import ParityFigures
+from cls_runtime.bundle.typed_json import plain, typed
 from cls_runtime.errors import UsageError
-from cls_runtime.manifest import ParityFigures
-from cls_runtime.typed_json import plain, typed
 
 RESULTS_VERSION = 1
 

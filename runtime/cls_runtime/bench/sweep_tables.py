@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
-from cls_runtime.batching import plan_batches
 from cls_runtime.bench.figures import BASELINE_BATCH, arrival_batches, measured_sides, padding_share, texts_per_second, timings
 from cls_runtime.bench.results import BenchResults, Kind, Timing
 from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
+from cls_runtime.encoding.batching import plan_batches
 
 PADDING_BUDGETS = (256, 1024, 4096)
 

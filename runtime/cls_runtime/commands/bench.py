@@ -19,12 +19,12 @@ from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
 from cls_runtime.bench.results import BenchResults, read_results, results_json
 from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.bench.texts import docstring_sentences
+from cls_runtime.bundle.manifest import Manifest, read_manifest
 from cls_runtime.commands import shell
-from cls_runtime.cpu import available_cpus
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
+from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import BundleError, UsageError
-from cls_runtime.manifest import Manifest, read_manifest
-from cls_runtime.text_files import read_texts
+from cls_runtime.reading.text_files import read_texts
 
 _EXAMPLES = [
     ("cls-bench models/my-model", "every variant on every installed engine; takes minutes"),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cls_runtime.commands import shell
-from cls_runtime.compare import Comparison, Side
+from cls_runtime.verifying.compare import Comparison, Side
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_runtime.commands import shell
-from cls_runtime.commands.embed_npy import NpyReport, embed_to_npy
 from cls_runtime.encoder import Output
+from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import UsageError
+from cls_runtime.jobs.embed_npy import NpyReport, embed_to_npy
 from cls_runtime.jobs.filesystems import is_uri
 from cls_runtime.jobs.job import SHARD_ROWS, JobOptions, JobReport, run_job
 from cls_runtime.jobs.ray_engine import RayOptions
 from cls_runtime.jobs.rows import OnError
 from cls_runtime.jobs.vector_types import VectorType
-from cls_runtime.report import OnOverflow
 
 RAY = "ray"
 _EXAMPLES = [

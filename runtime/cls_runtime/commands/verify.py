@@ -14,12 +14,12 @@ from xml.etree import ElementTree as ET
 
 from cls_runtime.commands import shell
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
-from cls_runtime.compare import compare_bundles
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, UsageError
-from cls_runtime.text_files import read_texts
-from cls_runtime.verify import verify
-from cls_runtime.verify_report import Check, VerifyReport
+from cls_runtime.reading.text_files import read_texts
+from cls_runtime.verifying.compare import compare_bundles
+from cls_runtime.verifying.report import Check, VerifyReport
+from cls_runtime.verifying.verification import verify
 
 _EXAMPLES = [
     ("cls-verify models/my-model", "hashes, golden vectors, batches, truncation; no PyTorch needed"),

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]

@@ -1,7 +1,7 @@
 """Which engine and which variant `auto` means on this machine, and why.
 
-`auto` takes only what is installed, and only a variant whose recorded parity holds every threshold of `cls_runtime.parity`. Whatever is
-asked for by name is taken or is an error; nothing is replaced silently.
+`auto` takes only what is installed, and only a variant whose recorded parity holds every threshold of `cls_runtime.bundle.parity`.
+Whatever is asked for by name is taken or is an error; nothing is replaced silently.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import cast
 
-from cls_runtime.cpu import BF16_FEATURES, cpu_features
+from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.parity import recorded_shortfalls
 from cls_runtime.engines.base import EngineModule
-from cls_runtime.engines.onnxruntime import is_installed
+from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
+from cls_runtime.engines.installed import is_importable, is_installed
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
-from cls_runtime.manifest import Manifest
-from cls_runtime.parity import recorded_shortfalls
 
 ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
@@ -198,12 +197,6 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
 def graph_variant(variant: str) -> str:
     """The bundle's variant whose file holds the graph: bf16 is the fp32 file, computed in bf16."""
     return "fp32" if variant == "bf16" else variant
-
-
-def is_importable(package: str) -> bool:
-    """Whether a package is there; a folder of its name on the path is a namespace without an origin, and does not count."""
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None
 
 
 def require_engine(engine: str) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.engines.base import Float32, TokenBatch
-from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package, is_installed
+from cls_runtime.engines.installed import is_installed
+from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package
 from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
 
 if TYPE_CHECKING:

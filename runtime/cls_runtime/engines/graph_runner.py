@@ -10,8 +10,8 @@ from typing import cast
 
 import onnxruntime
 
-from cls_runtime.cpu import available_cpus
 from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.cpu import available_cpus
 
 _BATCHES_AT_ONCE = 64
 

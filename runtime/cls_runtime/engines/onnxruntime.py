@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from cls_runtime.bundle import Bundle
-from cls_runtime.cpu import VNNI_FEATURES, cpu_features
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.cpu import VNNI_FEATURES, cpu_features
+from cls_runtime.engines.installed import is_installed
 from cls_runtime.errors import BundleError, ClosedError, EngineError, InstallationWarning, MissingExtraError
-from cls_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -111,15 +112,6 @@ def import_package() -> ModuleType:
     if not hasattr(ort, "InferenceSession"):  # uninstalling one of two wheels takes files of the other along
         raise EngineError("onnxruntime is installed but broken, it has no InferenceSession; run: pip install --force-reinstall onnxruntime")
     return ort
-
-
-def is_installed(wheel: str) -> bool:
-    """Whether a distribution is installed."""
-    try:
-        metadata.distribution(wheel)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, graph: Path) -> None:

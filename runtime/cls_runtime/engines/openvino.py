@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cls_runtime.bundle import Bundle
-from cls_runtime.cpu import BF16_FEATURES, cpu_features
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
 from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
-from cls_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     import openvino

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cls_runtime.bundle import Bundle
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.engines import cuda
 
 PROVIDER = "TensorrtExecutionProvider"

@@ -13,7 +13,7 @@ from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks, vector_width
 from cls_runtime.jobs.rows import RowBlock
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
-from cls_runtime.parquet_files import require_pyarrow
+from cls_runtime.reading.parquet_files import require_pyarrow
 
 
 class EmbedBatches:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.line_formats import Columns, Record, listed
-from cls_runtime.parquet_files import ParquetTexts, require_pyarrow
-from cls_runtime.text_files import TextFile
+from cls_runtime.reading.line_formats import Columns, Record, listed
+from cls_runtime.reading.parquet_files import ParquetTexts, require_pyarrow
+from cls_runtime.reading.text_files import TextFile
 
 ID, EMBEDDING, SCALE = "id", "embedding", "embedding_scale"
 SAMPLE_RECORDS = 1000

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.encoding.report import Truncation
 from cls_runtime.errors import InvalidVectorError, TextTooLongError
 from cls_runtime.jobs.repeats import RepeatTable
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
-from cls_runtime.report import Truncation
 
 # Rows that wait for their vectors; while there are this many, repeats are computed like other texts, which moves the rows on.
 MAX_WAITING_ROWS = 2**14

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime.errors import UsageError
-from cls_runtime.line_formats import Columns
-from cls_runtime.parquet_files import ParquetTexts, require_pyarrow
+from cls_runtime.reading.line_formats import Columns
+from cls_runtime.reading.parquet_files import ParquetTexts, require_pyarrow
 
 
 def is_uri(name: str) -> bool:

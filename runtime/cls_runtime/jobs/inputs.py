@@ -17,9 +17,9 @@ from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, plan_columns
 from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, parquet_files_under
 from cls_runtime.jobs.rows import OnError, RowBlock, SkippedRow
 from cls_runtime.jobs.sources import InputSizes, Piece, opened_source
-from cls_runtime.line_formats import Columns
-from cls_runtime.parquet_files import BATCH_ROWS
-from cls_runtime.text_files import COMPRESSIONS, FORMATS, STANDARD_INPUT, TextFile, checked_files
+from cls_runtime.reading.line_formats import Columns
+from cls_runtime.reading.parquet_files import BATCH_ROWS
+from cls_runtime.reading.text_files import COMPRESSIONS, FORMATS, STANDARD_INPUT, TextFile, checked_files
 
 EDGE_BYTES = 2**16
 END = 2**62

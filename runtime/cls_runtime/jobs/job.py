@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cls_runtime.bundle import Bundle
-from cls_runtime.cpu import available_cpus
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.encoder import GRAPH_OUTPUTS, Output
+from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import Choice, choose
+from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.job_manifest import SKIPPED_NAME, JobSpec, JobState, open_job
@@ -21,8 +22,7 @@ from cls_runtime.jobs.rows import Counts, OnError
 from cls_runtime.jobs.shards import ShardFormat
 from cls_runtime.jobs.task import JobTask
 from cls_runtime.jobs.vector_types import VectorType
-from cls_runtime.parquet_files import require_pyarrow
-from cls_runtime.report import OnOverflow
+from cls_runtime.reading.parquet_files import require_pyarrow
 
 SHARD_ROWS = 100_000
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from cls_runtime.cpu import available_cpus
 from cls_runtime.encoder import Encoder
+from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import ClsError, EngineError, MissingExtraError, UsageError
 from cls_runtime.jobs.job_manifest import JobState, Shard, finish_job
 from cls_runtime.jobs.progress import JobProgress

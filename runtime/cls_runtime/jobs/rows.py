@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.report import Truncation
+from cls_runtime.encoding.report import Truncation
 
 OnError = Literal["raise", "skip", "null"]
 

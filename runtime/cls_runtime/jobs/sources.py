@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from cls_runtime.errors import TextError
 from cls_runtime.jobs.columns import ColumnPlan, arrays_of, checked_values
 from cls_runtime.jobs.filesystems import is_uri, opened_parquet
-from cls_runtime.line_formats import Columns, LineRecords, Record
-from cls_runtime.parquet_files import ParquetTexts, null_text
-from cls_runtime.text_files import STANDARD_INPUT, TextFile
+from cls_runtime.reading.line_formats import Columns, LineRecords, Record
+from cls_runtime.reading.parquet_files import ParquetTexts, null_text
+from cls_runtime.reading.text_files import STANDARD_INPUT, TextFile
 
 
 @dataclass(frozen=True)

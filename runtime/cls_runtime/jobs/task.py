@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.encoder import Encoder, Output
+from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.output_folder import OutputFolder, output_folder
 from cls_runtime.jobs.rows import EmbeddedBlock, RowBlock
 from cls_runtime.jobs.shards import ShardFormat
-from cls_runtime.report import OnOverflow
 
 
 @dataclass(frozen=True, kw_only=True)

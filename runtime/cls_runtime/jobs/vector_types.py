@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.errors import InvalidVectorError
 from cls_runtime.jobs.columns import EMBEDDING, SCALE
-from cls_runtime.parquet_files import require_pyarrow
+from cls_runtime.reading.parquet_files import require_pyarrow
 
 VectorType = Literal["float32", "float16", "int8"]
 

@@ -1,0 +1,162 @@
+"""The table of supported architectures: how transformers builds each, and what its checkpoints look like.
+
+An architecture is what a checkpoint's `model_type` says. Everything that loading must know about it beyond what transformers' own modules
+do is a field here; what its graph must show after the passes is in `graph/families.py`. A new one is a line in each table, and a row in
+the tests' parity matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cls_exporter.errors import UnsupportedError
+
+HeadKind = Literal["pooled", "sequence", "distilbert", "context", "modernbert"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One architecture.
+
+    `head` is what its sequence classifier reads: `pooled` the pooler's output, `sequence` the CLS row through a dense layer of its own,
+    and the three others a layout that only they have (see `checkpoint.heads`). `positions_follow_padding_id` says that position 0 is
+    `pad_token_id + 1`, which shortens the longest text by as much. `computed` are encoder parameters that are a formula, not weights: a
+    checkpoint may lack them.
+    """
+
+    model_type: str
+    encoder_class: str
+    classifier_class: str
+    has_pooler: bool
+    head: HeadKind
+    positions_follow_padding_id: bool = False
+    computed: tuple[str, ...] = ()
+
+    def longest_input(self, config: Any) -> int:
+        """The largest number of tokens (special ones included) that a model of this `config` has positions for."""
+        reserved = int(config.pad_token_id) + 1 if self.positions_follow_padding_id else 0
+        return int(config.max_position_embeddings) - reserved
+
+
+_TABLE = (
+    Architecture(
+        model_type="bert", encoder_class="BertModel", classifier_class="BertForSequenceClassification", has_pooler=True, head="pooled"
+    ),
+    Architecture(
+        model_type="roberta",
+        encoder_class="RobertaModel",
+        classifier_class="RobertaForSequenceClassification",
+        has_pooler=True,
+        head="sequence",
+        positions_follow_padding_id=True,
+    ),
+    Architecture(
+        model_type="xlm-roberta",
+        encoder_class="XLMRobertaModel",
+        classifier_class="XLMRobertaForSequenceClassification",
+        has_pooler=True,
+        head="sequence",
+        positions_follow_padding_id=True,
+    ),
+    Architecture(
+        model_type="camembert",
+        encoder_class="CamembertModel",
+        classifier_class="CamembertForSequenceClassification",
+        has_pooler=True,
+        head="sequence",
+        positions_follow_padding_id=True,
+    ),
+    Architecture(
+        model_type="distilbert",
+        encoder_class="DistilBertModel",
+        classifier_class="DistilBertForSequenceClassification",
+        has_pooler=False,
+        head="distilbert",
+    ),
+    Architecture(
+        model_type="electra",
+        encoder_class="ElectraModel",
+        classifier_class="ElectraForSequenceClassification",
+        has_pooler=False,
+        head="sequence",
+    ),
+    Architecture(
+        model_type="mpnet",
+        encoder_class="MPNetModel",
+        classifier_class="MPNetForSequenceClassification",
+        has_pooler=True,
+        head="sequence",
+        positions_follow_padding_id=True,
+    ),
+    Architecture(
+        model_type="albert",
+        encoder_class="AlbertModel",
+        classifier_class="AlbertForSequenceClassification",
+        has_pooler=True,
+        head="pooled",
+    ),
+    Architecture(
+        model_type="ernie",
+        encoder_class="ErnieModel",
+        classifier_class="ErnieForSequenceClassification",
+        has_pooler=True,
+        head="pooled",
+    ),
+    Architecture(
+        model_type="deberta-v2",
+        encoder_class="DebertaV2Model",
+        classifier_class="DebertaV2ForSequenceClassification",
+        has_pooler=False,
+        head="context",
+    ),
+    Architecture(
+        model_type="roformer",
+        encoder_class="RoFormerModel",
+        classifier_class="RoFormerForSequenceClassification",
+        has_pooler=False,
+        head="sequence",
+        computed=("encoder.embed_positions.weight",),
+    ),
+    Architecture(
+        model_type="modernbert",
+        encoder_class="ModernBertModel",
+        classifier_class="ModernBertForSequenceClassification",
+        has_pooler=False,
+        head="modernbert",
+    ),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {architecture.model_type: architecture for architecture in _TABLE}
+
+
+def architecture_of(config: Mapping[str, Any], *, where: str) -> Architecture:
+    """The architecture of a checkpoint's `config.json`; `where` names the checkpoint in the error.
+
+    Raises:
+        UnsupportedError: `model_type` is missing or not in the table, or the configuration asks for what no encoder of the table does.
+    """
+    model_type = config.get("model_type")
+    supported = ", ".join(ARCHITECTURES)
+    if not model_type:
+        raise UnsupportedError(f'{where}: config.json has no "model_type"; expected one of {supported}; add it to config.json')
+    architecture = ARCHITECTURES.get(str(model_type))
+    if architecture is None:
+        raise UnsupportedError(f"{where} is a {model_type!r} model; supported architectures are {supported}")
+    if config.get("is_decoder"):
+        raise UnsupportedError(
+            f"{where} is a decoder (is_decoder is true in config.json): its first token sees no other; "
+            "expected an encoder, set is_decoder to false if it was trained as one"
+        )
+    if config.get("position_embedding_type", "absolute") not in (None, "absolute"):
+        raise UnsupportedError(
+            f"{where} has position_embedding_type {config['position_embedding_type']!r}; "
+            "transformers 5 no longer computes it, supported is 'absolute'"
+        )
+    if config.get("quantization_config"):
+        raise UnsupportedError(
+            f"{where} holds quantized weights (quantization_config in config.json); "
+            "export the float checkpoint it was made from, and use --int8 to quantize"
+        )
+    return architecture

@@ -1,0 +1,82 @@
+"""PyTorch's vectors of any texts: what `cls-verify --against` compares a bundle with.
+
+The runtime finds `reference_vectors` by the entry point group `cls_export.reference` and never imports this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import BatchEncoding
+
+from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_runtime.encoding.tokenizer import Text
+
+Float32 = NDArray[np.float32]
+
+REFERENCE_BATCH = 16
+
+
+def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int) -> Mapping[str, Float32]:
+    """Loads MODEL and gives its vectors of `texts`.
+
+    Pooling and an untrained pooler are not refused here: the bundle was exported from them knowingly, and its manifest says so.
+
+    Args:
+        model: a hub id or a local folder.
+        texts: texts or pairs, at least one.
+        outputs: any of `cls`, `pooler`, `logits`.
+        max_length: texts are cut to this many tokens.
+
+    Returns:
+        float32 [n, width] for each of `outputs`, from PyTorch in fp32 and eval mode, without padding.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or lacks an output.
+        UnsupportedError: its architecture is not supported.
+        UsageError: it takes fewer than `max_length` tokens.
+    """
+    checkpoint = load_checkpoint(
+        model,
+        pooler="pooler" in outputs,
+        logits="logits" in outputs,
+        max_length=max_length,
+        allow_pooling_mismatch=True,
+        allow_untrained_pooler=True,
+    )
+    vectors = checkpoint_vectors(checkpoint, texts)
+    return {name: vectors[name] for name in outputs}
+
+
+def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[str, Float32]:
+    """Every output of a loaded checkpoint, float32 [n, width] by name.
+
+    Only texts of the same number of tokens run together, so no padding can touch a vector; on a busy machine a few batches also wait for
+    PyTorch's threads far less often than many single texts.
+    """
+    encoded = [_encoded(checkpoint, text) for text in texts]
+    lengths = [int(item["input_ids"].shape[1]) for item in encoded]
+    rows: dict[int, list[Float32]] = {}
+    for length in sorted(set(lengths)):
+        places = [place for place, found in enumerate(lengths) if found == length]
+        for first in range(0, len(places), REFERENCE_BATCH):
+            batch = places[first : first + REFERENCE_BATCH]
+            inputs = {name: torch.cat([encoded[place][name] for place in batch]) for name in checkpoint.inputs}
+            with torch.inference_mode():
+                outputs = [output.numpy() for output in checkpoint.model(**inputs)]
+            rows |= {place: [output[index] for output in outputs] for index, place in enumerate(batch)}
+    return {name: np.stack([rows[place][index] for place in range(len(texts))]) for index, name in enumerate(checkpoint.model.output_names)}
+
+
+def checkpoint_token_ids(checkpoint: Checkpoint, texts: Sequence[Text]) -> tuple[tuple[int, ...], ...]:
+    """The tokens that `checkpoint_vectors` gives to the model for each text: special tokens included, cut to the maximum."""
+    return tuple(tuple(_encoded(checkpoint, text)["input_ids"][0].tolist()) for text in texts)
+
+
+def _encoded(checkpoint: Checkpoint, text: Text) -> BatchEncoding:
+    parts = (text,) if isinstance(text, str) else text
+    encoded: BatchEncoding = checkpoint.tokenizer(*parts, truncation=True, max_length=checkpoint.max_length, return_tensors="pt")
+    return encoded

@@ -1,0 +1,1 @@
+"""A traced model becomes a graph that computes the CLS row only."""

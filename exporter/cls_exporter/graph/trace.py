@@ -1,0 +1,76 @@
+"""A checkpoint's PyTorch module as an ONNX graph, before any pass."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+
+from cls_exporter.checkpoint import Checkpoint
+from cls_exporter.errors import GraphError
+from cls_exporter.graph.passes.output_layout import SENTENCE_EMBEDDING
+
+OPSET = 20  # the first with Gelu; every engine of the contract reads it
+GRAPH_OUTPUTS = {"cls": SENTENCE_EMBEDDING, "pooler": "pooler_output", "logits": "logits"}
+BATCH, SEQUENCE = "batch_size", "sequence_length"
+_EXAMPLE_SHAPE = (3, 16)  # neither 1 nor a size of the model, or the tracer would take it for a constant
+
+
+def trace(checkpoint: Checkpoint) -> ir.Model:
+    """Traces `checkpoint.model` with torch's dynamo exporter.
+
+    Returns:
+        A model with int64 inputs [batch_size, sequence_length] and float32 outputs [batch_size, width], all rows of the last layer still
+        computed. Every value has a shape in the symbols `batch_size` and `sequence_length`.
+
+    Raises:
+        GraphError: torch cannot export the module.
+    """
+    batch, length = _EXAMPLE_SHAPE[0], min(_EXAMPLE_SHAPE[1], checkpoint.max_length)
+    vocabulary = int(checkpoint.config.vocab_size)
+    ids = (torch.arange(batch * length).reshape(batch, length) * 31 + 7) % vocabulary
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    examples = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    arguments = tuple(examples[name] for name in checkpoint.inputs)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                checkpoint.model,
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=_dynamic_shapes(len(arguments)),
+                input_names=list(checkpoint.inputs),
+                output_names=[GRAPH_OUTPUTS[name] for name in checkpoint.model.output_names],
+                verbose=False,
+            )
+    except Exception as error:  # torch raises many kinds, all of them for the same reason
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GraphError(f"torch cannot export {checkpoint.name} as a graph: {reason[:300]}") from error
+    if program is None:
+        raise GraphError(f"torch gave no graph for {checkpoint.name}")
+    return program.model
+
+
+def _dynamic_shapes(inputs: int) -> tuple[dict[int, str], ...]:
+    return tuple({0: BATCH, 1: SEQUENCE} for _ in range(inputs))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch's remarks about packages and axis names that an export does not depend on off the terminal, for the time of a trace."""
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

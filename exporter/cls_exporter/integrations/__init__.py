@@ -1,1 +1,0 @@
-"""Bundles inside programs that bring PyTorch anyway; docs/integrations.md has the rest."""

@@ -1,1 +1,0 @@
-"""Graph passes: one file a pass. Their order is in `cls_exporter.pipeline`."""

@@ -1,0 +1,1 @@
+"""The files beside the graph, and how a bundle appears whole or not at all."""

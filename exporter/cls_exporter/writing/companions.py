@@ -1,0 +1,122 @@
+"""The files beside the graph: configuration, tokenizer, and sentence-transformers' description of the pooling.
+
+They are what other programs read (docs/bundle-format.md says which reads what), so they are written in the oldest schema that all of them
+know, and by this module alone: what transformers itself writes changes with its versions. The same checkpoint gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cls_exporter.checkpoint import Checkpoint
+from cls_exporter.checkpoint.source import read_json_object
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Machine paths, code, and how the weights were stored: none of it is true of the bundle.
+_NOT_OURS = (
+    "_name_or_path",
+    "auto_map",
+    "torch_dtype",
+    "dtype",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "attn_implementation",
+)
+_OTHER_POOLINGS = ("mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+
+
+def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes every companion file of the bundle into the existing `folder`."""
+    tokenizer = json.loads(checkpoint.tokenizer_json)
+    _write_json(folder / "config.json", _config(checkpoint))
+    (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8", newline="\n")
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(checkpoint, tokenizer))
+    _write_json(folder / "special_tokens_map.json", _special_tokens(checkpoint))
+    if tokenizer["model"].get("type") == "WordPiece":
+        _write_vocabulary(folder / "vocab.txt", tokenizer["model"]["vocab"])
+    _write_sentence_modules(checkpoint, folder)
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    fields = {name: value for name, value in read_json_object(checkpoint.folder / "config.json").items() if name not in _NOT_OURS}
+    fields["architectures"] = [checkpoint.architecture.encoder_class]
+    fields["model_type"] = checkpoint.architecture.model_type
+    if checkpoint.labels:
+        fields["id2label"] = {str(index): label for index, label in enumerate(checkpoint.labels)}
+        fields["label2id"] = {label: index for index, label in enumerate(checkpoint.labels)}
+    return fields
+
+
+def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    names = ["input_ids", *(["token_type_ids"] if "token_type_ids" in checkpoint.inputs else []), "attention_mask"]
+    return {
+        **_tokenizer_class(names, tokenizer),
+        **_special_tokens(checkpoint),
+        "model_max_length": checkpoint.max_length,
+        "model_input_names": names,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _tokenizer_class(names: list[str], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The class that a reader builds.
+
+    `PreTrainedTokenizerFast` takes tokenizer.json as it is. transformers.js makes token_type_ids only for classes that it knows to have
+    them, so a plain BERT tokenizer is called that, with the switches that make transformers 5 build the same one.
+    """
+    normalizer, splitter, model = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}, tokenizer["model"]
+    is_bert = (
+        "token_type_ids" in names
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text") is True
+        and splitter.get("type") == "BertPreTokenizer"
+        and model.get("type") == "WordPiece"
+        and model.get("continuing_subword_prefix") == "##"
+        and model.get("max_input_chars_per_word") == 100
+    )
+    if not is_bert:
+        return {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": normalizer["lowercase"],
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+    }
+
+
+def _special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
+    found = {name: getattr(checkpoint.tokenizer, name) for name in _SPECIAL_TOKENS}
+    return {name: str(token) for name, token in found.items() if token is not None}
+
+
+def _write_vocabulary(path: Path, vocabulary: Mapping[str, int]) -> None:
+    """A line a token, in the order of ids, where the ids leave no gap: a line's number is its id."""
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    if [vocabulary[token] for token in tokens] == list(range(len(tokens))):
+        path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+
+
+def _write_sentence_modules(checkpoint: Checkpoint, folder: Path) -> None:
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if checkpoint.source_pooling.normalize:
+        modules.append(("2_Normalize", "Normalize"))
+        (folder / "2_Normalize").mkdir()
+    entries = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(modules)
+    ]
+    _write_json(folder / "modules.json", entries)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": checkpoint.max_length, "do_lower_case": False})
+    pooling = {"word_embedding_dimension": checkpoint.model.width, "pooling_mode_cls_token": True}
+    pooling |= {f"pooling_mode_{mode}": False for mode in _OTHER_POOLINGS}
+    (folder / "1_Pooling").mkdir()
+    _write_json(folder / "1_Pooling" / "config.json", {**pooling, "include_prompt": True})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

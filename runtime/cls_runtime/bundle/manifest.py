@@ -1,0 +1,217 @@
+"""`cls_export.json`, the manifest of a bundle, as frozen dataclasses.
+
+The file is the single description of a bundle: what it was made from, what its graph computes, and how close each variant is to PyTorch.
+Format: docs/bundle-format.md, schema version 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cls_runtime.bundle.typed_json import plain, typed
+from cls_runtime.errors import BundleError
+
+MANIFEST_NAME = "cls_export.json"
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+PoolerState = Literal["trained", "absent", "untrained"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the bundle was made from. `name` is a hub id or a folder's last part, never a path."""
+
+    name: str
+    revision: str | None
+    weights_sha256: str
+    tokenizer_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """One graph output: its name, and the width of its last axis."""
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooler:
+    """Whether the checkpoint's pooler was trained, and how that was seen."""
+
+    state: PoolerState
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePooling:
+    """How the source says that a sentence vector is made. `mode` is `cls`, `mean`, ... or None where it says nothing."""
+
+    mode: str | None
+    mismatch_allowed: bool = False
+    normalize: bool = False
+    dense: tuple[str, ...] = ()
+    include_prompt: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityFigures:
+    """How close vectors are to PyTorch's fp32 vectors over `texts` texts: cosines and the largest absolute difference."""
+
+    texts: int
+    mean_cosine: float
+    p1_cosine: float
+    min_cosine: float
+    max_abs: float
+    worst_text: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleFile:
+    """A file of the bundle: POSIX path relative to its folder, hash and size."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiplyAdds:
+    """Multiply-adds of a run: `per_run` + B * (`per_text` + S * `per_token` + S * S * `per_token_pair`), for B texts of S tokens each."""
+
+    per_run: int
+    per_text: int
+    per_token: int
+    per_token_pair: int
+
+    def count(self, texts: int, tokens: int) -> int:
+        """Those of one run of `texts` texts of `tokens` tokens each."""
+        return self.per_run + texts * (self.per_text + tokens * (self.per_token + tokens * self.per_token_pair))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One precision of the graph.
+
+    `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for; `engine_files` are
+    what an engine reads in the place of `files`: the same weights in a form that it computes faster.
+    `parity` has one entry per output name of the `Encoder` (`cls`, `pooler`, `logits`); `batch_invariance_max_abs` is
+    the largest difference of a text's vector between alone and in a batch, `batch_invariance_min_cosine` the lowest cosine.
+    `multiply_adds` has the matrix products' work by their arithmetic (`fp32`, `int8`); it is empty where no formula fits the graph, and in
+    bundles of cls-export 0.1.0.
+    """
+
+    files: tuple[BundleFile, ...]
+    recipe: Mapping[str, Any]
+    parity: Mapping[str, ParityFigures]
+    batch_invariance_max_abs: float
+    cpu_features: tuple[str, ...] = ()
+    batch_invariance_min_cosine: float = 1.0
+    engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda", "tensorrt")
+    engine_files: Mapping[str, tuple[BundleFile, ...]] = field(default_factory=dict)
+    multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that a reader of the bundle needs to know. See the module's docstring."""
+
+    source: Source
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    max_length: int
+    layout: Literal["standard", "native", "broadcast"]
+    inputs: tuple[str, ...]
+    outputs: tuple[OutputSpec, ...]
+    pooler: Pooler
+    source_pooling: SourcePooling
+    variants: Mapping[str, Variant]
+    files: tuple[BundleFile, ...]
+    tool_versions: Mapping[str, str]
+    labels: tuple[str, ...] = ()
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", compute_fingerprint(self))
+
+
+def compute_fingerprint(manifest: Manifest) -> str:
+    """Names the vector space: sha256 over what decides a text's vector, precision aside.
+
+    Two bundles with the same fingerprint give the same vectors (within a variant's tolerance), so their vectors may share an index.
+    """
+    decides = {
+        "schema_version": manifest.schema_version,
+        "weights": manifest.source.weights_sha256,
+        "tokenizer": [file.sha256 for file in manifest.files if file.path == "tokenizer.json"],
+        "architecture": manifest.architecture,
+        "max_length": manifest.max_length,
+        "inputs": list(manifest.inputs),
+        "dense": list(manifest.source_pooling.dense),
+        "outputs": [[output.name, output.width] for output in manifest.outputs],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as the text of `cls_export.json`."""
+    return json.dumps(plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Manifest:
+    """Parses the text of `cls_export.json`.
+
+    Unknown fields are ignored (a later minor version may add some); a missing or mistyped one is an error.
+
+    Raises:
+        BundleError: broken JSON, another schema version, a missing or mistyped field, or a fingerprint that does not fit.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_NAME} is not valid JSON ({error}); export the bundle again") from None
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise BundleError(f"{MANIFEST_NAME} has no schema_version; it is not a cls-export manifest")
+    if raw["schema_version"] != SCHEMA_VERSION:
+        raise BundleError(
+            f"{MANIFEST_NAME} has schema version {raw['schema_version']!r}, this version of cls-export reads {SCHEMA_VERSION}; "
+            "upgrade cls-export or export the bundle again"
+        )
+    try:
+        manifest = typed(raw, Manifest, MANIFEST_NAME)
+    except ValueError as error:
+        raise BundleError(f"{error}; export the bundle again") from None
+    expected = compute_fingerprint(manifest)
+    if manifest.fingerprint != expected:
+        raise BundleError(
+            f"{MANIFEST_NAME} says fingerprint {manifest.fingerprint[:12]}, its fields give {expected[:12]}; "
+            "the manifest was edited, export the bundle again"
+        )
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads `folder/cls_export.json`.
+
+    Raises:
+        BundleError: the file is missing, unreadable, too large or not a manifest.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} has {size_bytes} bytes, a manifest has at most {MAX_MANIFEST_BYTES}; it is not a manifest")
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise BundleError(f"{path} {reason}; a bundle is a folder made by cls-export") from None

@@ -1,0 +1,1 @@
+"""How texts become vectors: tokens, batches, runs of an engine, rows."""

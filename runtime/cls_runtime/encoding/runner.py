@@ -1,0 +1,162 @@
+"""Computes windows of texts on the engine: tokenized, batched, spread over the workers, within one budget of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.encoding.batching import Batch, pad, plan_batches
+from cls_runtime.encoding.chunks import Window
+from cls_runtime.encoding.report import EncodeReport, Truncation, check_overflow
+from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
+from cls_runtime.engines.base import Engine
+from cls_runtime.errors import ClosedError, EngineError
+
+Float32 = NDArray[np.float32]
+
+CLOSED = "the Encoder is closed; load the bundle again"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A window on its way: `rows` is complete when all `futures` are."""
+
+    rows: Float32
+    futures: list[Future[None]]
+    report: EncodeReport
+
+
+class BatchRunner:
+    """An engine, a tokenizer, and the threads that keep the engine busy. Safe to use from several threads at once."""
+
+    def __init__(self, engine: Engine, tokenizer: TextTokenizer, *, token_budget: int) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._token_budget = token_budget
+        self._process = os.getpid()
+        self._closed = False
+        self._close_lock = threading.Lock()
+        # Whoever runs the engine holds a slot, worker or caller, so that all callers together stay within the budget of threads.
+        self._slots = threading.Semaphore(engine.workers)
+        self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="cls-encoder")
+
+    def compute(
+        self, windows: Iterable[Window], output: str, *, width: int, refuse_overflow: bool = False
+    ) -> Generator[tuple[Float32, EncodeReport], None, None]:
+        """The rows float32 [n, width] of each window, in order; tokenizes one window ahead of the one that is computed.
+
+        Args:
+            windows: read one at a time.
+            output: the graph output.
+            width: the width of its last axis.
+            refuse_overflow: a text that is too long is an error.
+
+        Raises:
+            TextError: a text that cannot be encoded.
+            TextTooLongError: `refuse_overflow`, and a text is too long.
+            EngineError: the engine failed.
+            ClosedError: after `close`.
+        """
+        jobs: deque[_Job] = deque()
+        try:
+            for window in windows:
+                jobs.append(self._start(window, output, width=width, refuse_overflow=refuse_overflow))
+                if len(jobs) == 2:
+                    yield _completed(jobs[0])
+                    jobs.popleft()
+            while jobs:
+                yield _completed(jobs[0])
+                jobs.popleft()
+        finally:
+            for job in jobs:
+                for future in job.futures:
+                    future.cancel()
+
+    def check_usable(self) -> None:
+        """Refuses a closed runner, and one that a fork has left without its threads.
+
+        Raises:
+            ClosedError: after `close`.
+            EngineError: in another process than the one that made it.
+        """
+        if self._closed:
+            raise ClosedError(CLOSED)
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"this Encoder was loaded in process {self._process}, its threads do not exist in process {os.getpid()}; "
+                "load it after the fork, in the child"
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Waits for the batches that run, then frees the threads and the engine. May be called more than once."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+            if os.getpid() != self._process:
+                return  # the threads and whatever they held belong to the parent
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            for _ in range(self._engine.workers):
+                self._slots.acquire()
+            self._engine.close()
+            self._slots.release(self._engine.workers)
+
+    def _start(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> _Job:
+        """Tokenizes a window and hands its batches to the workers; a single batch runs here, which saves the hand-over."""
+        texts = self._tokenizer.tokenize(window.texts, indices=window.indices)
+        truncated = tuple(Truncation(index, text.removed) for index, text in zip(window.indices, texts, strict=True) if text.removed)
+        if refuse_overflow:
+            check_overflow(truncated, max_length=self._tokenizer.max_length)
+        lengths = np.array([len(text) for text in texts], dtype=np.intp)
+        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
+        rows = np.empty((len(texts), width), dtype=np.float32)
+        futures: list[Future[None]] = []
+        for batch in batches:
+            if self._engine.workers == 1 or len(batches) == 1:
+                self._run(texts, batch, output, rows)
+            else:
+                futures.append(self._submit(texts, batch, output, rows))
+        report = EncodeReport(
+            texts=len(texts),
+            tokens=int(lengths.sum()),
+            padding_tokens=sum(batch.rows * batch.width for batch in batches) - int(lengths.sum()),
+            batches=len(batches),
+            truncated=truncated,
+        )
+        return _Job(rows, futures, report)
+
+    def _submit(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> Future[None]:
+        try:
+            return self._pool.submit(self._run, texts, batch, output, rows)
+        except RuntimeError:  # the pool was shut down by `close` in another thread
+            raise ClosedError(CLOSED) from None
+
+    def _run(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> None:
+        """Runs one batch and writes its vectors into their rows."""
+        padded = pad([texts[index] for index in batch.indices], rows=batch.rows, width=batch.width, pad_id=self._tokenizer.pad_id)
+        with self._slots:
+            if self._closed:
+                raise ClosedError(CLOSED)
+            (found,) = self._engine.run(padded, [output])
+        rows[batch.indices] = found[: len(batch.indices)]
+
+
+def _completed(job: _Job) -> tuple[Float32, EncodeReport]:
+    for future in job.futures:
+        try:
+            future.result()
+        except CancelledError:
+            raise ClosedError(CLOSED) from None
+    return job.rows, job.report

@@ -1,0 +1,97 @@
+"""ONNX graphs without the onnx package, and the smallest bundle around one, so that an engine can be tried before any model is there.
+
+Written as protocol buffer fields, by the numbers in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.bundle.folder import Bundle, sha256
+from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Source, SourcePooling, Variant
+
+INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"
+FLOAT, INT64 = 1, 7  # TensorProto.DataType
+_DATA_TYPES = {"float32": FLOAT, "uint8": 2, "int8": 3, "int32": 6, "int64": INT64}
+_ATTRIBUTE_INT = 2  # AttributeProto.AttributeType
+_IR_VERSION, _OPSET = 8, 17
+
+
+def node(op_type: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int] | None = None) -> bytes:
+    """A NodeProto with one output and integer attributes."""
+    parts = b"".join(_field(1, name.encode()) for name in inputs) + _field(2, output.encode()) + _field(4, op_type.encode())
+    for name, value in (attributes or {}).items():
+        parts += _field(5, _field(1, name.encode()) + _number(3, value) + _number(20, _ATTRIBUTE_INT))
+    return parts
+
+
+def initializer(name: str, array: NDArray[Any]) -> bytes:
+    """A TensorProto of float32, uint8, int8, int32 or int64 values."""
+    dims = b"".join(_number(1, size) for size in array.shape)
+    little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    return dims + _number(2, _DATA_TYPES[array.dtype.name]) + _field(8, name.encode()) + _field(9, little_endian.tobytes())
+
+
+def graph_file(name: str, nodes: Sequence[bytes], initializers: Sequence[bytes] = ()) -> bytes:
+    """An ONNX file: int64 `INPUTS` [batch_size, sequence_length], float32 `OUTPUT` of two axes."""
+    graph = b"".join(_field(1, item) for item in nodes) + _field(2, name.encode())
+    graph += b"".join(_field(5, item) for item in initializers)
+    graph += b"".join(_field(11, _value(item, INT64, (b"batch_size", b"sequence_length"))) for item in INPUTS)
+    graph += _field(12, _value(OUTPUT, FLOAT, (b"batch_size", b"width")))
+    return _number(1, _IR_VERSION) + _field(7, graph) + _field(8, _field(1, b"") + _number(2, _OPSET))
+
+
+def graph_bundle(folder: Path, graphs: Mapping[str, bytes], *, width: int) -> Bundle:
+    """A bundle in `folder` whose variants are `graphs` (name to ONNX file), with nothing but them."""
+    variants: dict[str, Variant] = {}
+    for name, data in graphs.items():
+        path = folder / f"{name}.onnx"
+        path.write_bytes(data)
+        file = BundleFile(path=path.name, sha256=sha256(path), size_bytes=len(data))
+        variants[name] = Variant(files=(file,), recipe={}, parity={}, batch_invariance_max_abs=0.0)
+    manifest = Manifest(
+        source=Source(name="hand-made", revision=None, weights_sha256="", tokenizer_sha256=""),
+        architecture="hand-made",
+        hidden_size=width,
+        num_layers=0,
+        max_length=1,
+        layout="standard",
+        inputs=INPUTS,
+        outputs=(OutputSpec(name=OUTPUT, width=width),),
+        pooler=Pooler(state="absent", evidence="made by hand"),
+        source_pooling=SourcePooling(mode=None),
+        variants=variants,
+        files=(),
+        tool_versions={},
+    )
+    return Bundle(folder, manifest)
+
+
+def _value(name: str, element_type: int, axes: Sequence[bytes]) -> bytes:
+    """A ValueInfoProto: a tensor of named axes."""
+    shape = b"".join(_field(1, _field(2, axis)) for axis in axes)
+    return _field(1, name.encode()) + _field(2, _field(1, _number(1, element_type) + _field(2, shape)))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _number(number: int, value: int) -> bytes:
+    """An integer field."""
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

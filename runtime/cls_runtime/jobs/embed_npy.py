@@ -1,0 +1,119 @@
+"""`cls-embed -o OUT.npy`: one file that is whole or not there. It does not resume; a job that should has a folder for output."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.report import Truncation
+from cls_runtime.engines.choice import Choice
+from cls_runtime.jobs.embedding import embed_blocks, vector_width
+from cls_runtime.jobs.inputs import END, JobInputs
+from cls_runtime.jobs.job import JobOptions
+from cls_runtime.jobs.npy_writer import NpyWriter, check_npy_target
+from cls_runtime.jobs.output_folder import output_folder
+from cls_runtime.jobs.progress import JobProgress
+from cls_runtime.jobs.reading_ahead import read_ahead
+from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
+from cls_runtime.jobs.shards import skipped_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpyReport:
+    """What was done, in `seconds`; `first_cut` and `worst_cut` are of the texts that were too long."""
+
+    width: int
+    choice: Choice
+    threads: int
+    max_length: int
+    fingerprint: str
+    total: Counts
+    seconds: float
+    skipped_list: str
+    first_cut: Truncation | None = None
+    worst_cut: Truncation | None = None
+
+    @property
+    def this_run(self) -> Counts:
+        """All of it: there was no earlier run."""
+        return self.total
+
+
+def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions) -> NpyReport:
+    """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN.
+
+    Raises:
+        UsageError, MissingExtraError, TextError: as `JobInputs`, and for an `out` that cannot be written.
+        BundleError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
+    """
+    check_npy_target(out)
+    found = JobInputs.find(inputs, column=options.column, on_error=options.on_error, with_columns=False)
+    overflow = options.on_overflow
+    with (
+        Encoder.load(bundle, variant=options.variant, engine=options.engine, threads=options.threads, on_overflow=overflow) as encoder,
+        contextlib.ExitStack() as stack,
+    ):
+        width = vector_width(encoder, options.output)
+        counts = found.row_counts()
+        progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts)))
+        cut = _Cut()
+        with NpyWriter(out, width=width) as writer, _SkippedList(out) as skipped:
+            blocks = embed_blocks(encoder, _read(found, stack), output=options.output, normalize=options.normalize)
+            for embedded in stack.enter_context(contextlib.closing(blocks)):
+                writer.append(embedded.vectors)
+                skipped.add(embedded)
+                cut.add(embedded.cut)
+                progress.add(embedded.counts, fraction=embedded.block.fraction)
+        return NpyReport(
+            width=width,
+            choice=Choice(encoder.info.engine, encoder.info.variant, encoder.info.reasons),
+            threads=encoder.info.threads,
+            max_length=encoder.manifest.max_length,
+            fingerprint=encoder.manifest.fingerprint,
+            total=progress.counts,
+            seconds=progress.seconds,
+            skipped_list=str(skipped.path),
+            first_cut=cut.first,
+            worst_cut=cut.worst,
+        )
+
+
+def _read(inputs: JobInputs, stack: contextlib.ExitStack) -> Iterator[RowBlock]:
+    blocks = inputs.blocks([(0, END)])
+    if not inputs.seekable:
+        return blocks  # a thread that waits for standard input could not be ended
+    return stack.enter_context(contextlib.closing(read_ahead(blocks)))
+
+
+@dataclass
+class _Cut:
+    """The texts that were cut so far; only the first and the worst are kept, a corpus may have millions."""
+
+    first: Truncation | None = None
+    worst: Truncation | None = None
+
+    def add(self, truncated: Sequence[Truncation]) -> None:
+        for item in truncated:
+            self.first = self.first or item
+            if self.worst is None or item.removed_tokens > self.worst.removed_tokens:
+                self.worst = item
+
+
+class _SkippedList(contextlib.ExitStack):
+    """`OUT.skipped.jsonl` beside OUT, where there is anything to list; it appears when it is whole."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.path = out.with_name(f"{out.name}.skipped.jsonl")
+        self._used = False
+
+    def add(self, embedded: EmbeddedBlock) -> None:
+        if not embedded.block.skipped:
+            return
+        if not self._used:
+            self._file = self.enter_context(output_folder(str(self.path.parent)).write(self.path.name))
+            self._used = True
+        self._file.write(skipped_lines(embedded.block.skipped))

@@ -1,0 +1,204 @@
+"""Reads texts from `.txt`, `.jsonl`, `.csv`, `.parquet` or standard input, one at a time, in order.
+
+    for text in read_texts(["corpus.txt", "more.jsonl.gz"]): ...
+
+Nothing is dropped or repaired: a text that cannot be read is an error that names the file and the line, because row i of the vectors
+belongs to text i of the input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from cls_runtime.errors import TextError, UsageError
+from cls_runtime.reading.line_formats import Columns, LineRecords, csv_header
+from cls_runtime.reading.parquet_files import BATCH_ROWS, ParquetTexts, null_text, require_pyarrow
+
+STANDARD_INPUT = "-"
+FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
+COMPRESSIONS = (".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file's name, read: `kind` is one of `FORMATS`, `compression` one of `COMPRESSIONS` or empty."""
+
+    name: str
+    kind: str
+    compression: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> TextFile:
+        """What the name says; standard input is read like `.txt`.
+
+        Raises:
+            UsageError: another format.
+        """
+        if name == STANDARD_INPUT:
+            return cls(name, ".txt")
+        suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+        compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+        kind = suffixes[-1] if suffixes else ""
+        if kind not in FORMATS or (compression and kind == ".parquet"):
+            raise UsageError(
+                f"{name}: texts are read from {', '.join(FORMATS)} files, the first three also as {' or '.join(COMPRESSIONS)}, "
+                "or from - (standard input)"
+            )
+        return cls(name, kind, compression)
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return "standard input" if self.name == STANDARD_INPUT else self.name
+
+    def check(self, columns: Columns) -> None:
+        """Looks at the file now, so that a misspelt name does not end a job after an hour.
+
+        Raises:
+            UsageError: it is missing or unreadable, or a column is not there.
+            MissingExtraError: it needs pyarrow.
+        """
+        if self.name == STANDARD_INPUT:
+            return
+        path = Path(self.name)
+        _check_readable(path)
+        # A header is checked now only where reading it does not use it up: a named pipe gives its bytes once.
+        if stat.S_ISREG(path.stat().st_mode):
+            if self.kind == ".parquet":
+                ParquetTexts(path, self.name, columns).close()
+                return
+            with _damage_named(self.name), self.open() as file:
+                if self.kind == ".csv":
+                    csv_header(file, self.name, columns)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file's bytes, uncompressed.
+
+        Raises:
+            MissingExtraError: zstd without pyarrow.
+        """
+        if self.name == STANDARD_INPUT:
+            yield sys.stdin.buffer
+        elif self.compression == ".gz":
+            with gzip.open(self.name, "rb") as unzipped:
+                yield cast("BinaryIO", unzipped)
+        elif self.compression == ".zst":
+            pa = require_pyarrow(f"{self.name}: zstd files")
+            with pa.input_stream(self.name, compression="zstd") as packed, io.BufferedReader(packed) as unpacked:
+                yield cast("BinaryIO", unpacked)
+        else:
+            with open(self.name, "rb") as file:
+                yield file
+
+    @contextlib.contextmanager
+    def records(self, columns: Columns) -> Iterator[LineRecords]:
+        """The records of a file that is not Parquet.
+
+        Raises:
+            UsageError: it cannot be read.
+            TextError: its compression is damaged.
+        """
+        with _damage_named(self.label), self.open() as file:
+            yield LineRecords(file, self.label, self.kind, columns)
+
+
+def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterator[str]:
+    """The texts of all `inputs`, one after the other.
+
+    - `.txt`: a line is a text, an empty line an empty text; only the line's end (LF or CRLF) is taken off.
+    - `.jsonl`: a line is an object with the text under `column`, or a bare string. Blank lines are not records.
+    - `.csv`: comma-separated with a header; the text is under `column`.
+    - these three also with `.gz` (gzip) or `.zst` (zstd, which needs the extra `jobs`) behind the name.
+    - `.parquet`: the text is under `column`; needs the extra `jobs`.
+    - `-`: standard input, read like `.txt`.
+
+    Text files are UTF-8, with or without a byte order mark. Every file is looked at before the first text is given out, so that a misspelt
+    last name does not end a job after an hour.
+
+    Args:
+        inputs: paths, or `-` at most once.
+        column: the column's name in `.jsonl`, `.csv` and `.parquet`.
+
+    Raises:
+        UsageError: a file is missing, unreadable, or of another format; a column is not there. Raised by the call itself.
+        MissingExtraError: `.parquet` or `.zst` without pyarrow. Raised by the call itself.
+        TextError: a line that cannot be read, while iterating.
+    """
+    if isinstance(inputs, (str, Path)):
+        raise TypeError(f"inputs is a {type(inputs).__name__}, expected a list of paths")
+    columns = Columns(column)
+    files = checked_files([str(name) for name in inputs], columns)
+    return (text for file in files for text in _texts(file, columns))
+
+
+def checked_files(names: Sequence[str], columns: Columns) -> list[TextFile]:
+    """The files of these names, each looked at.
+
+    Raises:
+        UsageError, MissingExtraError: as `TextFile.named` and `TextFile.check`; or standard input is given twice.
+    """
+    if names.count(STANDARD_INPUT) > 1:
+        raise UsageError("- (standard input) is given twice; it can be read only once")
+    files = []
+    for name in names:
+        files.append(TextFile.named(name))
+        files[-1].check(columns)
+    return files
+
+
+def _texts(file: TextFile, columns: Columns) -> Iterator[str]:
+    if file.kind == ".parquet":
+        yield from _parquet_texts(file, columns)
+        return
+    with file.records(columns) as records:
+        for record in records:
+            if record.text is None:
+                raise TextError(record.error)
+            yield record.text
+
+
+def _parquet_texts(file: TextFile, columns: Columns) -> Iterator[str]:
+    with contextlib.closing(ParquetTexts(Path(file.name), file.name, columns)) as opened:
+        row = 0
+        while (batch := opened.take(row, BATCH_ROWS)) is not None:
+            for text in batch.column(0).to_pylist():
+                if text is None:
+                    raise TextError(null_text(file.name, row, columns.text))
+                row += 1
+                yield text
+
+
+@contextlib.contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    """The input's name in what the system and the decompressor report."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TextError(f"{name} is damaged ({error}); restore the file") from None
+    except OSError as error:
+        if error.errno is None:  # Arrow's decompressor
+            raise TextError(f"{name} is damaged ({error}); restore the file") from None
+        raise UsageError(f"{name} cannot be read ({error.strerror})") from None
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise UsageError(f"{path} {reason}") from None
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder, expected a file of texts")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{path} cannot be read (permission denied)")

@@ -1,0 +1,235 @@
+"""Two bundles side by side: may vectors of one meet vectors of the other, and what changes for somebody who upgrades?
+
+`compatible` and `require_compatible` answer from the manifests alone: an index built with one bundle must not meet vectors from another
+unnoticed. `compare_bundles`, the work behind `cls-verify --compare`, encodes texts with both and measures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.manifest import Manifest, ParityFigures
+from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls, thresholds_for
+from cls_runtime.encoder import Encoder, Output
+from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+from cls_runtime.errors import CheckFailedError, UsageError
+from cls_runtime.verifying.neighbours import NeighbourFigures, compare_neighbours
+from cls_runtime.verifying.vector_checks import quoted, row_in_words
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two bundles, and what it was compared on."""
+
+    bundle: Path
+    source: str
+    fingerprint: str
+    variant: str
+    engine: str
+    max_length: int
+    widths: Mapping[str, int]
+    truncated: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What differs between two bundles. The first is the one in use, the second the one to upgrade to.
+
+    Attributes:
+        differences: what the manifests say that decides a text's vector, in words; empty where the fingerprints are equal.
+        texts: how many texts were encoded with both.
+        other_tokens: texts that get other tokens from the second.
+        other_truncation: texts that one cuts and the other does not, or by another number of tokens.
+        figures: by output that both have with the same width: the second's vectors against the first's.
+        neighbours: how many of a text's nearest neighbours stay; None where the widths differ or there are too few texts.
+        objections: why the two are not interchangeable, in words; empty where they are.
+    """
+
+    first: Side
+    second: Side
+    differences: tuple[str, ...]
+    texts: int
+    other_tokens: int
+    other_truncation: int
+    figures: Mapping[str, ParityFigures]
+    neighbours: NeighbourFigures | None
+    objections: tuple[str, ...]
+
+    @property
+    def interchangeable(self) -> bool:
+        """Whether vectors of one may take the place of vectors of the other, within the looser variant's thresholds."""
+        return not self.objections
+
+
+def compatible(manifest: Manifest, other: Manifest | str) -> bool:
+    """Whether vectors of two bundles may share an index: whether their fingerprints are equal.
+
+    Args:
+        manifest: of the bundle in use.
+        other: the other bundle's manifest, or the fingerprint that was stored with an index.
+    """
+    return manifest.fingerprint == (other if isinstance(other, str) else other.fingerprint)
+
+
+def require_compatible(manifest: Manifest, other: Manifest | str, *, variant: str | None = None, other_variant: str | None = None) -> None:
+    """Refuses to mix vectors of two spaces, or, where both variants are given, of two precisions.
+
+        with Encoder.load(folder) as encoder:
+            require_compatible(encoder.manifest, index["fingerprint"], variant=encoder.info.variant, other_variant=index["variant"])
+
+    Args:
+        manifest: of the bundle in use.
+        other: the other bundle's manifest, or the fingerprint that was stored with an index.
+        variant: the precision in use; None where it does not matter.
+        other_variant: the precision that the index was built with.
+
+    Raises:
+        CheckFailedError: the fingerprints differ, or the variants do.
+    """
+    if not compatible(manifest, other):
+        theirs = other if isinstance(other, str) else other.fingerprint
+        reasons = "" if isinstance(other, str) else f" ({'; '.join(differences(manifest, other))})"
+        raise CheckFailedError(
+            f"this bundle's vectors have fingerprint {manifest.fingerprint[:12]}, the others {theirs[:12]}{reasons}; "
+            "they are not comparable: use the bundle that the others came from, or encode them again"
+        )
+    if variant is not None and other_variant is not None and variant != other_variant:
+        raise CheckFailedError(
+            f"this bundle's vectors are {variant}, the others {other_variant}, of the same model: near, but not the same numbers; "
+            f"load the bundle with variant={other_variant!r}, or leave the variants out if the difference does not matter"
+        )
+
+
+def differences(manifest: Manifest, other: Manifest) -> tuple[str, ...]:
+    """What makes two fingerprints differ, in words; empty where they are equal."""
+    pairs = {
+        "weights": (manifest.source.weights_sha256[:12], other.source.weights_sha256[:12]),
+        "tokenizer": (_tokenizer(manifest), _tokenizer(other)),
+        "architecture": (manifest.architecture, other.architecture),
+        "maximum length": (manifest.max_length, other.max_length),
+        "inputs": (", ".join(manifest.inputs), ", ".join(other.inputs)),
+        "Dense modules": (_listed(manifest.source_pooling.dense), _listed(other.source_pooling.dense)),
+        "outputs": (_outputs(manifest), _outputs(other)),
+        "schema version": (manifest.schema_version, other.schema_version),
+    }
+    return tuple(f"{name}: {ours} -> {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs)
+
+
+def compare_bundles(
+    path: str | os.PathLike[str],
+    other: str | os.PathLike[str],
+    *,
+    texts: Sequence[Text] | None = None,
+    variant: str = "auto",
+    engine: str = "auto",
+) -> Comparison:
+    """Encodes texts with two bundles and says what changes from the first to the second.
+
+    Interchangeable are two bundles whose vectors, for every output that both have, agree within the thresholds of the looser of the two
+    variants, with the same width, the same maximum length and the same predicted labels.
+
+    Args:
+        path: the bundle in use.
+        other: the bundle to compare it with.
+        texts: texts of your own; None takes the first bundle's golden texts.
+        variant: of both bundles; `auto` takes for each what `Encoder.load` would take.
+        engine: for both.
+
+    Raises:
+        BundleError, UsageError, MissingExtraError, EngineError, TextError: as `Encoder.load` and `Encoder.encode`.
+    """
+    if texts is not None and not texts:
+        raise UsageError("the list of texts is empty, expected at least one")
+    probes = list(texts) if texts is not None else read_golden(Bundle.open(path).companion(GOLDEN_NAME)).inputs
+    first, second = (_encoded(folder, probes, variant=variant, engine=engine) for folder in (path, other))
+    looser = max(first.side.variant, second.side.variant, key=list(THRESHOLDS).index)
+    shared = [name for name in first.vectors if first.side.widths[name] == second.side.widths.get(name)]
+    figures = {name: compare(first.vectors[name], second.vectors[name]) for name in shared}
+    objections = [
+        f"{name} is {width} numbers wide, in the other {second.side.widths[name]}"
+        for name, width in first.side.widths.items()
+        if second.side.widths.get(name, width) != width
+    ]
+    if first.side.max_length != second.side.max_length:
+        objections.append(f"texts are cut at {first.side.max_length} tokens, by the other at {second.side.max_length}")
+    for name in shared:
+        objections += _objections(name, probes, first.vectors[name], second.vectors[name], figures[name], looser)
+    neighbours = compare_neighbours(first.vectors["cls"], second.vectors["cls"]) if "cls" in shared else None
+    return Comparison(
+        first=first.side,
+        second=second.side,
+        differences=differences(first.manifest, second.manifest),
+        texts=len(probes),
+        other_tokens=sum(a != b for a, b in zip(first.tokens, second.tokens, strict=True)),
+        other_truncation=_changed(first.removed, second.removed),
+        figures=figures,
+        neighbours=neighbours,
+        objections=tuple(objections),
+    )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A bundle's answer: by output its vectors, each text's tokens, and by text how many tokens were cut off."""
+
+    side: Side
+    manifest: Manifest
+    vectors: dict[str, Float32]
+    tokens: list[tuple[int, ...]]
+    removed: dict[int, int]
+
+
+def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: str, engine: str) -> _Encoded:
+    bundle = Bundle.open(path)
+    tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
+    with Encoder.load(path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep") as encoder:
+        vectors = {name: encoder.encode(texts, output=cast("Output", name)) for name in encoder.outputs}
+        removed = {item.index: item.removed_tokens for item in encoder.last_report.truncated}
+        side = Side(
+            bundle=bundle.folder,
+            source=bundle.manifest.source.name,
+            fingerprint=bundle.manifest.fingerprint,
+            variant=encoder.info.variant,
+            engine=encoder.info.engine,
+            max_length=bundle.manifest.max_length,
+            widths={name: rows.shape[1] for name, rows in vectors.items()},
+            truncated=len(removed),
+        )
+    return _Encoded(side, bundle.manifest, vectors, tokens, removed)
+
+
+def _objections(output: str, texts: Sequence[Text], first: Float32, second: Float32, figures: ParityFigures, variant: str) -> list[str]:
+    found = []
+    if missed := shortfalls(figures, thresholds_for(variant, output)):
+        row = figures.worst_text
+        found.append(f"{output}: {'; '.join(missed)}; worst is {quoted(row, texts[row])}: {row_in_words(first[row], second[row])}")
+    if output == "logits" and first.shape[1] > 1 and (other := np.flatnonzero(first.argmax(1) != second.argmax(1))).size:
+        found.append(f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(int(other[0]), texts[other[0]])}")
+    return found
+
+
+def _changed(first: Mapping[int, int], second: Mapping[int, int]) -> int:
+    return sum(first.get(index, 0) != second.get(index, 0) for index in {*first, *second})
+
+
+def _tokenizer(manifest: Manifest) -> str:
+    return next((file.sha256[:12] for file in manifest.files if file.path == "tokenizer.json"), "none")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _outputs(manifest: Manifest) -> str:
+    return ", ".join(f"{output.name} {output.width}" for output in manifest.outputs)

@@ -1,0 +1,127 @@
+"""The checks of what goes in: the tokens are those that PyTorch was given, and what is no text is refused.
+
+- `tokens`: the bundle's tokenizer gives the golden texts the tokens that transformers gave them at the export.
+- `refusals`: a wrong type, broken Unicode, a text that is too long and an invalid vector are errors; an empty text is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
+from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.runner import BatchRunner
+from cls_runtime.encoding.tokenizer import TextTokenizer
+from cls_runtime.engines.base import TokenBatch
+from cls_runtime.errors import InvalidVectorError, TextError, TextTooLongError
+from cls_runtime.verifying.vector_checks import Finding, quoted
+
+Float32 = NDArray[np.float32]
+
+
+def tokens(bundle: Bundle, golden: Golden) -> Finding:
+    """Holds the tokens of the golden texts to those that PyTorch was given."""
+    expected = golden.token_ids
+    if expected is None:
+        message = f"{GOLDEN_NAME} holds no tokens to compare with, as cls-export 0.1.0 wrote it; export again to have them"
+        return Finding(passed=True, message=message, skipped=True)
+    found = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(golden.inputs)]
+    changed = [index for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)) if ours != theirs]
+    figures = {"texts": len(found), "changed": len(changed)}
+    if not changed:
+        return Finding(
+            passed=True, message=f"{len(found)} texts, {sum(map(len, found)):,} tokens, each as PyTorch was given", figures=figures
+        )
+    maximum, exported = bundle.manifest.max_length, max(map(len, expected))
+    only_long = all(max(len(found[index]), len(expected[index])) > min(maximum, exported) for index in changed)
+    if maximum != exported and only_long:
+        message = (
+            f"{len(changed)} of {len(found)} texts are cut at {maximum} tokens, at the export they were at {exported}; "
+            "the maximum length is not the one that was exported"
+        )
+        return Finding(passed=False, message=message, figures=figures)
+    first = changed[0]
+    message = (
+        f"{len(changed)} of {len(found)} texts get other tokens than PyTorch was given, the first is "
+        f"{quoted(first, golden.inputs[first])}: {_difference(found[first], expected[first])}; "
+        "the tokenizer is not the one that was exported"
+    )
+    return Finding(passed=False, message=message, figures=figures)
+
+
+def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
+    """Gives the encoder what it must refuse, and an empty text, which it must not.
+
+    The graph of a sound bundle gives no invalid vector, so an engine that gives nothing else takes its place for that.
+    """
+    too_long = "a " * (bundle.manifest.max_length + 1)
+    with _strict(encoder, bundle) as strict:
+        cases: list[tuple[str, type[Exception], Callable[[], Any]]] = [
+            ("a str where a list is due", TypeError, lambda: encoder.encode("a text")),
+            ("None for a text", TypeError, lambda: encoder.encode([None])),  # type: ignore[list-item]
+            ("a number for a text", TypeError, lambda: encoder.encode(["a text", 7])),  # type: ignore[list-item]
+            ("a lone surrogate", TextError, lambda: encoder.encode(["a text", "\ud800"])),
+            ("a text over the maximum, with on_overflow='raise'", TextTooLongError, lambda: strict.encode([too_long])),
+            ("a NaN vector", InvalidVectorError, lambda: strict.encode(["a text"])),
+        ]
+        accepted = [f"{what} (expected {kind.__name__}, found {found})" for what, kind, call in cases if (found := _outcome(call, kind))]
+    if accepted:
+        return Finding(passed=False, message=f"not refused: {'; '.join(accepted)}", figures={"accepted": len(accepted)})
+    shapes = encoder.encode([]).shape, encoder.encode([""]).shape
+    width = next(output.width for output in encoder.manifest.outputs if output.name == "sentence_embedding")
+    if shapes != ((0, width), (1, width)):
+        message = f"no text and an empty text give vectors of shape {shapes[0]} and {shapes[1]}, expected {(0, width)} and {(1, width)}"
+        return Finding(passed=False, message=message)
+    message = f"refused: {', '.join(what for what, _, _ in cases)}; an empty text is encoded"
+    return Finding(passed=True, message=message, figures={"accepted": 0})
+
+
+def _difference(found: Sequence[int], expected: Sequence[int]) -> str:
+    place = next((place for place, (a, b) in enumerate(zip(found, expected)) if a != b), None)  # noqa: B905  one may be longer
+    if place is None:
+        return f"{len(found)} tokens, expected {len(expected)}"
+    return f"token {place} is {found[place]}, expected {expected[place]}"
+
+
+def _outcome(call: Callable[[], Any], expected: type[Exception]) -> str | None:
+    """What came of a call that must raise `expected`; None where it did."""
+    try:
+        call()
+    except expected:
+        return None
+    except Exception as error:  # noqa: BLE001  any other class is the finding
+        return type(error).__name__
+    return "vectors"
+
+
+class _InvalidEngine:
+    """An engine that gives NaN for everything."""
+
+    name = "invalid"
+    workers = 1
+    providers = ()
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._widths = {output.name: output.width for output in manifest.outputs}
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        return [np.full((len(batch.input_ids), self._widths[name]), np.nan, dtype=np.float32) for name in outputs]
+
+    def close(self) -> None:
+        return None
+
+
+def _strict(encoder: Encoder, bundle: Bundle) -> Encoder:
+    """An encoder of the bundle that refuses what can be refused, on an engine that gives NaN."""
+    runner = BatchRunner(_InvalidEngine(bundle.manifest), TextTokenizer.from_bundle(bundle), token_budget=encoder.info.token_budget)
+    return Encoder(bundle=bundle, runner=runner, info=encoder.info, on_overflow="raise", on_invalid="raise", reload=_never_sent)
+
+
+def _never_sent() -> NoReturn:
+    raise AssertionError("an encoder of a check is not sent to another process")

@@ -1,0 +1,78 @@
+"""What `verify` checks on this machine: every variant of a bundle on every engine that is installed, or those that were named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.parity import THRESHOLDS
+from cls_runtime.engines.choice import ENGINE_NAMES, ENGINES, choose, graph_variant, installed_engines, require_engine
+from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """A variant on an engine. `objection` says why it cannot be checked here; None where it can."""
+
+    variant: str
+    engine: str
+    objection: str | None = None
+
+
+def combinations(
+    manifest: Manifest, *, variants: Sequence[str] | None = None, engines: Sequence[str] | None = None
+) -> tuple[Combination, ...]:
+    """Every combination to check, those of a variant together.
+
+    Args:
+        manifest: the bundle's.
+        variants: which to take; None for all of the bundle, and for those that an engine makes from another variant's file. `auto` is the
+            one that `Encoder.load` would take.
+        engines: which to take; None for all that are installed. `auto` is the one that `Encoder.load` would take.
+
+    Raises:
+        UsageError: a variant that the bundle does not have, or an engine that nobody knows.
+        MissingExtraError: no engine is installed, or not one that was named.
+        BundleError: a variant that this version does not know.
+    """
+    taken = _engines(engines)
+    found: dict[tuple[str, str], Combination] = {}
+    for engine in taken:
+        for variant in _variants(manifest, engine) if variants is None else variants:
+            combination = _combination(manifest, variant, engine)
+            found[combination.variant, combination.engine] = combination
+    for name, _ in found:
+        if name not in THRESHOLDS:
+            raise BundleError(f"the bundle has a variant {name!r}, expected {', '.join(THRESHOLDS)}; upgrade cls-export")
+        if graph_variant(name) not in manifest.variants:
+            raise UsageError(f"the bundle has no variant {name!r}, it has {', '.join(manifest.variants)}")
+    names = list(dict.fromkeys(name for name, _ in found))
+    return tuple(sorted(found.values(), key=lambda item: names.index(item.variant)))
+
+
+def _engines(named: Sequence[str] | None) -> tuple[str, ...]:
+    if named is None or "auto" in named:
+        installed = installed_engines()
+        if not installed:
+            raise MissingExtraError("no inference engine is installed; run: pip install cls-export[cpu]")
+        return installed if named is None else tuple(named)
+    for engine in named:
+        if engine not in ENGINE_NAMES:
+            raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINE_NAMES)}")
+        require_engine(engine)
+    return tuple(named)
+
+
+def _variants(manifest: Manifest, engine: str) -> list[str]:
+    """The bundle's variants, and those that a named engine makes itself, such as bf16 from the fp32 file, whatever this CPU can."""
+    made = ENGINES[engine].by_name if engine in ENGINES else ()
+    return [*manifest.variants, *(name for name in made if name not in manifest.variants and graph_variant(name) in manifest.variants)]
+
+
+def _combination(manifest: Manifest, variant: str, engine: str) -> Combination:
+    try:
+        choice = choose(manifest, engine=engine, variant=variant)
+        return Combination(variant=choice.variant, engine=choice.engine)
+    except (UsageError, EngineError) as error:
+        return Combination(variant=variant, engine=engine, objection=str(error))

@@ -1,0 +1,227 @@
+"""The checks that one variant on one engine must pass. Each is a function from a loaded encoder to a `Finding`.
+
+- `golden`: the bundle's golden texts give PyTorch's vectors, within the variant's thresholds.
+- `finite`: every number of every vector is finite, and no vector is zero.
+- `batch_invariance`: a text's vector does not depend on what it is encoded with.
+- `truncation`: a text over the maximum length is reported, and gives the vector that PyTorch gave for it.
+- `live`: the same texts through a PyTorch model now.
+
+The encoder is loaded with `on_overflow="truncate"` and `on_invalid="keep"`: a check reports what is wrong, it does not stop at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
+from cls_runtime.bundle.manifest import Manifest, ParityFigures
+from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, compare, cosines, shortfalls
+from cls_runtime.encoder import Encoder, Output
+from cls_runtime.encoding.report import EncodeReport
+from cls_runtime.encoding.tokenizer import Text, characters
+from cls_runtime.errors import BundleError
+
+Float32 = NDArray[np.float32]
+Figures = Mapping[str, float]
+T = TypeVar("T")
+
+# Enough texts to see a batch leak into its members, few enough to encode each of them alone.
+MAX_SOLO_TEXTS = 64
+MAX_PADDED_TEXTS = 8
+# A lower mean cosine is no longer the same row with other numbers. Measured on all-MiniLM-L6-v2 against the CLS row: mean pooling 0.48, the
+# last row 0.32, the second 0.20.
+FAR_COSINE = 0.9
+# How far a mean cosine may be from the one that the export recorded on the same engine. int8's thresholds leave room for a wrong scale: one
+# weight's scale off by 10% moves all-MiniLM-L6-v2's mean cosine by 4e-5 to 1e-3, often within them.
+RECORDED_COSINE_MARGIN = 2e-5
+
+
+class Encodes(Protocol):
+    """What the checks need of an encoder."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+
+    @property
+    def last_report(self) -> EncodeReport:
+        """What the last `encode` did."""
+
+    def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
+        """Vectors of texts, float32 [n, width]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check found: one line of words, and the figures behind it; or that it was skipped, and why."""
+
+    passed: bool
+    message: str
+    figures: Figures = field(default_factory=dict)
+    skipped: bool = False
+
+
+class EncodedOnce:
+    """An encoder that remembers what it computed, since several checks look at the vectors of the same texts."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._known: dict[tuple[tuple[Text, ...], Output], tuple[Float32, EncodeReport]] = {}
+        self.last_report = EncodeReport()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self._encoder.manifest
+
+    def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
+        """`Encoder.encode`, computed the first time."""
+        key = (tuple(texts), output)
+        if key not in self._known:
+            self._known[key] = (self._encoder.encode(texts, output=output), self._encoder.last_report)
+        vectors, self.last_report = self._known[key]
+        return vectors
+
+
+def golden(
+    encoder: Encodes, reference: Golden, output: Output, thresholds: Thresholds, *, recorded: ParityFigures | None = None
+) -> Finding:
+    """Encodes the golden texts and compares `output` with PyTorch's vectors, and with the figures `recorded` at the export."""
+    vectors = encoder.encode(reference.inputs, output=output)
+    expected = _golden_vectors(reference, output)
+    return _compared(list(enumerate(reference.inputs)), expected, vectors, output, thresholds, recorded=recorded)
+
+
+def live(encoder: Encodes, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
+    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts."""
+    return _compared(list(enumerate(texts)), reference, encoder.encode(texts, output=output), output, thresholds)
+
+
+def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
+    """Looks for NaN, infinity and all-zero vectors in every output."""
+    for output in outputs:
+        vectors = encoder.encode(texts, output=output)
+        invalid = ~np.isfinite(vectors).all(1)
+        if output != "logits":  # zero logits are a result like any other
+            invalid |= ~vectors.any(1)
+        if invalid.any():
+            bad, first = int(invalid.sum()), int(np.argmax(invalid))
+            found = f"{output}: {bad} of {len(texts)} vectors hold NaN, infinity or only zeros"
+            return Finding(passed=False, message=f"{found}, the first for {quoted(first, texts[first])}", figures={"bad_vectors": bad})
+    return Finding(passed=True, message=f"{len(texts)} texts, every number is finite ({', '.join(outputs)})", figures={"bad_vectors": 0})
+
+
+def batch_invariance(encoder: Encodes, texts: Sequence[Text], thresholds: Thresholds) -> Finding:
+    """Encodes texts alone, all together, and a few beside the longest one, which pads them."""
+    solo = _spread(list(enumerate(texts)), MAX_SOLO_TEXTS)
+    alone = {place: encoder.encode([text])[0] for place, text in solo}
+    together = encoder.encode(texts)
+    longest = max(texts, key=characters)
+    pairs = [(place, text, alone[place], together[place]) for place, text in solo]
+    pairs += [(place, text, alone[place], encoder.encode([text, longest])[0]) for place, text in _spread(solo, MAX_PADDED_TEXTS)]
+    reference, vectors = np.stack([pair[2] for pair in pairs]), np.stack([pair[3] for pair in pairs])
+    figures = compare(reference, vectors)
+    missed = batch_shortfalls(figures, thresholds)
+    if missed:
+        message = f"{'; '.join(missed)}; {_worst([pair[:2] for pair in pairs], reference, vectors, figures)}"
+    else:
+        message = f"{len(solo)} texts alone and in batches, largest difference {figures.max_abs:.2g}"
+    return Finding(passed=not missed, message=message, figures=asdict(figures))
+
+
+def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> Finding:
+    """Checks the golden texts over the maximum length: reported as cut, and equal to what PyTorch gave for them."""
+    maximum = encoder.manifest.max_length
+    vectors = encoder.encode(reference.inputs)
+    cut = [item.index for item in encoder.last_report.truncated]
+    if not cut:
+        found = f"no golden text is over {maximum} tokens, yet an export always adds one"
+        return Finding(passed=False, message=f"{found}; the maximum is not the one that was exported", figures={"truncated": 0})
+    texts = [(index, reference.inputs[index]) for index in cut]
+    compared = _compared(texts, _golden_vectors(reference, "cls")[cut], vectors[cut], "cls", thresholds)
+    message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
+    message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
+    return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
+
+
+def _compared(
+    texts: Sequence[tuple[int, Text]],
+    reference: Float32,
+    vectors: Float32,
+    output: Output,
+    thresholds: Thresholds,
+    *,
+    recorded: ParityFigures | None = None,
+) -> Finding:
+    """Holds `vectors` against PyTorch's; `texts` are (index in the input, text)."""
+    if vectors.shape != reference.shape:
+        found = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
+        return Finding(passed=False, message=found)
+    figures = compare(reference, vectors)
+    missed = shortfalls(figures, thresholds)
+    if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= RECORDED_COSINE_MARGIN:
+        missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")
+    if missed:
+        extent = _extent(reference, vectors, thresholds)
+        message = f"{extent}: {'; '.join(missed)}; {_worst(texts, reference, vectors, figures)}"
+    else:
+        message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
+    return Finding(passed=not missed, message=message, figures=asdict(figures))
+
+
+def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str:
+    """How many texts are off, and what does that to a graph."""
+    cosine = cosines(reference, vectors)
+    off = np.zeros(len(cosine), dtype=np.bool_)
+    if thresholds.min_cosine is not None:
+        off |= ~(cosine >= thresholds.min_cosine)
+    if thresholds.max_abs is not None:
+        off |= ~(np.abs(reference.astype(np.float64) - vectors).max(1) <= thresholds.max_abs)
+    count = int(off.sum())
+    if count == 0:
+        return f"all {len(off)} texts are a little off, none by much, as other scales or another precision make it"
+    share = f"{count} of {len(off)} texts are off"
+    if not np.isfinite(vectors).all():
+        return f"{share}, with numbers that are not finite"
+    if count <= len(off) / 2:
+        return f"{share}, as other weights for single words or positions make it"
+    if cosine.mean() < FAR_COSINE:
+        return f"{share}, and far, as another row of the sequence, another pooling or another model makes it"
+    return f"{share}, but not far, as other weights or quantization scales make it"
+
+
+def _golden_vectors(reference: Golden, output: Output) -> Float32:
+    if output not in reference.vectors:
+        raise BundleError(f"{GOLDEN_NAME} has no {output} vectors, the manifest says that the graph gives them; export the bundle again")
+    return reference.vectors[output]
+
+
+def _worst(texts: Sequence[tuple[int, Text]], reference: Float32, vectors: Float32, figures: ParityFigures) -> str:
+    """The worst of `texts` (index in the input, text) in words: which it is, its cosine and its largest difference."""
+    row = figures.worst_text
+    return f"worst is {quoted(*texts[row])}: {row_in_words(reference[row], vectors[row])}"
+
+
+def row_in_words(reference: Float32, vector: Float32) -> str:
+    """How far a vector [width] is from its reference: the cosine and the largest difference."""
+    cosine = float(cosines(reference[None], vector[None])[0])
+    difference = float(np.abs(reference.astype(np.float64) - vector).max())
+    return f"cosine {cosine:.8f}, off by up to {difference:.3g}"
+
+
+def quoted(index: int, text: Text) -> str:
+    """`text 12 'The first words ...'`, always printable."""
+    shown = text if isinstance(text, str) else " | ".join(text)
+    return f"text {index} {shown[:60]!r}" + ("..." if len(shown) > 60 else "")
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of `items`, evenly spread over them, in order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, count)]

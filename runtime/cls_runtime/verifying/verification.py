@@ -1,0 +1,256 @@
+"""Checks a bundle and says what it found, as data: the work behind `cls-verify` and the pytest plugin.
+
+    report = verify("models/all-MiniLM-L6-v2")
+    report.passed, [check.message for check in report.failures]
+
+Nothing here needs PyTorch: golden.npz holds its vectors. `against` asks a live model, through whatever is installed for that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.bundle.folder import Bundle, sha256
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.parity import Thresholds, thresholds_for
+from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.errors import ClsError, MissingExtraError, UsageError
+from cls_runtime.verifying import input_checks, vector_checks
+from cls_runtime.verifying.plan import combinations
+from cls_runtime.verifying.report import Check, Planned, VerifyReport
+from cls_runtime.verifying.vector_checks import Finding
+
+Float32 = NDArray[np.float32]
+ProgressFunction = Callable[[Check], None]
+
+RECORDED_ENGINE = "onnxruntime"  # on which an export measures the figures that the manifest holds
+REFERENCE_GROUP = "cls_export.reference"
+
+
+class Reference(Protocol):
+    """Gives PyTorch's vectors; found by the entry point group `cls_export.reference`."""
+
+    def __call__(self, model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int) -> Mapping[str, Float32]:
+        """Float32 [n, width] for each of `outputs` (`cls`, `pooler`, `logits`), texts cut to `max_length` tokens."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A variant on an engine, ready to be checked."""
+
+    encoder: Encoder
+    once: vector_checks.EncodedOnce
+
+
+class Verification:
+    """The checks of a bundle, planned without loading an engine, and run one by one in any order.
+
+    The variant that the last check needed stays loaded for the next. Close it, or use it in a `with` statement.
+
+    Args:
+        path: the bundle's folder.
+        variants: which to check; None takes all that the bundle has. `auto` is the one that `Encoder.load` would take.
+        engines: the engines to check them on; None takes all that are installed, and skips what they cannot run. `auto` is the
+            one that `Encoder.load` would take.
+        against: a hub id or checkpoint folder; its vectors are computed now, with PyTorch, and compared.
+        texts: texts of your own for the checks that need no golden vectors, and for `against`; None takes the golden texts.
+
+    Raises:
+        BundleError: the bundle cannot be opened at all: no manifest, a missing file, a wrong size.
+        UsageError: a variant that the bundle does not have, an unknown engine, or no texts.
+        MissingExtraError: no engine is installed, or not one that was named, or `against` without PyTorch.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        variants: Sequence[str] | None = None,
+        engines: Sequence[str] | None = None,
+        against: str | None = None,
+        texts: Sequence[Text] | None = None,
+    ) -> None:
+        if texts is not None and not texts:
+            raise UsageError("the list of texts is empty, expected at least one")
+        self.bundle = Bundle.open(path)
+        planned = combinations(self.bundle.manifest, variants=variants, engines=engines)
+        self._golden = read_golden(self.bundle.companion(GOLDEN_NAME))
+        self._probes = texts or self._golden.inputs
+        self._live = None if against is None else _live_vectors(against, self._probes, self.bundle)
+        self._loaded: dict[tuple[str, str], _Loaded] = {}
+        # What an engine cannot run is no failure as long as something else is checked, and nobody asked for just that.
+        required = (variants is not None and engines is not None) or all(combination.objection for combination in planned)
+        checks = [Planned(name="files"), Planned(name="tokens")]
+        for combination in planned:
+            variant, engine, objection = combination.variant, combination.engine, combination.objection
+            checks.append(Planned(name="load", variant=variant, engine=engine, objection=objection, required=required))
+            if objection is None:
+                checks += [Planned(name=name, variant=variant, engine=engine) for name in self._vector_checks(variant)]
+        self.plan = tuple(checks)
+
+    def run(self, planned: Planned) -> Check:
+        """Runs one check of `plan`. An error on purpose inside it is a failure of it."""
+        start = time.perf_counter()
+        try:
+            finding = self._finding(planned)
+        except MissingExtraError:
+            raise
+        except ClsError as error:
+            finding = Finding(passed=False, message=str(error))
+        return Check(
+            name=planned.name,
+            variant=planned.variant,
+            engine=planned.engine,
+            passed=finding.passed,
+            message=finding.message,
+            figures=finding.figures,
+            seconds=time.perf_counter() - start,
+            skipped=finding.skipped,
+        )
+
+    def close(self) -> None:
+        """Frees the variant that is loaded. May be called more than once."""
+        for loaded in self._loaded.values():
+            loaded.encoder.close()
+        self._loaded.clear()
+
+    def __enter__(self) -> Verification:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def _finding(self, planned: Planned) -> Finding:
+        if planned.name == "files":
+            return _files(self.bundle)
+        if planned.name == "tokens":
+            return input_checks.tokens(self.bundle, self._golden)
+        if planned.objection is not None:
+            return Finding(passed=not planned.required, message=planned.objection, skipped=not planned.required)
+        loaded = self._load(str(planned.variant), str(planned.engine))
+        if planned.name == "load":
+            return Finding(passed=True, message=f"loaded on {', '.join(loaded.encoder.info.providers)}")
+        return self._vector_checks(str(planned.variant))[planned.name](loaded)
+
+    def _load(self, variant: str, engine: str) -> _Loaded:
+        if (variant, engine) not in self._loaded:
+            self.close()
+            encoder = Encoder.load(self.bundle.folder, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep")
+            self._loaded[variant, engine] = _Loaded(encoder, vector_checks.EncodedOnce(encoder))
+        return self._loaded[variant, engine]
+
+    def _vector_checks(self, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
+        """The checks of a loaded variant by name, in the order in which they run."""
+        thresholds = thresholds_for(variant, "cls")
+        outputs = _outputs(self.bundle)
+        checks: dict[str, Callable[[_Loaded], Finding]] = {
+            "finite": lambda loaded: vector_checks.finite(loaded.once, self._probes, outputs)
+        }
+        for output in outputs:
+            held_to = thresholds_for(variant, output)
+            checks[f"golden {output}"] = partial(self._golden_check, variant, output)
+            if self._live is not None:
+                checks[f"pytorch {output}"] = partial(_live, self._probes, self._live[output], output, held_to)
+        checks["batch invariance"] = lambda loaded: vector_checks.batch_invariance(loaded.once, self._probes, thresholds)
+        checks["truncation"] = lambda loaded: vector_checks.truncation(loaded.once, self._golden, thresholds)
+        checks["refusals"] = lambda loaded: input_checks.refusals(loaded.encoder, self.bundle)
+        return checks
+
+    def _golden_check(self, variant: str, output: Output, loaded: _Loaded) -> Finding:
+        entry = self.bundle.manifest.variants.get(variant)  # None for what the engine makes itself, such as bf16
+        recorded = (
+            None if entry is None or loaded.encoder.info.engine != RECORDED_ENGINE or output == "logits" else entry.parity.get(output)
+        )
+        return vector_checks.golden(loaded.once, self._golden, output, thresholds_for(variant, output), recorded=recorded)
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    variants: Sequence[str] | None = None,
+    engines: Sequence[str] | None = None,
+    against: str | None = None,
+    texts: Sequence[Text] | None = None,
+    progress: ProgressFunction | None = None,
+) -> VerifyReport:
+    """Checks files and hashes, tokens, and each variant's vectors on each engine.
+
+    Args:
+        path: the bundle's folder.
+        variants: as `Verification` takes them.
+        engines: as `Verification` takes them.
+        against: as `Verification` takes it.
+        texts: as `Verification` takes them.
+        progress: called with each check when it is done.
+
+    Returns:
+        The report. A failed check is an entry in it, not an exception. A variant that does not load has no further checks.
+
+    Raises:
+        BundleError, UsageError, MissingExtraError: as `Verification`.
+    """
+    checks: list[Check] = []
+    broken: set[tuple[str | None, str | None]] = set()
+    with Verification(path, variants=variants, engines=engines, against=against, texts=texts) as verification:
+        for planned in verification.plan:
+            if (planned.variant, planned.engine) in broken:
+                continue
+            check = verification.run(planned)
+            checks.append(check)
+            if check.name == "load" and not check.passed:
+                broken.add((check.variant, check.engine))
+            if progress is not None:
+                progress(check)
+        bundle = verification.bundle
+    return VerifyReport(
+        bundle=bundle.folder, source=bundle.manifest.source.name, fingerprint=bundle.manifest.fingerprint, checks=tuple(checks)
+    )
+
+
+def _live(texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds, loaded: _Loaded) -> Finding:
+    return vector_checks.live(loaded.once, texts, reference, output, thresholds)
+
+
+def _files(bundle: Bundle) -> Finding:
+    """Every file's hash. Sizes were checked when the bundle was opened."""
+    files = list(bundle.files())
+    size_bytes = sum(file.size_bytes for file in files)
+    changed = [file for file in files if sha256(bundle.locate(file)) != file.sha256]
+    figures = {"files": len(files), "bytes": size_bytes, "changed": len(changed)}
+    if changed:
+        names = ", ".join(file.path for file in changed)
+        message = (
+            f"{len(changed)} of {len(files)} files are not the ones that were exported (sha256 differs): {names}; copy or export again"
+        )
+        return Finding(passed=False, message=message, figures=figures)
+    return Finding(passed=True, message=f"{len(files)} files, {size_bytes:,} bytes, every sha256 as in the manifest", figures=figures)
+
+
+def _live_vectors(model: str, texts: Sequence[Text], bundle: Bundle) -> Mapping[str, Float32]:
+    # Looked up by name: this package must run without PyTorch, so it never imports the one that needs it.
+    providers = list(metadata.entry_points(group=REFERENCE_GROUP))
+    missing = MissingExtraError("comparing with a live model needs PyTorch: pip install 'cls-export[export,cpu]'")
+    if not providers:
+        raise missing
+    try:
+        reference = cast("Reference", cast("Any", providers[0]).load())
+    except ImportError:
+        raise missing from None
+    return reference(model, texts, outputs=_outputs(bundle), max_length=bundle.manifest.max_length)
+
+
+def _outputs(bundle: Bundle) -> tuple[Output, ...]:
+    """What an `Encoder` of the bundle gives."""
+    held = {output.name for output in bundle.manifest.outputs}
+    return cast("tuple[Output, ...]", tuple(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in held))

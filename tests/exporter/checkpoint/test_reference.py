@@ -1,0 +1,77 @@
+"""`cls-verify --against`: its vectors are those that transformers gives for the same text."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from cls_exporter.checkpoint import load_checkpoint
+from cls_exporter.checkpoint.reference import checkpoint_token_ids, reference_vectors
+from cls_runtime.errors import ClsError
+from cls_runtime.verifying.verification import REFERENCE_GROUP
+
+TEXTS = ["the cat sat on a mat", "x", "", "fast dog runs: hello, world 42! " * 30, ("a pair", "of texts")]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_cls_and_pooler_are_those_of_transformers(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "bert")
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    found = reference_vectors(str(folder), TEXTS, outputs=["cls", "pooler"], max_length=20)
+    assert list(found) == ["cls", "pooler"]
+    for row, text in enumerate(TEXTS):
+        parts = (text,) if isinstance(text, str) else text
+        with torch.no_grad():
+            expected = model(**tokenizer(*parts, truncation=True, max_length=20, return_tensors="pt"))
+        np.testing.assert_allclose(found["cls"][row], expected.last_hidden_state[0, 0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(found["pooler"][row], expected.pooler_output[0].numpy(), atol=1e-6)
+
+
+def test_tokens_are_those_of_transformers(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = checkpoint_token_ids(load_checkpoint(str(folder), max_length=20), TEXTS)
+    expected = [tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=20).input_ids for text in TEXTS]
+    assert found == tuple(map(tuple, expected))
+    assert max(map(len, found)) == 20
+
+
+def test_logits_are_those_of_transformers(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "bert", kind="classifier", labels=3)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    found = reference_vectors(str(folder), TEXTS[:2], outputs=["cls", "logits"], max_length=64)
+    for row, text in enumerate(TEXTS[:2]):
+        with torch.no_grad():
+            expected = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        np.testing.assert_allclose(found["logits"][row], expected.numpy(), atol=1e-6)
+
+
+def test_a_mean_pooled_model_is_not_refused(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "bert")
+    checkpoints.add_sentence_modules(folder, pooling={"pooling_mode_mean_tokens": True, "word_embedding_dimension": checkpoints.HIDDEN})
+    assert reference_vectors(str(folder), ["a"], outputs=["cls"], max_length=64)["cls"].shape == (1, checkpoints.HIDDEN)
+
+
+def test_a_model_that_takes_less_is_an_error(tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "bert")
+    with pytest.raises(ClsError, match="65"):
+        reference_vectors(str(folder), ["a"], outputs=["cls"], max_length=65)
+
+
+def test_the_entry_point_leads_here() -> None:
+    project = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    section = re.search(rf'\[project\.entry-points\."{re.escape(REFERENCE_GROUP)}"\]\n(\w+) = "([^"]+)"', project)
+    assert section, "cls-verify --against finds PyTorch by this group"
+    entry = metadata.EntryPoint(name=section.group(1), value=section.group(2), group=REFERENCE_GROUP)
+    assert entry.load() is reference_vectors

@@ -1,0 +1,207 @@
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from cls_exporter import command
+from cls_exporter.config import ExportConfig, ExportReport
+from cls_exporter.errors import CheckpointError, ParityError
+from cls_runtime.bundle import manifest as manifests
+from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, ParityFigures, Pooler, Source, SourcePooling, Variant
+
+FIGURES = ParityFigures(texts=40, mean_cosine=0.99999999, p1_cosine=0.9999999, min_cosine=0.9999998, max_abs=1.2e-6, worst_text=7)
+
+
+def report(folder: Path) -> ExportReport:
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "model.onnx").write_bytes(b"x" * 12_345)
+    (folder / "config.json").write_text("{}")
+    file = BundleFile(path="onnx/model.onnx", sha256="0" * 64, size_bytes=12_345)
+    manifest = Manifest(
+        source=Source(name="tiny-bert", revision=None, weights_sha256="1" * 64, tokenizer_sha256="2" * 64),
+        architecture="BertModel",
+        hidden_size=8,
+        num_layers=2,
+        max_length=32,
+        layout="standard",
+        inputs=("input_ids", "attention_mask"),
+        outputs=(OutputSpec(name="last_hidden_state", width=8), OutputSpec(name="sentence_embedding", width=8)),
+        pooler=Pooler(state="absent", evidence="no pooler weights"),
+        source_pooling=SourcePooling(mode="cls"),
+        variants={"fp32": Variant(files=(file,), recipe={}, parity={"cls": FIGURES}, batch_invariance_max_abs=2e-7)},
+        files=(),
+        tool_versions={},
+    )
+    return ExportReport(
+        path=folder,
+        manifest=manifest,
+        parity={"fp32": FIGURES},
+        rewrites={"row_selection": 1},
+        multiply_adds={"full": 1000, "exported": 880},
+        notes=("the masked-LM head was left out",),
+        seconds={"load": 1.0, "trace": 2.5, "total": 3.5},
+    )
+
+
+class FakeExport:
+    """Stands where `cls_exporter.exporting` is: keeps what it is called with, and writes a bundle or raises."""
+
+    def __init__(self):
+        self.calls = []
+        self.error = None
+
+    def __call__(self, model, output, *, config, revision, force, progress):
+        self.calls.append({"model": model, "output": output, "config": config, "revision": revision, "force": force})
+        print("a library that talks while it traces")
+        if progress is not None:
+            progress("tracing")
+        if self.error is not None:
+            raise self.error
+        return report(Path(output))
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    export = FakeExport()
+    module = types.ModuleType("cls_exporter.exporting")
+    module.export = export
+    monkeypatch.setitem(sys.modules, "cls_exporter.exporting", module)
+    return export
+
+
+def test_the_plain_command_exports_fp32_into_models(fake, capsys):
+    assert command.main(["org/tiny-bert"]) == 0
+    assert fake.calls == [
+        {"model": "org/tiny-bert", "output": Path("models/tiny-bert"), "config": ExportConfig(), "revision": None, "force": False}
+    ]
+    output = "\n".join(" ".join(line.split()) for line in capsys.readouterr().out.splitlines())
+    for expected in (
+        "Exported tiny-bert to models/tiny-bert",
+        "BertModel: 2 layers, hidden size 8, texts up to 32 tokens",
+        "last_hidden_state (8 wide), sentence_embedding (8 wide)",
+        "pooler absent (no pooler weights)",
+        "12% fewer multiply-adds than the full encoder",
+        "the masked-LM head was left out",
+        "onnx/model.onnx 12 kB",
+        "config.json 2 bytes",
+        "fp32 cls 40 0.99999999 0.99999980 1.2e-06 2.0e-07",
+        "Took 3.5 s (load 1.0, trace 2.5)",
+        "Next: cls-embed models/tiny-bert texts.txt -o vectors.npy",
+    ):
+        assert expected in output
+    assert "a library that talks" not in output
+
+
+def test_every_option_reaches_the_export(fake):
+    options = "-o out --revision v1 --force --pooler --logits --layout native --max-length 16 --fp16 --int8 --no-fp32 --calibration c.txt"
+    allowed = "--allow-pooling-mismatch --allow-untrained-pooler --trust-remote-code"
+    assert command.main(["org/tiny-bert", *options.split(), *allowed.split()]) == 0
+    (call,) = fake.calls
+    assert (call["output"], call["revision"], call["force"]) == (Path("out"), "v1", True)
+    assert call["config"] == ExportConfig(
+        pooler=True,
+        logits=True,
+        precisions=("fp16", "int8"),
+        layout="native",
+        max_length=16,
+        calibration=Path("c.txt"),
+        allow_pooling_mismatch=True,
+        allow_untrained_pooler=True,
+        trust_remote_code=True,
+    )
+
+
+def test_json_is_one_document_with_the_whole_report(fake, capsys):
+    assert command.main(["org/tiny-bert", "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert "a library that talks" in captured.err
+    assert set(document) == set(ExportReport.__dataclass_fields__)
+    assert document["parity"]["fp32"]["min_cosine"] == FIGURES.min_cosine
+    assert manifests.from_json(json.dumps(document["manifest"])) == report(Path("again")).manifest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "error: the following arguments are required: MODEL; see cls-export --help\n"),
+        (["m", "--no-fp32"], "error: --no-fp32 leaves nothing to write; add --fp16 or --int8\n"),
+        (["m", "--layout", "other"], "error: argument --layout: invalid choice"),
+        (["m", "--max-length", "0"], "error: max_length 0: expected at least 1 token\n"),
+        (["m", "--max-length", "many"], "error: argument --max-length: invalid int value"),
+        (["m", "--calibration", "c.txt"], "error: calibration texts are only used for int8"),
+        (["m", "--quantise"], "error: unrecognized arguments: --quantise"),
+        ([""], "error: MODEL '': expected a hub id"),
+        (["/"], "error: MODEL '/': expected a hub id"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(fake, capsys, arguments, line):
+    assert command.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line)
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not fake.calls
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(CheckpointError("no weights"), 2), (ParityError("worst text 3"), 1), (KeyboardInterrupt(), 130)]
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_what_the_export_raises_is_one_line(fake, capsys, error, code, options):
+    fake.error = error
+    assert command.main(["org/tiny-bert", *options]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == f"error: {str(error) or 'interrupted'}"
+    assert "Traceback" not in captured.err
+
+
+def test_a_missing_extra_names_the_pip_command(fake, capsys, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "onnx_ir") else real(name))
+    assert command.main(["org/tiny-bert"]) == 2
+    assert capsys.readouterr().err == ("error: exporting needs torch, onnx_ir, not installed here: pip install 'cls-export[export,cpu]'\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [("bert-base-uncased", "bert-base-uncased"), ("org/name", "name"), ("org/name/", "name"), ("/some/where/gone", "gone")],
+)
+def test_the_default_folder(model, expected):
+    assert command.default_output(model) == Path("models") / expected
+
+
+def test_the_default_folder_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my-checkpoint").mkdir()
+    monkeypatch.chdir(tmp_path / "my-checkpoint")
+    assert command.default_output(".") == Path("models/my-checkpoint")
+
+
+def test_help_needs_neither_torch_nor_transformers():
+    program = (
+        "import sys; from cls_exporter import command; code = command.main(['--help'])\n"
+        "loaded = sorted({'torch', 'transformers', 'onnx', 'onnxruntime'} & set(sys.modules)); sys.exit(str(loaded) if loaded else code)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "cls-export bert-base-uncased --int8" in finished.stdout
+    for option in ExportConfig.__dataclass_fields__:
+        if option != "precisions":
+            assert f"--{option.replace('_', '-')}" in finished.stdout
+
+
+def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
+    plain = report(tmp_path / "bundle")
+    pooling = SourcePooling(mode="mean", mismatch_allowed=True)
+    manifest = dataclasses.replace(plain.manifest, source_pooling=pooling, pooler=Pooler(state="trained", evidence="bias exactly zero"))
+    lines = command.summary_lines(dataclasses.replace(plain, manifest=manifest, notes=("look at the pooler: bias exactly zero",)))
+    assert "  pooling   trained with mean pooling; the CLS row was asked for all the same" in lines
+    assert "  pooler    trained" in lines
+    assert "Files (12 kB)" in lines

@@ -1,0 +1,150 @@
+"""The files beside the graph: what they say, that the programs they are for read them, and that they are always the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import pytest
+from transformers import AutoConfig, AutoTokenizer
+
+from cls_exporter.checkpoint import load_checkpoint
+from cls_exporter.writing.companions import write_companions
+
+TEXTS = ["the cat sat on a mat", "Hello, WORLD 42!", "unknown ☃ letters", "", "a [MASK] <mask> here [SEP] </s>", "  spaces  "]
+ALWAYS = [
+    "1_Pooling/config.json",
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+
+
+def write(model: Path, folder: Path, **options: Any) -> dict[str, bytes]:
+    """Writes the companions of the checkpoint `model` into a new `folder` and returns every file's content."""
+    folder.mkdir()
+    write_companions(load_checkpoint(str(model), **options), folder)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("model_type", checkpoints.all_families())
+def test_every_family(model_type: str, tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model", model_type, kind="masked_lm")
+    checkpoint = load_checkpoint(str(model))
+    bundle = tmp_path / "bundle"
+    files = write(model, bundle)
+    word_piece = json.loads(files["tokenizer.json"])["model"]["type"] == "WordPiece"
+    assert sorted(files) == sorted([*ALWAYS, *(["vocab.txt"] if word_piece else [])])
+    assert str(tmp_path).encode() not in b"".join(files.values())
+
+    config = AutoConfig.from_pretrained(bundle)
+    assert config.model_type == model_type
+    assert config.architectures == [checkpoint.architecture.encoder_class]
+    read = AutoTokenizer.from_pretrained(bundle)
+    assert read.model_max_length == checkpoint.max_length
+    assert read.padding_side == "right"
+    original = AutoTokenizer.from_pretrained(model)
+    for pair in (None, "a second text"):
+        expected = original(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
+        found = read(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
+        assert sorted(found) == sorted(checkpoint.inputs)
+        assert all(found[name] == expected[name] for name in checkpoint.inputs)
+
+
+def test_the_tokenizer_files_of_a_bert(tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    files = write(model, tmp_path / "bundle", max_length=20)
+    config = json.loads(files["tokenizer_config.json"])
+    assert config["model_max_length"] == 20
+    assert config["tokenizer_class"] == "BertTokenizer"
+    assert config["do_lower_case"] is True
+    assert json.loads(files["special_tokens_map.json"]) == {
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+        "pad_token": "[PAD]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+    }
+    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    assert {token: index for index, token in enumerate(files["vocab.txt"].decode().splitlines())} == vocabulary
+    tokenizer = json.loads(files["tokenizer.json"])
+    assert tokenizer["truncation"] is None
+    assert tokenizer["padding"] is None
+
+
+def test_the_sentence_transformers_files_are_in_the_older_schema(tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    files = write(model, tmp_path / "bundle")
+    assert [entry["type"] for entry in json.loads(files["modules.json"])] == [
+        "sentence_transformers.models.Transformer",
+        "sentence_transformers.models.Pooling",
+    ]
+    pooling = json.loads(files["1_Pooling/config.json"])
+    assert pooling["word_embedding_dimension"] == checkpoints.HIDDEN
+    assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_cls_token", "include_prompt"]
+    assert pooling["pooling_mode_mean_tokens"] is False
+    assert json.loads(files["sentence_bert_config.json"]) == {"max_seq_length": checkpoints.MAX_POSITIONS, "do_lower_case": False}
+
+
+def test_normalize_and_dense_of_the_source(tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    modules = [("Dense", "2_Dense"), ("Normalize", "3_Normalize")]
+    checkpoints.add_sentence_modules(model, pooling={"pooling_mode_cls_token": True}, modules=modules)
+    dense = {"in_features": 32, "out_features": 8, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+    checkpoints.edit_json(model / "2_Dense" / "config.json", dense)
+    checkpoints.write_weights_of(model / "2_Dense", {"linear.weight": checkpoints.torch.ones(8, 32)})
+    bundle = tmp_path / "bundle"
+    files = write(model, bundle)
+    kinds = [entry["type"].rsplit(".", 1)[-1] for entry in json.loads(files["modules.json"])]
+    assert kinds == ["Transformer", "Pooling", "Normalize"]
+    assert (bundle / "2_Normalize").is_dir()
+    assert json.loads(files["1_Pooling/config.json"])["word_embedding_dimension"] == 8
+
+
+def test_a_classifier_keeps_its_labels(tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model", kind="classifier", labels=2)
+    checkpoints.edit_json(model / "config.json", {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
+    config = json.loads(write(model, tmp_path / "bundle", logits=True)["config.json"])
+    assert config["id2label"] == {"0": "no", "1": "yes"}
+    assert config["label2id"] == {"no": 0, "yes": 1}
+    assert config["architectures"] == ["BertModel"]
+
+
+def test_nothing_of_the_machine_or_the_code_is_copied(tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    foreign = {"_name_or_path": "/home/someone/runs/7", "torch_dtype": "float16", "_attn_implementation": "sdpa"}
+    checkpoints.edit_json(model / "config.json", foreign)
+    config = json.loads(write(model, tmp_path / "bundle")["config.json"])
+    assert not foreign.keys() & config.keys()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "albert"])
+def test_the_same_checkpoint_gives_the_same_bytes(model_type: str, tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model", model_type)
+    assert write(model, tmp_path / "one") == write(model, tmp_path / "two")
+
+
+def test_the_real_model(minilm: Path, tmp_path: Path) -> None:
+    files = write(minilm, tmp_path / "bundle", allow_pooling_mismatch=True)
+    assert files["vocab.txt"].rstrip() == (minilm / "vocab.txt").read_bytes().rstrip()
+    assert json.loads(files["tokenizer_config.json"])["model_max_length"] == 256
+    read = AutoTokenizer.from_pretrained(tmp_path / "bundle")
+    original = AutoTokenizer.from_pretrained(minilm)
+    texts = [*TEXTS, "Ünïcödé straße 東京 \u200b", "it's e-mail@example.com"]
+    assert [read(text)["input_ids"] for text in texts] == [original(text, truncation=False)["input_ids"] for text in texts]
+
+
+def test_sentence_transformers_reads_the_folder(tmp_path: Path) -> None:
+    modules = pytest.importorskip("sentence_transformers.models")
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    checkpoints.add_sentence_modules(model, pooling={"pooling_mode_cls_token": True}, modules=[("Normalize", "2_Normalize")])
+    write(model, tmp_path / "bundle")
+    pooling = modules.Pooling.load(str(tmp_path / "bundle" / "1_Pooling"))
+    mode = pooling.pooling_mode if hasattr(pooling, "pooling_mode") else pooling.get_pooling_mode_str()
+    assert mode == "cls"
+    assert modules.Transformer.load_config(str(tmp_path / "bundle"))["max_seq_length"] == checkpoints.MAX_POSITIONS

@@ -1,0 +1,201 @@
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cls_runtime.bundle import golden as golden_module
+from cls_runtime.bundle.golden import Golden, read_golden, write_golden
+from cls_runtime.errors import BundleError
+
+
+def vectors(rows: int, width: int = 3, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, width)).astype(np.float32)
+
+
+def sample(**changes) -> Golden:
+    fields = {"texts": ("a", "two words", ""), "vectors": {"cls": vectors(3), "logits": vectors(3, 2, seed=1)}}
+    return Golden(**(fields | changes))
+
+
+def npy(array: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_what_is_written_is_read(tmp_path):
+    written = sample()
+    write_golden(tmp_path / "golden.npz", written)
+    read = read_golden(tmp_path / "golden.npz")
+    assert read.texts == written.texts
+    assert read.text_pairs is None
+    assert read.inputs == list(written.texts)
+    assert list(read.vectors) == ["cls", "logits"]
+    for name, expected in written.vectors.items():
+        np.testing.assert_array_equal(read.vectors[name], expected)
+
+
+def test_pairs_are_kept(tmp_path):
+    write_golden(tmp_path / "golden.npz", sample(text_pairs=("x", "y", "z")))
+    assert read_golden(tmp_path / "golden.npz").inputs == [("a", "x"), ("two words", "y"), ("", "z")]
+
+
+def test_tokens_are_kept(tmp_path):
+    tokens = ((2, 7, 3), (), (2, 30521, 5, 3))
+    write_golden(tmp_path / "golden.npz", sample(token_ids=tokens))
+    assert read_golden(tmp_path / "golden.npz").token_ids == tokens
+    write_golden(tmp_path / "golden.npz", sample())
+    assert read_golden(tmp_path / "golden.npz").token_ids is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(st.text().filter(lambda text: not text.endswith("\0")), min_size=1, max_size=5))
+def test_any_text_survives(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("golden") / "golden.npz"
+    write_golden(path, Golden(texts=tuple(texts), vectors={"cls": vectors(len(texts))}))
+    assert list(read_golden(path).texts) == texts
+
+
+def test_numpy_alone_can_read_it_without_pickle(tmp_path):
+    write_golden(tmp_path / "golden.npz", sample())
+    with np.load(tmp_path / "golden.npz", allow_pickle=False) as arrays:
+        assert arrays["texts"].tolist() == ["a", "two words", ""]
+        assert arrays["cls"].dtype == np.float32
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    forward = sample()
+    backward = sample(vectors=dict(reversed(list(forward.vectors.items()))))
+    write_golden(tmp_path / "a.npz", forward)
+    write_golden(tmp_path / "b.npz", backward)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"texts": ()}, "at least one text"),
+        ({"texts": ("a", "b", "c\0")}, "ends with a NUL"),
+        ({"text_pairs": ("x",)}, "1 text_pairs for 3 texts"),
+        ({"token_ids": ((1,),)}, "tokens of 1 texts for 3 texts"),
+        ({"vectors": {"pooler": vectors(3)}}, "expected cls"),
+        ({"vectors": {"cls": vectors(3), "mean": vectors(3)}}, "expected cls and at most"),
+        ({"vectors": {"cls": vectors(2)}}, r"float32 \[3, width\]"),
+        ({"vectors": {"cls": vectors(3).astype(np.float64)}}, r"expected float32"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sample(**changes)
+
+
+TEXTS = npy(np.array(["a", "b"]))
+CLS = npy(vectors(2))
+WHOLE = {"texts.npy": TEXTS, "cls.npy": CLS}
+
+
+def int32(*values: int) -> bytes:
+    return npy(np.array(values, dtype=np.int32))
+
+
+class MakesAFolder:
+    """Makes a folder when somebody unpickles it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.folder),))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"cls.npy": CLS}, "expected texts and cls"),
+        ({"texts.npy": TEXTS}, "expected cls"),
+        ({"texts.npy": TEXTS, "cls.npy": CLS, "more.npy": CLS}, "not more"),
+        ({"texts.npy": CLS, "cls.npy": CLS}, r"texts is float32 \[2, 3\], expected unicode"),
+        ({"texts.npy": TEXTS, "cls.npy": npy(vectors(1))}, r"cls is float32 \[1, 3\], expected float32 \[2, width\]"),
+        ({"texts.npy": TEXTS, "cls.npy": npy(np.zeros((2, 3)))}, "cls is float64"),
+        ({"texts.npy": TEXTS, "cls.npy": CLS[:-4]}, "holds 20 bytes"),
+        ({"texts.npy": TEXTS, "cls.npy": CLS[:20]}, "cannot be read"),
+        ({"texts.npy": TEXTS, "cls.npy": b""}, "cannot be read"),
+        ({"texts.npy": TEXTS, "cls.npy": b"not an array"}, "cannot be read"),
+        ({"texts.npy": TEXTS, "cls.npy": npy(vectors(2), version=(2, 0))}, "format version"),
+        ({"texts.npy": TEXTS, "cls.npy": CLS.replace(b"(2, 3)", b"(2,-3)")}, "says float32"),
+        (WHOLE | {"token_ids.npy": int32(1)}, "token_ids without token_counts"),
+        (WHOLE | {"token_counts.npy": int32(1, 1)}, "token_counts without token_ids"),
+        (WHOLE | {"token_counts.npy": int32(1, 1), "token_ids.npy": int32(1)}, "token_counts add up to 2, token_ids has 1"),
+        (WHOLE | {"token_counts.npy": int32(2, -1), "token_ids.npy": int32(1)}, "token_counts add up to 1, token_ids has 1"),
+        (WHOLE | {"token_counts.npy": int32(1), "token_ids.npy": int32(1)}, "tokens of 1 texts for 2 texts"),
+        (WHOLE | {"token_counts.npy": CLS, "token_ids.npy": int32(1)}, r"token_counts is float32 \[2, 3\], expected int32 \[n\]"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(tmp_path, members, message):
+    path = write_zip(tmp_path / "golden.npz", members)
+    with pytest.raises(BundleError, match=message) as caught:
+        read_golden(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    trap = MakesAFolder(tmp_path / "unpickled")
+    path = write_zip(tmp_path / "golden.npz", {"texts.npy": npy(np.array([trap], dtype=object), allow_pickle=True), "cls.npy": CLS})
+    with pytest.raises(BundleError):
+        read_golden(path)
+    assert not trap.folder.exists()
+    pickle.loads(pickle.dumps(trap))
+    assert trap.folder.exists(), "the trap must work, or this test proves nothing"
+
+
+def test_a_header_that_claims_terabytes_costs_nothing(tmp_path):
+    claim = CLS.replace(b"(2, 3), }         ", b"(99999999999, 3),}")
+    assert len(claim) == len(CLS)
+    path = write_zip(tmp_path / "golden.npz", {"texts.npy": TEXTS, "cls.npy": claim})
+    with pytest.raises(BundleError, match="holds 24 bytes"):
+        read_golden(path)
+
+
+def test_a_zip_bomb_is_refused_before_unpacking(tmp_path, monkeypatch):
+    monkeypatch.setattr(golden_module, "MAX_GOLDEN_BYTES", 1000)
+    path = write_zip(tmp_path / "golden.npz", {"texts.npy": TEXTS, "cls.npy": npy(vectors(400))})
+    with pytest.raises(BundleError, match="at most 1,000"):
+        read_golden(path)
+
+
+def test_missing_truncated_and_foreign_files(tmp_path):
+    with pytest.raises(BundleError, match="does not exist"):
+        read_golden(tmp_path / "golden.npz")
+    write_golden(tmp_path / "golden.npz", sample())
+    whole = (tmp_path / "golden.npz").read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.npz").write_bytes(whole[:length])
+        with pytest.raises(BundleError, match="cannot be read"):
+            read_golden(tmp_path / "cut.npz")
+    with pytest.raises(BundleError):
+        read_golden(tmp_path)
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    write_golden(tmp_path / "golden.npz", sample())
+    damaged = bytearray((tmp_path / "golden.npz").read_bytes())
+    damaged[damaged.index(vectors(3).tobytes()) + 5] ^= 0xFF
+    (tmp_path / "golden.npz").write_bytes(damaged)
+    with pytest.raises(BundleError, match="CRC"):
+        read_golden(tmp_path / "golden.npz")

@@ -1,0 +1,183 @@
+"""`cls-bench`: what it writes, and that every mistake is one line, before anything is measured."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+from bench_results import FAST, RESULTS, SLOW
+
+from cls_runtime.bench import matrix_rates
+from cls_runtime.bench.peer_sides import PeerSide
+from cls_runtime.bench.peers import PeerComparison
+from cls_runtime.bench.plan import QUICK
+from cls_runtime.bench.results import read_results, results_json
+from cls_runtime.bundle.manifest import read_manifest
+from cls_runtime.commands import bench
+
+TABLES = ("Throughput", "Latency", "Cost by length", "Cost by texts in a call", "Throughput by threads", "Throughput by batch budget")
+
+
+def run(*arguments):
+    return bench.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def little_of_everything(monkeypatch):
+    """One engine, and a plan that takes a second."""
+    tiny = dataclasses.replace(
+        QUICK,
+        texts=6,
+        rounds=1,
+        sweep_rounds=1,
+        length_tokens=16,
+        call_sizes=(1,),
+        token_budgets=(64,),
+        callers=((1, 2),),
+        rate_rounds=1,
+        round_seconds=10.0,
+    )
+    monkeypatch.setattr(bench, "QUICK", tiny)
+    monkeypatch.setattr(matrix_rates, "SEQUENCE", 16)
+    monkeypatch.setattr("cls_runtime.verifying.plan.installed_engines", lambda: ("onnxruntime",))
+
+
+@pytest.fixture
+def results_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(results_json(RESULTS))
+    return path
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Fails the test where anything is measured."""
+    monkeypatch.setattr(bench, "run_benchmark", lambda *_, **__: pytest.fail("measured"))
+
+
+def test_tables_on_the_terminal_and_every_sample_in_the_file(golden_bundle, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    assert run(golden_bundle, "--quick", "--threads", 1, "--json", out) == 0
+    captured = capsys.readouterr()
+    for title in (*TABLES, "Padding", "Cold start and memory", "Parity", "The machine's matrix rates"):
+        assert f"\n{title}\n" in captured.out
+    assert captured.err == ""
+    found = read_results(out)
+    assert found.bundle.fingerprint == read_manifest(golden_bundle).fingerprint
+    assert found.settings.threads == 1
+    assert found.texts.origin == "Python's own docstrings"
+    assert [item.name for item in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--json", "-"]])
+def test_json_on_standard_output_is_one_document_and_nothing_else(golden_bundle, option, capsys):
+    assert run(golden_bundle, "--quick", *option) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["results_version"] == 1
+    assert all(item["seconds"] for item in document["timings"])
+
+
+def test_texts_of_ones_own(golden_bundle, tmp_path, capsys):
+    texts = tmp_path / "mine.txt"
+    texts.write_text("the cat sleeps\na dog\nruns\n")
+    assert run(golden_bundle, "--quick", "--texts", texts, "--count", 2, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["texts"]["origin"], len(document["texts"]["token_counts"])) == ("mine.txt", 2)
+
+
+def test_a_results_file_is_reported_without_measuring(results_file, tmp_path, measured, capsys):
+    pytest.importorskip("matplotlib")
+    html, plot = tmp_path / "report.html", tmp_path / "plot.svg"
+    assert run("--from", results_file, "--html", html, "--plot", plot) == 0
+    assert FAST in capsys.readouterr().out
+    assert html.read_text().startswith("<!DOCTYPE html>")
+    assert plot.read_bytes().startswith(b"<?xml")
+
+
+def test_a_results_file_gives_itself_again(results_file, measured, capsys):
+    assert run("--from", results_file, "--json") == 0
+    assert capsys.readouterr().out == results_file.read_text()
+
+
+def test_help_has_examples(capsys):
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert "cls-bench models/my-model --quick" in out
+    assert "exit codes:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a BUNDLE to measure, or --from FILE"),
+        (["BUNDLE", "--from", "RESULTS"], "expected a BUNDLE to measure, or --from FILE"),
+        (["--from", "RESULTS", "--quick", "--rounds", "2"], "--from measures nothing, so it does not go with --rounds, --quick"),
+        (["--from", "nothing.json"], "results file nothing.json does not exist"),
+        (["BUNDLE", "--json", "no/such/folder.json"], "--json no/such/folder.json: the folder no/such does not exist"),
+        (["BUNDLE", "--html", "."], "--html . is a folder"),
+        (["BUNDLE", "--plot", "plot.pdf"], "--plot plot.pdf is neither .png nor .svg"),
+        (["BUNDLE", "--texts", "EMPTY"], "has no texts"),
+        (["BUNDLE", "--texts", "nothing.txt"], "nothing.txt"),
+        (["BUNDLE", "--variant", "int8"], "the bundle has no variant 'int8'"),
+        (["BUNDLE", "--against", "word2vec"], "unknown peer 'word2vec'; expected one of transformers,"),
+        (["BUNDLE", "--against", "fastembed:fast"], "unknown peer 'fastembed:fast'; expected one of fastembed:fp32"),
+        (["BUNDLE", "--against", "fastembed"], "--against needs --checkpoint"),
+        (["BUNDLE", "--checkpoint", "x"], "--checkpoint and --environments are for other projects"),
+        (["BUNDLE", "--rounds", "0"], "'0' is not a whole number of at least 1"),
+        (["no-such-bundle"], "no-such-bundle"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_measured(arguments, message, golden_bundle, results_file, tmp_path, measured, capsys):
+    (tmp_path / "empty.txt").write_text("")
+    names = {"BUNDLE": golden_bundle, "RESULTS": results_file, "EMPTY": tmp_path / "empty.txt"}
+    assert run(*(names.get(argument, argument) for argument in arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_another_versions_results_file_is_refused(results_file, capsys):
+    results_file.write_text(results_file.read_text().replace('"results_version": 1', '"results_version": 7'))
+    assert run("--from", results_file) == 2
+    assert "results version 7, this version of cls-export reads 1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be made read-only there")
+def test_a_folder_that_cannot_be_written_to(golden_bundle, measured, capsys):
+    assert run(golden_bundle, "--json", "/proc/result.json") == 2
+    assert "--json /proc/result.json: the folder /proc cannot be written to" in capsys.readouterr().err
+
+
+def test_without_the_extra_nothing_is_measured(golden_bundle, tmp_path, measured, monkeypatch, capsys):
+    monkeypatch.setattr("cls_runtime.bench.plots.find_spec", lambda _: None)
+    assert run(golden_bundle, "--html", tmp_path / "report.html") == 2
+    assert capsys.readouterr().err == "error: plots and HTML reports need matplotlib; run: pip install cls-export[bench]\n"
+
+
+def test_peers_are_compared_with_the_same_texts_and_threads(golden_bundle, tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def compare(bundle, **options):
+        asked.update(options)
+        options["progress"]("round 1 of 1")
+        side = PeerSide(name="cls-export:onnxruntime:fp32", versions={}, seconds=(1.0,), texts_per_second=6.0)
+        failed = PeerSide(name="fastembed:int8", versions={}, failed="cannot be installed: no network")
+        return PeerComparison(texts=6, mean_tokens=5.0, threads=1, reference=side.name, sides=(side, failed), ratios=())
+
+    monkeypatch.setattr(bench, "compare_with_peers", compare)
+    out = tmp_path / "result.json"
+    arguments = ["--quick", "--threads", 1, "--against", "fastembed:int8", "--checkpoint", tmp_path, "--json", out]
+    assert run(golden_bundle, *arguments) == 0
+    assert (asked["peers"], asked["ours"], asked["threads"], asked["rounds"]) == (["fastembed:int8"], ["onnxruntime:fp32"], 1, 1)
+    assert asked["checkpoint"] == str(tmp_path)
+    assert len(asked["texts"]) == 6
+    assert "fastembed:int8               cannot be installed: no network" in capsys.readouterr().out
+    assert read_results(out).peers.sides[1].failed == "cannot be installed: no network"
+
+
+def test_the_measured_sides_are_in_the_order_of_the_bundle(results_file, measured, capsys):
+    assert run("--from", results_file) == 0
+    out = capsys.readouterr().out
+    assert out.index(SLOW) < out.index(FAST)

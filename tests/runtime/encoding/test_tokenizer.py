@@ -1,0 +1,144 @@
+"""The oracle is transformers' AutoTokenizer, in the same test."""
+
+import json
+import shutil
+
+import pytest
+from bundle_builder import MAX_LENGTH, build_bundle, describe, word_piece, write_manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cls_runtime import Bundle
+from cls_runtime.bundle.manifest import read_manifest
+from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, TextTokenizer, kept_positions
+
+# Everything that encodes to UTF-8, and texts that are long in tokens.
+ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
+LONG_TEXT = st.lists(
+    st.sampled_from(["the", "cat", "sleeping", "unbelievable", "naïve", "日本", "[SEP]", "[MASK]", "\0", "🙂"]), max_size=40
+).map(" ".join)
+TEXT = ANY_TEXT | LONG_TEXT
+ITEM = TEXT | st.tuples(TEXT, TEXT)
+
+
+class Oracle:
+    """transformers on the same files, one item at a time, cut to the same length."""
+
+    def __init__(self, folder, max_length, **options):
+        transformers = pytest.importorskip("transformers")
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        self._max_length = max_length
+
+    def __call__(self, item):
+        # Lists: called with bare strings, transformers takes an empty second text for none.
+        pair = ([item],) if isinstance(item, str) else ([item[0]], [item[1]])
+        encoding = self._tokenizer(*pair, truncation=True, max_length=self._max_length, return_token_type_ids=True)
+        return encoding["input_ids"][0], encoding["token_type_ids"][0]
+
+
+def agree(ours, oracle, items):
+    for item, tokens in zip(items, ours.tokenize(items), strict=True):
+        assert (tokens.ids.tolist(), tokens.type_ids.tolist()) == oracle(item)
+
+
+@pytest.fixture(scope="module")
+def tiny(bundle):
+    return TextTokenizer.from_bundle(Bundle.open(bundle)), Oracle(bundle, MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def tiny_left(tmp_path_factory):
+    folder = build_bundle(tmp_path_factory.mktemp("left") / "left", tokenizer_config={"truncation_side": "left"})
+    return TextTokenizer.from_bundle(Bundle.open(folder)), Oracle(folder, MAX_LENGTH)
+
+
+@pytest.fixture(scope="module")
+def real(minilm, bundle, tmp_path_factory):
+    """all-MiniLM-L6-v2's own tokenizer files, which carry truncation and padding to 128, in a bundle with a maximum of 24."""
+    folder = shutil.copytree(bundle, tmp_path_factory.mktemp("real") / "real")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm / name, folder / name)
+    manifest = read_manifest(folder)
+    changed = vars(manifest) | {"max_length": 24, "files": (describe(folder, "tokenizer.json"), describe(folder, "tokenizer_config.json"))}
+    write_manifest(folder, type(manifest)(**(changed | {"fingerprint": ""})))
+    return TextTokenizer.from_bundle(Bundle.open(folder)), Oracle(minilm, 24)
+
+
+@settings(deadline=None, max_examples=150)
+@given(items=st.lists(ITEM, min_size=1, max_size=4))
+def test_agrees_with_transformers(tiny, items):
+    agree(*tiny, items)
+
+
+@settings(deadline=None, max_examples=100)
+@given(items=st.lists(ITEM, min_size=1, max_size=4))
+def test_agrees_with_transformers_cutting_on_the_left(tiny_left, items):
+    agree(*tiny_left, items)
+
+
+@settings(deadline=None, max_examples=150)
+@given(items=st.lists(ITEM, min_size=1, max_size=4))
+def test_agrees_with_transformers_on_a_real_vocabulary(real, items):
+    agree(*real, items)
+
+
+@settings(deadline=None, max_examples=60)
+@given(first=st.integers(0, 25), second=st.integers(0, 25))
+def test_pairs_are_cut_as_transformers_cuts_them(tiny, tiny_left, first, second):
+    for ours, oracle in (tiny, tiny_left):
+        agree(ours, oracle, [("cat " * first, "dog " * second)])
+
+
+def test_the_oracle_notices_another_cut(tiny):
+    ours, _ = tiny
+    with pytest.raises(AssertionError):
+        agree(ours, lambda item: tiny[1](item[::-1]), [("cat " * 20, "dog " * 3)])
+
+
+@pytest.mark.parametrize("words", [0, 1, MAX_LENGTH - 2, MAX_LENGTH - 1, 100])
+def test_removed_tokens_are_counted(tiny, words):
+    ours, _ = tiny
+    (tokens,) = ours.tokenize(["cat " * words])
+    assert len(tokens) == min(words + 2, MAX_LENGTH)
+    assert tokens.removed == max(0, words + 2 - MAX_LENGTH)
+
+
+def test_a_pair_of_huge_texts_is_cut_without_their_product(tiny):
+    """The library's own truncation returns every combination of the pieces that it cut off: here 3,000 times 3,000."""
+    ours, oracle = tiny
+    (tokens,) = ours.tokenize([("cat " * 50_000, "dog " * 50_000)])
+    assert len(tokens) == MAX_LENGTH
+    assert tokens.removed == 100_003 - MAX_LENGTH
+    assert tokens.ids.tolist() == oracle(("cat " * 30, "dog " * 30))[0]
+
+
+def test_blocks_do_not_change_the_result(tiny, monkeypatch):
+    ours, _ = tiny
+    items = ["", "the cat", ("a", "b"), "", "dog " * 10, "x"] * 5
+    whole = [tokens.ids.tolist() for tokens in ours.tokenize(items)]
+    assert BLOCK_CHARACTERS > 1000
+    for size in (1, 5, 20):
+        monkeypatch.setattr("cls_runtime.encoding.tokenizer.BLOCK_CHARACTERS", size)
+        assert [tokens.ids.tolist() for tokens in ours.tokenize(items)] == whole
+
+
+def test_the_tokenizers_own_truncation_and_padding_do_not_count(tiny):
+    saved = json.loads(word_piece().to_str())
+    assert saved["truncation"]["max_length"] == 5
+    assert saved["padding"] is not None
+    ours, _ = tiny
+    assert [len(tokens) for tokens in ours.tokenize(["a", "the cat the cat the cat"])] == [3, 8]
+
+
+def test_no_type_ids_where_the_model_takes_none(make_bundle):
+    tokenizer = TextTokenizer.from_bundle(Bundle.open(make_bundle(type_ids=False)))
+    assert tokenizer.tokenize([("a", "b")])[0].type_ids is None
+
+
+def test_a_pad_token_may_be_written_as_an_object(make_bundle):
+    folder = make_bundle(tokenizer_config={"pad_token": {"content": "[MASK]", "special": True}})
+    assert TextTokenizer.from_bundle(Bundle.open(folder)).pad_id == 4
+
+
+def test_kept_positions_of_a_pair_without_room():
+    assert kept_positions([None, 0, None, 1, None], 3).tolist() == [0, 2, 4]

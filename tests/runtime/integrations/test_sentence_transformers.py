@@ -1,0 +1,109 @@
+"""`ClsEncoderModule` in the sentence-transformers that is installed: 6 in .venv, 5 in .venv-transformers4."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cls_runtime import BundleError, Encoder, TruncationWarning, UsageError
+
+torch = pytest.importorskip("torch")
+sentence_transformers = pytest.importorskip("sentence_transformers")
+ClsEncoderModule = pytest.importorskip("cls_runtime.integrations.sentence_transformers").ClsEncoderModule
+
+TEXTS = ["The cat sleeps on the roof.", "", "Rain", "A cat is asleep on top of the house, and nobody knows how it got there."]
+
+
+@pytest.fixture(scope="module")
+def encoder(minilm_bundle: Path) -> Encoder:
+    return Encoder.load(minilm_bundle, threads=1)
+
+
+def model_of(module: ClsEncoderModule) -> sentence_transformers.SentenceTransformer:
+    return sentence_transformers.SentenceTransformer(modules=[module], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def oracle(minilm: Path) -> sentence_transformers.SentenceTransformer:
+    """The same weights in PyTorch, pooled by their CLS row, then normalized."""
+    model = sentence_transformers.SentenceTransformer(str(minilm), device="cpu")
+    width = model[0].auto_model.config.hidden_size
+    pooling = type(model[1])(width, "cls")
+    return sentence_transformers.SentenceTransformer(modules=[model[0], pooling, model[2]], device="cpu")
+
+
+def test_vectors_are_those_of_the_same_model_in_pytorch(encoder: Encoder, oracle: sentence_transformers.SentenceTransformer) -> None:
+    expected = oracle.encode(TEXTS)
+    vectors = model_of(ClsEncoderModule(encoder)).encode(TEXTS, batch_size=2)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=5e-5)
+    unnormalized = model_of(ClsEncoderModule(encoder, normalize=False)).encode(TEXTS)
+    assert np.abs(unnormalized - expected).max() > 0.1
+
+
+def test_prompts_go_before_the_text(encoder: Encoder, oracle: sentence_transformers.SentenceTransformer) -> None:
+    model = sentence_transformers.SentenceTransformer(modules=[ClsEncoderModule(encoder)], prompts={"query": "query: "}, device="cpu")
+    expected = oracle.encode(["query: " + text for text in TEXTS])
+    np.testing.assert_allclose(model.encode(TEXTS, prompt_name="query"), expected, rtol=0, atol=5e-5)
+    pair = model_of(ClsEncoderModule(encoder)).preprocess([("a", "b")], prompt="query: ")
+    assert pair == {"texts": [("query: a", "b")]}
+
+
+def test_what_a_model_is_asked_for(encoder: Encoder) -> None:
+    module = ClsEncoderModule(encoder)
+    model = model_of(module)
+    assert (module.get_embedding_dimension(), module.get_sentence_embedding_dimension(), model.max_seq_length) == (384, 384, 256)
+    vectors = model.encode(TEXTS, convert_to_tensor=True)
+    assert isinstance(vectors, torch.Tensor)
+    similarity = model.similarity(vectors, vectors)
+    np.testing.assert_allclose(similarity.diagonal().numpy(), 1, atol=1e-6)
+    assert similarity[0, 3] > similarity[0, 2]
+    assert model.encode(TEXTS[0]).shape == (384,)
+    assert model.encode(TEXTS, truncate_dim=16).shape == (4, 16)
+    assert module.tokenize(TEXTS) == module.preprocess(TEXTS)
+
+
+def test_pooler_output(encoder: Encoder) -> None:
+    vectors = model_of(ClsEncoderModule(encoder, output="pooler", normalize=False)).encode(TEXTS)
+    np.testing.assert_allclose(vectors, encoder.encode(TEXTS, output="pooler"), rtol=0, atol=1e-5)
+    assert np.abs(vectors - encoder.encode(TEXTS)).max() > 0.1
+
+
+def test_an_output_that_is_not_there_is_told_at_once(encoder: Encoder) -> None:
+    with pytest.raises(UsageError, match="output is 'logits'"):
+        ClsEncoderModule(encoder, output="logits")
+
+
+def test_a_text_that_is_cut_is_told(encoder: Encoder) -> None:
+    with pytest.warns(TruncationWarning):
+        model_of(ClsEncoderModule(encoder)).encode(["rain " * 300])
+
+
+def test_saved_and_loaded_it_gives_the_same_vectors(encoder: Encoder, tmp_path: Path) -> None:
+    model = model_of(ClsEncoderModule(encoder, output="pooler", normalize=False))
+    model.save(str(tmp_path / "saved"), create_model_card=False)
+    # sentence-transformers 6 calls every class but its own remote code, also where it is installed.
+    loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True, trust_remote_code=True)
+    assert isinstance(loaded[0], ClsEncoderModule)
+    assert loaded[0].encoder.bundle.folder.is_relative_to(tmp_path / "saved")
+    np.testing.assert_allclose(loaded.encode(TEXTS), model.encode(TEXTS), rtol=0, atol=1e-6)
+
+
+def test_a_saved_model_without_its_settings_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    ClsEncoderModule(encoder).save(str(tmp_path))
+    (tmp_path / "cls_encoder_module.json").write_text("[]")
+    with pytest.raises(BundleError, match="save the model again"):
+        ClsEncoderModule.load(str(tmp_path))
+
+
+def test_pickled_for_another_process_it_loads_its_bundle_again(encoder: Encoder) -> None:
+    again = pickle.loads(pickle.dumps(ClsEncoderModule(encoder, normalize=False)))  # what a pool of processes does
+    np.testing.assert_array_equal(again({"texts": TEXTS})["sentence_embedding"].numpy(), encoder.encode(TEXTS))
+
+
+def test_a_folder_is_loaded(minilm_bundle: Path, encoder: Encoder) -> None:
+    rows = ClsEncoderModule(minilm_bundle)({"texts": TEXTS})["sentence_embedding"].numpy()
+    np.testing.assert_allclose(rows, encoder.encode(TEXTS, normalize=True), rtol=0, atol=1e-5)

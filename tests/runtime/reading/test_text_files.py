@@ -1,0 +1,194 @@
+import io
+import json
+import os
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from cls_runtime.errors import MissingExtraError, TextError, UsageError
+from cls_runtime.reading import line_formats
+from cls_runtime.reading.text_files import read_texts
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"", []),
+        (b"one", ["one"]),
+        (b"one\n", ["one"]),
+        (b"one\n\n", ["one", ""]),
+        (b"\n", [""]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"\xef\xbb\xbfa\nb", ["a", "b"]),
+        (b"  spaces \t\n", ["  spaces \t"]),
+        ("line\u2028separator\x0b\x0c\x85 and \r inside\n".encode(), ["line\u2028separator\x0b\x0c\x85 and \r inside"]),
+        (b"a\0b\n", ["a\0b"]),
+        (b"last line keeps its carriage return\r", ["last line keeps its carriage return\r"]),
+    ],
+)
+def test_a_line_of_txt_is_a_text(tmp_path, content, texts):
+    assert list(read_texts([write(tmp_path / "in.txt", content)])) == texts
+
+
+def test_bad_utf8_names_file_and_line(tmp_path):
+    path = write(tmp_path / "in.txt", b"good\nb\xe4d\n")
+    texts = read_texts([path])
+    assert next(texts) == "good"
+    with pytest.raises(TextError, match=r"in\.txt line 2 is not UTF-8 \(byte 0xe4 at place 2\)"):
+        next(texts)
+
+
+def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_formats, "MAX_LINE_BYTES", 100)
+    with pytest.raises(TextError, match="line 2 is longer than 100 bytes"):
+        list(read_texts([write(tmp_path / "in.txt", b"a\n" + b"x" * 101)]))
+    assert list(read_texts([write(tmp_path / "in.txt", b"x" * 100)])) == ["x" * 100]
+
+
+def test_jsonl_reads_objects_and_strings(tmp_path):
+    lines = [json.dumps({"text": "a\nb", "id": 1}), "", '"bare"', "   ", json.dumps({"text": ""})]
+    assert list(read_texts([write(tmp_path / "in.jsonl", "\n".join(lines))])) == ["a\nb", "bare", ""]
+    path = write(tmp_path / "other.JSONL", '{"body": "x"}\n')
+    assert list(read_texts([path], column="body")) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
+        ("[1]", "line 2 is a JSON array, expected an object with 'text', or a string"),
+        ("null", "is a JSON null"),
+        ("1.5", "is a JSON number"),
+        ('{"body": 1, "id": 2}', "has no 'text', only 'body', 'id'; choose one with --column"),
+        ("{}", "only none"),
+        ('{"text": null}', "'text' is a JSON null, expected a string"),
+        ('{"text": true}', "'text' is a JSON boolean"),
+    ],
+)
+def test_bad_jsonl_names_the_line(tmp_path, line, message):
+    path = write(tmp_path / "in.jsonl", f'"fine"\n{line}\n')
+    with pytest.raises(TextError, match=message) as caught:
+        list(read_texts([path]))
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_reads_the_column(tmp_path):
+    path = write(tmp_path / "in.csv", '\ufeffid,text\r\n1,"a, ""quoted"""\r\n\r\n2,\r\n3,"two\nlines"\r\n')
+    assert list(read_texts([path])) == ['a, "quoted"', "", "two\nlines"]
+    assert list(read_texts([path], column="id")) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ("", UsageError, "is empty, expected a header line with 'text'"),
+        ("id,body\n1,a\n", UsageError, "has no column 'text'; its columns are 'id', 'body'"),
+        ("text,text\n1,a\n", UsageError, "more than one column 'text'"),
+        ("id,text\n1,a,b\n", TextError, "line 2 has 3 fields, the header has 2; put a field that contains a comma"),
+        ("id,text\n1,a\n2\n", TextError, "line 3 has 1 fields"),
+        ('id,text\n1,"never closed\n2,b\n', TextError, "is not CSV"),
+        ("id,text\n1," + "x" * 200_000 + "\n", TextError, "use .jsonl"),
+        (b"id,text\n1,a\n2,\xff\n", TextError, "line 3 is not UTF-8"),
+    ],
+)
+def test_bad_csv_is_one_clear_error(tmp_path, content, error, message):
+    path = write(tmp_path / "in.csv", content)
+    with pytest.raises(error, match=message):
+        list(read_texts([path]))
+
+
+def test_inputs_are_read_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"from stdin\n\n")))
+    first = write(tmp_path / "a.txt", "a1\na2\n")
+    last = write(tmp_path / "b.csv", "text\nb1\n")
+    assert list(read_texts([first, "-", str(last), first])) == ["a1", "a2", "from stdin", "", "b1", "a1", "a2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.txt", "missing.txt does not exist"),
+        ("folder.txt", "is a folder"),
+        ("notes.pdf", "texts are read from .txt, .jsonl, .csv, .parquet files"),
+        ("noextension", "texts are read from"),
+        ("wrong.csv", "has no column 'text'"),
+        ("locked.txt", "permission denied"),
+    ],
+)
+def test_a_bad_last_input_is_seen_before_the_first_text(tmp_path, monkeypatch, name, message):
+    good = write(tmp_path / "good.txt", "a\n")
+    (tmp_path / "folder.txt").mkdir()
+    write(tmp_path / "wrong.csv", "body\nx\n")
+    locked = write(tmp_path / "locked.txt", "x")
+    # chmod does not stop the superuser, as whom containers run tests
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked)
+    with pytest.raises(UsageError, match=message):
+        read_texts([good, tmp_path / name])
+
+
+def test_standard_input_only_once():
+    with pytest.raises(UsageError, match="given twice"):
+        read_texts(["-", "-"])
+
+
+def test_a_string_is_not_a_list_of_inputs():
+    with pytest.raises(TypeError, match="expected a list"):
+        read_texts("in.txt")
+
+
+def test_a_file_that_vanishes_between_is_an_error(tmp_path):
+    path = write(tmp_path / "in.txt", "a\n")
+    texts = read_texts([path])
+    path.unlink()
+    with pytest.raises(UsageError, match="cannot be read"):
+        next(texts)
+
+
+def test_a_named_pipe_is_read_once_and_whole(tmp_path):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("text\na\nb\n"))
+    writer.start()
+    assert list(read_texts([pipe])) == ["a", "b"]
+    writer.join()
+
+
+def test_reading_is_lazy(tmp_path):
+    path = write(tmp_path / "in.txt", "a\n" * 10 + "b\n")
+    texts = read_texts([path])
+    assert next(texts) == "a"
+    texts.close()
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'cls-export\[jobs\]'"):
+        read_texts([write(tmp_path / "in.parquet", b"PAR1")])
+
+
+def test_parquet_streams_its_column(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "in.parquet"
+    texts = [f"text {number}" for number in range(3000)]
+    table = arrow.table({"id": range(3000), "text": texts, "kind": arrow.array(["x"] * 3000).dictionary_encode()})
+    parquet.write_table(table, path, row_group_size=700)
+    assert list(read_texts([path])) == texts
+    assert set(read_texts([path], column="kind")) == {"x"}
+    with pytest.raises(UsageError, match="has no column 'body'; its columns are 'id', 'text', 'kind'"):
+        read_texts([path], column="body")
+    with pytest.raises(UsageError, match="column 'id' is int64, expected string"):
+        read_texts([path], column="id")
+    with pytest.raises(UsageError, match="is not a Parquet file"):
+        read_texts([write(tmp_path / "bad.parquet", "no")])
+    parquet.write_table(arrow.table({"text": ["a", None]}), path)
+    with pytest.raises(TextError, match="row 2: 'text' is null"):
+        list(read_texts([path]))

@@ -1,0 +1,460 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from bundle_builder import EXACT, HIDDEN, tiny_graph
+from damage import DAMAGES, INT8, build_damageable, edit
+from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_golden
+
+from cls_runtime import Encoder
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
+from cls_runtime.bundle.manifest import ParityFigures, Variant, read_manifest
+from cls_runtime.bundle.parity import THRESHOLDS, shortfalls
+from cls_runtime.engines import choice
+from cls_runtime.errors import BundleError, MissingExtraError, UsageError
+from cls_runtime.verifying import vector_checks
+from cls_runtime.verifying.plan import combinations
+from cls_runtime.verifying.verification import Verification, verify
+
+VECTOR_CHECKS = ["load", "finite", "golden cls", "golden pooler", "golden logits", "batch invariance", "truncation", "refusals"]
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    """Read-only by agreement."""
+    return build_golden_bundle(tmp_path_factory.mktemp("golden") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def one_engine(monkeypatch):
+    """The same checks wherever these tests run."""
+    monkeypatch.setattr("cls_runtime.verifying.plan.installed_engines", lambda: ("onnxruntime",))
+
+
+@pytest.fixture
+def own(intact, tmp_path):
+    return shutil.copytree(intact, tmp_path / "own")
+
+
+def failed(folder, **options):
+    """The failed checks of a bundle: message by name."""
+    return {check.name: check.message for check in verify(folder, **options).failures}
+
+
+def test_an_intact_bundle_passes_every_check(intact):
+    seen = []
+    report = verify(intact, progress=seen.append)
+    assert report.passed
+    assert report.checks == tuple(seen)
+    assert [check.name for check in report.checks] == ["files", "tokens", *VECTOR_CHECKS]
+    assert {(check.variant, check.engine) for check in report.checks[2:]} == {("fp32", "onnxruntime")}
+    assert (report.source, report.fingerprint) == ("tiny", read_manifest(intact).fingerprint)
+    assert report.seconds == sum(check.seconds for check in report.checks)
+    figures = {check.name: check.figures for check in report.checks}
+    assert figures["files"]["files"] == 4
+    assert figures["golden cls"]["texts"] == len(TEXTS)
+    assert figures["truncation"]["truncated"] == 2
+
+
+def test_every_variant_is_checked_unless_one_is_named(tmp_path):
+    folder = build_golden_bundle(tmp_path / "two", variants={"fp32": None, "int8": None})
+    assert [check.variant for check in verify(folder).checks if check.name == "load"] == ["fp32", "int8"]
+    assert {check.variant for check in verify(folder, variants=["int8"]).checks} == {None, "int8"}
+
+
+@pytest.mark.parametrize("name", ["cls", "pooler", "logits"])
+def test_a_wrong_vector_names_the_text_and_how_far_it_is_off(own, name):
+    golden = read_golden(own / GOLDEN_NAME)
+    replace_golden(own, dataclasses.replace(golden, vectors={**golden.vectors, name: nudged(golden.vectors[name], 3, 0.25)}))
+    messages = failed(own)
+    assert list(messages) == [f"golden {name}"]
+    message = messages[f"golden {name}"]
+    if name == "logits":  # held to the difference alone: the cosine of one or two numbers says nothing
+        assert "words or positions make it: max_abs 0.25, expected at most 5e-05; " in message
+    else:
+        assert "mean_cosine 0." in message
+        assert "expected at least 0.9999999" in message
+    assert "worst is text 3 'dog runs, the cat!': cosine 0.9" in message
+    assert message.endswith("off by up to 0.25")
+
+
+@pytest.mark.parametrize(("variant", "bound"), [(name, bounds.min_cosine) for name, bounds in THRESHOLDS.items() if name != "bf16"])
+def test_each_variants_threshold_is_held_from_both_sides(tmp_path, variant, bound):
+    folder = build_golden_bundle(tmp_path / variant, variants={variant: None}, outputs=("sentence_embedding",))
+    golden = read_golden(folder / GOLDEN_NAME)
+    for factor, holds in ((0.5, True), (2.0, False)):
+        vectors = golden.vectors["cls"].astype(np.float64)
+        # Turned by an angle whose cosine is the bound, times the factor: by half of it the row still holds, by twice it does not.
+        angle = np.arccos(bound) * factor
+        row = vectors[0]
+        other = np.zeros_like(row)
+        other[:2] = row[1], -row[0]
+        other *= np.linalg.norm(row) / np.linalg.norm(other)
+        vectors[0] = row * np.cos(angle) + other * np.sin(angle)
+        replace_golden(folder, Golden(texts=golden.texts, vectors={"cls": vectors.astype(np.float32)}))
+        (check,) = [check for check in verify(folder).checks if check.name == "golden cls"]
+        relaxed = dataclasses.replace(THRESHOLDS[variant], mean_cosine=0.0, p1_cosine=None, max_abs=None)
+        assert (check.figures["min_cosine"] >= bound) is holds
+        assert (shortfalls(ParityFigures(**check.figures), relaxed) == []) is holds
+        assert holds or not check.passed
+
+
+def test_a_changed_file_is_named_and_the_vectors_are_still_checked(own):
+    path = own / "tokenizer_config.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"PreTrained", b"PostTrain_"))
+    messages = failed(own)
+    assert list(messages) == ["files"]
+    assert "1 of 4 files are not the ones that were exported (sha256 differs): tokenizer_config.json" in messages["files"]
+    path.write_bytes(whole.replace(b":", b" ", 1))
+    messages = failed(own)
+    assert list(messages) == ["files", "tokens", "load"]
+    assert "is not valid JSON" in messages["load"]
+
+
+def test_a_graph_with_one_weight_changed_is_seen_with_and_without_a_hash(own):
+    path = own / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    (table,) = [item for item in model.graph.initializer if item.name == "E"]
+    weights = onnx.numpy_helper.to_array(table).copy()
+    weights[5, 0] += 0.5  # the row of the letter a
+    table.CopyFrom(onnx.numpy_helper.from_array(weights, "E"))
+    onnx.save(model, path)
+    assert "onnx/model.onnx" in failed(own)["files"]
+    agree(own)
+    messages = failed(own)
+    assert "files" not in messages
+    assert "worst is text 0 'a'" in messages["golden cls"]
+
+
+def test_a_corrupt_graph_of_the_right_size_fails_to_load(own):
+    path = own / "onnx" / "model.onnx"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    messages = failed(own)
+    assert list(messages) == ["files", "load"]
+    assert "is not a graph that ONNX Runtime reads" in messages["load"]
+
+
+def test_another_maximum_length_is_seen(own):
+    agree(own, max_length=12)
+    messages = failed(own)
+    assert "worst is text 7 'running-sleeping.'" in messages["truncation"]
+    assert "texts are over 12 tokens and reported so, but do not get PyTorch's vectors: " in messages["truncation"]
+    assert "worst is text" in messages["golden cls"]
+    agree(own, max_length=400)
+    assert "no golden text is over 400 tokens" in failed(own)["truncation"]
+
+
+def test_a_swapped_tokenizer_is_seen(own):
+    text = (own / "tokenizer.json").read_text()
+    (own / "tokenizer.json").write_text(text.replace('"lowercase":true', '"lowercase":false').replace('"cat": ', '"dog_": '))
+    agree(own)
+    assert "golden cls" in failed(own)
+
+
+def test_vectors_that_are_not_numbers_fail_every_check_of_them(tmp_path):
+    folder = build_golden_bundle(tmp_path / "good")
+    spoilt = tiny_graph(
+        ("sentence_embedding", "pooler_output", "logits"), type_ids=True, change_weights=lambda weights: np.full_like(weights, np.nan)
+    )
+    onnx.save(spoilt, folder / "onnx" / "model.onnx")
+    agree(folder)
+    messages = failed(folder)
+    assert messages["finite"].startswith("cls: 9 of 9 vectors hold NaN, infinity or only zeros, the first for text 0 'a'")
+    assert set(VECTOR_CHECKS) - set(messages) == {"load", "refusals"}
+
+
+def test_vectors_of_another_width_are_another_model(own):
+    rows = np.ones((len(TEXTS), HIDDEN + 1), dtype=np.float32)
+    replace_golden(own, Golden(texts=TEXTS, vectors={"cls": rows}))
+    messages = failed(own)
+    assert "cls is 8 numbers wide, PyTorch's is 9; this is another model" in messages["golden cls"]
+    assert "this is another model" in messages["truncation"]
+    assert "golden.npz has no pooler vectors" in messages["golden pooler"]
+
+
+class Leaky:
+    """An encoder whose vectors depend on how many texts they are encoded with."""
+
+    def __init__(self, leak):
+        self.leak = leak
+
+    def encode(self, texts, output="cls"):
+        lengths = np.array([[len(text), 1.0, 2.0] for text in texts], dtype=np.float32)
+        return (lengths + self.leak * (len(texts) - 1) * np.array([0, 1, 0])).astype(np.float32)
+
+
+@pytest.mark.parametrize(("leak", "passed"), [(0.0, True), (1e-6, True), (1e-4, False)])
+def test_a_vector_that_depends_on_its_batch_is_seen(leak, passed):
+    finding = vector_checks.batch_invariance(Leaky(leak), ["one", "three", "four letters"], THRESHOLDS["fp32"])
+    assert finding.passed is passed
+    if not passed:
+        assert "batch invariance max_abs 0.0002, expected at most 1e-05; worst is text 0 'one'" in finding.message
+
+
+def test_many_texts_are_sampled_and_named_by_their_own_index():
+    texts = ["x" * number for number in range(1, 1001)]
+    finding = vector_checks.batch_invariance(Leaky(0.01), texts, THRESHOLDS["fp32"])
+    assert finding.figures["texts"] == vector_checks.MAX_SOLO_TEXTS + vector_checks.MAX_PADDED_TEXTS
+    worst = int(finding.message.split("worst is text ")[1].split()[0])
+    assert repr(texts[worst][:60]) in finding.message
+
+
+def test_own_texts_take_the_place_of_golden_ones_where_no_reference_is_needed(intact):
+    figures = {check.name: check for check in verify(intact, texts=["a", "b"]).checks}
+    assert figures["finite"].message.startswith("2 texts")
+    assert figures["golden cls"].figures["texts"] == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"variants": ["int8"]}, UsageError, "has no variant 'int8', it has fp32"),
+        ({"texts": []}, UsageError, "the list of texts is empty"),
+        ({"against": "some/model"}, MissingExtraError, r"needs PyTorch: pip install 'cls-export\[export,cpu\]'"),
+    ],
+)
+def test_misuse_is_an_error_not_a_failed_check(intact, monkeypatch, options, error, message):
+    monkeypatch.setattr("cls_runtime.verifying.verification.REFERENCE_GROUP", "cls_export.nobody_is_here")
+    with pytest.raises(error, match=message):
+        verify(intact, **options)
+
+
+@pytest.mark.parametrize("name", [GOLDEN_NAME, "onnx/model.onnx", "tokenizer.json", "cls_export.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_bundle_that_cannot_be_opened_is_an_error(own, name, damage):
+    path = own / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BundleError, match=path.name):
+        verify(own)
+
+
+def test_a_bundle_without_golden_vectors_is_an_error(bundle):
+    with pytest.raises(BundleError, match=r"names no golden\.npz"):
+        verify(bundle)
+
+
+PROVIDER = """
+import numpy as np
+
+def reference_vectors(model, texts, *, outputs, max_length):
+    from cls_runtime import Encoder
+    assert max_length == 16
+    with Encoder.load(model, on_overflow="truncate") as encoder:
+        return {name: encoder.encode(texts, output=name) + np.float32(SHIFT) for name in outputs}
+"""
+
+
+@pytest.fixture
+def provider(tmp_path, monkeypatch):
+    """Installs an entry point whose vectors are `shift` off."""
+
+    def install(shift, code=PROVIDER):
+        name = f"provider_{tmp_path.name}_{str(shift).replace('.', '_')}"
+        site = tmp_path / "site"
+        (site / f"{name}-1.dist-info").mkdir(parents=True)
+        (site / f"{name}-1.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (site / f"{name}-1.dist-info" / "entry_points.txt").write_text(f"[cls_export.test_reference]\npytorch = {name}:reference_vectors\n")
+        (site / f"{name}.py").write_text(code.replace("SHIFT", str(shift)))
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setattr("cls_runtime.verifying.verification.REFERENCE_GROUP", "cls_export.test_reference")
+
+    return install
+
+
+def test_against_compares_every_output_with_a_live_model(intact, provider):
+    provider(0.0)
+    report = verify(intact, against=str(intact), texts=["my own text", "another"])
+    assert report.passed
+    live = [check for check in report.checks if check.name.startswith("pytorch")]
+    assert [check.name for check in live] == ["pytorch cls", "pytorch pooler", "pytorch logits"]
+    assert {check.figures["texts"] for check in live} == {2}
+
+
+def test_against_another_model_fails(intact, provider):
+    provider(0.01)
+    messages = failed(intact, against=str(intact))
+    assert set(messages) == {"pytorch cls", "pytorch pooler", "pytorch logits"}
+    assert "max_abs 0.01, expected at most 5e-05" in messages["pytorch cls"]
+
+
+def test_against_without_pytorch_names_the_extra(intact, provider):
+    provider(0.0, code="import a_package_that_is_not_installed")
+    with pytest.raises(MissingExtraError, match="pip install"):
+        verify(intact, against="some/model")
+
+
+@pytest.fixture(scope="module")
+def damageable(tmp_path_factory):
+    """fp32 and int8. Read-only by agreement."""
+    return build_damageable(tmp_path_factory.mktemp("damageable") / "tiny")
+
+
+def test_what_is_damaged_below_is_sound(damageable):
+    report = verify(damageable)
+    assert report.passed, report.failures
+    assert {check.variant for check in report.checks} == {None, "fp32", "int8"}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_that_no_hash_shows_is_found_and_named(damageable, tmp_path, kind):
+    folder = shutil.copytree(damageable, tmp_path / "own")
+    damage = DAMAGES[kind]
+    damage.do(folder)
+    report = verify(folder)
+    assert "files" not in [check.name for check in report.failures]
+    first = report.failures[0]
+    assert (first.name, first.variant) == (damage.check, damage.variant)
+    assert damage.message in first.message
+
+
+def test_int8_is_held_to_the_figures_of_its_export(damageable, tmp_path):
+    """Without them a scale that is slightly off stays within int8's thresholds."""
+    folder = shutil.copytree(damageable, tmp_path / "own")
+    edit(folder, INT8, "E_scale", lambda scale: scale * np.float32(1.02))
+    (check,) = [check for check in verify(folder).failures if check.name == "golden cls"]
+    assert shortfalls(ParityFigures(**check.figures), THRESHOLDS["int8"]) == []
+    recorded = read_manifest(folder).variants["int8"].parity["cls"].mean_cosine
+    assert f"expected {recorded:.8f} as at the export" in check.message
+
+
+def test_a_bundle_without_tokens_skips_them_and_passes(own):
+    golden = read_golden(own / GOLDEN_NAME)
+    replace_golden(own, dataclasses.replace(golden, token_ids=None))
+    report = verify(own)
+    assert report.passed
+    assert [(check.name, check.passed) for check in report.skipped] == [("tokens", True)]
+
+
+def test_the_first_text_with_other_tokens_is_named(own):
+    golden = read_golden(own / GOLDEN_NAME)
+    tokens = tuple(ids if index != 1 else (*ids[:2], ids[2] + 1, *ids[3:]) for index, ids in enumerate(golden.token_ids))
+    replace_golden(own, dataclasses.replace(golden, token_ids=tokens))
+    place = golden.token_ids[1][2]
+    assert failed(own)["tokens"].startswith(
+        "1 of 9 texts get other tokens than PyTorch was given, the first is text 1 'the cat sleeps': "
+        f"token 2 is {place}, expected {place + 1}; the tokenizer"
+    )
+
+
+# ---------------------------------------------------------------- variants and engines
+
+
+def test_every_variant_is_checked_on_every_installed_engine(tmp_path, monkeypatch):
+    """A second engine under another name: the same module stands in for it."""
+    monkeypatch.setitem(choice.ENGINES, "cuda", dataclasses.replace(choice.ENGINES["onnxruntime"], variants=("fp32",)))
+    monkeypatch.setattr("cls_runtime.verifying.plan.installed_engines", lambda: ("cuda", "onnxruntime"))
+    for_one = Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0, engines=("onnxruntime",))
+    folder = build_golden_bundle(tmp_path / "two", variants={"fp32": None, "int8": for_one})
+    report = verify(folder)
+    assert report.passed
+    ran = [(check.variant, check.engine) for check in report.checks if check.name == "golden cls"]
+    assert ran == [("fp32", "cuda"), ("fp32", "onnxruntime"), ("int8", "onnxruntime")]
+    assert [(check.variant, check.engine, check.name) for check in report.skipped] == [("int8", "cuda", "load")]
+    assert "variant int8 is for onnxruntime, not for cuda" in report.skipped[0].message
+
+
+BF16_CPU, OTHER_CPU = frozenset({"avx512f", "avx512_bf16"}), frozenset({"avx512f", "avx512_vnni"})
+
+
+def plan_with_openvino(monkeypatch, features):
+    """Both CPU engines installed, on a CPU with these features."""
+    monkeypatch.setattr("cls_runtime.verifying.plan.installed_engines", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("cls_runtime.verifying.plan.require_engine", lambda engine: None)
+    monkeypatch.setattr("cls_runtime.engines.choice.require_engine", lambda engine: None)
+    monkeypatch.setattr("cls_runtime.engines.choice.cpu_features", lambda: features)
+
+
+@pytest.mark.parametrize("features", [BF16_CPU, OTHER_CPU], ids=["a CPU with bf16", "without"])
+def test_bf16_is_checked_where_the_cpu_has_it_and_skipped_with_the_reason_elsewhere(intact, monkeypatch, features):
+    plan_with_openvino(monkeypatch, features)
+    manifest = read_manifest(intact)
+    planned = {(item.variant, item.engine): item.objection for item in combinations(manifest)}
+    held = [(variant, engine) for variant in manifest.variants for engine in ("onnxruntime", "openvino")]
+    assert set(planned) == {*held, ("bf16", "openvino")}
+    objection = planned["bf16", "openvino"]
+    if features is BF16_CPU:
+        assert objection is None
+    else:
+        assert "bf16 needs a CPU that computes bf16" in str(objection)
+
+
+def test_bf16_by_name_where_the_cpu_lacks_it_is_the_reason(intact, monkeypatch):
+    plan_with_openvino(monkeypatch, OTHER_CPU)
+    (planned,) = combinations(read_manifest(intact), variants=["bf16"], engines=["openvino"])
+    assert "which this one lacks" in str(planned.objection)
+
+
+def test_bf16_needs_the_fp32_file(intact, monkeypatch):
+    plan_with_openvino(monkeypatch, BF16_CPU)
+    manifest = read_manifest(intact)
+    without = dataclasses.replace(manifest, variants={"int8": next(iter(manifest.variants.values()))}, fingerprint="")
+    assert {item.variant for item in combinations(without)} == {"int8"}
+    with pytest.raises(UsageError, match="the bundle has no variant 'bf16', it has int8"):
+        combinations(without, variants=["bf16"], engines=["openvino"])
+
+
+def test_auto_is_what_an_encoder_takes(damageable):
+    with Encoder.load(damageable) as encoder:
+        taken = (encoder.info.variant, encoder.info.engine)
+    assert {(check.variant, check.engine) for check in verify(damageable, variants=["auto"], engines=["auto"]).checks[2:]} == {taken}
+    assert {check.variant for check in verify(damageable, variants=["auto"]).checks} == {None, "int8"}
+    assert {check.variant for check in verify(damageable, engines=["auto"]).checks} == {None, "fp32", "int8"}
+
+
+def test_a_combination_that_was_asked_for_fails_where_it_cannot_run(tmp_path):
+    elsewhere = Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0, engines=("tensorrt",))
+    folder = build_golden_bundle(tmp_path / "two", variants={"fp32": None, "fp16": None})
+    manifest = read_manifest(folder)
+    entry = dataclasses.replace(elsewhere, files=manifest.variants["fp16"].files)
+    agree(folder, dataclasses.replace(manifest, variants={**manifest.variants, "fp16": entry}))
+    report = verify(folder)
+    assert report.passed
+    assert [check.variant for check in report.skipped] == ["fp16"]
+    assert verify(folder, engines=["onnxruntime"]).passed
+    assert list(failed(folder, variants=["fp16"], engines=["onnxruntime"])) == ["load"]
+    assert list(failed(folder, variants=["fp16"])) == ["load"]  # nothing else ran, so nothing was verified
+
+
+def test_no_engine_and_unknown_engines_are_errors(intact, monkeypatch):
+    with pytest.raises(UsageError, match="engine is 'warp', expected one of auto, onnxruntime"):
+        verify(intact, engines=["warp"])
+    monkeypatch.setattr("cls_runtime.verifying.plan.installed_engines", tuple)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        verify(intact)
+
+
+def test_checks_run_one_by_one_in_any_order(damageable):
+    with Verification(damageable) as verification:
+        done = {(item.name, item.variant): verification.run(item) for item in reversed(verification.plan)}
+    assert len(done) == len(verification.plan) == 2 + 2 * len(VECTOR_CHECKS)
+    assert all(check.passed for check in done.values())
+
+
+# ---------------------------------------------------------------- what must be refused
+
+
+@pytest.mark.parametrize(
+    ("target", "replacement", "message"),
+    [
+        ("cls_runtime.encoder.finish_rows", lambda rows, **options: None, "a NaN vector (expected InvalidVectorError, found vectors)"),
+        (
+            "cls_runtime.encoding.runner.check_overflow",
+            lambda truncated, **options: None,
+            "a text over the maximum, with on_overflow='raise'",
+        ),
+        ("cls_runtime.encoder._iterable", lambda texts: texts, "a str where a list is due (expected TypeError, found vectors)"),
+        ("cls_runtime.encoder.checked_text", lambda text, index: str(text), "a number for a text (expected TypeError, found vectors)"),
+    ],
+)
+def test_a_runtime_that_no_longer_refuses_is_noticed(intact, monkeypatch, target, replacement, message):
+    monkeypatch.setattr(target, replacement)
+    messages = failed(intact)
+    assert list(messages) == ["refusals"]
+    assert messages["refusals"].startswith("not refused: ")
+    assert message in messages["refusals"]
