@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.encoder import Encoder
-from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, fastest
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, preferred_engine
 from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_features, telling
 from cls_runtime.engines.installed import installed_version, is_importable
 from cls_runtime.engines.probe_graph import probe
@@ -177,7 +177,7 @@ def _auto() -> str:
         installed = automatic_engines()
     except ClsError as error:
         return f"none: {error}"
-    chosen = {variant: fastest(installed, variant) for variant in ENGINES[installed[0]].variants}
+    chosen = {variant: preferred_engine(installed, variant) for variant in ENGINES[installed[0]].variants}
     preferred = ", else ".join(f"{variant} on {engine}" for variant, (engine, _) in chosen.items())
     reasons = "; ".join(dict.fromkeys(reason for _, reason in chosen.values()))
     return f"{preferred}, of those that a bundle has and whose recorded parity holds ({reasons})"

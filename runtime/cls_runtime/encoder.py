@@ -95,7 +95,7 @@ class Encoder:
         Args:
             path: the bundle's folder.
             variant: `fp32`, `fp16`, `int8`, `bf16`, or `auto`: the fastest whose recorded parity meets its thresholds.
-            engine: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `auto`: the fastest that is installed.
+            engine: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `auto`: ONNX Runtime where it is installed, else OpenVINO.
             threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
             on_overflow: what to do with a text longer than the model takes: `warn` (and cut), `truncate`, or `raise`.
             on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.

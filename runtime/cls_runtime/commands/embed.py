@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--engine",
         choices=(*ENGINE_NAMES, RAY),
         default="auto",
-        help="what computes (default: auto, the fastest installed); ray: auto on each worker of a Ray cluster",
+        help="what computes (default: auto, onnxruntime before openvino); ray: auto on each worker of a Ray cluster",
     )
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine allows; on Ray 2 a worker)")
     parser.add_argument(

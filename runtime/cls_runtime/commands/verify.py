@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         "--variant", choices=VARIANT_NAMES, help="check this precision only; auto: the one that cls-embed takes (default: all)"
     )
     parser.add_argument(
-        "--engine", choices=ENGINE_NAMES, help="check on this engine only; auto: the fastest (default: all that are installed)"
+        "--engine",
+        choices=ENGINE_NAMES,
+        help="check on this engine only; auto: the one that cls-embed takes (default: all that are installed)",
     )
     parser.add_argument("--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch, now")
     parser.add_argument(

@@ -36,16 +36,6 @@ class EngineKind:
     by_name: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeedRule:
-    """What was measured: on a CPU with `feature`, `engines` compute `variant`, fastest first."""
-
-    variant: str
-    feature: str
-    engines: tuple[str, ...]
-    measured: str
-
-
 # A CPU engine casts every fp16 operator to fp32 and back, so `auto` takes none there; bf16 has no parity on record.
 ENGINES: dict[str, EngineKind] = {
     "onnxruntime": EngineKind(
@@ -78,24 +68,12 @@ ENGINES: dict[str, EngineKind] = {
     ),
 }
 
-# What `auto` goes by, the first that fits; figures in docs/adr/0006-engines.md, from benchmarks/engines.py. Where none fits, it takes
-# ONNX Runtime, on which every export is checked.
-# No rule takes a GPU: whether one is there shows only when it is used, and a service must not move to it because a wheel was installed.
-SPEED_RULES: tuple[SpeedRule, ...] = (
-    SpeedRule(
-        variant="int8",
-        feature="avx512_vnni",
-        engines=("onnxruntime", "openvino"),
-        measured="the next is within a tenth, and holds more memory",
-    ),
-    SpeedRule(
-        variant="fp32",
-        feature="avx512f",
-        engines=("onnxruntime", "openvino"),
-        measured="the next is within a tenth, and holds more memory",
-    ),
-)
+# The engines that `auto` may take, the first that is installed and computes the variant. Figures in docs/adr/0006-engines.md, from
+# benchmarks/engines.py. None is a GPU's: whether a GPU is there shows only when it is used, and a service must not move to it because a
+# wheel was installed.
 CPU_ENGINES = ("onnxruntime", "openvino")
+# Why the first is the first; neither of them is much faster than the other.
+_WHY_FIRST = "exports are checked on it, it starts faster and holds half the memory"
 
 
 @dataclass(frozen=True)
@@ -133,7 +111,7 @@ def choose(manifest: Manifest, *, engine: str = "auto", variant: str = "auto") -
         asked_for = True
         _check_variant(manifest, candidates[0], variant)
     if engine == "auto":
-        engine, engine_reason = fastest(candidates, variant)
+        engine, engine_reason = preferred_engine(candidates, variant)
     else:
         engine_reason = f"engine {engine}: asked for"
     why = "asked for" if asked_for else f"the fastest on {engine} whose recorded parity meets its thresholds"
@@ -222,21 +200,12 @@ def auto_objection(manifest: Manifest, engine: str, variant: str) -> str | None:
     return next(iter(recorded_shortfalls(variant, entry)), None)
 
 
-def speed_rule(variant: str) -> SpeedRule | None:
-    """The measured rule for a variant on this CPU; None where nothing was measured on its like."""
-    features = cpu_features() or frozenset()
-    return next((rule for rule in SPEED_RULES if rule.variant == variant and rule.feature in features), None)
-
-
-def fastest(candidates: Sequence[str], variant: str) -> tuple[str, str]:
-    """The engine that `auto` takes among those that can compute `variant`, and why."""
+def preferred_engine(candidates: Sequence[str], variant: str) -> tuple[str, str]:
+    """The engine that `auto` takes among those that compute `variant`, which are in the order of `CPU_ENGINES`; and why."""
+    engine = candidates[0]
     if len(candidates) == 1:
-        return candidates[0], f"engine {candidates[0]}: the only one installed that computes {variant} of this bundle"
-    rule = speed_rule(variant)
-    if rule is None:
-        return candidates[0], f"engine {candidates[0]}: {variant} was not measured on a CPU like this; exports are checked on it"
-    engine = next(name for name in rule.engines if name in candidates)
-    return engine, f"engine {engine}: the fastest installed for {variant} on a CPU with {rule.feature} ({rule.measured})"
+        return engine, f"engine {engine}: the only one installed that computes {variant} of this bundle"
+    return engine, f"engine {engine}: taken before {', '.join(candidates[1:])}, since {_WHY_FIRST}"
 
 
 def _choose_variant(manifest: Manifest, engines: Sequence[str]) -> tuple[str, tuple[str, ...]]:
