@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
@@ -30,10 +30,6 @@ from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import UsageError
 
 Float32 = NDArray[np.float32]
-Output = Literal["cls", "pooler", "logits"]
-
-# Which graph output each output of the Encoder is.
-GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
 
 
 class Encoder:
@@ -72,7 +68,6 @@ class Encoder:
         self._on_overflow = on_overflow
         self._on_invalid = on_invalid
         self._reload = reload
-        self._widths = {output.name: output.width for output in bundle.manifest.outputs}
         self._last = threading.local()
 
     @classmethod
@@ -169,9 +164,9 @@ class Encoder:
         return self._info
 
     @property
-    def outputs(self) -> tuple[str, ...]:
+    def outputs(self) -> tuple[Output, ...]:
         """What `output=` may be with this bundle."""
-        return tuple(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in self._widths)
+        return self.manifest.encoder_outputs
 
     @property
     def last_report(self) -> EncodeReport:
@@ -202,7 +197,7 @@ class Encoder:
         self._runner.check_usable()
         whole = _whole(texts)
         found = distinct(whole)
-        rows = np.empty((len(found.window.texts), self._width(output)), dtype=np.float32)
+        rows = np.empty((len(found.window.texts), self.manifest.width(output)), dtype=np.float32)
         report = EncodeReport()
         for block, done in self._computed(split(found.window), output):
             rows[report.texts : report.texts + len(block)] = block
@@ -236,11 +231,11 @@ class Encoder:
         self._runner.check_usable()
         whole = _whole(texts)
         found = distinct(whole)
-        rows, report = np.empty((0, self._width(output)), dtype=np.float32), EncodeReport()
+        rows, report = np.empty((0, self.manifest.width(output)), dtype=np.float32), EncodeReport()
         if found.window.texts:
             rows, report = await asyncio.wrap_future(
                 self._merger.submit(
-                    found.window, GRAPH_OUTPUTS[output], width=self._width(output), refuse_overflow=self._on_overflow == "raise"
+                    found.window, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._on_overflow == "raise"
                 )
             )
         rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
@@ -265,7 +260,7 @@ class Encoder:
             TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
         """
         self._runner.check_usable()
-        self._width(output)
+        self.manifest.width(output)
         return self._stream(_iterable(texts), output=output, normalize=normalize)
 
     def _stream(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> Iterator[Float32]:
@@ -307,7 +302,9 @@ class Encoder:
         return f"<Encoder of {self.manifest.source.name}: {state}>"
 
     def _computed(self, parts: Iterable[Window], output: Output) -> Generator[tuple[Float32, EncodeReport], None, None]:
-        return self._runner.compute(parts, GRAPH_OUTPUTS[output], width=self._width(output), refuse_overflow=self._on_overflow == "raise")
+        return self._runner.compute(
+            parts, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._on_overflow == "raise"
+        )
 
     def _finished(
         self, found: Distinct, rows: Float32, report: EncodeReport, indices: Sequence[int], *, output: Output, normalize: bool
@@ -323,12 +320,6 @@ class Encoder:
         finish_rows(rows, first_index=first_index, normalize=normalize, on_invalid=self._on_invalid, zero_is_valid=output == "logits")
         self._last.report = report
         return rows, report
-
-    def _width(self, output: Output) -> int:
-        if output not in GRAPH_OUTPUTS or GRAPH_OUTPUTS[output] not in self._widths:
-            hint = f"; export it with --{output}" if output in GRAPH_OUTPUTS else ""
-            raise UsageError(f"output is {output!r}, this bundle has {', '.join(self.outputs)}{hint}")
-        return self._widths[GRAPH_OUTPUTS[output]]
 
 
 def _iterable(texts: Iterable[Text]) -> Iterable[Text]:

@@ -11,9 +11,9 @@ import numpy as np
 from cls_exporter.errors import ParityError
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
-from cls_runtime.bundle.manifest import ParityFigures
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Output, ParityFigures
 from cls_runtime.bundle.parity import compare, shortfalls, thresholds_for
-from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.batching import pad
 from cls_runtime.encoding.tokenizer import TokenizedText
 from cls_runtime.engines.base import TokenBatch

@@ -12,10 +12,9 @@ import torch
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import GraphError
-from cls_exporter.graph.passes.output_layout import SENTENCE_EMBEDDING
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 
 OPSET = 20  # the first with Gelu; every engine of the contract reads it
-GRAPH_OUTPUTS = {"cls": SENTENCE_EMBEDDING, "pooler": "pooler_output", "logits": "logits"}
 BATCH, SEQUENCE = "batch_size", "sequence_length"
 _EXAMPLE_SHAPE = (3, 16)  # neither 1 nor a size of the model, or the tracer would take it for a constant
 

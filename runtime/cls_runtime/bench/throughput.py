@@ -12,7 +12,7 @@ import numpy as np
 from cls_runtime.bench.loaded import Loaded
 from cls_runtime.bench.results import Kind, Timing
 from cls_runtime.bench.turns import in_turns
-from cls_runtime.encoder import GRAPH_OUTPUTS
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.encoding.batching import pad, plan_batches
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import TokenizedText

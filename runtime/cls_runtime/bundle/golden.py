@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.errors import BundleError
 
 Float32 = NDArray[np.float32]
 
 GOLDEN_NAME = "golden.npz"
-OUTPUTS = ("cls", "pooler", "logits")
+OUTPUTS = tuple(GRAPH_OUTPUTS)
 MAX_GOLDEN_BYTES = 256 * 2**20
 _TEXT_ARRAYS = ("texts", "text_pairs")
 _TOKEN_ARRAYS = ("token_counts", "token_ids")

@@ -11,16 +11,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from cls_runtime.bundle.typed_json import plain, typed
-from cls_runtime.errors import BundleError
+from cls_runtime.errors import BundleError, UsageError
 
 MANIFEST_NAME = "cls_export.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 PoolerState = Literal["trained", "absent", "untrained"]
+Output = Literal["cls", "pooler", "logits"]
+
+# Which output of the graph each output of an Encoder is.
+GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ class Variant:
 
     `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for; `engine_files` are
     what an engine reads in the place of `files`: the same weights in a form that it computes faster.
-    `parity` has one entry per output name of the `Encoder` (`cls`, `pooler`, `logits`); `batch_invariance_max_abs` is
+    `parity` has one entry per `Output`; `batch_invariance_max_abs` is
     the largest difference of a text's vector between alone and in a batch, `batch_invariance_min_cosine` the lowest cosine.
     `multiply_adds` has the matrix products' work by their arithmetic (`fp32`, `int8`); it is empty where no formula fits the graph, and in
     bundles of cls-export 0.1.0.
@@ -143,6 +147,24 @@ class Manifest:
     def __post_init__(self) -> None:
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", compute_fingerprint(self))
+
+    @property
+    def encoder_outputs(self) -> tuple[Output, ...]:
+        """What `output=` of an `Encoder` may be with this bundle."""
+        held = {output.name for output in self.outputs}
+        return cast("tuple[Output, ...]", tuple(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in held))
+
+    def width(self, output: str) -> int:
+        """How many numbers a vector of `output` (`cls`, `pooler`, `logits`) has.
+
+        Raises:
+            UsageError: the bundle has no such output.
+        """
+        for held in self.outputs:
+            if held.name == GRAPH_OUTPUTS.get(output):
+                return held.width
+        hint = f"; export it with --{output}" if output in GRAPH_OUTPUTS else ""
+        raise UsageError(f"output is {output!r}, this bundle has {', '.join(self.encoder_outputs)}{hint}")
 
 
 def compute_fingerprint(manifest: Manifest) -> str:

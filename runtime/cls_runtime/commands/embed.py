@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from cls_runtime.bundle.manifest import Output
 from cls_runtime.commands import shell
-from cls_runtime.encoder import Output
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import UsageError

@@ -6,7 +6,8 @@ import os
 
 from langchain_core.embeddings import Embeddings
 
-from cls_runtime.encoder import Encoder, Output
+from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoder import Encoder
 
 
 class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchain-core is not installed

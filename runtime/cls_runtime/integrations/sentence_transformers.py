@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cls_runtime import Bundle, BundleError, Encoder
-from cls_runtime.encoder import GRAPH_OUTPUTS, Output
+from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.tokenizer import Text
 
 _CONFIG = "cls_encoder_module.json"
@@ -57,8 +57,7 @@ class ClsEncoderModule(torch.nn.Module):
 
     def get_embedding_dimension(self) -> int:
         """The vectors' width, as sentence-transformers 6 asks for it."""
-        widths = {output.name: output.width for output in self.encoder.manifest.outputs}
-        return widths[GRAPH_OUTPUTS[self.output]]
+        return self.encoder.manifest.width(self.output)
 
     def get_sentence_embedding_dimension(self) -> int:
         """The vectors' width, as sentence-transformers 5 asks for it."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cls_runtime.encoder import Encoder, Output
+from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.jobs.columns import EMBEDDING
-from cls_runtime.jobs.embedding import embed_blocks, vector_width
+from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.rows import RowBlock
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
 from cls_runtime.reading.parquet_files import require_pyarrow
@@ -85,7 +86,7 @@ class EmbedBatches:
     def schema(self, schema: Any) -> Any:
         """The Arrow schema of what comes out for what goes in."""
         pa = require_pyarrow("record batches")
-        for field in vector_fields(self._dtype, vector_width(self.encoder, self._output)):
+        for field in vector_fields(self._dtype, self.encoder.manifest.width(self._output)):
             is_plain = field.name == EMBEDDING and not self._fixed_size
             schema = schema.append(field.with_type(pa.list_(field.type.value_type)) if is_plain else field)
         return schema

@@ -10,7 +10,7 @@ from pathlib import Path
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import Truncation
 from cls_runtime.engines.choice import Choice
-from cls_runtime.jobs.embedding import embed_blocks, vector_width
+from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import END, JobInputs
 from cls_runtime.jobs.job import JobOptions
 from cls_runtime.jobs.npy_writer import NpyWriter, check_npy_target
@@ -56,7 +56,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         Encoder.load(bundle, variant=options.variant, engine=options.engine, threads=options.threads, on_overflow=overflow) as encoder,
         contextlib.ExitStack() as stack,
     ):
-        width = vector_width(encoder, options.output)
+        width = encoder.manifest.width(options.output)
         counts = found.row_counts()
         progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts)))
         cut = _Cut()

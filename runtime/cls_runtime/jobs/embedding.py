@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import Truncation
 from cls_runtime.errors import InvalidVectorError, TextTooLongError
 from cls_runtime.jobs.repeats import RepeatTable
@@ -23,17 +24,6 @@ from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
 # Rows that wait for their vectors; while there are this many, repeats are computed like other texts, which moves the rows on.
 MAX_WAITING_ROWS = 2**14
 _NO_TEXT = -1
-
-
-def vector_width(encoder: Encoder, output: Output) -> int:
-    """Numbers in a vector of this output.
-
-    Raises:
-        UsageError: the bundle has no such output.
-    """
-    widths = {item.name: item.width for item in encoder.manifest.outputs}
-    # An unknown output is not looked up here: encode() knows best how to say so.
-    return widths.get(GRAPH_OUTPUTS[output]) or int(encoder.encode([], output=output).shape[1])
 
 
 def embed_blocks(
@@ -45,7 +35,7 @@ def embed_blocks(
         TextTooLongError, InvalidVectorError: as `Encoder.encode`; `index` is the row's number.
         EngineError, UsageError: as `Encoder.encode`.
     """
-    waiting = _Waiting(vector_width(encoder, output))
+    waiting = _Waiting(encoder.manifest.width(output))
     with contextlib.closing(encoder.stream(waiting.fresh(blocks), output=output, normalize=normalize)) as stream:  # type: ignore[type-var]
         while True:
             try:

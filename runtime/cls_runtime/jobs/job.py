@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.encoder import GRAPH_OUTPUTS, Output
+from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import Choice, choose
 from cls_runtime.engines.cpu import available_cpus
@@ -149,19 +149,10 @@ def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: 
         normalize=options.normalize,
         inputs=inputs,
         row_counts=inputs.row_counts(),
-        form=ShardFormat(inputs.plan, options.dtype, _width(bundle, options.output), origin),
+        form=ShardFormat(inputs.plan, options.dtype, bundle.manifest.width(options.output), origin),
         shard_rows=options.shard_rows,
         out=out,
     )
-
-
-def _width(bundle: Bundle, output: Output) -> int:
-    widths = {item.name: item.width for item in bundle.manifest.outputs}
-    width = widths.get(GRAPH_OUTPUTS[output])
-    if width is None:
-        held = ", ".join(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in widths)
-        raise UsageError(f"output is {output!r}, this bundle has {held}; export it with --{output}")
-    return width
 
 
 def _vectors(bundle: Bundle, choice: Choice) -> dict[str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_runtime.encoder import Encoder, Output
+from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import JobInputs

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import Manifest, ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls, thresholds_for
-from cls_runtime.encoder import Encoder, Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.verifying.neighbours import NeighbourFigures, compare_neighbours
@@ -194,7 +193,7 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
     bundle = Bundle.open(path)
     tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
     with Encoder.load(path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep") as encoder:
-        vectors = {name: encoder.encode(texts, output=cast("Output", name)) for name in encoder.outputs}
+        vectors: dict[str, Float32] = {name: encoder.encode(texts, output=name) for name in encoder.outputs}
         removed = {item.index: item.removed_tokens for item in encoder.last_report.truncated}
         side = Side(
             bundle=bundle.folder,

@@ -74,7 +74,7 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
     if accepted:
         return Finding(passed=False, message=f"not refused: {'; '.join(accepted)}", figures={"accepted": len(accepted)})
     shapes = encoder.encode([]).shape, encoder.encode([""]).shape
-    width = next(output.width for output in encoder.manifest.outputs if output.name == "sentence_embedding")
+    width = encoder.manifest.width("cls")
     if shapes != ((0, width), (1, width)):
         message = f"no text and an empty text give vectors of shape {shapes[0]} and {shapes[1]}, expected {(0, width)} and {(1, width)}"
         return Finding(passed=False, message=message)

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
-from cls_runtime.bundle.manifest import Manifest, ParityFigures
+from cls_runtime.bundle.manifest import Manifest, Output, ParityFigures
 from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, compare, cosines, shortfalls
-from cls_runtime.encoder import Encoder, Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import BundleError

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle, sha256
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.manifest import Output
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
-from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import ClsError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks
@@ -153,7 +154,7 @@ class Verification:
     def _vector_checks(self, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
         """The checks of a loaded variant by name, in the order in which they run."""
         thresholds = thresholds_for(variant, "cls")
-        outputs = _outputs(self.bundle)
+        outputs = self.bundle.manifest.encoder_outputs
         checks: dict[str, Callable[[_Loaded], Finding]] = {
             "finite": lambda loaded: vector_checks.finite(loaded.once, self._probes, outputs)
         }
@@ -247,10 +248,4 @@ def _live_vectors(model: str, texts: Sequence[Text], bundle: Bundle) -> Mapping[
         reference = cast("Reference", cast("Any", providers[0]).load())
     except ImportError:
         raise missing from None
-    return reference(model, texts, outputs=_outputs(bundle), max_length=bundle.manifest.max_length)
-
-
-def _outputs(bundle: Bundle) -> tuple[Output, ...]:
-    """What an `Encoder` of the bundle gives."""
-    held = {output.name for output in bundle.manifest.outputs}
-    return cast("tuple[Output, ...]", tuple(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in held))
+    return reference(model, texts, outputs=bundle.manifest.encoder_outputs, max_length=bundle.manifest.max_length)

@@ -1,10 +1,21 @@
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
+from bundle_builder import HIDDEN, LABELS
 
-from cls_runtime import BundleError
-from cls_runtime.bundle.manifest import MANIFEST_NAME, MultiplyAdds, compute_fingerprint, from_json, read_manifest, to_json
+from cls_runtime import BundleError, UsageError
+from cls_runtime.bundle.manifest import (
+    GRAPH_OUTPUTS,
+    MANIFEST_NAME,
+    MultiplyAdds,
+    Output,
+    compute_fingerprint,
+    from_json,
+    read_manifest,
+    to_json,
+)
 
 
 @pytest.fixture
@@ -39,6 +50,27 @@ def test_a_manifest_from_before_multiply_adds_has_none(manifest):
 
 def test_multiply_adds_of_a_batch():
     assert MultiplyAdds(per_run=1, per_text=10, per_token=100, per_token_pair=1000).count(2, 3) == 1 + 2 * (10 + 300 + 9000)
+
+
+def test_every_output_has_a_width(manifest):
+    assert manifest.encoder_outputs == get_args(Output) == tuple(GRAPH_OUTPUTS)
+    assert [manifest.width(output) for output in manifest.encoder_outputs] == [HIDDEN, HIDDEN, LABELS]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("pooler", "output is 'pooler', this bundle has cls; export it with --pooler"),
+        ("logits", "output is 'logits', this bundle has cls; export it with --logits"),
+        ("mean", "output is 'mean', this bundle has cls"),
+        ("last_hidden_state", "output is 'last_hidden_state', this bundle has cls"),
+    ],
+)
+def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message):
+    held = tuple(item for item in manifest.outputs if item.name in {"last_hidden_state", "sentence_embedding"})
+    with pytest.raises(UsageError) as caught:
+        changed(manifest, outputs=held).width(output)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
