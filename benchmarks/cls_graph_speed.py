@@ -38,7 +38,7 @@ from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
 from cls_exporter.variants.variant import FILE_NAMES
 from cls_runtime.bundle.manifest import ParityFigures
-from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls
+from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls
 
 Inputs = dict[str, NDArray[np.int64]]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -175,7 +175,7 @@ def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
     figures: dict[str, ParityFigures] = {}
     for precision, path in graphs.ours.items():
         run = open_graph(path, graphs.inputs, threads=threads)
-        ours[precision], figures[precision] = run, compare(reference, run())
+        ours[precision], figures[precision] = run, parity_figures(reference, run())
         if missed := shortfalls(figures[precision], THRESHOLDS[precision]):
             raise RuntimeError(f"the {precision} graph differs from the wrapper: {'; '.join(missed)}")
     # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.

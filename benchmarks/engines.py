@@ -24,7 +24,7 @@ from pathlib import Path
 
 from cls_runtime import Encoder
 from cls_runtime.bench.texts import docstring_sentences
-from cls_runtime.bundle.parity import compare
+from cls_runtime.bundle.parity import parity_figures
 
 # Below it the two engines do not compute the same model, and their times mean nothing.
 LEAST_MEAN_COSINE = 0.999
@@ -75,7 +75,7 @@ def measure(bundle: Path, *, engines: Sequence[str], variants: Sequence[str], th
                 encoders[engine, variant] = encoder
                 rows = encoder.encode(parts[0])
                 reference = rows if engine == engines[0] else encoders[engines[0], variant].encode(parts[0])
-                side = Side(engine=engine, variant=variant, mean_cosine=compare(reference, rows).mean_cosine)
+                side = Side(engine=engine, variant=variant, mean_cosine=parity_figures(reference, rows).mean_cosine)
                 if side.mean_cosine < LEAST_MEAN_COSINE:
                     raise RuntimeError(f"{variant} on {engine} has mean cosine {side.mean_cosine:.6f} to {engines[0]}: another model")
                 sides.append(side)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cls_runtime import Encoder
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.parity import compare, cosines
+from cls_runtime.bundle.parity import cosines, parity_figures
 from cls_runtime.errors import ClsError
 from cls_runtime.verifying.neighbours import compare_neighbours
 
@@ -57,7 +57,7 @@ def figures(bundle: Path, texts: Sequence[str], pairs: Sequence[Pair], *, engine
         with Encoder.load(bundle, variant=variant, engine=engine, on_overflow="truncate") as encoder:
             vectors, halves = encoder.encode(texts), encoder.encode(sides)
         reference = vectors if reference is None else reference
-        parity, neighbours = compare(reference, vectors), compare_neighbours(reference, vectors)
+        parity, neighbours = parity_figures(reference, vectors), compare_neighbours(reference, vectors)
         scores = np.array([score for *_, score in pairs])
         found[variant] = {
             "mean_cosine": parity.mean_cosine,

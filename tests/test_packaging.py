@@ -190,7 +190,7 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) ->
 @pytest.mark.slow
 def test_an_editable_install_works_for_type_checkers(tmp_path: Path) -> None:
     """mypy in another folder finds the types: the install is plain path lines, which tools can follow, not an import hook."""
-    (tmp_path / "user.py").write_text("from cls_runtime.bundle.parity import compare\nreveal_type(compare)\n")
+    (tmp_path / "user.py").write_text("from cls_runtime.bundle.parity import parity_figures\nreveal_type(parity_figures)\n")
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--python-executable", sys.executable, "user.py"],
         capture_output=True,

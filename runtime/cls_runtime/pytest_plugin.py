@@ -90,7 +90,7 @@ def _assert_same_vectors(
     __tracebackhide__ = True
     import numpy as np
 
-    from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls, thresholds_for
+    from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
     from cls_runtime.verifying.vector_checks import quoted, row_in_words
 
     if variant not in THRESHOLDS:
@@ -98,7 +98,7 @@ def _assert_same_vectors(
     found, reference = np.asarray(actual, dtype=np.float32), np.asarray(expected, dtype=np.float32)
     if found.shape != reference.shape or found.ndim != 2 or not len(found):
         pytest.fail(f"vectors have shapes {found.shape} and {reference.shape}, expected two equal, non-empty [n, width]", pytrace=False)
-    figures = compare(reference, found)
+    figures = parity_figures(reference, found)
     if missed := shortfalls(figures, thresholds_for(variant, output)):
         row = figures.worst_text
         name = f"row {row}" if texts is None else quoted(row, texts[row])

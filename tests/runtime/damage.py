@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from cls_runtime import Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import read_manifest
-from cls_runtime.bundle.parity import compare
+from cls_runtime.bundle.parity import parity_figures
 
 FP32, INT8 = Path("onnx", "model.onnx"), Path("onnx", "model_int8.onnx")
 LETTER_A = 5  # its place in the vocabulary
@@ -101,7 +101,7 @@ def record_parity(folder: Path, variant: str) -> None:
     """Writes a variant's figures against the golden vectors into the manifest, as an export does."""
     golden = read_golden(folder / GOLDEN_NAME)
     with Encoder.load(folder, variant=variant, engine="onnxruntime", on_overflow="truncate") as encoder:
-        parity = {name: compare(rows, encoder.encode(TEXTS, output=name)) for name, rows in golden.vectors.items()}
+        parity = {name: parity_figures(rows, encoder.encode(TEXTS, output=name)) for name, rows in golden.vectors.items()}
     manifest = read_manifest(folder)
     entry = dataclasses.replace(manifest.variants[variant], parity=parity)
     agree(folder, dataclasses.replace(manifest, variants={**manifest.variants, variant: entry}))

@@ -12,7 +12,7 @@ from cls_exporter.errors import ParityError
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Output, ParityFigures
-from cls_runtime.bundle.parity import compare, shortfalls, thresholds_for
+from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.batching import pad
 from cls_runtime.encoding.tokenizer import TokenizedText
@@ -49,7 +49,7 @@ def hold(folder: Path, *, variant: str, golden: Golden, tried: str = "") -> Meas
             raise ParityError(f"{variant} is not exported: {finite.message}")
         for output in outputs:
             vectors = encoder.encode(golden.inputs, output=output)
-            figures = compare(golden.vectors[output], vectors)
+            figures = parity_figures(golden.vectors[output], vectors)
             missed = shortfalls(figures, thresholds_for(variant, output))
             if missed:
                 worst = golden.inputs[figures.worst_text]

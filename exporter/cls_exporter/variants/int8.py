@@ -32,7 +32,7 @@ from cls_exporter.variants.calibration import (
 )
 from cls_exporter.variants.variant import Built
 from cls_runtime.bundle.manifest import ParityFigures
-from cls_runtime.bundle.parity import THRESHOLDS, compare
+from cls_runtime.bundle.parity import THRESHOLDS, parity_figures
 from cls_runtime.engines.base import TokenBatch
 
 Float32 = NDArray[np.float32]
@@ -90,7 +90,9 @@ def _stored_small(model: ir.Model) -> tuple[int, int]:
 def _search(rows: ir.Model, ranges: Mapping[str, ChannelRange], probes: list[TokenBatch]) -> dict[float, ParityFigures]:
     """The figures of each exponent on `probes`. `ranges` are other texts', so what a probe loses beyond them counts too."""
     reference = sentence_embeddings(rows, probes)
-    return {alpha: compare(reference, sentence_embeddings(_quantized(rows, ranges, probes, alpha=alpha), probes)) for alpha in ALPHAS}
+    return {
+        alpha: parity_figures(reference, sentence_embeddings(_quantized(rows, ranges, probes, alpha=alpha), probes)) for alpha in ALPHAS
+    }
 
 
 def _used_up(figures: ParityFigures) -> float:

@@ -26,7 +26,7 @@ from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_o
 from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.parity import compare, cosines
+from cls_runtime.bundle.parity import cosines, parity_figures
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.errors import BundleError, EngineError, UsageError
@@ -231,7 +231,9 @@ def _parity(task: _Task, ready: dict[str, Loaded], found: _Found) -> None:
     reference, inputs = golden.vectors["cls"][::every], golden.inputs[::every]
     for name, side in ready.items():
         vectors = side.encoder.encode(inputs)
-        found.parity.append(Parity(side=name, cosines=tuple(cosines(reference, vectors).tolist()), figures=compare(reference, vectors)))
+        found.parity.append(
+            Parity(side=name, cosines=tuple(cosines(reference, vectors).tolist()), figures=parity_figures(reference, vectors))
+        )
 
 
 def _lengths(plan: Plan, max_length: int) -> list[int]:

@@ -19,7 +19,7 @@ from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, Side, Start
 from cls_runtime.bench.texts import calibration_sentences
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Manifest
-from cls_runtime.bundle.parity import compare
+from cls_runtime.bundle.parity import parity_figures
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import EngineError, UsageError
 
@@ -196,7 +196,7 @@ def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manif
         if side.vectors.shape != reference.vectors.shape:
             side.fail(f"vectors of shape {side.vectors.shape}, {reference.name} has {reference.vectors.shape}: another model, not timed")
             continue
-        side.parity = compare(reference.vectors, side.vectors)
+        side.parity = parity_figures(reference.vectors, side.vectors)
         if side.parity.mean_cosine < LEAST_MEAN_COSINE:
             side.fail(f"mean cosine {side.parity.mean_cosine:.4f} to {reference.name}: another model, not timed")
     return reference.name

@@ -2,7 +2,7 @@
 
 >>> import numpy as np
 >>> reference = np.eye(3, dtype=np.float32)
->>> compare(reference, reference).min_cosine
+>>> parity_figures(reference, reference).min_cosine
 1.0
 """
 
@@ -61,7 +61,7 @@ def cosines(reference: Float32, vectors: Float32) -> NDArray[np.float64]:
         return np.asarray((a * b).sum(1) / norms, dtype=np.float64)
 
 
-def compare(reference: Float32, vectors: Float32) -> ParityFigures:
+def parity_figures(reference: Float32, vectors: Float32) -> ParityFigures:
     """Parity figures of `vectors` [n, width] against `reference` [n, width].
 
     Rows that are equal have cosine 1 by definition, whatever their norm; a NaN counts as cosine -1 and an infinite difference, so that it

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cls_runtime.commands import shell
-from cls_runtime.verifying.compare import Comparison, Side
+from cls_runtime.verifying.compare import ComparedBundle, Comparison
 
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     """The comparison in words, one line for each thing that may differ."""
     first, second, texts = comparison.first, comparison.second, comparison.texts
     rows = [
-        ("from", _side(first)),
-        ("to", _side(second)),
+        ("from", _about(first)),
+        ("to", _about(second)),
         ("fingerprint", f"{first.fingerprint[:12]} -> {second.fingerprint[:12]}" if comparison.differences else "equal"),
         *(("", difference) for difference in comparison.differences),
         ("widths", _widths(first, second)),
@@ -36,11 +36,12 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     return shell.table_lines(rows)
 
 
-def _side(side: Side) -> str:
-    return f"{side.bundle}: {side.source}, {side.variant} on {side.engine}, texts up to {side.max_length} tokens"
+def _about(compared: ComparedBundle) -> str:
+    on = f"{compared.variant} on {compared.engine}"
+    return f"{compared.bundle}: {compared.source}, {on}, texts up to {compared.max_length} tokens"
 
 
-def _widths(first: Side, second: Side) -> str:
+def _widths(first: ComparedBundle, second: ComparedBundle) -> str:
     names = dict.fromkeys([*first.widths, *second.widths])
     words = []
     for name in names:

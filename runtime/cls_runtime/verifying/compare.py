@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import Manifest, ParityFigures
-from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls, thresholds_for
+from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
 from cls_runtime.errors import CheckFailedError, UsageError
@@ -28,8 +28,8 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """One of the two bundles, and what it was compared on."""
+class ComparedBundle:
+    """One of the two bundles: what it is, and what it was compared on."""
 
     bundle: Path
     source: str
@@ -55,8 +55,8 @@ class Comparison:
         objections: why the two are not interchangeable, in words; empty where they are.
     """
 
-    first: Side
-    second: Side
+    first: ComparedBundle
+    second: ComparedBundle
     differences: tuple[str, ...]
     texts: int
     other_tokens: int
@@ -152,22 +152,22 @@ def compare_bundles(
         raise UsageError("the list of texts is empty, expected at least one")
     probes = list(texts) if texts is not None else read_golden(Bundle.open(path).companion(GOLDEN_NAME)).inputs
     first, second = (_encoded(folder, probes, variant=variant, engine=engine) for folder in (path, other))
-    looser = max(first.side.variant, second.side.variant, key=list(THRESHOLDS).index)
-    shared = [name for name in first.vectors if first.side.widths[name] == second.side.widths.get(name)]
-    figures = {name: compare(first.vectors[name], second.vectors[name]) for name in shared}
+    looser = max(first.about.variant, second.about.variant, key=list(THRESHOLDS).index)
+    shared = [name for name in first.vectors if first.about.widths[name] == second.about.widths.get(name)]
+    figures = {name: parity_figures(first.vectors[name], second.vectors[name]) for name in shared}
     objections = [
-        f"{name} is {width} numbers wide, in the other {second.side.widths[name]}"
-        for name, width in first.side.widths.items()
-        if second.side.widths.get(name, width) != width
+        f"{name} is {width} numbers wide, in the other {second.about.widths[name]}"
+        for name, width in first.about.widths.items()
+        if second.about.widths.get(name, width) != width
     ]
-    if first.side.max_length != second.side.max_length:
-        objections.append(f"texts are cut at {first.side.max_length} tokens, by the other at {second.side.max_length}")
+    if first.about.max_length != second.about.max_length:
+        objections.append(f"texts are cut at {first.about.max_length} tokens, by the other at {second.about.max_length}")
     for name in shared:
         objections += _objections(name, probes, first.vectors[name], second.vectors[name], figures[name], looser)
     neighbours = compare_neighbours(first.vectors["cls"], second.vectors["cls"]) if "cls" in shared else None
     return Comparison(
-        first=first.side,
-        second=second.side,
+        first=first.about,
+        second=second.about,
         differences=differences(first.manifest, second.manifest),
         texts=len(probes),
         other_tokens=sum(a != b for a, b in zip(first.tokens, second.tokens, strict=True)),
@@ -182,7 +182,7 @@ def compare_bundles(
 class _Encoded:
     """A bundle's answer: by output its vectors, each text's tokens, and by text how many tokens were cut off."""
 
-    side: Side
+    about: ComparedBundle
     manifest: Manifest
     vectors: dict[str, Float32]
     tokens: list[tuple[int, ...]]
@@ -195,7 +195,7 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
     with Encoder.load(path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep") as encoder:
         vectors: dict[str, Float32] = {name: encoder.encode(texts, output=name) for name in encoder.outputs}
         removed = {item.index: item.removed_tokens for item in encoder.last_report.truncated}
-        side = Side(
+        about = ComparedBundle(
             bundle=bundle.folder,
             source=bundle.manifest.source.name,
             fingerprint=bundle.manifest.fingerprint,
@@ -205,7 +205,7 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
             widths={name: rows.shape[1] for name, rows in vectors.items()},
             truncated=len(removed),
         )
-    return _Encoded(side, bundle.manifest, vectors, tokens, removed)
+    return _Encoded(about, bundle.manifest, vectors, tokens, removed)
 
 
 def _objections(output: str, texts: Sequence[Text], first: Float32, second: Float32, figures: ParityFigures, variant: str) -> list[str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
 from cls_runtime.bundle.manifest import Manifest, Output, ParityFigures
-from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, compare, cosines, shortfalls
+from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, cosines, parity_figures, shortfalls
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text, characters
@@ -125,7 +125,7 @@ def batch_invariance(encoder: Encodes, texts: Sequence[Text], thresholds: Thresh
     pairs = [(place, text, alone[place], together[place]) for place, text in solo]
     pairs += [(place, text, alone[place], encoder.encode([text, longest])[0]) for place, text in _spread(solo, MAX_PADDED_TEXTS)]
     reference, vectors = np.stack([pair[2] for pair in pairs]), np.stack([pair[3] for pair in pairs])
-    figures = compare(reference, vectors)
+    figures = parity_figures(reference, vectors)
     missed = batch_shortfalls(figures, thresholds)
     if missed:
         message = f"{'; '.join(missed)}; {_worst([pair[:2] for pair in pairs], reference, vectors, figures)}"
@@ -162,7 +162,7 @@ def _compared(
     if vectors.shape != reference.shape:
         found = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
         return Finding(passed=False, message=found)
-    figures = compare(reference, vectors)
+    figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
     if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= RECORDED_COSINE_MARGIN:
         missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")

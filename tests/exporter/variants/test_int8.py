@@ -21,7 +21,7 @@ from cls_exporter.graph.families import FAMILIES
 from cls_exporter.variants import CalibrationTexts
 from cls_runtime import Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.parity import THRESHOLDS, compare, cosines, shortfalls
+from cls_runtime.bundle.parity import THRESHOLDS, cosines, parity_figures, shortfalls
 from cls_runtime.errors import UsageError
 
 
@@ -132,13 +132,13 @@ def test_a_damaged_weight_scale_misses_a_threshold(bundle, tmp_path, damage):
     golden = read_golden(bundle / GOLDEN_NAME)
     with Encoder.load(bundle, variant="int8", engine="onnxruntime", on_overflow="truncate") as encoder:
         encoder._runner._engine._session = onnxruntime.InferenceSession(str(tmp_path / "damaged.onnx"))
-        figures = compare(golden.vectors["cls"], encoder.encode(golden.inputs))
+        figures = parity_figures(golden.vectors["cls"], encoder.encode(golden.inputs))
     assert shortfalls(figures, THRESHOLDS["int8"])
 
 
 @pytest.mark.parametrize(("field", "value"), [("mean_cosine", 0.9989), ("p1_cosine", 0.9979), ("min_cosine", 0.9949)], ids=str)
 def test_each_threshold_refuses_alone(field, value):
-    good = compare(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+    good = parity_figures(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
     assert not shortfalls(good, THRESHOLDS["int8"])
     assert [field] == [text.split()[0] for text in shortfalls(dataclasses.replace(good, **{field: value}), THRESHOLDS["int8"])]
 

@@ -13,7 +13,7 @@ import pytest
 from cls_exporter import ExportConfig, export
 from cls_runtime import Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.parity import THRESHOLDS, compare, cosines, shortfalls
+from cls_runtime.bundle.parity import THRESHOLDS, cosines, parity_figures, shortfalls
 from cls_runtime.verifying.vector_checks import RECORDED_COSINE_MARGIN
 
 ENCODE = """
@@ -46,11 +46,11 @@ def test_parity_holds_without_vnni(minilm, tmp_path):
     places = [place for place, text in enumerate(golden.inputs) if isinstance(text, str) and len(text) < 150]
     assert len(places) > 60
     emulated = np.load(vectors)
-    figures = compare(golden.vectors["cls"][places], emulated)
+    figures = parity_figures(golden.vectors["cls"][places], emulated)
     assert not shortfalls(figures, THRESHOLDS["int8"])
     with Encoder.load(bundle, variant="int8", engine="onnxruntime", threads=1) as encoder:
         native = encoder.encode([golden.inputs[place] for place in places])
     # Integer kernels agree bit for bit; a float that differs in its last bit may round to another integer (lowest cosine 0.99978 measured).
     # Without session.x64quantprecision it was 0.997.
     assert cosines(native, emulated).min() > 0.9995
-    assert abs(figures.mean_cosine - compare(golden.vectors["cls"][places], native).mean_cosine) < RECORDED_COSINE_MARGIN
+    assert abs(figures.mean_cosine - parity_figures(golden.vectors["cls"][places], native).mean_cosine) < RECORDED_COSINE_MARGIN

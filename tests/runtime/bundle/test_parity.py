@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cls_runtime.bundle.manifest import ParityFigures
-from cls_runtime.bundle.parity import THRESHOLDS, batch_shortfalls, compare, cosines, shortfalls
+from cls_runtime.bundle.parity import THRESHOLDS, batch_shortfalls, cosines, parity_figures, shortfalls
 
 ROWS, WIDTH = 400, 64
 
@@ -25,7 +25,7 @@ def turned(rows, cosine, *, count=ROWS):
 
 
 def test_equal_rows_have_perfect_figures():
-    figures = compare(reference(), reference())
+    figures = parity_figures(reference(), reference())
     assert (figures.mean_cosine, figures.p1_cosine, figures.min_cosine, figures.max_abs, figures.texts) == (1.0, 1.0, 1.0, 0.0, ROWS)
     for thresholds in THRESHOLDS.values():
         assert shortfalls(figures, thresholds) == []
@@ -35,7 +35,7 @@ def test_equal_rows_have_perfect_figures():
 def test_figures_are_those_of_numpy():
     rows = reference()
     other = turned(rows, 0.9)
-    figures = compare(rows, other)
+    figures = parity_figures(rows, other)
     expected = [float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(rows, other, strict=True)]
     np.testing.assert_allclose(cosines(rows, other), expected, atol=1e-6)
     assert figures.mean_cosine == pytest.approx(0.9, abs=1e-6)
@@ -46,10 +46,10 @@ def test_the_worst_text_is_the_one_that_was_turned():
     rows = reference()
     other = rows.copy()
     other[17] = turned(rows, 0.5)[17]
-    assert compare(rows, other).worst_text == 17
+    assert parity_figures(rows, other).worst_text == 17
     other = rows.copy()
     other[18] *= 1 + 1e-5  # the same direction: only the difference tells
-    assert compare(rows, other).worst_text == 18
+    assert parity_figures(rows, other).worst_text == 18
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -58,7 +58,7 @@ def test_one_number_that_is_none_fails_every_variant(value, variant):
     rows = reference()
     other = rows.copy()
     other[3, 5] = value
-    figures = compare(rows, other)
+    figures = parity_figures(rows, other)
     assert figures.worst_text == 3
     assert figures.min_cosine == -1.0
     assert np.isfinite(figures.max_abs)  # JSON has no infinity
@@ -67,7 +67,7 @@ def test_one_number_that_is_none_fails_every_variant(value, variant):
 
 @pytest.mark.parametrize("variant", THRESHOLDS)
 def test_zeros_in_place_of_vectors_fail(variant):
-    assert shortfalls(compare(reference(), np.zeros((ROWS, WIDTH), np.float32)), THRESHOLDS[variant])
+    assert shortfalls(parity_figures(reference(), np.zeros((ROWS, WIDTH), np.float32)), THRESHOLDS[variant])
 
 
 # For each threshold of the contract: vectors that miss this one, by a little, and the figure that must say so.
@@ -85,7 +85,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize(("variant", "figure", "damaged"), DAMAGED, ids=lambda value: value if isinstance(value, str) else "")
 def test_each_cosine_threshold_is_missed_by_a_damaged_case(variant, figure, damaged):
-    found = shortfalls(compare(reference(SCALE), damaged), THRESHOLDS[variant])
+    found = shortfalls(parity_figures(reference(SCALE), damaged), THRESHOLDS[variant])
     assert [phrase.split()[0] for phrase in found] == [figure]
     assert "expected at least" in found[0]
 
@@ -96,12 +96,12 @@ def test_max_abs_is_missed_by_a_longer_row(variant):
     rows, bound = reference(), THRESHOLDS[variant].max_abs
     other = rows.copy()
     other[5] *= 1 + 1.2 * bound / np.abs(rows[5]).max()
-    found = shortfalls(compare(rows, other), THRESHOLDS[variant])
+    found = shortfalls(parity_figures(rows, other), THRESHOLDS[variant])
     assert [phrase.split()[0] for phrase in found] == ["max_abs"]
 
 
 def test_int8_is_not_held_to_max_abs():
-    assert shortfalls(compare(reference(), reference() * np.float32(1.5)), THRESHOLDS["int8"]) == []
+    assert shortfalls(parity_figures(reference(), reference() * np.float32(1.5)), THRESHOLDS["int8"]) == []
 
 
 @pytest.mark.parametrize("variant", [name for name, bound in THRESHOLDS.items() if bound.batch_max_abs is not None])
@@ -109,17 +109,17 @@ def test_batch_invariance_is_missed_by_a_moved_row(variant):
     rows, bound = reference(), THRESHOLDS[variant].batch_max_abs
     other = rows.copy()
     other[5, 0] += 1.2 * bound
-    found = batch_shortfalls(compare(rows, other), THRESHOLDS[variant])
+    found = batch_shortfalls(parity_figures(rows, other), THRESHOLDS[variant])
     assert [phrase.split()[2] for phrase in found] == ["max_abs"]
     other[5, 0] = rows[5, 0] + 0.8 * bound
-    assert batch_shortfalls(compare(rows, other), THRESHOLDS[variant]) == []
+    assert batch_shortfalls(parity_figures(rows, other), THRESHOLDS[variant]) == []
 
 
 def test_batch_invariance_of_int8_is_missed_by_a_turned_row():
     rows = reference()
-    found = batch_shortfalls(compare(rows, turned(rows, 1 - 1.2e-4, count=1)), THRESHOLDS["int8"])
+    found = batch_shortfalls(parity_figures(rows, turned(rows, 1 - 1.2e-4, count=1)), THRESHOLDS["int8"])
     assert [phrase.split()[2] for phrase in found] == ["min_cosine"]
-    assert batch_shortfalls(compare(rows, turned(rows, 1 - 0.8e-4, count=1)), THRESHOLDS["int8"]) == []
+    assert batch_shortfalls(parity_figures(rows, turned(rows, 1 - 0.8e-4, count=1)), THRESHOLDS["int8"]) == []
 
 
 def test_every_threshold_has_a_damaged_case():
@@ -133,13 +133,13 @@ def test_every_threshold_has_a_damaged_case():
 @pytest.mark.parametrize("shape", [(0, 3), (3,)])
 def test_no_rows_are_no_comparison(shape):
     with pytest.raises(ValueError, match="expected two equal, non-empty"):
-        compare(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        parity_figures(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
 
 def test_another_shape_is_no_comparison():
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
-        compare(np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
+        parity_figures(np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
 
 
 def test_figures_go_into_the_manifest():
-    assert isinstance(compare(reference(), reference()), ParityFigures)
+    assert isinstance(parity_figures(reference(), reference()), ParityFigures)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cls_runtime import Bundle, BundleError, ClosedError, Encoder, EngineError, MissingExtraError
-from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls
+from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls
 from cls_runtime.engines import openvino
 from cls_runtime.engines.cpu import cpu_features
 from cls_runtime.verifying.verification import verify
@@ -169,14 +169,14 @@ class TestEngine:
         with Encoder.load(minilm_bundle, engine="onnxruntime", variant="fp32", threads=1) as encoder:
             reference = encoder.encode(texts)
         with Encoder.load(minilm_bundle, engine="openvino", variant="fp32", threads=1) as encoder:
-            assert shortfalls(compare(reference, encoder.encode(texts)), THRESHOLDS["fp32"]) == []
+            assert shortfalls(parity_figures(reference, encoder.encode(texts)), THRESHOLDS["fp32"]) == []
         try:
             encoder = Encoder.load(minilm_bundle, engine="openvino", variant="bf16", threads=1)
         except EngineError as error:
             pytest.skip(str(error))
         with encoder:
             assert encoder.info.variant == "bf16"
-            figures = compare(reference, encoder.encode(texts))
+            figures = parity_figures(reference, encoder.encode(texts))
             assert shortfalls(figures, THRESHOLDS["bf16"]) == []
             assert shortfalls(figures, THRESHOLDS["fp32"])
 
