@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cls_runtime.bundle.folder import Bundle
     from cls_runtime.bundle.manifest import Manifest
     from cls_runtime.encoder import Encoder
+    from cls_runtime.encoding.options import EncoderOptions
     from cls_runtime.encoding.report import EncodeReport, EncoderInfo, Truncation
     from cls_runtime.errors import (
         BundleError,
@@ -43,6 +44,7 @@ __all__ = [
     "EncodeReport",
     "Encoder",
     "EncoderInfo",
+    "EncoderOptions",
     "EngineError",
     "InstallationWarning",
     "IntegrityError",
@@ -64,6 +66,7 @@ _MODULES = {
     "EncodeReport": "encoding.report",
     "Encoder": "encoder",
     "EncoderInfo": "encoding.report",
+    "EncoderOptions": "encoding.options",
     "Manifest": "bundle.manifest",
     "Truncation": "encoding.report",
 }

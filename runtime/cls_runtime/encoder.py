@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +19,20 @@ from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
+from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, warn_of_truncation
 from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
 from cls_runtime.encoding.vectors import OnInvalid, finish_rows
+from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
-from cls_runtime.errors import UsageError
 
 Float32 = NDArray[np.float32]
 
 
 class Encoder:
-    """A bundle's model, ready to turn texts into vectors. Made by `Encoder.load`.
+    """A bundle's model, ready to turn texts into vectors. Made by `Encoder.load`, or by `Encoder.of` on an engine of one's own.
 
         >>> with Encoder.load("models/all-MiniLM-L6-v2") as encoder:  # doctest: +SKIP
         ...     encoder.encode(["a text", "another"]).shape
@@ -45,29 +44,34 @@ class Encoder:
 
     def __init__(
         self,
-        *,
         bundle: Bundle,
-        runner: BatchRunner,
-        info: EncoderInfo,
-        on_overflow: OnOverflow,
-        on_invalid: OnInvalid,
-        reload: Callable[[], Encoder],
-        max_wait_ms: float = MAX_WAIT_MS,
-        max_waiting_texts: int = MAX_WAITING_TEXTS,
+        tokenizer: TextTokenizer,
+        engine: Engine,
+        options: EncoderOptions,
+        *,
+        reasons: tuple[str, ...] = (),
+        loaded_from: Path | None = None,
     ) -> None:
         self._bundle = bundle
-        self._runner = runner
+        self._options = options
+        self._loaded_from = loaded_from
+        self._runner = BatchRunner(engine, tokenizer, token_budget=options.token_budget)
         self._merger = RequestMerger(
-            runner,
-            rounds_at_once=info.workers,
-            token_budget=info.token_budget,
-            max_wait_ms=max_wait_ms,
-            max_waiting_texts=max_waiting_texts,
+            self._runner,
+            rounds_at_once=engine.workers,
+            token_budget=options.token_budget,
+            max_wait_ms=options.max_wait_ms,
+            max_waiting_texts=options.max_waiting_texts,
         )
-        self._info = info
-        self._on_overflow = on_overflow
-        self._on_invalid = on_invalid
-        self._reload = reload
+        self._info = EncoderInfo(
+            engine=engine.name,
+            variant=options.variant,
+            reasons=reasons,
+            threads=options.threads or engine.workers,
+            workers=engine.workers,
+            providers=engine.providers,
+            token_budget=options.token_budget,
+        )
         self._last = threading.local()
 
     @classmethod
@@ -106,28 +110,8 @@ class Encoder:
             EngineError: the engine or the variant cannot run on this machine.
             UsageError: an unknown option, or a variant that the bundle lacks.
         """
-        _check_options(on_overflow=on_overflow, on_invalid=on_invalid, threads=threads, token_budget=token_budget)
-        _check_queue(max_wait_ms=max_wait_ms, max_waiting_texts=max_waiting_texts)
-        bundle = Bundle.open(path, check_hashes=check_hashes)
-        choice = choose(bundle.manifest, engine=engine, variant=variant)
-        threads = available_cpus() if threads is None else threads
-        tokenizer = TextTokenizer.from_bundle(bundle)
-        loaded = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
-        runner = BatchRunner(loaded, tokenizer, token_budget=token_budget)
-        info = EncoderInfo(
-            engine=choice.engine,
-            variant=choice.variant,
-            reasons=choice.reasons,
-            threads=threads,
-            workers=loaded.workers,
-            providers=loaded.providers,
-            token_budget=token_budget,
-        )
-        # The chosen variant, not "auto": a copy in another process must give the same vectors.
-        reload = functools.partial(
-            cls.load,
-            Path(path).absolute(),
-            variant=choice.variant,
+        options = EncoderOptions(
+            variant=variant,
             engine=engine,
             threads=threads,
             on_overflow=on_overflow,
@@ -137,16 +121,38 @@ class Encoder:
             max_wait_ms=max_wait_ms,
             max_waiting_texts=max_waiting_texts,
         )
-        return cls(
-            bundle=bundle,
-            runner=runner,
-            info=info,
-            on_overflow=on_overflow,
-            on_invalid=on_invalid,
-            reload=reload,
-            max_wait_ms=max_wait_ms,
-            max_waiting_texts=max_waiting_texts,
-        )
+        return cls._load(Path(path), options)
+
+    @classmethod
+    def _load(cls, path: Path, options: EncoderOptions) -> Encoder:
+        bundle = Bundle.open(path, check_hashes=options.check_hashes)
+        choice = choose(bundle.manifest, engine=options.engine, variant=options.variant)
+        threads = options.threads or available_cpus()
+        tokenizer = TextTokenizer.from_bundle(bundle)
+        engine = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
+        # The chosen variant, not "auto": a copy in another process must give the same vectors.
+        options = dataclasses.replace(options, variant=choice.variant, threads=threads)
+        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute())
+
+    @classmethod
+    def of(cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None) -> Encoder:
+        """An Encoder of a bundle on an engine that is there already: one that this package does not have, or one that a test watches.
+
+            >>> graph = onnxruntime.load(bundle, variant="fp32", threads=2)  # doctest: +SKIP
+            >>> Encoder.of(bundle, Watched(graph), EncoderOptions(variant="fp32", on_overflow="raise"))  # doctest: +SKIP
+
+        It cannot be pickled: no other process could load the engine.
+
+        Args:
+            bundle: the bundle; its tokenizer and manifest are used, its graph is not.
+            engine: what computes, closed with the Encoder.
+            options: as of `load`; None for its defaults. `variant` is what `info` will say, `engine` and `check_hashes` say nothing here.
+
+        Raises:
+            BundleError: the bundle's tokenizer is missing or broken.
+        """
+        tokenizer = TextTokenizer.from_bundle(bundle)
+        return cls(bundle, tokenizer, engine, options or EncoderOptions(), reasons=(f"engine {engine.name}: given to Encoder.of",))
 
     @property
     def bundle(self) -> Bundle:
@@ -203,7 +209,7 @@ class Encoder:
             rows[report.texts : report.texts + len(block)] = block
             report += done
         rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
-        if report.truncated and self._on_overflow == "warn":
+        if report.truncated and self._options.on_overflow == "warn":
             warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
         return rows
 
@@ -235,11 +241,14 @@ class Encoder:
         if found.window.texts:
             rows, report = await asyncio.wrap_future(
                 self._merger.submit(
-                    found.window, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._on_overflow == "raise"
+                    found.window,
+                    GRAPH_OUTPUTS[output],
+                    width=self.manifest.width(output),
+                    refuse_overflow=self._options.on_overflow == "raise",
                 )
             )
         rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
-        if report.truncated and self._on_overflow == "warn":
+        if report.truncated and self._options.on_overflow == "warn":
             warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
         return rows
 
@@ -277,7 +286,7 @@ class Encoder:
             for raw, done in blocks:
                 window, found = waiting.popleft()
                 rows, report = self._finished(found, raw, done, window.indices, output=output, normalize=normalize)
-                if report.truncated and self._on_overflow == "warn" and not warned:
+                if report.truncated and self._options.on_overflow == "warn" and not warned:
                     warned = True
                     warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
                 yield rows
@@ -294,8 +303,10 @@ class Encoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[[], Encoder], tuple[()]]:
-        return self._reload, ()
+    def __reduce__(self) -> tuple[Callable[[Path, EncoderOptions], Encoder], tuple[Path, EncoderOptions]]:
+        if self._loaded_from is None:
+            raise TypeError("an Encoder on an engine of one's own cannot be pickled; make it again on the other side")
+        return self._load, (self._loaded_from, self._options)
 
     def __repr__(self) -> str:
         state = "closed" if self._runner.closed else f"{self._info.variant} on {self._info.engine}, {self._info.threads} threads"
@@ -303,7 +314,7 @@ class Encoder:
 
     def _computed(self, parts: Iterable[Window], output: Output) -> Generator[tuple[Float32, EncodeReport], None, None]:
         return self._runner.compute(
-            parts, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._on_overflow == "raise"
+            parts, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._options.on_overflow == "raise"
         )
 
     def _finished(
@@ -317,7 +328,9 @@ class Encoder:
             report = dataclasses.replace(report, texts=len(indices), truncated=truncated)
             rows = rows[found.positions]
         first_index = indices[0] if indices else 0
-        finish_rows(rows, first_index=first_index, normalize=normalize, on_invalid=self._on_invalid, zero_is_valid=output == "logits")
+        finish_rows(
+            rows, first_index=first_index, normalize=normalize, on_invalid=self._options.on_invalid, zero_is_valid=output == "logits"
+        )
         self._last.report = report
         return rows, report
 
@@ -332,19 +345,3 @@ def _iterable(texts: Iterable[Text]) -> Iterable[Text]:
 def _whole(texts: Iterable[Text]) -> Window:
     checked = [checked_text(text, index) for index, text in enumerate(_iterable(texts))]
     return Window(checked, range(len(checked)))
-
-
-def _check_options(*, on_overflow: str, on_invalid: str, threads: int | None, token_budget: int) -> None:
-    for name, value, allowed in (("on_overflow", on_overflow, get_args(OnOverflow)), ("on_invalid", on_invalid, get_args(OnInvalid))):
-        if value not in allowed:
-            raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
-    for name, count in (("threads", threads), ("token_budget", token_budget)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise UsageError(f"{name} is {count!r}, expected a whole number of at least 1")
-
-
-def _check_queue(*, max_wait_ms: float, max_waiting_texts: int) -> None:
-    if isinstance(max_wait_ms, bool) or not isinstance(max_wait_ms, (int, float)) or not 0 <= max_wait_ms <= 60_000:
-        raise UsageError(f"max_wait_ms is {max_wait_ms!r}, expected a number from 0 to 60000")
-    if isinstance(max_waiting_texts, bool) or not isinstance(max_waiting_texts, int) or max_waiting_texts < 1:
-        raise UsageError(f"max_waiting_texts is {max_waiting_texts!r}, expected a whole number of at least 1")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from bundle_builder import build_bundle
+from watched_engine import WatchedEngine
 
-from cls_runtime import Encoder
+from cls_runtime import Bundle, Encoder, EncoderOptions
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,19 @@ def own_bundle(bundle: Path, tmp_path: Path) -> Path:
 def encoder(bundle: Path) -> Iterator[Encoder]:
     """An Encoder of `bundle` with two threads."""
     with Encoder.load(bundle, threads=2, token_budget=64) as encoder:
+        yield encoder
+
+
+@pytest.fixture
+def watched_engine(bundle: Path) -> WatchedEngine:
+    """What `watched` computes on, with two threads."""
+    return WatchedEngine(Bundle.open(bundle), threads=2)
+
+
+@pytest.fixture
+def watched(bundle: Path, watched_engine: WatchedEngine) -> Iterator[Encoder]:
+    """As `encoder`, on `watched_engine`."""
+    with Encoder.of(Bundle.open(bundle), watched_engine, EncoderOptions(token_budget=64)) as encoder:
         yield encoder
 
 

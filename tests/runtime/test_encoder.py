@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cls_runtime import (
+    Bundle,
     ClosedError,
     Encoder,
+    EncoderOptions,
     EngineError,
     InvalidVectorError,
     TextError,
@@ -343,12 +345,11 @@ class TestLife:
                 for rows in pool.map(lambda _: encoder.encode(texts), range(64)):
                     np.testing.assert_array_equal(rows, alone)
 
-    def test_callers_stay_within_the_budget_of_threads(self, encoder, monkeypatch):
+    def test_callers_stay_within_the_budget_of_threads(self, watched, watched_engine):
         running, most = 0, 0
         lock = threading.Lock()
-        run = encoder._runner._engine.run
 
-        def counted(batch, outputs):
+        def counted(run, batch, outputs):
             nonlocal running, most
             with lock:
                 running += 1
@@ -359,36 +360,67 @@ class TestLife:
                 with lock:
                     running -= 1
 
-        monkeypatch.setattr(encoder._runner._engine, "run", counted)
+        watched_engine.around = counted
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda number: encoder.encode([f"{number} {letter}" for letter in "abcdefgh"]), range(50)))
+            list(pool.map(lambda number: watched.encode([f"{number} {letter}" for letter in "abcdefgh"]), range(50)))
         assert 1 <= most <= 2
 
-    def test_an_engine_error_comes_through_and_the_encoder_lives_on(self, encoder, monkeypatch):
-        def fail(batch, outputs):
+    def test_an_engine_error_comes_through_and_the_encoder_lives_on(self, watched, watched_engine):
+        def fail(run, batch, outputs):
             raise EngineError("out of memory")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(encoder._runner._engine, "run", fail)
-            with pytest.raises(EngineError, match="out of memory"):
-                encoder.encode(TEXTS * 3 + [f"{number} the cat" for number in range(50)])
-        assert encoder.encode(TEXTS).shape == (len(TEXTS), HIDDEN)
+        watched_engine.around = fail
+        with pytest.raises(EngineError, match="out of memory"):
+            watched.encode(TEXTS * 3 + [f"{number} the cat" for number in range(50)])
+        watched_engine.around = None
+        assert watched.encode(TEXTS).shape == (len(TEXTS), HIDDEN)
+
+
+class TestOnAnEngineOfOnesOwn:
+    def test_the_vectors_are_that_engines(self, watched, watched_engine, encoder):
+        np.testing.assert_array_equal(watched.encode(TEXTS), encoder.encode(TEXTS))
+        watched_engine.around = lambda run, batch, outputs: [2 * rows for rows in run(batch, outputs)]
+        np.testing.assert_array_equal(watched.encode(TEXTS), 2 * encoder.encode(TEXTS))
+
+    def test_info_is_of_the_engine_and_the_options(self, bundle, watched_engine):
+        watched_engine.name, watched_engine.providers = "mine", ("my own",)
+        with Encoder.of(Bundle.open(bundle), watched_engine, EncoderOptions(variant="fp16", token_budget=70)) as encoder:
+            info = encoder.info
+        assert (info.engine, info.variant, info.providers, info.token_budget) == ("mine", "fp16", ("my own",), 70)
+        assert (info.threads, info.workers) == (2, 2)
+        assert info.reasons == ("engine mine: given to Encoder.of",)
+
+    def test_options_are_those_of_load(self, bundle, watched_engine):
+        with (
+            Encoder.of(Bundle.open(bundle), watched_engine, EncoderOptions(on_overflow="raise")) as encoder,
+            pytest.raises(TextTooLongError),
+        ):
+            encoder.encode([LONG])
+
+    def test_without_options_it_has_the_defaults_of_load(self, bundle, watched_engine):
+        with Encoder.of(Bundle.open(bundle), watched_engine) as encoder, pytest.warns(TruncationWarning):
+            encoder.encode([LONG])
+
+    def test_the_engine_is_closed_with_it(self, watched, watched_engine):
+        watched.encode(TEXTS)
+        assert not watched_engine.closed
+        watched.close()
+        assert watched_engine.closed
+
+    def test_it_cannot_be_sent_to_another_process(self, watched):
+        with pytest.raises(TypeError, match="on an engine of one's own cannot be pickled"):
+            pickle.dumps(watched)
 
 
 class TestLoad:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"threads": 0}, "threads is 0"),
-            ({"threads": True}, "threads is True"),
-            ({"token_budget": 1.5}, "token_budget is 1.5"),
-            ({"on_overflow": "cut"}, "on_overflow is 'cut', expected one of warn, truncate, raise"),
-            ({"on_invalid": "skip"}, "on_invalid is 'skip'"),
-            ({"variant": "int4"}, "variant is 'int4'"),
-            ({"engine": "tvm"}, "engine is 'tvm'"),
+            ({"variant": "int4"}, "variant is 'int4', expected one of auto, fp32"),
+            ({"engine": "tvm"}, "engine is 'tvm', expected one of auto, onnxruntime"),
         ],
     )
-    def test_options_that_make_no_sense(self, bundle, options, message):
+    def test_names_that_nobody_knows(self, bundle, options, message):
         with pytest.raises(UsageError, match=message):
             Encoder.load(bundle, **options)
 

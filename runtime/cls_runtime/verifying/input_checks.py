@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.runner import BatchRunner
+from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.errors import InvalidVectorError, TextError, TextTooLongError
@@ -61,7 +61,7 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
     The graph of a sound bundle gives no invalid vector, so an engine that gives nothing else takes its place for that.
     """
     too_long = "a " * (bundle.manifest.max_length + 1)
-    with _strict(encoder, bundle) as strict:
+    with Encoder.of(bundle, _InvalidEngine(bundle.manifest), EncoderOptions(on_overflow="raise", on_invalid="raise")) as strict:
         cases: list[tuple[str, type[Exception], Callable[[], Any]]] = [
             ("a str where a list is due", TypeError, lambda: encoder.encode("a text")),
             ("None for a text", TypeError, lambda: encoder.encode([None])),  # type: ignore[list-item]
@@ -115,13 +115,3 @@ class _InvalidEngine:
 
     def close(self) -> None:
         return None
-
-
-def _strict(encoder: Encoder, bundle: Bundle) -> Encoder:
-    """An encoder of the bundle that refuses what can be refused, on an engine that gives NaN."""
-    runner = BatchRunner(_InvalidEngine(bundle.manifest), TextTokenizer.from_bundle(bundle), token_budget=encoder.info.token_budget)
-    return Encoder(bundle=bundle, runner=runner, info=encoder.info, on_overflow="raise", on_invalid="raise", reload=_never_sent)
-
-
-def _never_sent() -> NoReturn:
-    raise AssertionError("an encoder of a check is not sent to another process")

@@ -4,22 +4,26 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from bundle_builder import HIDDEN
+from watched_engine import WatchedEngine
 
 from cls_runtime import (
+    Bundle,
     ClosedError,
     Encoder,
+    EncoderOptions,
     EngineError,
     OverloadedError,
     TextError,
     TextTooLongError,
     Truncation,
     TruncationWarning,
-    UsageError,
 )
+from cls_runtime.encoding import merging
 from cls_runtime.encoding.merging import SHARE_TEXTS
 
 ATOL = 1e-5  # the contract's bound on a text's vector alone against in any batch
@@ -31,39 +35,36 @@ def texts_of(request: int, count: int) -> list[str]:
 
 
 @pytest.fixture
-def batches(encoder, monkeypatch):
-    """The sizes of the batches that the engine ran, while `hold` is set."""
-    engine = encoder._runner._engine
-    run, sizes = engine.run, []
+def batches(watched_engine):
+    """The sizes of the batches that the engine of `watched` ran."""
+    sizes = []
 
-    def recorded(batch, outputs):
+    def recorded(run, batch, outputs):
         sizes.append(len(batch.input_ids))
         return run(batch, outputs)
 
-    monkeypatch.setattr(engine, "run", recorded)
+    watched_engine.around = recorded
     return sizes
 
 
 class Gate:
-    """An engine that computes nothing until it is opened."""
+    """Around an engine's runs: none of them computes until it is opened."""
 
-    def __init__(self, encoder, monkeypatch):
+    def __init__(self):
         self.opened, self.entered = threading.Event(), threading.Event()
-        run = encoder._runner._engine.run
 
-        def gated(batch, outputs):
-            self.entered.set()
-            assert self.opened.wait(20)
-            return run(batch, outputs)
-
-        monkeypatch.setattr(encoder._runner._engine, "run", gated)
+    def __call__(self, run, batch, outputs):
+        self.entered.set()
+        assert self.opened.wait(20)
+        return run(batch, outputs)
 
 
 @pytest.fixture
-def gate(encoder, monkeypatch):
-    gate = Gate(encoder, monkeypatch)
-    yield gate
-    gate.opened.set()
+def gate(watched_engine):
+    """Holds up `watched`."""
+    watched_engine.around = Gate()
+    yield watched_engine.around
+    watched_engine.around.opened.set()
 
 
 def test_many_requests_at_once_get_the_vectors_they_get_alone(encoder):
@@ -77,9 +78,9 @@ def test_many_requests_at_once_get_the_vectors_they_get_alone(encoder):
         np.testing.assert_allclose(rows, encoder.encode(texts, normalize=True), rtol=0, atol=ATOL)
 
 
-def test_requests_at_once_are_computed_together(encoder, batches):
+def test_requests_at_once_are_computed_together(watched, batches):
     async def all_at_once():
-        await asyncio.gather(*(encoder.aencode([letter]) for letter in "abcdefghijklmnop"))
+        await asyncio.gather(*(watched.aencode([letter]) for letter in "abcdefghijklmnop"))
 
     asyncio.run(all_at_once())
     assert sum(batches) == 16
@@ -134,38 +135,40 @@ def test_a_short_request_does_not_wait_for_a_long_one_before_it(encoder):
     assert order == ["short", "long"]
 
 
-def test_a_cancelled_request_harms_no_neighbour_and_frees_its_place(encoder, gate):
-    async def run():
-        first = asyncio.create_task(encoder.aencode(["a"]))
-        await asyncio.to_thread(gate.entered.wait, 10)
-        doomed = [asyncio.create_task(encoder.aencode(texts_of(number, 200))) for number in range(3)]
-        neighbour = asyncio.create_task(encoder.aencode(["the cat"]))
-        await asyncio.sleep(0.05)
+def test_a_cancelled_request_harms_no_neighbour_and_frees_its_place(bundle, encoder):
+    engine = WatchedEngine(Bundle.open(bundle), threads=1)  # one round at a time, so what is queued behind the first stays there
+    engine.around = gate = Gate()
+
+    async def run(one_at_a_time):
+        first = asyncio.create_task(one_at_a_time.aencode(["a"]))
+        await asyncio.to_thread(gate.entered.wait, 20)
+        doomed = [asyncio.create_task(one_at_a_time.aencode(texts_of(number, 200))) for number in range(3)]
+        neighbour = asyncio.create_task(one_at_a_time.aencode(["the cat"]))
+        await asyncio.sleep(0)  # each task runs until it waits
         for task in (first, *doomed):
             task.cancel()
+        outcomes = await asyncio.gather(first, *doomed, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
         gate.opened.set()
-        found = await asyncio.gather(first, *doomed, return_exceptions=True)
-        assert all(isinstance(item, asyncio.CancelledError) for item in found)
-        return await neighbour
+        rows = await neighbour
+        assert (await one_at_a_time.aencode(texts_of(3, 602))).shape == (602, HIDDEN)  # all places are free again
+        return rows
 
-    np.testing.assert_allclose(asyncio.run(run()), encoder.encode(["the cat"]), rtol=0, atol=ATOL)
-    deadline = time.monotonic() + 10
-    while encoder._merger._waiting_texts and time.monotonic() < deadline:
-        asyncio.run(encoder.aencode(["a"]))
-    assert encoder._merger._waiting_texts == 0
+    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(max_waiting_texts=602)) as one_at_a_time:
+        rows = asyncio.run(run(one_at_a_time))
+    np.testing.assert_allclose(rows, encoder.encode(["the cat"]), rtol=0, atol=ATOL)
 
 
-def test_too_many_texts_are_refused_and_not_queued(bundle, monkeypatch):
-    with Encoder.load(bundle, threads=1, max_waiting_texts=10) as encoder:
-        gate = Gate(encoder, monkeypatch)
+def test_too_many_texts_are_refused_and_not_queued(bundle, watched_engine, gate):
+    with Encoder.of(Bundle.open(bundle), watched_engine, EncoderOptions(max_waiting_texts=10)) as encoder:
 
         async def run():
             held = asyncio.create_task(encoder.aencode(texts_of(0, 8)))
-            await asyncio.to_thread(gate.entered.wait, 10)
+            await asyncio.to_thread(gate.entered.wait, 20)
             with pytest.raises(OverloadedError, match="8 texts are waiting, 3 more would exceed the 10 of max_waiting_texts"):
                 await encoder.aencode(["a", "b", "c"])
             fits = asyncio.create_task(encoder.aencode(["a", "b"]))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # the task runs until it waits
             gate.opened.set()
             assert (await held).shape == (8, HIDDEN)
             assert (await fits).shape == (2, HIDDEN)
@@ -189,16 +192,16 @@ def test_an_error_goes_to_its_own_request(encoder):
     np.testing.assert_allclose(last, encoder.encode(["b", "c"]), rtol=0, atol=ATOL)
 
 
-def test_an_engine_error_reaches_every_request_and_the_encoder_lives_on(encoder, monkeypatch):
-    def fail(batch, outputs):
+def test_an_engine_error_reaches_every_request_and_the_encoder_lives_on(watched, watched_engine):
+    def fail(run, batch, outputs):
         raise EngineError("out of memory")
 
     async def run():
-        return await asyncio.gather(*(encoder.aencode([letter]) for letter in "abc"), return_exceptions=True)
+        return await asyncio.gather(*(watched.aencode([letter]) for letter in "abc"), return_exceptions=True)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(encoder._runner._engine, "run", fail)
-        assert [str(error) for error in asyncio.run(run())] == ["out of memory"] * 3
+    watched_engine.around = fail
+    assert [str(error) for error in asyncio.run(run())] == ["out of memory"] * 3
+    watched_engine.around = None
     assert all(rows.shape == (1, HIDDEN) for rows in asyncio.run(run()))
 
 
@@ -232,47 +235,40 @@ def test_a_text_that_is_too_long_is_an_error_of_its_own_request(bundle):
     assert error.index == 1
 
 
-def test_close_ends_what_waits(encoder, gate):
+def test_close_ends_what_waits(watched, gate):
     async def run():
-        running = asyncio.create_task(encoder.aencode(["a"]))
-        await asyncio.to_thread(gate.entered.wait, 10)
-        waiting = [asyncio.create_task(encoder.aencode(texts_of(number, 300))) for number in range(4)]
-        await asyncio.sleep(0.05)
-        closing = asyncio.create_task(asyncio.to_thread(encoder.close))
-        await asyncio.sleep(0.05)
+        running = asyncio.create_task(watched.aencode(["a"]))
+        await asyncio.to_thread(gate.entered.wait, 20)
+        waiting = [asyncio.create_task(watched.aencode(texts_of(number, 300))) for number in range(4)]
+        await asyncio.sleep(0)  # each task runs until it waits
+        closing = asyncio.create_task(asyncio.to_thread(watched.close))
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), timeout=60)
+        assert [type(outcome) for outcome in outcomes] == [ClosedError] * 4  # at once, while a round is still under way
         gate.opened.set()
-        found = await asyncio.wait_for(asyncio.gather(running, *waiting, return_exceptions=True), timeout=20)
         await closing
-        assert all(isinstance(item, ClosedError) for item in found[1:])
+        assert (await running).shape == (1, HIDDEN)
         with pytest.raises(ClosedError):
-            await encoder.aencode(["a"])
+            await watched.aencode(["a"])
 
     before = {thread.name for thread in threading.enumerate()}
     asyncio.run(run())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cls-encoder") and thread.name not in before]
 
 
-def test_a_single_request_waits_no_longer_than_asked(bundle):
-    def seconds(max_wait_ms):
-        with Encoder.load(bundle, threads=1, max_wait_ms=max_wait_ms) as encoder:
-            asyncio.run(encoder.aencode(["a"]))
-            start = time.perf_counter()
-            asyncio.run(encoder.aencode(["b"]))
-            return time.perf_counter() - start
+@pytest.mark.parametrize("max_wait_ms", [0, 150])
+def test_a_single_request_waits_for_company_as_long_as_asked(bundle, monkeypatch, max_wait_ms):
+    asked_for = []
 
-    assert seconds(400) >= 0.4
-    assert min(seconds(0) for _ in range(3)) < 0.2
+    class Recorded(threading.Condition):
+        def wait(self, timeout=None):
+            if timeout is not None:  # None waits for the first request
+                asked_for.append(timeout)
+            return super().wait(timeout)
 
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_wait_ms": -1}, "max_wait_ms is -1, expected a number from 0 to 60000"),
-        ({"max_wait_ms": float("nan")}, "max_wait_ms is nan"),
-        ({"max_wait_ms": True}, "max_wait_ms is True"),
-        ({"max_waiting_texts": 0}, "max_waiting_texts is 0, expected a whole number of at least 1"),
-    ],
-)
-def test_options_that_make_no_sense(bundle, options, message):
-    with pytest.raises(UsageError, match=message):
-        Encoder.load(bundle, **options)
+    monkeypatch.setattr(merging, "threading", SimpleNamespace(**{**vars(threading), "Condition": Recorded}))
+    with Encoder.load(bundle, threads=1, max_wait_ms=max_wait_ms) as encoder:
+        start = time.monotonic()
+        asyncio.run(encoder.aencode(["a"]))
+        assert time.monotonic() - start >= max_wait_ms / 1e3
+    assert bool(asked_for) is bool(max_wait_ms)
+    assert all(0 < seconds <= max_wait_ms / 1e3 for seconds in asked_for)

@@ -1,0 +1,54 @@
+"""What an `Encoder` is told when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from cls_runtime.encoding.batching import TOKEN_BUDGET
+from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS
+from cls_runtime.encoding.report import OnOverflow
+from cls_runtime.encoding.vectors import OnInvalid
+from cls_runtime.errors import UsageError
+
+LONGEST_WAIT_MS = 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """The options of `Encoder.load`, which says what each of them does.
+
+    Raises:
+        UsageError: a value that makes no sense. `choose` knows the names of variants and engines, and which of them go together.
+    """
+
+    variant: str = "auto"
+    engine: str = "auto"
+    threads: int | None = None
+    on_overflow: OnOverflow = "warn"
+    on_invalid: OnInvalid = "raise"
+    check_hashes: bool = False
+    token_budget: int = TOKEN_BUDGET
+    max_wait_ms: float = MAX_WAIT_MS
+    max_waiting_texts: int = MAX_WAITING_TEXTS
+
+    def __post_init__(self) -> None:
+        _check_one_of("on_overflow", self.on_overflow, get_args(OnOverflow))
+        _check_one_of("on_invalid", self.on_invalid, get_args(OnInvalid))
+        if self.threads is not None:
+            _check_count("threads", self.threads)
+        _check_count("token_budget", self.token_budget)
+        wait = self.max_wait_ms
+        if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait <= LONGEST_WAIT_MS:
+            raise UsageError(f"max_wait_ms is {wait!r}, expected a number from 0 to {LONGEST_WAIT_MS}")
+        _check_count("max_waiting_texts", self.max_waiting_texts)
+
+
+def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+
+
+def _check_count(name: str, count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(f"{name} is {count!r}, expected a whole number of at least 1")

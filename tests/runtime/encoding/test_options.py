@@ -1,0 +1,61 @@
+"""`EncoderOptions`: the options of `Encoder.load`, and what makes no sense of them."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from cls_runtime import Encoder, EncoderOptions, UsageError
+
+
+def test_they_are_those_of_load_with_the_same_defaults():
+    parameters = inspect.signature(Encoder.load).parameters
+    of_load = {name: item.default for name, item in parameters.items() if item.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert of_load == {field.name: field.default for field in dataclasses.fields(EncoderOptions)}
+    assert [name for name in parameters if name not in of_load] == ["path"]
+
+
+def test_every_option_of_load_is_handed_on(bundle):
+    """Each with another value than its default, as the encoder has it and as another process would get it."""
+    options = {
+        "variant": "fp32",
+        "engine": "onnxruntime",
+        "threads": 3,
+        "on_overflow": "truncate",
+        "on_invalid": "keep",
+        "check_hashes": True,
+        "token_budget": 99,
+        "max_wait_ms": 7.5,
+        "max_waiting_texts": 11,
+    }
+    assert set(options) == {field.name for field in dataclasses.fields(EncoderOptions) if field.default != options[field.name]}
+    with Encoder.load(bundle, **options) as encoder:
+        _, (folder, sent) = encoder.__reduce__()
+    assert (folder, sent) == (bundle.absolute(), EncoderOptions(**options))
+
+
+def test_they_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EncoderOptions().threads = 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads is 0, expected a whole number of at least 1"),
+        ({"threads": True}, "threads is True, expected a whole number of at least 1"),
+        ({"token_budget": 1.5}, "token_budget is 1.5, expected a whole number of at least 1"),
+        ({"on_overflow": "cut"}, "on_overflow is 'cut', expected one of warn, truncate, raise"),
+        ({"on_invalid": "skip"}, "on_invalid is 'skip', expected one of raise, keep"),
+        ({"max_wait_ms": -1}, "max_wait_ms is -1, expected a number from 0 to 60000"),
+        ({"max_wait_ms": 60_001}, "max_wait_ms is 60001, expected a number from 0 to 60000"),
+        ({"max_wait_ms": float("nan")}, "max_wait_ms is nan, expected a number from 0 to 60000"),
+        ({"max_wait_ms": True}, "max_wait_ms is True, expected a number from 0 to 60000"),
+        ({"max_waiting_texts": 0}, "max_waiting_texts is 0, expected a whole number of at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_the_bundle_is_opened(tmp_path, options, message):
+    for make in (EncoderOptions, lambda **options: Encoder.load(tmp_path / "no bundle here", **options)):
+        with pytest.raises(UsageError) as caught:
+            make(**options)
+        assert str(caught.value) == message
