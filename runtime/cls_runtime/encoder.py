@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +20,7 @@ from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
-from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, warn_of_truncation
+from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, warn_of_truncation
 from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
 from cls_runtime.encoding.vectors import OnInvalid, finish_rows
@@ -200,18 +200,31 @@ class Encoder:
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
+        return self._encode(texts, output=output, normalize=normalize)[0]
+
+    def encode_with_report(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> tuple[Float32, EncodeReport]:
+        """`encode`, and what it did: how many texts, tokens, padding and batches, and which texts were cut.
+
+            >>> rows, report = encoder.encode_with_report(texts)  # doctest: +SKIP
+            >>> [texts[item.index] for item in report.truncated]  # doctest: +SKIP
+            []
+
+        The arguments, the rows and the errors are those of `encode`.
+        """
+        return self._encode(texts, output=output, normalize=normalize)
+
+    def _encode(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> tuple[Float32, EncodeReport]:
+        """The work of the two above, so that a warning names the line of whoever called either."""
         self._runner.check_usable()
-        whole = _whole(texts)
-        found = distinct(whole)
-        rows = np.empty((len(found.window.texts), self.manifest.width(output)), dtype=np.float32)
+        inputs = distinct(_whole(texts))
+        rows = np.empty((len(inputs.once.texts), self.manifest.width(output)), dtype=np.float32)
         report = EncodeReport()
-        for block, done in self._computed(split(found.window), output):
+        for block, done in self._computed(split(inputs.once), output):
             rows[report.texts : report.texts + len(block)] = block
             report += done
-        rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
-        if report.truncated and self._options.on_overflow == "warn":
-            warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
-        return rows
+        rows, report = self._completed(inputs, rows, report, output=output, normalize=normalize)
+        self._warn_of_truncation(report, stacklevel=3)
+        return rows, report
 
     async def aencode(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Float32:
         """`encode` for asyncio: requests that come at the same time are computed together, and the event loop is never blocked.
@@ -235,21 +248,19 @@ class Encoder:
         import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector
 
         self._runner.check_usable()
-        whole = _whole(texts)
-        found = distinct(whole)
+        inputs = distinct(_whole(texts))
         rows, report = np.empty((0, self.manifest.width(output)), dtype=np.float32), EncodeReport()
-        if found.window.texts:
+        if inputs.once.texts:
             rows, report = await asyncio.wrap_future(
                 self._merger.submit(
-                    found.window,
+                    inputs.once,
                     GRAPH_OUTPUTS[output],
                     width=self.manifest.width(output),
                     refuse_overflow=self._options.on_overflow == "raise",
                 )
             )
-        rows, report = self._finished(found, rows, report, whole.indices, output=output, normalize=normalize)
-        if report.truncated and self._options.on_overflow == "warn":
-            warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
+        rows, report = self._completed(inputs, rows, report, output=output, normalize=normalize)
+        self._warn_of_truncation(report, stacklevel=2)
         return rows
 
     def stream(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Iterator[Float32]:
@@ -273,22 +284,20 @@ class Encoder:
         return self._stream(_iterable(texts), output=output, normalize=normalize)
 
     def _stream(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> Iterator[Float32]:
-        waiting: deque[tuple[Window, Distinct]] = deque()
+        waiting: deque[Distinct] = deque()
 
         def read() -> Iterator[Window]:
             for window in windows(checked_text(text, index) for index, text in enumerate(texts)):
-                found = distinct(window)
-                waiting.append((window, found))
-                yield found.window
+                waiting.append(distinct(window))
+                yield waiting[-1].once
 
         warned = False
         with contextlib.closing(self._computed(read(), output)) as blocks:
-            for raw, done in blocks:
-                window, found = waiting.popleft()
-                rows, report = self._finished(found, raw, done, window.indices, output=output, normalize=normalize)
-                if report.truncated and self._options.on_overflow == "warn" and not warned:
+            for block, done in blocks:
+                rows, report = self._completed(waiting.popleft(), block, done, output=output, normalize=normalize)
+                if report.truncated and not warned:
                     warned = True
-                    warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=2)
+                    self._warn_of_truncation(report, stacklevel=2)
                 yield rows
 
     def close(self) -> None:
@@ -317,22 +326,27 @@ class Encoder:
             parts, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._options.on_overflow == "raise"
         )
 
-    def _finished(
-        self, found: Distinct, rows: Float32, report: EncodeReport, indices: Sequence[int], *, output: Output, normalize: bool
+    def _completed(
+        self, inputs: Distinct, rows: Float32, report: EncodeReport, *, output: Output, normalize: bool
     ) -> tuple[Float32, EncodeReport]:
-        """Rows and report of the distinct texts as those of all texts; rows checked and normalized; the report remembered."""
-        if found.repeats:
-            removed = {item.index: item.removed_tokens for item in report.truncated}
-            first = [found.window.indices[position] for position in found.positions]
-            truncated = tuple(Truncation(index, removed[of]) for index, of in zip(indices, first, strict=True) if of in removed)
-            report = dataclasses.replace(report, texts=len(indices), truncated=truncated)
-            rows = rows[found.positions]
-        first_index = indices[0] if indices else 0
-        finish_rows(
-            rows, first_index=first_index, normalize=normalize, on_invalid=self._options.on_invalid, zero_is_valid=output == "logits"
-        )
+        """What the caller gets, from the rows and the report of `inputs.once`; the report is remembered."""
+        rows, report = inputs.rows_of_all(rows), inputs.report_of_all(report)
+        self._check_and_normalize(rows, inputs.whole, output=output, normalize=normalize)
         self._last.report = report
         return rows, report
+
+    def _check_and_normalize(self, rows: Float32, window: Window, *, output: Output, normalize: bool) -> None:
+        finish_rows(
+            rows,
+            first_index=window.indices[0] if window.indices else 0,
+            normalize=normalize,
+            on_invalid=self._options.on_invalid,
+            zero_is_valid=output == "logits",
+        )
+
+    def _warn_of_truncation(self, report: EncodeReport, *, stacklevel: int) -> None:
+        if report.truncated and self._options.on_overflow == "warn":
+            warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=stacklevel + 1)
 
 
 def _iterable(texts: Iterable[Text]) -> Iterable[Text]:

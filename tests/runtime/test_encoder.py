@@ -16,6 +16,7 @@ from cls_runtime import (
     Bundle,
     ClosedError,
     Encoder,
+    EncodeReport,
     EncoderOptions,
     EngineError,
     InvalidVectorError,
@@ -179,6 +180,37 @@ def test_last_report_is_that_of_the_own_thread(encoder):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(encoder.encode, ["a", "b"]).result()
     assert encoder.last_report.texts == 1
+
+
+class TestEncodeWithReport:
+    def test_it_is_encode_and_last_report_in_one(self, encoder):
+        texts = ["the cat", LONG, "a", LONG]
+        with pytest.warns(TruncationWarning):
+            expected = encoder.encode(texts, output="pooler", normalize=True)
+        remembered = encoder.last_report
+        with pytest.warns(TruncationWarning):
+            rows, report = encoder.encode_with_report(texts, output="pooler", normalize=True)
+        np.testing.assert_array_equal(rows, expected)
+        assert report == remembered == encoder.last_report
+        assert report.texts == 4
+        assert report.truncated == (Truncation(1, 42 - MAX_LENGTH), Truncation(3, 42 - MAX_LENGTH))
+
+    def test_callers_at_once_each_get_their_own(self, encoder):
+        with ThreadPoolExecutor(8) as pool:
+            reports = pool.map(lambda count: encoder.encode_with_report([f"the cat {number}" for number in range(count)])[1], range(40))
+            assert [report.texts for report in reports] == list(range(40))
+
+    @pytest.mark.parametrize("name", ["encode", "encode_with_report"])
+    def test_a_warning_names_the_line_that_called(self, encoder, name):
+        call = getattr(encoder, name)
+        with pytest.warns(TruncationWarning) as caught:
+            call([LONG])
+        assert (caught[0].filename, caught[0].lineno) == (__file__, sys._getframe().f_lineno - 1)
+
+    def test_no_texts(self, encoder):
+        rows, report = encoder.encode_with_report([])
+        assert rows.shape == (0, HIDDEN)
+        assert report == EncodeReport()
 
 
 class TestStream:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.encoding.report import EncodeReport, Truncation, truncations
 from cls_runtime.encoding.tokenizer import Text, characters
+
+Float32 = NDArray[np.float32]
 
 # Texts are sorted by length within a window: enough of them that neighbours are equally long, few enough to hold in memory.
 WINDOW_TEXTS = 4096
@@ -25,15 +28,36 @@ class Window:
 
 @dataclass(frozen=True)
 class Distinct:
-    """The distinct texts of a window, and `positions` [n]: which of them each text of the window is."""
+    """The n texts of the window `whole`, each of them once in `once`, where it first occurs.
 
-    window: Window
+    `positions` [n] says which text of `once` each text of `whole` is.
+    """
+
+    whole: Window
+    once: Window
     positions: NDArray[np.intp]
 
     @property
     def repeats(self) -> bool:
         """Whether some text occurs twice."""
-        return len(self.positions) > len(self.window.texts)
+        return len(self.positions) > len(self.once.texts)
+
+    def rows_of_all(self, rows: Float32) -> Float32:
+        """The rows float32 [n, width] of all texts, from those of `once`."""
+        return rows[self.positions] if self.repeats else rows
+
+    def removed_of_all(self, truncated: Sequence[Truncation]) -> list[int]:
+        """How many tokens of each of the n texts were cut off, from what was cut of `once`."""
+        removed = {item.index: item.removed_tokens for item in truncated}
+        of_once = [removed.get(index, 0) for index in self.once.indices]
+        return [of_once[position] for position in self.positions]
+
+    def report_of_all(self, report: EncodeReport) -> EncodeReport:
+        """The report on all texts, from the one on `once`: what was computed stays, the texts and those that were cut are more."""
+        if not self.repeats:
+            return report
+        truncated = truncations(self.whole.indices, self.removed_of_all(report.truncated))
+        return replace(report, texts=len(self.positions), truncated=truncated)
 
 
 def windows(texts: Iterable[Text]) -> Iterator[Window]:
@@ -64,8 +88,8 @@ def split(window: Window) -> Iterator[Window]:
 def distinct(window: Window) -> Distinct:
     """Each text of the window once, where it first occurs.
 
-    >>> found = distinct(Window(["b", "a", "b"], range(3)))
-    >>> found.window.texts, found.window.indices, found.positions.tolist()
+    >>> texts = distinct(Window(["b", "a", "b"], range(3)))
+    >>> texts.once.texts, texts.once.indices, texts.positions.tolist()
     (['b', 'a'], [0, 1], [0, 1, 0])
     """
     places: dict[Text, int] = {}
@@ -76,4 +100,4 @@ def distinct(window: Window) -> Distinct:
         if place == len(indices):
             indices.append(index)
         positions[row] = place
-    return Distinct(Window(list(places), indices), positions)
+    return Distinct(window, Window(list(places), indices), positions)

@@ -13,14 +13,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.chunks import Window, distinct
-from cls_runtime.encoding.report import EncodeReport, Truncation
+from cls_runtime.encoding.report import EncodeReport, truncations
 from cls_runtime.encoding.runner import CLOSED, BatchRunner
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import ClosedError, ClsError, OverloadedError
@@ -200,29 +200,19 @@ class RequestMerger:
         windows = [share.window for share in shares]
         # A share alone keeps its own indices, so that an error names the text's place in its caller's input.
         merged = windows[0] if len(windows) == 1 else _concatenated(windows)
-        found = distinct(merged)
+        texts = distinct(merged)
         ((rows, report),) = self._runner.compute(
-            [found.window], first.request.output, width=first.request.rows.shape[1], refuse_overflow=first.request.refuse_overflow
+            [texts.once], first.request.output, width=first.request.rows.shape[1], refuse_overflow=first.request.refuse_overflow
         )
-        removed = {item.index: item.removed_tokens for item in report.truncated}
+        rows, removed = texts.rows_of_all(rows), texts.removed_of_all(report.truncated)
         start = 0
         for share, window in zip(shares, windows, strict=True):
-            positions = found.positions[start : start + len(window.texts)]
-            start += len(window.texts)
-            share.request.rows[share.start : share.stop] = rows[positions]
-            truncated = tuple(
-                Truncation(index, removed[found.window.indices[position]])
-                for index, position in zip(window.indices, positions, strict=True)
-                if found.window.indices[position] in removed
-            )
+            stop = start + len(window.texts)
+            share.request.rows[share.start : share.stop] = rows[start:stop]
+            truncated = truncations(window.indices, removed[start:stop])
             with self._arrived:
-                share.request.report += EncodeReport(
-                    texts=len(window.texts),
-                    tokens=report.tokens,
-                    padding_tokens=report.padding_tokens,
-                    batches=report.batches,
-                    truncated=truncated,
-                )
+                share.request.report += replace(report, texts=len(window.texts), truncated=truncated)
+            start = stop
 
     def _done(self, share: _Share) -> None:
         """Counts a share as done, and hands out the request that is complete."""
@@ -232,8 +222,7 @@ class RequestMerger:
         self._waiting_texts -= count
         if request.missing:
             return
-        truncated = tuple(sorted(request.report.truncated, key=lambda item: item.index))
-        report = EncodeReport(**(vars(request.report) | {"truncated": truncated}))
+        report = replace(request.report, truncated=tuple(sorted(request.report.truncated, key=lambda item: item.index)))
         try:
             request.future.set_result((request.rows, report))
         except InvalidStateError:  # withdrawn, or failed by another share

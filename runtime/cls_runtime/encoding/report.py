@@ -20,6 +20,11 @@ class Truncation:
     removed_tokens: int
 
 
+def truncations(indices: Sequence[int], removed: Sequence[int]) -> tuple[Truncation, ...]:
+    """Those of the texts at `indices` of which tokens were removed; `removed` says how many of each."""
+    return tuple(Truncation(index, count) for index, count in zip(indices, removed, strict=True) if count)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeReport:
     """What one call of `encode`, or one block of `stream`, did.

@@ -193,8 +193,9 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
     bundle = Bundle.open(path)
     tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
     with Encoder.load(path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep") as encoder:
-        vectors: dict[str, Float32] = {name: encoder.encode(texts, output=name) for name in encoder.outputs}
-        removed = {item.index: item.removed_tokens for item in encoder.last_report.truncated}
+        encoded = {name: encoder.encode_with_report(texts, output=name) for name in encoder.outputs}
+        vectors: dict[str, Float32] = {name: rows for name, (rows, _) in encoded.items()}
+        removed = {item.index: item.removed_tokens for item in encoded["cls"][1].truncated}
         about = ComparedBundle(
             bundle=bundle.folder,
             source=bundle.manifest.source.name,

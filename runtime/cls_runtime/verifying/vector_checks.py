@@ -48,12 +48,11 @@ class Encodes(Protocol):
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
 
-    @property
-    def last_report(self) -> EncodeReport:
-        """What the last `encode` did."""
-
     def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
         """Vectors of texts, float32 [n, width]."""
+
+    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "cls") -> tuple[Float32, EncodeReport]:
+        """The same, and which texts were cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,6 @@ class EncodedOnce:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._known: dict[tuple[tuple[Text, ...], Output], tuple[Float32, EncodeReport]] = {}
-        self.last_report = EncodeReport()
 
     @property
     def manifest(self) -> Manifest:
@@ -81,11 +79,14 @@ class EncodedOnce:
 
     def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
         """`Encoder.encode`, computed the first time."""
+        return self.encode_with_report(texts, output=output)[0]
+
+    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "cls") -> tuple[Float32, EncodeReport]:
+        """`Encoder.encode_with_report`, computed the first time."""
         key = (tuple(texts), output)
         if key not in self._known:
-            self._known[key] = (self._encoder.encode(texts, output=output), self._encoder.last_report)
-        vectors, self.last_report = self._known[key]
-        return vectors
+            self._known[key] = self._encoder.encode_with_report(texts, output=output)
+        return self._known[key]
 
 
 def golden(
@@ -137,8 +138,8 @@ def batch_invariance(encoder: Encodes, texts: Sequence[Text], thresholds: Thresh
 def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> Finding:
     """Checks the golden texts over the maximum length: reported as cut, and equal to what PyTorch gave for them."""
     maximum = encoder.manifest.max_length
-    vectors = encoder.encode(reference.inputs)
-    cut = [item.index for item in encoder.last_report.truncated]
+    vectors, report = encoder.encode_with_report(reference.inputs)
+    cut = [item.index for item in report.truncated]
     if not cut:
         found = f"no golden text is over {maximum} tokens, yet an export always adds one"
         return Finding(passed=False, message=f"{found}; the maximum is not the one that was exported", figures={"truncated": 0})
