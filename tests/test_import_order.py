@@ -35,16 +35,27 @@ EXPORTER = [
 PACKAGES = {"cls_runtime": (ROOT / "runtime" / "cls_runtime", RUNTIME), "cls_exporter": (ROOT / "exporter" / "cls_exporter", EXPORTER)}
 
 
+def imports_of(source: str, package: str) -> Iterator[tuple[str, str]]:
+    """Each name that a module imports from a module of `package`, and that module; wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{package}."):
+            yield from ((item.name, str(node.module)) for item in node.names)
+
+
+def public_names(package: str) -> dict[str, str]:
+    """The module that each public name of a package comes from."""
+    folder, _ = PACKAGES[package]
+    return dict(imports_of((folder / "__init__.py").read_text(encoding="utf-8"), package))
+
+
 def parts_imported(source: str, package: str) -> Iterator[str]:
-    """The folders and modules at the top of `package` that a module imports, wherever in it; `__init__` for the package's public names."""
+    """The folders and modules at the top of `package` that a module imports, wherever in it; a public name stands for its module."""
+    public = {"__version__": f"{package}.__init__", **public_names(package)}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [item.name for item in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == package:
-            names = [
-                f"{package}.__init__" if item.name == "__version__" or item.name[0].isupper() else f"{package}.{item.name}"
-                for item in node.names
-            ]
+            names = [public.get(item.name, f"{package}.{item.name}") for item in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
         else:
@@ -88,6 +99,8 @@ def test_imports_run_one_way(package: str) -> None:
         ("bundle/planted.py", "import cls_runtime.reading.text_files"),
         ("engines/planted.py", "def late():\n    from cls_runtime.encoding.batching import pad"),
         ("encoder.py", "from cls_runtime import verifying"),
+        ("bundle/planted.py", "from cls_runtime import Encoder"),
+        ("encoder.py", "from cls_runtime import __version__, verify"),
         ("jobs/planted.py", "from cls_runtime.verifying.compare import compare_bundles"),
         ("bench/planted.py", "from cls_runtime.commands import shell"),
     ],

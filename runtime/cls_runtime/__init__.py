@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         TruncationWarning,
         UsageError,
     )
+    from cls_runtime.verifying.compare import compare_bundles, require_compatible
+    from cls_runtime.verifying.same_vectors import assert_same_vectors
+    from cls_runtime.verifying.verification import verify
 
 __version__ = "0.1.0"
 
@@ -58,6 +61,10 @@ __all__ = [
     "TruncationWarning",
     "UsageError",
     "__version__",
+    "assert_same_vectors",
+    "compare_bundles",
+    "require_compatible",
+    "verify",
 ]
 
 # Where each of them is defined; errors and warnings are all in `errors`.
@@ -69,6 +76,10 @@ _MODULES = {
     "EncoderOptions": "encoding.options",
     "Manifest": "bundle.manifest",
     "Truncation": "encoding.report",
+    "assert_same_vectors": "verifying.same_vectors",
+    "compare_bundles": "verifying.compare",
+    "require_compatible": "verifying.compare",
+    "verify": "verifying.verification",
 }
 
 

@@ -8,21 +8,18 @@ pytest finds it by the entry point group `pytest11` and imports it in every run,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from cls_runtime.encoder import Encoder
     from cls_runtime.verifying.report import Planned
     from cls_runtime.verifying.verification import Verification
 
 MARKER = "cls_bundle"
-AssertSameVectors = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,41 +68,11 @@ def cls_encoder(cls_bundle: Path, request: pytest.FixtureRequest) -> Iterator[En
 
 
 @pytest.fixture(scope="session")
-def assert_same_vectors() -> AssertSameVectors:
-    """`assert_same_vectors(actual, expected, *, variant="fp32", output="cls", texts=None)`.
+def assert_same_vectors() -> Callable[..., None]:
+    """`cls_runtime.assert_same_vectors`: fails unless vectors are within a variant's thresholds of those expected."""
+    from cls_runtime.verifying.same_vectors import assert_same_vectors
 
-    Fails unless `actual` [n, width] is `expected` within the variant's thresholds; the message names the worst text and how far it is off.
-    """
-    return _assert_same_vectors
-
-
-def _assert_same_vectors(
-    actual: ArrayLike,
-    expected: ArrayLike,
-    *,
-    variant: str = "fp32",
-    output: str = "cls",
-    texts: Sequence[str | tuple[str, str]] | None = None,
-) -> None:
-    __tracebackhide__ = True
-    import numpy as np
-
-    from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
-    from cls_runtime.verifying.vector_checks import quoted, row_in_words
-
-    if variant not in THRESHOLDS:
-        raise ValueError(f"variant is {variant!r}, expected one of {', '.join(THRESHOLDS)}")
-    found, reference = np.asarray(actual, dtype=np.float32), np.asarray(expected, dtype=np.float32)
-    if found.shape != reference.shape or found.ndim != 2 or not len(found):
-        pytest.fail(f"vectors have shapes {found.shape} and {reference.shape}, expected two equal, non-empty [n, width]", pytrace=False)
-    figures = parity_figures(reference, found)
-    if missed := shortfalls(figures, thresholds_for(variant, output)):
-        row = figures.worst_text
-        name = f"row {row}" if texts is None else quoted(row, texts[row])
-        pytest.fail(
-            f"the vectors differ: {'; '.join(missed)}; worst is {name}: {row_in_words(reference[row], found[row])}",
-            pytrace=False,
-        )
+    return assert_same_vectors
 
 
 class BundleCollector(pytest.Collector):

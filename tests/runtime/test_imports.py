@@ -30,7 +30,15 @@ def loaded(statements, names):
 
 
 def test_import_loads_no_heavy_package_and_no_engine():
-    assert loaded("import cls_runtime", HEAVY + ENGINES) == []
+    assert loaded("import cls_runtime", (*HEAVY, *ENGINES, "numpy", "tokenizers")) == []
+
+
+def test_what_checks_vectors_loads_no_engine_and_no_pytest():
+    """Whoever asks whether vectors are the model's may have got them from elsewhere."""
+    statements = (
+        "from cls_runtime import assert_same_vectors, compare_bundles, require_compatible, verify\nassert_same_vectors([[1.0]], [[1.0]])"
+    )
+    assert loaded(statements, (*HEAVY, *ENGINES, "pytest", "_pytest")) == []
 
 
 def test_encoding_loads_no_heavy_package(bundle):
