@@ -110,10 +110,10 @@ class Bundle:
             IntegrityError: one differs.
         """
         for file in self.files():
-            found = sha256(self.locate(file))
-            if found != file.sha256:
+            digest = sha256(self.locate(file))
+            if digest != file.sha256:
                 raise IntegrityError(
-                    f"{self.folder / file.path} has sha256 {found[:16]}..., the manifest says {file.sha256[:16]}...; "
+                    f"{self.folder / file.path} has sha256 {digest[:16]}..., the manifest says {file.sha256[:16]}...; "
                     "the file was changed or damaged, copy or export the bundle again"
                 )
 
@@ -128,8 +128,8 @@ def sha256(path: Path) -> str:
 
 
 def _check_size(path: Path, file: BundleFile) -> None:
-    found = path.stat().st_size
-    if found != file.size_bytes:
+    size = path.stat().st_size
+    if size != file.size_bytes:
         raise BundleError(
-            f"{path} has {found} bytes, the manifest says {file.size_bytes}; it is truncated or changed, copy or export the bundle again"
+            f"{path} has {size} bytes, the manifest says {file.size_bytes}; it is truncated or changed, copy or export the bundle again"
         )

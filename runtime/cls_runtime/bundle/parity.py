@@ -91,14 +91,14 @@ def parity_figures(reference: Float32, vectors: Float32) -> ParityFigures:
 
 def shortfalls(figures: ParityFigures, thresholds: Thresholds) -> list[str]:
     """Every threshold that `figures` misses, as 'found, expected' phrases; empty where all hold."""
-    found: list[str] = []
+    missed: list[str] = []
     for name in ("mean_cosine", "p1_cosine", "min_cosine"):
         bound = getattr(thresholds, name)
         if bound is not None and not getattr(figures, name) >= bound:
-            found.append(f"{name} {getattr(figures, name):.8f}, expected at least {bound}")
+            missed.append(f"{name} {getattr(figures, name):.8f}, expected at least {bound}")
     if thresholds.max_abs is not None and not figures.max_abs <= thresholds.max_abs:
-        found.append(f"max_abs {figures.max_abs:.3g}, expected at most {thresholds.max_abs:g}")
-    return found
+        missed.append(f"max_abs {figures.max_abs:.3g}, expected at most {thresholds.max_abs:g}")
+    return missed
 
 
 def batch_shortfalls(figures: ParityFigures, thresholds: Thresholds) -> list[str]:
@@ -110,16 +110,16 @@ def recorded_shortfalls(name: str, variant: Variant) -> list[str]:
     """Every threshold that the figures on record for the variant `name` miss; that there are none is a miss too."""
     if not variant.parity:
         return ["no parity recorded"]
-    found = [
-        f"{output} {missed}" for output, figures in variant.parity.items() for missed in shortfalls(figures, thresholds_for(name, output))
+    missed = [
+        f"{output} {phrase}" for output, figures in variant.parity.items() for phrase in shortfalls(figures, thresholds_for(name, output))
     ]
-    return found + _batch_shortfalls(variant.batch_invariance_max_abs, variant.batch_invariance_min_cosine, thresholds_for(name, "cls"))
+    return missed + _batch_shortfalls(variant.batch_invariance_max_abs, variant.batch_invariance_min_cosine, thresholds_for(name, "cls"))
 
 
 def _batch_shortfalls(max_abs: float, min_cosine: float, thresholds: Thresholds) -> list[str]:
-    found: list[str] = []
+    missed: list[str] = []
     if thresholds.batch_max_abs is not None and not max_abs <= thresholds.batch_max_abs:
-        found.append(f"batch invariance max_abs {max_abs:.3g}, expected at most {thresholds.batch_max_abs:g}")
+        missed.append(f"batch invariance max_abs {max_abs:.3g}, expected at most {thresholds.batch_max_abs:g}")
     if thresholds.batch_min_cosine is not None and not min_cosine >= thresholds.batch_min_cosine:
-        found.append(f"batch invariance min_cosine {min_cosine:.8f}, expected at least {thresholds.batch_min_cosine}")
-    return found
+        missed.append(f"batch invariance min_cosine {min_cosine:.8f}, expected at least {thresholds.batch_min_cosine}")
+    return missed

@@ -149,8 +149,8 @@ class BatchRunner:
         with self._slots:
             if self._closed:
                 raise ClosedError(CLOSED)
-            (found,) = self._engine.run(padded, [output])
-        rows[batch.indices] = found[: len(batch.indices)]
+            (vectors,) = self._engine.run(padded, [output])
+        rows[batch.indices] = vectors[: len(batch.indices)]
 
 
 def _completed(job: _Job) -> tuple[Float32, EncodeReport]:

@@ -156,8 +156,8 @@ def checked_text(text: object, index: int) -> Text:
         return text
     if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
         return (text[0], text[1])
-    found = f"a {type(text).__name__} of {len(text)} items" if isinstance(text, (tuple, list)) else type(text).__name__
-    raise TypeError(f"text {index} is {found}, expected a str or a pair (str, str)")
+    kind = f"a {type(text).__name__} of {len(text)} items" if isinstance(text, (tuple, list)) else type(text).__name__
+    raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str)")
 
 
 def characters(text: Text) -> int:

@@ -57,8 +57,8 @@ def cgroup_cpu_quota(*, mount: Path = CGROUP_MOUNT, membership: Path = CGROUP_ME
 
 def cpu_features(*, cpu_info: Path = CPU_INFO) -> frozenset[str] | None:
     """Instruction set flags as Linux names them (`avx2`, `avx512_vnni`, `asimddp`), None where the system does not tell."""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(cpu_info), re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else None
+    line = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(cpu_info), re.MULTILINE)
+    return frozenset(line.group(1).split()) if line else None
 
 
 def telling(features: frozenset[str]) -> tuple[str, ...]:

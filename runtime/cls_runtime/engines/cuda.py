@@ -144,5 +144,5 @@ def _check_device(*, name: str) -> None:
     count = ctypes.c_int(0)
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
-        found = f"fails with CUDA error {status}" if status else "finds no device"
-        raise EngineError(f"engine {name} needs an NVIDIA GPU, the driver {found}; see nvidia-smi, or use engine='onnxruntime'")
+        answer = f"fails with CUDA error {status}" if status else "finds no device"
+        raise EngineError(f"engine {name} needs an NVIDIA GPU, the driver {answer}; see nvidia-smi, or use engine='onnxruntime'")

@@ -120,12 +120,12 @@ def check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, g
     Raises:
         BundleError: they differ.
     """
-    for kind, found, expected in (
+    for kind, names, expected in (
         ("inputs", [item.name for item in session.get_inputs()], list(manifest.inputs)),
         ("outputs", [item.name for item in session.get_outputs()], [item.name for item in manifest.outputs]),
     ):
-        if sorted(found) != sorted(expected):
-            raise BundleError(f"{graph} has {kind} {', '.join(found)}, the manifest says {', '.join(expected)}; export the bundle again")
+        if sorted(names) != sorted(expected):
+            raise BundleError(f"{graph} has {kind} {', '.join(names)}, the manifest says {', '.join(expected)}; export the bundle again")
 
 
 def first_line(error: BaseException) -> str:

@@ -135,9 +135,9 @@ def _check_signature(model: openvino.Model, manifest: Manifest, graph: Path) -> 
         ("outputs", model.outputs, tuple(item.name for item in manifest.outputs)),
     ):
         # One tensor may be two of the graph's outputs, and then has both names; others have names of OpenVINO's own beside the graph's.
-        found = [name for port in ports for name in port.names]
-        if len(ports) != len(expected) or not set(expected) <= set(found):
-            raise BundleError(f"{graph} has {kind} {', '.join(found)}, the manifest says {', '.join(expected)}; export the bundle again")
+        names = [name for port in ports for name in port.names]
+        if len(ports) != len(expected) or not set(expected) <= set(names):
+            raise BundleError(f"{graph} has {kind} {', '.join(names)}, the manifest says {', '.join(expected)}; export the bundle again")
 
 
 def _import() -> ModuleType:

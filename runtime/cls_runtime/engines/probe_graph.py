@@ -27,10 +27,10 @@ def probe(engine: EngineModule, folder: Path) -> tuple[str, ...]:
     loaded = engine.load(graph_bundle(folder, {"fp32": graph_bytes()}, width=1), variant="fp32", threads=1)
     try:
         ids = np.array([[3, 1, 4]], dtype=np.int64)
-        (found,) = loaded.run(TokenBatch(ids, np.ones_like(ids), None), [OUTPUT])
-        if found.dtype != np.float32 or not np.array_equal(found, ids):
+        (computed,) = loaded.run(TokenBatch(ids, np.ones_like(ids), None), [OUTPUT])
+        if computed.dtype != np.float32 or not np.array_equal(computed, ids):
             raise EngineError(
-                f"{loaded.name} computed {found.tolist()} ({found.dtype}), expected {ids.tolist()} as float32; install it again"
+                f"{loaded.name} computed {computed.tolist()} ({computed.dtype}), expected {ids.tolist()} as float32; install it again"
             )
         return loaded.providers
     finally:

@@ -210,13 +210,15 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
 
 
 def _objections(output: str, texts: Sequence[Text], first: Float32, second: Float32, figures: ParityFigures, variant: str) -> list[str]:
-    found = []
+    objections = []
     if missed := shortfalls(figures, thresholds_for(variant, output)):
         row = figures.worst_text
-        found.append(f"{output}: {'; '.join(missed)}; worst is {quoted(row, texts[row])}: {row_in_words(first[row], second[row])}")
+        objections.append(f"{output}: {'; '.join(missed)}; worst is {quoted(row, texts[row])}: {row_in_words(first[row], second[row])}")
     if output == "logits" and first.shape[1] > 1 and (other := np.flatnonzero(first.argmax(1) != second.argmax(1))).size:
-        found.append(f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(int(other[0]), texts[other[0]])}")
-    return found
+        objections.append(
+            f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(int(other[0]), texts[other[0]])}"
+        )
+    return objections
 
 
 def _changed(first: Mapping[int, int], second: Mapping[int, int]) -> int:

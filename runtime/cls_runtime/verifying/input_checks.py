@@ -31,25 +31,25 @@ def tokens(bundle: Bundle, golden: Golden) -> Finding:
     if expected is None:
         message = f"{GOLDEN_NAME} holds no tokens to compare with, as cls-export 0.1.0 wrote it; export again to have them"
         return Finding(passed=True, message=message, skipped=True)
-    found = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(golden.inputs)]
-    changed = [index for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)) if ours != theirs]
-    figures = {"texts": len(found), "changed": len(changed)}
+    encoded = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(golden.inputs)]
+    changed = [index for index, (ours, theirs) in enumerate(zip(encoded, expected, strict=True)) if ours != theirs]
+    figures = {"texts": len(encoded), "changed": len(changed)}
     if not changed:
         return Finding(
-            passed=True, message=f"{len(found)} texts, {sum(map(len, found)):,} tokens, each as PyTorch was given", figures=figures
+            passed=True, message=f"{len(encoded)} texts, {sum(map(len, encoded)):,} tokens, each as PyTorch was given", figures=figures
         )
     maximum, exported = bundle.manifest.max_length, max(map(len, expected))
-    only_long = all(max(len(found[index]), len(expected[index])) > min(maximum, exported) for index in changed)
+    only_long = all(max(len(encoded[index]), len(expected[index])) > min(maximum, exported) for index in changed)
     if maximum != exported and only_long:
         message = (
-            f"{len(changed)} of {len(found)} texts are cut at {maximum} tokens, at the export they were at {exported}; "
+            f"{len(changed)} of {len(encoded)} texts are cut at {maximum} tokens, at the export they were at {exported}; "
             "the maximum length is not the one that was exported"
         )
         return Finding(passed=False, message=message, figures=figures)
     first = changed[0]
     message = (
-        f"{len(changed)} of {len(found)} texts get other tokens than PyTorch was given, the first is "
-        f"{quoted(first, golden.inputs[first])}: {_difference(found[first], expected[first])}; "
+        f"{len(changed)} of {len(encoded)} texts get other tokens than PyTorch was given, the first is "
+        f"{quoted(first, golden.inputs[first])}: {_difference(encoded[first], expected[first])}; "
         "the tokenizer is not the one that was exported"
     )
     return Finding(passed=False, message=message, figures=figures)
@@ -70,7 +70,9 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
             ("a text over the maximum, with on_overflow='raise'", TextTooLongError, lambda: strict.encode([too_long])),
             ("a NaN vector", InvalidVectorError, lambda: strict.encode(["a text"])),
         ]
-        accepted = [f"{what} (expected {kind.__name__}, found {found})" for what, kind, call in cases if (found := _outcome(call, kind))]
+        accepted = [
+            f"{what} (expected {kind.__name__}, found {outcome})" for what, kind, call in cases if (outcome := _outcome(call, kind))
+        ]
     if accepted:
         return Finding(passed=False, message=f"not refused: {'; '.join(accepted)}", figures={"accepted": len(accepted)})
     shapes = encoder.encode([]).shape, encoder.encode([""]).shape
@@ -82,11 +84,11 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
     return Finding(passed=True, message=message, figures={"accepted": 0})
 
 
-def _difference(found: Sequence[int], expected: Sequence[int]) -> str:
-    place = next((place for place, (a, b) in enumerate(zip(found, expected)) if a != b), None)  # noqa: B905  one may be longer
+def _difference(ids: Sequence[int], expected: Sequence[int]) -> str:
+    place = next((place for place, (a, b) in enumerate(zip(ids, expected)) if a != b), None)  # noqa: B905  one may be longer
     if place is None:
-        return f"{len(found)} tokens, expected {len(expected)}"
-    return f"token {place} is {found[place]}, expected {expected[place]}"
+        return f"{len(ids)} tokens, expected {len(expected)}"
+    return f"token {place} is {ids[place]}, expected {expected[place]}"
 
 
 def _outcome(call: Callable[[], Any], expected: type[Exception]) -> str | None:

@@ -65,8 +65,8 @@ def _similarities(queries: Float32, index: Float32, rows: NDArray[np.intp]) -> F
     return similarities
 
 
-def _overlap(known: Float32, found: Float32, count: int) -> NDArray[np.float64]:
-    """For each row the share of the `count` largest of `found` that are among the `count` largest of `known`, ties included."""
+def _overlap(known: Float32, similarities: Float32, count: int) -> NDArray[np.float64]:
+    """For each row the share of the `count` largest of `similarities` that are among the `count` largest of `known`, ties included."""
     bound = np.partition(known, -count, axis=1)[:, -count] - TIE
-    nearest = np.argpartition(found, -count, axis=1)[:, -count:]
+    nearest = np.argpartition(similarities, -count, axis=1)[:, -count:]
     return np.asarray((np.take_along_axis(known, nearest, axis=1) >= bound[:, None]).mean(1), dtype=np.float64)

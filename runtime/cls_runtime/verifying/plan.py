@@ -37,18 +37,18 @@ def combinations(
         BundleError: a variant that this version does not know.
     """
     taken = _engines(engines)
-    found: dict[tuple[str, str], Combination] = {}
+    planned: dict[tuple[str, str], Combination] = {}
     for engine in taken:
         for variant in _variants(manifest, engine) if variants is None else variants:
             combination = _combination(manifest, variant, engine)
-            found[combination.variant, combination.engine] = combination
-    for name, _ in found:
+            planned[combination.variant, combination.engine] = combination
+    for name, _ in planned:
         if name not in THRESHOLDS:
             raise BundleError(f"the bundle has a variant {name!r}, expected {', '.join(THRESHOLDS)}; upgrade cls-export")
         if graph_variant(name) not in manifest.variants:
             raise UsageError(f"the bundle has no variant {name!r}, it has {', '.join(manifest.variants)}")
-    names = list(dict.fromkeys(name for name, _ in found))
-    return tuple(sorted(found.values(), key=lambda item: names.index(item.variant)))
+    names = list(dict.fromkeys(name for name, _ in planned))
+    return tuple(sorted(planned.values(), key=lambda item: names.index(item.variant)))
 
 
 def _engines(named: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The checks that one variant on one engine must pass. Each is a function from a loaded encoder to a `Finding`.
 
-- `golden`: the bundle's golden texts give PyTorch's vectors, within the variant's thresholds.
+- `golden_vectors`: the bundle's golden texts give PyTorch's vectors, within the variant's thresholds.
 - `finite`: every number of every vector is finite, and no vector is zero.
 - `batch_invariance`: a text's vector does not depend on what it is encoded with.
 - `truncation`: a text over the maximum length is reported, and gives the vector that PyTorch gave for it.
@@ -89,12 +89,12 @@ class EncodedOnce:
         return self._known[key]
 
 
-def golden(
+def golden_vectors(
     encoder: Encodes, reference: Golden, output: Output, thresholds: Thresholds, *, recorded: ParityFigures | None = None
 ) -> Finding:
     """Encodes the golden texts and compares `output` with PyTorch's vectors, and with the figures `recorded` at the export."""
     vectors = encoder.encode(reference.inputs, output=output)
-    expected = _golden_vectors(reference, output)
+    expected = _expected(reference, output)
     return _compared(list(enumerate(reference.inputs)), expected, vectors, output, thresholds, recorded=recorded)
 
 
@@ -112,8 +112,10 @@ def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -
             invalid |= ~vectors.any(1)
         if invalid.any():
             bad, first = int(invalid.sum()), int(np.argmax(invalid))
-            found = f"{output}: {bad} of {len(texts)} vectors hold NaN, infinity or only zeros"
-            return Finding(passed=False, message=f"{found}, the first for {quoted(first, texts[first])}", figures={"bad_vectors": bad})
+            message = (
+                f"{output}: {bad} of {len(texts)} vectors hold NaN, infinity or only zeros, the first for {quoted(first, texts[first])}"
+            )
+            return Finding(passed=False, message=message, figures={"bad_vectors": bad})
     return Finding(passed=True, message=f"{len(texts)} texts, every number is finite ({', '.join(outputs)})", figures={"bad_vectors": 0})
 
 
@@ -141,10 +143,10 @@ def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> F
     vectors, report = encoder.encode_with_report(reference.inputs)
     cut = [item.index for item in report.truncated]
     if not cut:
-        found = f"no golden text is over {maximum} tokens, yet an export always adds one"
-        return Finding(passed=False, message=f"{found}; the maximum is not the one that was exported", figures={"truncated": 0})
+        message = f"no golden text is over {maximum} tokens, yet an export always adds one; the maximum is not the one that was exported"
+        return Finding(passed=False, message=message, figures={"truncated": 0})
     texts = [(index, reference.inputs[index]) for index in cut]
-    compared = _compared(texts, _golden_vectors(reference, "cls")[cut], vectors[cut], "cls", thresholds)
+    compared = _compared(texts, _expected(reference, "cls")[cut], vectors[cut], "cls", thresholds)
     message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
     message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
     return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
@@ -161,8 +163,8 @@ def _compared(
 ) -> Finding:
     """Holds `vectors` against PyTorch's; `texts` are (index in the input, text)."""
     if vectors.shape != reference.shape:
-        found = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
-        return Finding(passed=False, message=found)
+        message = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
+        return Finding(passed=False, message=message)
     figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
     if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= RECORDED_COSINE_MARGIN:
@@ -196,7 +198,8 @@ def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str
     return f"{share}, but not far, as other weights or quantization scales make it"
 
 
-def _golden_vectors(reference: Golden, output: Output) -> Float32:
+def _expected(reference: Golden, output: Output) -> Float32:
+    """PyTorch's vectors of the golden texts."""
     if output not in reference.vectors:
         raise BundleError(f"{GOLDEN_NAME} has no {output} vectors, the manifest says that the graph gives them; export the bundle again")
     return reference.vectors[output]

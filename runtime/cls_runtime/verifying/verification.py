@@ -173,7 +173,7 @@ class Verification:
         recorded = (
             None if entry is None or loaded.encoder.info.engine != RECORDED_ENGINE or output == "logits" else entry.parity.get(output)
         )
-        return vector_checks.golden(loaded.once, self._golden, output, thresholds_for(variant, output), recorded=recorded)
+        return vector_checks.golden_vectors(loaded.once, self._golden, output, thresholds_for(variant, output), recorded=recorded)
 
 
 def verify(
