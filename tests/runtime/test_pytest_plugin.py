@@ -56,7 +56,7 @@ def test_a_service_tests_itself_and_its_bundle(pytester, run, sound):
     pytester.makepyfile(SERVICE)
     result = run("--cls-bundle", sound, "--cls-engine", "onnxruntime", "-v")
     result.assert_outcomes(passed=1 + 2 + 2 * 8)
-    result.stdout.fnmatch_lines(["*::tiny::files PASSED*".replace("::tiny", "tiny"), "*tiny::int8 onnxruntime golden cls PASSED*"])
+    result.stdout.fnmatch_lines(["*tiny::files PASSED*", "*tiny::int8 onnxruntime golden cls PASSED*"])
     assert result.ret == 0
 
 
@@ -118,8 +118,9 @@ def test_what_this_machine_cannot_run_is_skipped_with_the_reason(run, sound, mon
     real = check_plan._combination
 
     def refuse_int8(manifest, variant, engine):
-        found = real(manifest, variant, engine)
-        return check_plan.Combination(variant=variant, engine=engine, objection="no such CPU") if variant == "int8" else found
+        if variant == "int8":
+            return check_plan.Combination(variant=variant, engine=engine, objection="no such CPU")
+        return real(manifest, variant, engine)
 
     monkeypatch.setattr(check_plan, "_combination", refuse_int8)
     monkeypatch.setattr(check_plan, "installed_engines", lambda: ("onnxruntime",))

@@ -1,10 +1,12 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, batch_shortfalls, cosines, parity_figures, shortfalls
+from cls_runtime.bundle.typed_json import plain, typed
 
 ROWS, WIDTH = 400, 64
 
@@ -141,5 +143,9 @@ def test_another_shape_is_no_comparison():
         parity_figures(np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))
 
 
-def test_figures_go_into_the_manifest():
-    assert isinstance(parity_figures(reference(), reference()), ParityFigures)
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_figures_survive_the_manifests_json(value):
+    other = reference()
+    other[3, 5] = value
+    figures = parity_figures(reference(), other)
+    assert typed(json.loads(json.dumps(plain(figures), allow_nan=False)), ParityFigures, "figures") == figures

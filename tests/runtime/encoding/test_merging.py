@@ -34,28 +34,17 @@ def texts_of(request: int, count: int) -> list[str]:
     return [f"{request} the cat {number}" for number in range(count)]
 
 
-@pytest.fixture
-def batches(watched_engine):
-    """The sizes of the batches that the engine of `watched` ran."""
-    sizes = []
-
-    def recorded(run, batch, outputs):
-        sizes.append(len(batch.input_ids))
-        return run(batch, outputs)
-
-    watched_engine.around = recorded
-    return sizes
-
-
 class Gate:
-    """Around an engine's runs: none of them computes until it is opened."""
+    """Around an engine's runs: none of them computes until it is opened. `texts` are the sizes of their batches."""
 
     def __init__(self):
         self.opened, self.entered = threading.Event(), threading.Event()
+        self.texts = []
 
     def __call__(self, run, batch, outputs):
+        self.texts.append(len(batch.input_ids))
         self.entered.set()
-        assert self.opened.wait(20)
+        assert self.opened.wait(60)
         return run(batch, outputs)
 
 
@@ -65,6 +54,16 @@ def gate(watched_engine):
     watched_engine.around = Gate()
     yield watched_engine.around
     watched_engine.around.opened.set()
+
+
+@pytest.fixture
+def one_at_a_time(bundle):
+    """An encoder that computes one round at a time, for 602 texts that may wait; and the gate that holds up its rounds."""
+    engine = WatchedEngine(Bundle.open(bundle), threads=1)
+    engine.around = Gate()
+    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(max_waiting_texts=602)) as encoder:
+        yield encoder, engine.around
+        engine.around.opened.set()
 
 
 def test_many_requests_at_once_get_the_vectors_they_get_alone(encoder):
@@ -78,13 +77,19 @@ def test_many_requests_at_once_get_the_vectors_they_get_alone(encoder):
         np.testing.assert_allclose(rows, encoder.encode(texts, normalize=True), rtol=0, atol=ATOL)
 
 
-def test_requests_at_once_are_computed_together(watched, batches):
-    async def all_at_once():
-        await asyncio.gather(*(watched.aencode([letter]) for letter in "abcdefghijklmnop"))
+def test_requests_that_wait_are_computed_together(one_at_a_time):
+    encoder, gate = one_at_a_time
 
-    asyncio.run(all_at_once())
-    assert sum(batches) == 16
-    assert len(batches) <= 8
+    async def run():
+        first = asyncio.create_task(encoder.aencode(["a"]))
+        await asyncio.to_thread(gate.entered.wait, 60)
+        others = [asyncio.create_task(encoder.aencode([letter])) for letter in "bcdefghijklmnop"]
+        await asyncio.sleep(0)  # each task runs until it waits
+        gate.opened.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    assert gate.texts == [1, 15]
 
 
 def test_threads_and_tasks_at_once_give_the_same_vectors(encoder):
@@ -119,31 +124,33 @@ def test_no_texts_and_repeated_texts(encoder):
     np.testing.assert_array_equal(rows[0], rows[2])
 
 
-def test_a_short_request_does_not_wait_for_a_long_one_before_it(encoder):
+def test_a_short_request_does_not_wait_for_a_long_one_before_it(watched, gate):
     order = []
 
     async def run():
         async def request(name, texts):
-            await encoder.aencode(texts)
+            await watched.aencode(texts)
             order.append(name)
 
-        long = asyncio.create_task(request("long", texts_of(0, 100 * SHARE_TEXTS)))
-        await asyncio.sleep(0)
-        await asyncio.gather(long, request("short", ["a", "b"]))
+        long = asyncio.create_task(request("long", texts_of(0, 10 * SHARE_TEXTS)))
+        await asyncio.to_thread(gate.entered.wait, 60)
+        short = asyncio.create_task(request("short", ["a", "b"]))
+        await asyncio.sleep(0)  # the task runs until it waits
+        gate.opened.set()
+        await asyncio.gather(long, short)
 
     asyncio.run(run())
     assert order == ["short", "long"]
 
 
-def test_a_cancelled_request_harms_no_neighbour_and_frees_its_place(bundle, encoder):
-    engine = WatchedEngine(Bundle.open(bundle), threads=1)  # one round at a time, so what is queued behind the first stays there
-    engine.around = gate = Gate()
+def test_a_cancelled_request_harms_no_neighbour_and_frees_its_place(one_at_a_time, encoder):
+    held_up, gate = one_at_a_time
 
-    async def run(one_at_a_time):
-        first = asyncio.create_task(one_at_a_time.aencode(["a"]))
-        await asyncio.to_thread(gate.entered.wait, 20)
-        doomed = [asyncio.create_task(one_at_a_time.aencode(texts_of(number, 200))) for number in range(3)]
-        neighbour = asyncio.create_task(one_at_a_time.aencode(["the cat"]))
+    async def run():
+        first = asyncio.create_task(held_up.aencode(["a"]))
+        await asyncio.to_thread(gate.entered.wait, 60)
+        doomed = [asyncio.create_task(held_up.aencode(texts_of(number, 200))) for number in range(3)]
+        neighbour = asyncio.create_task(held_up.aencode(["the cat"]))
         await asyncio.sleep(0)  # each task runs until it waits
         for task in (first, *doomed):
             task.cancel()
@@ -151,12 +158,10 @@ def test_a_cancelled_request_harms_no_neighbour_and_frees_its_place(bundle, enco
         assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
         gate.opened.set()
         rows = await neighbour
-        assert (await one_at_a_time.aencode(texts_of(3, 602))).shape == (602, HIDDEN)  # all places are free again
+        assert (await held_up.aencode(texts_of(3, 602))).shape == (602, HIDDEN)  # all places are free again
         return rows
 
-    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(max_waiting_texts=602)) as one_at_a_time:
-        rows = asyncio.run(run(one_at_a_time))
-    np.testing.assert_allclose(rows, encoder.encode(["the cat"]), rtol=0, atol=ATOL)
+    np.testing.assert_allclose(asyncio.run(run()), encoder.encode(["the cat"]), rtol=0, atol=ATOL)
 
 
 def test_too_many_texts_are_refused_and_not_queued(bundle, watched_engine, gate):
@@ -164,7 +169,7 @@ def test_too_many_texts_are_refused_and_not_queued(bundle, watched_engine, gate)
 
         async def run():
             held = asyncio.create_task(encoder.aencode(texts_of(0, 8)))
-            await asyncio.to_thread(gate.entered.wait, 20)
+            await asyncio.to_thread(gate.entered.wait, 60)
             with pytest.raises(OverloadedError, match="8 texts are waiting, 3 more would exceed the 10 of max_waiting_texts"):
                 await encoder.aencode(["a", "b", "c"])
             fits = asyncio.create_task(encoder.aencode(["a", "b"]))
@@ -238,7 +243,7 @@ def test_a_text_that_is_too_long_is_an_error_of_its_own_request(bundle):
 def test_close_ends_what_waits(watched, gate):
     async def run():
         running = asyncio.create_task(watched.aencode(["a"]))
-        await asyncio.to_thread(gate.entered.wait, 20)
+        await asyncio.to_thread(gate.entered.wait, 60)
         waiting = [asyncio.create_task(watched.aencode(texts_of(number, 300))) for number in range(4)]
         await asyncio.sleep(0)  # each task runs until it waits
         closing = asyncio.create_task(asyncio.to_thread(watched.close))

@@ -139,7 +139,7 @@ def test_what_is_really_installed_here_is_an_error_or_a_gpu(bundle):
             assert encoder.info.providers[0] == cuda.PROVIDER
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # so that it skips before a bundle is made
 def gpu():
     ort = pytest.importorskip("onnxruntime")
     if cuda.PROVIDER not in ort.get_available_providers():

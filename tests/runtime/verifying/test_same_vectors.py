@@ -21,6 +21,7 @@ def refused(actual, expected=RIGHT, **options):
 
 @pytest.mark.parametrize("variant", THRESHOLDS)
 def test_equal_vectors_are_the_same_also_as_lists(variant):
+    """The function is the assertion: it raises where they are not."""
     assert_same_vectors(RIGHT, RIGHT, variant=variant)
     assert_same_vectors(RIGHT.tolist(), RIGHT, variant=variant, texts=["a", "b", "c"])
 
