@@ -156,7 +156,7 @@ class Encoder:
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that it was loaded from."""
+        """Its bundle."""
         return self._bundle
 
     @property
@@ -209,7 +209,8 @@ class Encoder:
             >>> [texts[item.index] for item in report.truncated]  # doctest: +SKIP
             []
 
-        The arguments, the rows and the errors are those of `encode`.
+        Returns:
+            The rows of `encode`, and their report, which is also `last_report`. Arguments and errors are those of `encode`.
         """
         return self._encode(texts, output=output, normalize=normalize)
 

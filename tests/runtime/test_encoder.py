@@ -366,7 +366,7 @@ class TestLife:
             "    os._exit(2)\n"
             "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
         )
-        path = encoder._bundle.folder
+        path = encoder.bundle.folder
         assert subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(path)], timeout=60).returncode == 7
 
     def test_32_threads_at_once_give_the_same_vectors(self, bundle):

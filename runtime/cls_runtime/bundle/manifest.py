@@ -105,8 +105,8 @@ class Variant:
 
     `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for; `engine_files` are
     what an engine reads in the place of `files`: the same weights in a form that it computes faster.
-    `parity` has one entry per `Output`; `batch_invariance_max_abs` is
-    the largest difference of a text's vector between alone and in a batch, `batch_invariance_min_cosine` the lowest cosine.
+    `parity` has one entry per `Output`. `batch_invariance_max_abs` is the largest difference of a text's vector between alone and in a
+    batch, `batch_invariance_min_cosine` the lowest cosine.
     `multiply_adds` has the matrix products' work by their arithmetic (`fp32`, `int8`); it is empty where no formula fits the graph, and in
     bundles of cls-export 0.1.0.
     """
