@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # line do not know each other.
 RUNTIME = [
     ("errors",),
+    ("files",),
     ("bundle", "reading"),
     ("engines",),
     ("encoding",),

@@ -14,7 +14,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from cls_runtime.bundle.folder import sha256
 from cls_runtime.bundle.manifest import (
     MANIFEST_NAME,
     BundleFile,
@@ -27,6 +26,7 @@ from cls_runtime.bundle.manifest import (
     Variant,
     to_json,
 )
+from cls_runtime.files import sha256
 
 HIDDEN = 8
 LABELS = 3

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cls_runtime.bench.html_report import html_report
 from cls_runtime.bench.measure import run_benchmark, steps
-from cls_runtime.bench.output_files import check_writable, write_whole
 from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, side_names
 from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
 from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
@@ -24,6 +23,7 @@ from cls_runtime.commands import shell
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import BundleError, UsageError
+from cls_runtime.files import write_whole
 from cls_runtime.reading.text_files import read_texts
 
 _EXAMPLES = [
@@ -112,7 +112,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--checkpoint and --environments are for other projects; name them with --against")
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot), ("--html", arguments.html)):
         if path is not None and path != "-":
-            check_writable(Path(path), option)
+            shell.check_writable(Path(path), option)
     if arguments.plot is not None and arguments.plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {arguments.plot} is neither {' nor '.join(PLOT_SUFFIXES)}; name a file that ends so")
     if arguments.plot is not None or arguments.html is not None:

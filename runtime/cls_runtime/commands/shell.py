@@ -12,15 +12,17 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from cls_runtime import __version__
-from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning
+from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
 HELP_WIDTH = 100
@@ -105,6 +107,25 @@ def warn(text: str) -> None:
 def print_json(document: Any) -> None:
     """Prints one JSON document. ASCII only, so that it survives any terminal and any pipe."""
     print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Finds out before any work whether `path`, the value of `option`, can be written later.
+
+    Raises:
+        UsageError: its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder, expected a file's name")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    if path.exists() and not path.is_file():
+        return  # a device or a pipe, which nothing is made beside
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} {path}: the folder {path.parent} cannot be written to ({error.strerror}); choose another") from None
 
 
 def shorten(text: str, limit: int = 60) -> str:

@@ -16,6 +16,7 @@ from cls_runtime.commands import shell
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, UsageError
+from cls_runtime.files import write_whole
 from cls_runtime.reading.text_files import read_texts
 from cls_runtime.verifying.compare import compare_bundles
 from cls_runtime.verifying.report import Check, VerifyReport
@@ -64,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.junit is not None and not arguments.junit.parent.is_dir():
-        raise UsageError(f"--junit {arguments.junit}: the folder {arguments.junit.parent} does not exist; make it first")
+    if arguments.junit is not None:
+        shell.check_writable(arguments.junit, "--junit")
     texts = None if arguments.texts is None else _texts(arguments.texts)
     if arguments.compare is not None:
         return _compare(arguments, texts)
@@ -79,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
             progress=None if arguments.json else _say_check,
         )
     if arguments.junit is not None:
-        arguments.junit.write_bytes(junit_xml(report))
+        write_whole(arguments.junit, junit_xml(report))
     if arguments.json:
         shell.print_json(report_document(report))
     if not report.passed:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.folder import Bundle, sha256
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Source, SourcePooling, Variant
+from cls_runtime.files import sha256
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"
 FLOAT, INT64 = 1, 7  # TensorProto.DataType

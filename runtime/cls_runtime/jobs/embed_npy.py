@@ -13,7 +13,7 @@ from cls_runtime.engines.choice import Choice
 from cls_runtime.jobs.embedding import embed_blocks, vector_width
 from cls_runtime.jobs.inputs import END, JobInputs
 from cls_runtime.jobs.job import JobOptions
-from cls_runtime.jobs.npy_writer import NpyWriter, check_npy_target
+from cls_runtime.jobs.npy_writer import check_npy_target, npy_writer
 from cls_runtime.jobs.output_folder import output_folder
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.reading_ahead import read_ahead
@@ -60,7 +60,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         counts = found.row_counts()
         progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts)))
         cut = _Cut()
-        with NpyWriter(out, width=width) as writer, _SkippedList(out) as skipped:
+        with npy_writer(out, width=width) as writer, _SkippedList(out) as skipped:
             blocks = embed_blocks(encoder, _read(found, stack), output=options.output, normalize=options.normalize)
             for embedded in stack.enter_context(contextlib.closing(blocks)):
                 writer.append(embedded.vectors)

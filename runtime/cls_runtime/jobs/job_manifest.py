@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cls_runtime.errors import UsageError
+from cls_runtime.files import PART
 from cls_runtime.jobs.inputs import END, InputIdentity
-from cls_runtime.jobs.output_folder import PART, OutputFolder
+from cls_runtime.jobs.output_folder import OutputFolder
 from cls_runtime.jobs.rows import Counts
 
 JOB_NAME = "_job.json"

@@ -20,12 +20,13 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.folder import Bundle, sha256
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.encoder import GRAPH_OUTPUTS, Encoder, Output
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import ClsError, MissingExtraError, UsageError
+from cls_runtime.files import sha256
 from cls_runtime.verifying import input_checks, vector_checks
 from cls_runtime.verifying.plan import combinations
 from cls_runtime.verifying.report import Check, Planned, VerifyReport
