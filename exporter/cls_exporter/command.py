@@ -25,6 +25,14 @@ _EXAMPLES = [
     ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local folder, with the pooler's output"),
     ("cls-export ./my-classifier --logits --json", "a sequence classifier; the report as JSON"),
 ]
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--calibration",),
+        need="--int8, whose scales its texts decide",
+        is_met=lambda arguments: arguments.int8,
+        instead=lambda _: "no --int8",
+    ),
+)
 _NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 
@@ -67,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    shell.check_requirements(arguments, _REQUIREMENTS)
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()

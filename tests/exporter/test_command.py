@@ -135,7 +135,7 @@ def test_json_is_one_document_with_the_whole_report(fake, capsys):
         (["m", "--layout", "other"], "error: argument --layout: invalid choice"),
         (["m", "--max-length", "0"], "error: max_length 0: expected at least 1 token\n"),
         (["m", "--max-length", "many"], "error: argument --max-length: invalid int value"),
-        (["m", "--calibration", "c.txt"], "error: calibration texts are only used for int8"),
+        (["m", "--calibration", "c.txt"], "error: --calibration goes with --int8, whose scales its texts decide; found no --int8\n"),
         (["m", "--quantise"], "error: unrecognized arguments: --quantise"),
         ([""], "error: MODEL '': expected a hub id"),
         (["/"], "error: MODEL '/': expected a hub id"),

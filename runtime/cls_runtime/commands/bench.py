@@ -33,6 +33,23 @@ _EXAMPLES = [
     ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "beside other projects"),
     ("cls-bench --from result.json --plot result.svg", "no measuring; draws what was measured"),
 ]
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=(
+            *("--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick"),
+            *("--against", "--checkpoint", "--environments"),
+        ),
+        need="a BUNDLE to measure, --from measures nothing",
+        is_met=lambda arguments: arguments.results is None,
+        instead=lambda arguments: f"--from {arguments.results}",
+    ),
+    shell.Requirement(
+        options=("--checkpoint", "--environments"),
+        need="--against, it is for other projects",
+        is_met=lambda arguments: arguments.against is not None,
+        instead=lambda _: "no --against",
+    ),
+)
 _PEER_STEPS = 3  # of what a peer needs before the rounds, for the progress bar: environment, files, first vectors
 
 
@@ -102,14 +119,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses before anything is measured what would fail afterwards."""
-    measuring = ("variant", "engine", "texts", "count", "rounds", "threads", "against", "checkpoint", "environments")
-    given = [f"--{name}" for name in measuring if getattr(arguments, name) is not None] + ["--quick"] * arguments.quick
     if (arguments.bundle is None) == (arguments.results is None):
         raise UsageError("expected a BUNDLE to measure, or --from FILE with what was measured, and not both; see cls-bench --help")
-    if arguments.results is not None and given:
-        raise UsageError(f"--from measures nothing, so it does not go with {', '.join(given)}; leave it out to measure")
-    if arguments.against is None and (arguments.checkpoint or arguments.environments):
-        raise UsageError("--checkpoint and --environments are for other projects; name them with --against")
+    shell.check_requirements(arguments, _REQUIREMENTS)
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot), ("--html", arguments.html)):
         if path is not None and path != "-":
             shell.check_writable(Path(path), option)

@@ -17,6 +17,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -88,6 +89,42 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Nam
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}", EXIT_USAGE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """Options that would do nothing without something else; a row of a command's table.
+
+    Attributes:
+        options: as they are typed, also with a value (`--engine ray`). Whoever does not give one has None there, or False for a switch.
+        need: what they go with, and why, in words.
+        is_met: whether the arguments have it.
+        instead: what they have in its place, in words.
+    """
+
+    options: tuple[str, ...]
+    need: str
+    is_met: Callable[[argparse.Namespace], bool]
+    instead: Callable[[argparse.Namespace], str]
+
+
+def check_requirements(arguments: argparse.Namespace, table: Sequence[Requirement]) -> None:
+    """Refuses options that would do nothing.
+
+    Raises:
+        UsageError: one is given without what it needs.
+    """
+    for row in table:
+        given = [option for option in row.options if _is_given(arguments, option)]
+        if given and not row.is_met(arguments):
+            verb = "goes" if len(given) == 1 else "go"
+            raise UsageError(f"{', '.join(given)} {verb} with {row.need}; found {row.instead(arguments)}")
+
+
+def _is_given(arguments: argparse.Namespace, option: str) -> bool:
+    name, _, value = option.partition(" ")
+    actual = getattr(arguments, name.removeprefix("--").replace("-", "_"))
+    return str(actual) == value if value else actual is not None and actual is not False
 
 
 def say(text: str = "") -> None:

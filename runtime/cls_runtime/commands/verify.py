@@ -30,6 +30,14 @@ _EXAMPLES = [
     ("cls-verify models/my-model --compare models/new-model", "what changes for the vectors with an upgrade"),
 ]
 MAX_TEXTS = 10_000
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--against", "--junit"),
+        need="checks of one bundle, --compare makes none",
+        is_met=lambda arguments: arguments.compare is None,
+        instead=lambda arguments: f"--compare {arguments.compare}",
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    shell.check_requirements(arguments, _REQUIREMENTS)
     if arguments.junit is not None:
         shell.check_writable(arguments.junit, "--junit")
     texts = None if arguments.texts is None else _texts(arguments.texts)
@@ -94,9 +103,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
-    refused = [f"--{name}" for name in ("against", "junit") if getattr(arguments, name) is not None]
-    if refused:
-        raise UsageError(f"--compare checks nothing, so it does not go with {' and '.join(refused)}; run cls-verify twice")
     comparison = compare_bundles(
         arguments.bundle, arguments.compare, texts=texts, variant=arguments.variant or "auto", engine=arguments.engine or "auto"
     )

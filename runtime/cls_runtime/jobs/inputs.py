@@ -65,7 +65,7 @@ class JobInputs:
             UsageError: nothing is there, a format is unknown, or a column is missing.
             MissingExtraError: pyarrow is needed.
         """
-        columns = Columns(column, tuple([id_column] if id_column else []) + tuple(keep))
+        columns = Columns(column, tuple([] if id_column is None else [id_column]) + tuple(keep))
         expanded = [path for name in names for path in expand(name)]
         local = [name for name in expanded if not is_uri(name)]
         known = {file.name: file for file in checked_files(local, columns)}

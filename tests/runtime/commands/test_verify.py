@@ -233,7 +233,8 @@ def test_compare_as_json(golden_bundle, own_bundle, upgrade, tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [["--against", "some/model"], ["--junit", "report.xml"]])
 def test_compare_refuses_what_it_would_ignore(golden_bundle, capsys, arguments):
     assert run(golden_bundle, "--compare", golden_bundle, *arguments) == 2
-    assert f"does not go with {arguments[0]}" in capsys.readouterr().err
+    error = f"error: {arguments[0]} goes with checks of one bundle, --compare makes none; found --compare {golden_bundle}\n"
+    assert capsys.readouterr().err == error
 
 
 @pytest.mark.slow
