@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # line do not know each other.
 RUNTIME = [
     ("errors",),
-    ("files",),
+    ("files", "progress_bar"),
     ("bundle", "reading"),
     ("engines",),
     ("encoding",),

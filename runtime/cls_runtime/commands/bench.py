@@ -24,6 +24,7 @@ from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import BundleError, UsageError
 from cls_runtime.files import write_whole
+from cls_runtime.progress_bar import ProgressBar
 from cls_runtime.reading.text_files import read_texts
 
 _EXAMPLES = [
@@ -142,8 +143,7 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     if peers is not None:
         total += _PEER_STEPS * len(side_names(*peers)) + plan.rounds
     # An engine may print while it loads; standard output is for the results.
-    with shell.progress_bar(unit="step", total=total) as advance, contextlib.redirect_stdout(sys.stderr):
-        step = _announcer(advance)
+    with ProgressBar(unit="step", total=total, shown=arguments.json != "-") as bar, contextlib.redirect_stdout(sys.stderr):
         results = run_benchmark(
             arguments.bundle,
             texts=texts,
@@ -151,16 +151,12 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
             plan=plan,
             sides=sides,
             threads=threads,
-            step=step,
+            step=bar.begin,
         )
         if peers is None:
             return results
         used = texts[: len(results.texts.token_counts)]
-        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, used, plan, threads, step))
-
-
-def _announcer(advance: Callable[[int], None]) -> Callable[[str], None]:
-    return lambda _: advance(1)
+        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, used, plan, threads, bar.begin))
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

@@ -110,10 +110,11 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     shell.check_requirements(arguments, _REQUIREMENTS)
     options = _options(arguments)
-    if _wants_npy(arguments.out):
-        report: NpyReport | JobReport = embed_to_npy(arguments.bundle, arguments.inputs, Path(arguments.out), options=options)
+    bundle, inputs, out, bar = arguments.bundle, arguments.inputs, arguments.out, not arguments.json
+    if _wants_npy(out):
+        report: NpyReport | JobReport = embed_to_npy(bundle, inputs, Path(out), options=options, progress_bar=bar)
     else:
-        report = run_job(arguments.bundle, arguments.inputs, arguments.out, options=options, ray=_ray(arguments))
+        report = run_job(bundle, inputs, out, options=options, ray=_ray(arguments), progress_bar=bar)
     _tell(arguments, options, report)
     return shell.EXIT_DONE
 

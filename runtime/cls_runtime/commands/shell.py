@@ -1,4 +1,4 @@
-"""What every command does alike: `--help` with examples, errors as one line, exit codes, JSON, a progress bar.
+"""What every command does alike: `--help` with examples, errors as one line, exit codes, JSON.
 
 Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input; 130 Ctrl-C, 143 ended by SIGTERM, 141 the reader of
 standard output went away (128 + the signal's number, as shells count).
@@ -181,32 +181,6 @@ def megabytes(size_bytes: int) -> str:
     if size_bytes < 10_000:
         return f"{size_bytes} bytes"
     return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:.1f} MB"
-
-
-@contextlib.contextmanager
-def progress_bar(*, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, on a terminal only; gives the function that moves it on. Without tqdm there is none."""
-    bar = _terminal_bar(unit, total)
-
-    def advance(count: int) -> None:
-        if bar is not None:
-            bar.update(count)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _terminal_bar(unit: str, total: int | None) -> Any:
-    if not sys.stderr.isatty():
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm(total=total, unit=unit, unit_scale=True, file=sys.stderr, leave=False, dynamic_ncols=True)
 
 
 class _Terminated(BaseException):

@@ -40,8 +40,8 @@ class NpyReport:
         return self.total
 
 
-def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions) -> NpyReport:
-    """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN.
+def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
+    """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN. `progress_bar` is as in `run_job`.
 
     Warns:
         TruncationWarning: texts were cut, with `on_overflow="warn"`; once, at the end.
@@ -59,7 +59,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
     ):
         width = vector_width(encoder, options.output)
         counts = job_inputs.row_counts()
-        progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts)))
+        progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts), bar=progress_bar))
         cut = CutTexts()
         with npy_writer(out, width=width) as writer, _SkippedList(out) as skipped:
             blocks = embed_blocks(encoder, _read(job_inputs, stack), output=options.output, normalize=options.normalize)

@@ -42,7 +42,13 @@ class JobReport:
 
 
 def run_job(
-    bundle: str | Path, inputs: Sequence[str], out: str, *, options: JobOptions | None = None, ray: RayOptions | None = None
+    bundle: str | Path,
+    inputs: Sequence[str],
+    out: str,
+    *,
+    options: JobOptions | None = None,
+    ray: RayOptions | None = None,
+    progress_bar: bool = True,
 ) -> JobReport:
     """Embeds the inputs into the folder `out`; the same call again goes on where it stopped.
 
@@ -52,6 +58,7 @@ def run_job(
         out: a folder's path or URI: new, empty, or with this very job in it.
         options: what to do.
         ray: how to reach Ray; None to run here.
+        progress_bar: draw one where standard error is a terminal; elsewhere, and with False, it gets a line a minute.
 
     Warns:
         TruncationWarning: texts were cut, with `on_overflow="warn"`; once, at the end.
@@ -80,7 +87,7 @@ def run_job(
         if not job_inputs.seekable and state.shards:  # a finished one too: whether this is the same input nobody can know
             raise UsageError(f"output {out} holds a job that read standard input, which cannot be read again; choose another folder")
         before = sum(shard.stop - shard.start for shard in state.shards)
-        progress = JobProgress(done_before=before, total=_total(state, task))
+        progress = JobProgress(done_before=before, total=_total(state, task), bar=progress_bar)
         if not state.complete:
             run_local(task, state, progress) if ray is None else run_on_ray(ray, task, state, progress)
     if options.on_overflow == "warn" and state.counts.truncated:

@@ -102,6 +102,23 @@ def test_json_is_one_document(golden_bundle, texts, tmp_path, capsys):
     assert any("variant fp32" in reason for reason in document["reasons"])
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("stream", "options", "shown"), [(Terminal, [], True), (Terminal, ["--json"], False), (io.StringIO, [], False)])
+@pytest.mark.parametrize("out", ["out.npy", "out"])
+def test_a_bar_on_a_terminal(golden_bundle, texts, tmp_path, monkeypatch, out, stream, options, shown):
+    pytest.importorskip("tqdm")
+    if out == "out":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert run(golden_bundle, texts, "-o", tmp_path / out, *options) == 0
+    assert ("rows [" in sys.stderr.getvalue()) is shown
+    assert bool(sys.stderr.getvalue()) is shown
+
+
 @pytest.mark.parametrize(
     ("choice", "code", "stderr"),
     [

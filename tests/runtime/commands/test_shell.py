@@ -138,27 +138,6 @@ def test_texts_sizes_and_tables_for_people():
     assert shell.table_lines([("a", "bb"), ("ccc", "")]) == ["  a    bb", "  ccc"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_the_bar_is_on_a_terminal_only(monkeypatch):
-    for stream, shows in ((io.StringIO(), False), (Terminal(), True)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        with shell.progress_bar(unit=" texts", total=10) as advance:
-            advance(5)
-        assert bool(stream.getvalue()) is shows
-
-
-def test_no_tqdm_no_bar(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with shell.progress_bar(unit=" texts") as advance:
-        advance(5)
-    assert sys.stderr.getvalue() == ""
-
-
 TABLE = (
     shell.Requirement(
         options=("--size", "--loud", "--kind b"),
