@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import importlib
 import re
@@ -51,6 +52,18 @@ def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: 
     assert {"torch", "transformers", "onnx", "onnx-ir"} <= extras["export"]
     for name in ("export", "jobs", "ray", "bench"):
         assert not extras[name] & {"onnxruntime", "onnxruntime-gpu"}, f"{name} would decide between the two onnxruntime wheels"
+
+
+def test_what_the_exporter_imports_is_in_its_extra(project: dict[str, Any]) -> None:
+    imported = set()
+    for path in (ROOT / "exporter" / "cls_exporter").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [item.name for item in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {module.split(".")[0] for module in modules}
+    foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"cls_exporter", "cls_runtime"}}
+    assert {"torch", "onnx-ir", "sympy"} <= foreign
+    assert foreign <= set(names(project["dependencies"] + project["optional-dependencies"]["export"]))
 
 
 def test_every_entry_point_is_a_function(project: dict[str, Any]) -> None:

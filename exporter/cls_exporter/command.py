@@ -33,7 +33,7 @@ _REQUIREMENTS = (
         instead=lambda _: "no --int8",
     ),
 )
-_NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+_NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "sympy", "onnxruntime")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
