@@ -27,9 +27,9 @@ def blocks(texts, size=100):
 
 
 def embedded(encoder, texts, **options):
-    found = list(embed_blocks(encoder, blocks(texts), **options))
-    assert [item.block.start for item in found] == list(range(0, len(texts), 100))
-    return np.concatenate([item.vectors for item in found]), sum((item.counts for item in found), Counts())
+    done = list(embed_blocks(encoder, blocks(texts), **options))
+    assert [item.block.start for item in done] == list(range(0, len(texts), 100))
+    return np.concatenate([item.vectors for item in done]), sum((item.counts for item in done), Counts())
 
 
 @pytest.mark.parametrize("count", [1, 100, 4095, 4096, 4097, 12_000])
@@ -118,10 +118,10 @@ def test_reading_ahead_keeps_order_and_errors():
         yield from range(20)
         raise KeyError("here")
 
-    found = []
+    seen = []
     with pytest.raises(KeyError, match="here"):
-        found.extend(read_ahead(items()))
-    assert found == list(range(20))
+        seen.extend(read_ahead(items()))
+    assert seen == list(range(20))
 
 
 class Terminal:

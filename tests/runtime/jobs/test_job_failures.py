@@ -163,9 +163,9 @@ def test_bad_rows_are_listed(bundle, tmp_path, run, read, capsys, leftovers, pol
     else:
         assert rows["id"] == list(range(12))
         assert [vector is None for vector in rows["embedding"]] == [False, True, True, True, True, False] * 2
-    found = listed(out / "_skipped.jsonl")
-    assert [item["row"] for item in found] == [1, 2, 3, 4, 7, 8, 9, 10]
-    for item, reason in zip(found[:4], REASONS, strict=True):
+    skipped = listed(out / "_skipped.jsonl")
+    assert [item["row"] for item in skipped] == [1, 2, 3, 4, 7, 8, 9, 10]
+    for item, reason in zip(skipped[:4], REASONS, strict=True):
         assert reason in item["reason"]
     assert leftovers(out) == ["_skipped.jsonl"]
     assert f"8 rows could not be read; {out}/_skipped.jsonl lists them" in capsys.readouterr().err
@@ -198,8 +198,8 @@ def test_a_value_that_does_not_fit_its_column_is_a_bad_row(bundle, tmp_path, run
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out", "--id-column", "n", "--on-error", "skip") == 0
     assert read(tmp_path / "out")["id"] == [row for row in range(1500) if row != 1200]
-    (found,) = listed(tmp_path / "out" / "_skipped.jsonl")
-    assert "'n' is 'twelve hundred', expected int64" in found["reason"]
+    (skipped,) = listed(tmp_path / "out" / "_skipped.jsonl")
+    assert "'n' is 'twelve hundred', expected int64" in skipped["reason"]
 
 
 def test_skipped_rows_are_listed_once_after_a_lost_shard(bundle, tmp_path, run):

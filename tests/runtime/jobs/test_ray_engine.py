@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mar
 @pytest.fixture(scope="module")
 def ray():
     """Ray, shut down whatever happens."""
-    found = pytest.importorskip("ray")
+    module = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
-    yield found
-    found.shutdown()
+    yield module
+    module.shutdown()
 
 
 @pytest.fixture

@@ -61,9 +61,9 @@ def test_duckdb(folders, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_datasets(folders, dtype, tmp_path):
     datasets = pytest.importorskip("datasets")
-    found = datasets.load_dataset("parquet", data_files=f"{folders[0]}/{dtype}/*.parquet", split="train", cache_dir=str(tmp_path))
-    scales = found["embedding_scale"] if dtype == "int8" else None
-    check(folders, dtype, found["id"], found["text"], found["embedding"], scales)
+    rows = datasets.load_dataset("parquet", data_files=f"{folders[0]}/{dtype}/*.parquet", split="train", cache_dir=str(tmp_path))
+    scales = rows["embedding_scale"] if dtype == "int8" else None
+    check(folders, dtype, rows["id"], rows["text"], rows["embedding"], scales)
 
 
 @pytest.mark.slow
