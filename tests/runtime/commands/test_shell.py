@@ -183,4 +183,4 @@ def test_options_of_the_tables_exist_and_are_not_given_by_default(command):
     for option in (option for row in module._REQUIREMENTS for option in row.options):
         name, _, value = option.partition(" ")
         assert known[name].dest == name.removeprefix("--").replace("-", "_")
-        assert known[name].default in (None, False) or known[name].default != value
+        assert known[name].default != value if value else known[name].default in (None, False)

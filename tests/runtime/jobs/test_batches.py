@@ -61,7 +61,7 @@ def test_plain_lists(bundle, table):
 def test_spark_maps_it(bundle, table, spark):
     frame = spark.createDataFrame(list(zip(table["n"].to_pylist(), table["text"].to_pylist(), strict=True)), "n long, text string")
     embedded = frame.mapInArrow(EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>").toPandas()
-    check_frame(embedded.sort_values("n"), bundle, table)
+    assert_frame(embedded.sort_values("n"), bundle, table)
 
 
 @pytest.mark.filterwarnings("ignore")  # dask's own
@@ -74,10 +74,10 @@ def test_dask_maps_it(bundle, table):
 
     parted = frames.from_pandas(table.to_pandas(), npartitions=3)
     meta = of_partition(parted.partitions[0].compute().head(1)).head(0)
-    check_frame(parted.map_partitions(of_partition, meta=meta).compute(scheduler="processes", num_workers=2), bundle, table)
+    assert_frame(parted.map_partitions(of_partition, meta=meta).compute(scheduler="processes", num_workers=2), bundle, table)
 
 
-def check_frame(embedded, bundle, table):
+def assert_frame(embedded, bundle, table):
     """A pandas frame that has the table's rows in order, with their vectors."""
     whole = EmbedBatches(bundle).table(table)
     assert embedded["n"].tolist() == table["n"].to_pylist()
