@@ -31,8 +31,14 @@ _EXAMPLES = [
 ]
 _REQUIREMENTS = (
     shell.Requirement(
-        options=("--id-column", "--keep", "--dtype", "--shard-rows"),
+        options=("--id-column", "--keep", "--shard-rows"),
         need="-o FOLDER, a .npy file is vectors only",
+        is_met=lambda arguments: not _wants_npy(arguments.out),
+        instead=lambda arguments: f"-o {arguments.out}",
+    ),
+    shell.Requirement(
+        options=tuple(f"--dtype {name}" for name in get_args(VectorType) if name != JobOptions.dtype),
+        need=f"-o FOLDER, a .npy file is {JobOptions.dtype}",
         is_met=lambda arguments: not _wants_npy(arguments.out),
         instead=lambda arguments: f"-o {arguments.out}",
     ),
@@ -98,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     shards = parser.add_argument_group("a folder of Parquet shards")
     shards.add_argument("--id-column", metavar="NAME", help="the column that becomes id (default: the row's number in the input)")
     shards.add_argument("--keep", metavar="COLUMN", action="append", help="pass this column on; may be given again")
-    shards.add_argument("--dtype", choices=get_args(VectorType), help=f"how vectors are stored (default: {JobOptions.dtype})")
+    shards.add_argument("--dtype", choices=get_args(VectorType), default=JobOptions.dtype, help="how vectors are stored (default: float32)")
     shards.add_argument("--shard-rows", metavar="N", type=int, help=f"rows of a shard (default: {JobOptions.shard_rows})")
     ray = parser.add_argument_group("--engine ray")
     ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
@@ -127,7 +133,7 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         on_error=arguments.on_error,
         output=arguments.output,
         normalize=arguments.normalize,
-        dtype=arguments.dtype or JobOptions.dtype,
+        dtype=arguments.dtype,
         shard_rows=JobOptions.shard_rows if arguments.shard_rows is None else arguments.shard_rows,
         on_overflow=arguments.on_overflow,
         variant=arguments.variant,

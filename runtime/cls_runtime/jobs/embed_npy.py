@@ -41,7 +41,9 @@ class NpyReport:
 
 
 def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
-    """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN. `progress_bar` is as in `run_job`.
+    """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN.
+
+    The options of shards (`id_column`, `keep`, `dtype`, `shard_rows`) have no place in it. `progress_bar` is as in `run_job`.
 
     Warns:
         TruncationWarning: texts were cut, with `on_overflow="warn"`; once, at the end.
@@ -52,7 +54,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
     """
     check_npy_target(out)
     job_inputs = JobInputs.find(inputs, column=options.column, on_error=options.on_error, with_columns=False)
-    overflow = options.encoders_overflow
+    overflow = options.encoder_overflow
     with (
         Encoder.load(bundle, variant=options.variant, engine=options.engine, threads=options.threads, on_overflow=overflow) as encoder,
         contextlib.ExitStack() as stack,

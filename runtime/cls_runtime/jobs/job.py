@@ -114,7 +114,7 @@ def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: 
         variant=choice.variant,
         engine=choice.engine,
         threads=options.threads,
-        on_overflow=options.encoders_overflow,
+        on_overflow=options.encoder_overflow,
         output=options.output,
         normalize=options.normalize,
         inputs=inputs,

@@ -66,7 +66,7 @@ class JobOptions:
         check_computing(self.variant, self.engine, self.threads)
 
     @property
-    def encoders_overflow(self) -> OnOverflow:
+    def encoder_overflow(self) -> OnOverflow:
         """The same for an Encoder: the job warns once at its end, where its Encoders would at every shard."""
         return "raise" if self.on_overflow == "raise" else "truncate"
 

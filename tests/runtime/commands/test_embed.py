@@ -38,7 +38,7 @@ def run(*arguments):
 
 def test_rows_are_the_encoders_in_input_order(golden_bundle, texts, tmp_path, capsys):
     out = tmp_path / "out.npy"
-    assert run(golden_bundle, texts, "-o", out) == 0
+    assert run(golden_bundle, texts, "-o", out, "--dtype", "float32") == 0
     vectors = np.load(out, allow_pickle=False)
     np.testing.assert_allclose(vectors, expected(golden_bundle), atol=1e-6)
     assert vectors.dtype == np.float32

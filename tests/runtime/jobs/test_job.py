@@ -202,8 +202,11 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
     [
         (["-o", "{work}/v.npy", "--id-column", "key"], f"--id-column goes {FOLDER_ONLY}"),
         (["-o", "{work}/v.npy", "--keep", "score"], f"--keep goes {FOLDER_ONLY}"),
-        (["-o", "{work}/v.npy", "--dtype", "int8"], f"--dtype goes {FOLDER_ONLY}"),
-        (["-o", "{work}/v.npy", "--dtype", "float32"], f"--dtype goes {FOLDER_ONLY}"),
+        (["-o", "{work}/v.npy", "--dtype", "int8"], "--dtype int8 goes with -o FOLDER, a .npy file is float32; found -o {work}/v.npy"),
+        (
+            ["-o", "{work}/v.npy", "--dtype", "float16"],
+            "--dtype float16 goes with -o FOLDER, a .npy file is float32; found -o {work}/v.npy",
+        ),
         (["-o", "{work}/v.npy", "--shard-rows", "100000"], f"--shard-rows goes {FOLDER_ONLY}"),
         (["-o", "{work}/v.npy", "--keep", "score", "--shard-rows", "9"], f"--keep, --shard-rows go {FOLDER_ONLY}"),
         (

@@ -78,4 +78,4 @@ def test_no_field_is_left_out():
 
 @pytest.mark.parametrize(("choice", "encoders"), [("warn", "truncate"), ("truncate", "truncate"), ("raise", "raise")])
 def test_an_encoder_of_a_job_never_warns(choice, encoders):
-    assert JobOptions(on_overflow=choice).encoders_overflow == encoders
+    assert JobOptions(on_overflow=choice).encoder_overflow == encoders
