@@ -1,8 +1,8 @@
 """The steps of the GitHub action (action.yml): `python scripts/action.py key | install | export | verify`.
 
 The action's inputs arrive as environment variables (`CLS_MODEL`, `CLS_REVISION`, `CLS_OUTPUT`, `CLS_OPTIONS`, `CLS_VERIFY_OPTIONS`,
-`CLS_JUNIT`, and `CLS_CACHE_HIT` from the cache), never pasted into a command line. Nothing but the standard library is needed, since `key`
-runs before anything is installed.
+`CLS_JUNIT`, and `CLS_CACHE_HIT` from the cache), never pasted into a command line. Nothing but this checkout and the standard library is
+needed, since `key` runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "runtime"))
+
+from cls_runtime.bundle.files import sha256  # noqa: E402
 
 
 def main(step: str, environment: Mapping[str, str]) -> int:
@@ -61,7 +64,7 @@ def cache_key(model: str, revision: str, options: list[str]) -> str:
     sources = [path for package in ("exporter", "runtime") for path in (ROOT / package).rglob("*") if path.suffix in {".py", ".txt"}]
     checkpoint = [path for path in Path(model).rglob("*") if path.is_file()] if Path(model).is_dir() else []
     for path in [ROOT / "pyproject.toml", *sorted(sources), *sorted(checkpoint)]:
-        digest.update(path.as_posix().removeprefix(ROOT.as_posix()).encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.as_posix().removeprefix(ROOT.as_posix()).encode() + bytes.fromhex(sha256(path)))
     return f"cls-export-{sys.platform}-{digest.hexdigest()}"
 
 

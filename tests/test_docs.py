@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from cls_runtime import __version__
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -61,10 +63,9 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_the_changelog_opens_with_this_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     released = re.findall(r"^## \[(\d[^\]]*)\] - (\d{4}-\d{2}-\d{2})$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert released, "no released version in CHANGELOG.md"
-    assert released[0][0] == version
+    assert released[0][0] == __version__
 
 
 def test_the_changelog_has_keep_a_changelogs_headings_only() -> None:

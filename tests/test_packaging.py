@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import importlib
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cls_runtime import __version__
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,6 +52,18 @@ def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: 
     assert {"torch", "transformers", "onnx", "onnx-ir"} <= extras["export"]
     for name in ("export", "jobs", "ray", "bench"):
         assert not extras[name] & {"onnxruntime", "onnxruntime-gpu"}, f"{name} would decide between the two onnxruntime wheels"
+
+
+def test_what_the_exporter_imports_is_in_its_extra(project: dict[str, Any]) -> None:
+    imported = set()
+    for path in (ROOT / "exporter" / "cls_exporter").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [item.name for item in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {module.split(".")[0] for module in modules}
+    foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"cls_exporter", "cls_runtime"}}
+    assert {"torch", "onnx-ir", "sympy"} <= foreign
+    assert foreign <= set(names(project["dependencies"] + project["optional-dependencies"]["export"]))
 
 
 def test_every_entry_point_is_a_function(project: dict[str, Any]) -> None:
@@ -177,9 +192,10 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.Zip
 
 
 def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) -> None:
-    folder = f"cls_export-{project['version']}.dist-info"
+    assert (project["dynamic"], "version" in project) == (["version"], False)  # it stands in cls_runtime/__init__.py alone
+    folder = f"cls_export-{__version__}.dist-info"
     metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
-    assert (metadata["Name"], metadata["Version"]) == ("cls-export", project["version"])
+    assert (metadata["Name"], metadata["Version"]) == ("cls-export", __version__)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
     assert "Apache License" in wheel.read(f"{folder}/licenses/LICENSE").decode()

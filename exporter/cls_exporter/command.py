@@ -8,8 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +16,7 @@ from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
 from cls_runtime.bundle import manifest as manifests
 from cls_runtime.commands import shell
 from cls_runtime.errors import MissingExtraError, UsageError
+from cls_runtime.jobs.progress_bar import ProgressBar
 
 _EXAMPLES = [
     ("cls-export bert-base-uncased", "fp32, from the hub, into models/bert-base-uncased"),
@@ -25,7 +25,15 @@ _EXAMPLES = [
     ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local folder, with the pooler's output"),
     ("cls-export ./my-classifier --logits --json", "a sequence classifier; the report as JSON"),
 ]
-_NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--calibration",),
+        need="--int8, whose scales its texts decide",
+        is_met=lambda arguments: arguments.int8,
+        instead=lambda _: "no --int8",
+    ),
+)
+_NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "sympy", "onnxruntime")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,22 +75,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    shell.check_requirements(arguments, _REQUIREMENTS)
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
     from cls_exporter.exporting import export
 
+    bar = ProgressBar(unit="step", total=export_steps(config), shown=not arguments.json)
     # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.
-    with contextlib.redirect_stdout(sys.stderr):
-        report = export(
-            arguments.model, output, config=config, revision=arguments.revision, force=arguments.force, progress=_step_printer()
-        )
+    with bar, contextlib.redirect_stdout(sys.stderr):
+        report = export(arguments.model, output, config=config, revision=arguments.revision, force=arguments.force, progress=bar.begin)
     if arguments.json:
         shell.print_json(report_document(report))
     else:
         for line in summary_lines(report):
             shell.say(line)
     return shell.EXIT_DONE
+
+
+def export_steps(config: ExportConfig) -> int:
+    """How often an export says what it does next: load, trace, compile, reference, and for each variant write and compare."""
+    return 4 + 2 * len(config.precisions)
 
 
 def default_output(model: str) -> Path:
@@ -120,18 +133,6 @@ def _require_packages() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"exporting needs {', '.join(missing)}, not installed here: pip install 'cls-export[export,cpu]'")
-
-
-def _step_printer() -> Callable[[str], None] | None:
-    """Prints each step with the seconds since the start, on standard error and on a terminal only."""
-    if not sys.stderr.isatty():
-        return None
-    start = time.perf_counter()
-
-    def show(step: str) -> None:
-        print(f"[{time.perf_counter() - start:5.1f} s] {step}", file=sys.stderr)
-
-    return show
 
 
 def report_document(report: ExportReport) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 import dataclasses
 import importlib.util
+import io
 import json
+import re
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import checkpoints
 import pytest
 
-from cls_exporter import command
+from cls_exporter import command, exporting
 from cls_exporter.config import ExportConfig, ExportReport
 from cls_exporter.errors import CheckpointError, ParityError
 from cls_runtime.bundle import manifest as manifests
@@ -58,8 +61,8 @@ class FakeExport:
     def __call__(self, model, output, *, config, revision, force, progress):
         self.calls.append({"model": model, "output": output, "config": config, "revision": revision, "force": force})
         print("a library that talks while it traces")
-        if progress is not None:
-            progress("tracing")
+        for step in ("Loading", "Tracing", "Comparing"):
+            progress(step)
         if self.error is not None:
             raise self.error
         return report(Path(output))
@@ -135,7 +138,7 @@ def test_json_is_one_document_with_the_whole_report(fake, capsys):
         (["m", "--layout", "other"], "error: argument --layout: invalid choice"),
         (["m", "--max-length", "0"], "error: max_length 0: expected at least 1 token\n"),
         (["m", "--max-length", "many"], "error: argument --max-length: invalid int value"),
-        (["m", "--calibration", "c.txt"], "error: calibration texts are only used for int8"),
+        (["m", "--calibration", "c.txt"], "error: --calibration goes with --int8, whose scales its texts decide; found no --int8\n"),
         (["m", "--quantise"], "error: unrecognized arguments: --quantise"),
         ([""], "error: MODEL '': expected a hub id"),
         (["/"], "error: MODEL '/': expected a hub id"),
@@ -161,6 +164,31 @@ def test_what_the_export_raises_is_one_line(fake, capsys, error, code, options):
     assert captured.out == ""
     assert captured.err.splitlines()[-1] == f"error: {str(error) or 'interrupted'}"
     assert "Traceback" not in captured.err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("stream", "options", "shown"), [(Terminal, [], True), (Terminal, ["--json"], False), (io.StringIO, [], False)])
+def test_a_bar_names_the_steps_on_a_terminal(fake, monkeypatch, stream, options, shown):
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert command.main(["org/tiny-bert", "--int8", *options]) == 0
+    text = sys.stderr.getvalue()
+    for done, step in enumerate(("Loading", "Tracing", "Comparing")):
+        assert (re.search(rf"{step}: +\d+%\|[^|]*\| {done}/8 ", text) is not None) is shown
+    assert ("\r" in text) is shown
+
+
+@pytest.mark.slow
+def test_the_bar_knows_how_many_steps_there_are(tmp_path):
+    """The export itself says them here, on a checkpoint of two layers."""
+    checkpoint = checkpoints.make_checkpoint(tmp_path / "small-bert", changes={"num_hidden_layers": 2})
+    config = ExportConfig(precisions=("fp32", "fp16"))
+    said = []
+    exporting.export(checkpoint, tmp_path / "bundle", config=config, progress=said.append)
+    assert len(said) == command.export_steps(config)
 
 
 def test_a_missing_extra_names_the_pip_command(fake, capsys, monkeypatch):

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from cls_runtime.bundle.folder import sha256
+from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.manifest import (
     MANIFEST_NAME,
     BundleFile,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cls_exporter.checkpoint.source import inside, read_json_object
 from cls_exporter.errors import CheckpointError
+from cls_runtime.bundle.files import sha256
 
 _FOREIGN = ("tf_model.h5", "flax_model.msgpack", "model.onnx", "rust_model.ot")
 
@@ -95,17 +96,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def sha256_of(files: Sequence[Path], *, root: Path) -> str:
     """The sha256 of a single file, so that it can be held against the hub's; of several, that of the lines `sha256  path-in-root`."""
     if len(files) == 1:
-        return _file_sha256(files[0])
-    lines = [f"{_file_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in sorted(files)]
+        return sha256(files[0])
+    lines = [f"{sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def some_of(names: Sequence[str]) -> str:

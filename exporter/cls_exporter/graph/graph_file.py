@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from cls_runtime import __version__
-from cls_runtime.bundle.folder import sha256
+from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.manifest import BundleFile
 
 EXTERNAL_DATA_BYTES = 2 * 10**9  # protobuf's limit is 2 GiB for the whole message

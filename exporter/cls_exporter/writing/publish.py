@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cls_runtime.bundle.files import sync_folder
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.errors import UsageError
 
@@ -124,7 +125,7 @@ def _put_in_place(folder: Path, target: Path) -> None:
         folder.rename(target)
     elif not _exchange(folder, target):
         _replace_in_two_steps(folder, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -155,14 +156,4 @@ def _sync(folder: Path) -> None:
         for name in files:
             with (Path(root) / name).open("rb") as file:
                 os.fsync(file.fileno())
-        _sync_folder(Path(root))
-
-
-def _sync_folder(folder: Path) -> None:
-    # Windows cannot open a folder; its renames are durable by themselves.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(Path(root))

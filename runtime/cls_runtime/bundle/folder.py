@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.manifest import BundleFile, Manifest, read_manifest
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
-
-HASH_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,6 @@ class Bundle:
                     f"{self.folder / file.path} has sha256 {digest[:16]}..., the manifest says {file.sha256[:16]}...; "
                     "the file was changed or damaged, copy or export the bundle again"
                 )
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, read block by block."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_size(path: Path, file: BundleFile) -> None:

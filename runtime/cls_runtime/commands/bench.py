@@ -12,18 +12,19 @@ from pathlib import Path
 
 from cls_runtime.bench.html_report import html_report
 from cls_runtime.bench.measure import run_benchmark, steps
-from cls_runtime.bench.output_files import check_writable, write_whole
 from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, side_names
 from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
 from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
 from cls_runtime.bench.results import BenchResults, read_results, results_json
 from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.bench.texts import docstring_sentences
+from cls_runtime.bundle.files import write_whole
 from cls_runtime.bundle.manifest import Manifest, read_manifest
 from cls_runtime.commands import shell
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import BundleError, UsageError
+from cls_runtime.jobs.progress_bar import ProgressBar
 from cls_runtime.reading.text_files import read_texts
 
 _EXAMPLES = [
@@ -33,6 +34,23 @@ _EXAMPLES = [
     ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "beside other projects"),
     ("cls-bench --from result.json --plot result.svg", "no measuring; draws what was measured"),
 ]
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=(
+            *("--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick"),
+            *("--against", "--checkpoint", "--environments"),
+        ),
+        need="a BUNDLE to measure, --from measures nothing",
+        is_met=lambda arguments: arguments.results is None,
+        instead=lambda arguments: f"--from {arguments.results}",
+    ),
+    shell.Requirement(
+        options=("--checkpoint", "--environments"),
+        need="--against, it is for other projects",
+        is_met=lambda arguments: arguments.against is not None,
+        instead=lambda _: "no --against",
+    ),
+)
 _PEER_STEPS = 3  # of what a peer needs before the rounds, for the progress bar: environment, files, first vectors
 
 
@@ -102,17 +120,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses before anything is measured what would fail afterwards."""
-    measuring = ("variant", "engine", "texts", "count", "rounds", "threads", "against", "checkpoint", "environments")
-    given = [f"--{name}" for name in measuring if getattr(arguments, name) is not None] + ["--quick"] * arguments.quick
     if (arguments.bundle is None) == (arguments.results is None):
         raise UsageError("expected a BUNDLE to measure, or --from FILE with what was measured, and not both; see cls-bench --help")
-    if arguments.results is not None and given:
-        raise UsageError(f"--from measures nothing, so it does not go with {', '.join(given)}; leave it out to measure")
-    if arguments.against is None and (arguments.checkpoint or arguments.environments):
-        raise UsageError("--checkpoint and --environments are for other projects; name them with --against")
+    shell.check_requirements(arguments, _REQUIREMENTS)
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot), ("--html", arguments.html)):
         if path is not None and path != "-":
-            check_writable(Path(path), option)
+            shell.check_writable(Path(path), option)
     if arguments.plot is not None and arguments.plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {arguments.plot} is neither {' nor '.join(PLOT_SUFFIXES)}; name a file that ends so")
     if arguments.plot is not None or arguments.html is not None:
@@ -130,8 +143,7 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     if peers is not None:
         total += _PEER_STEPS * len(side_names(*peers)) + plan.rounds
     # An engine may print while it loads; standard output is for the results.
-    with shell.progress_bar(unit="step", total=total) as advance, contextlib.redirect_stdout(sys.stderr):
-        step = _announcer(advance)
+    with ProgressBar(unit="step", total=total, shown=arguments.json != "-") as bar, contextlib.redirect_stdout(sys.stderr):
         results = run_benchmark(
             arguments.bundle,
             texts=texts,
@@ -139,16 +151,12 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
             plan=plan,
             sides=sides,
             threads=threads,
-            step=step,
+            step=bar.begin,
         )
         if peers is None:
             return results
         used = texts[: len(results.texts.token_counts)]
-        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, used, plan, threads, step))
-
-
-def _announcer(advance: Callable[[int], None]) -> Callable[[str], None]:
-    return lambda _: advance(1)
+        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, used, plan, threads, bar.begin))
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

@@ -61,10 +61,10 @@ def _truncation(comparison: Comparison) -> str:
 
 
 def _neighbours(comparison: Comparison) -> str:
-    found = comparison.neighbours
-    if found is None:
+    shared = comparison.neighbours
+    if shared is None:
         return "not compared: the widths differ, there are too few texts, or vectors are not finite"
     return (
-        f"of each text's {found.neighbours} nearest, {found.mean:.1%} stay, {found.worst:.0%} for the worst text; "
-        f"{found.mixed:.1%} with an index of the first and queries of the second"
+        f"of each text's {shared.neighbours} nearest, {shared.mean:.1%} stay, {shared.worst:.0%} for the worst text; "
+        f"{shared.mixed:.1%} with an index of the first and queries of the second"
     )

@@ -16,8 +16,8 @@ from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.embed_npy import NpyReport, embed_to_npy
 from cls_runtime.jobs.filesystems import is_uri
-from cls_runtime.jobs.job import SHARD_ROWS, JobOptions, JobReport, run_job
-from cls_runtime.jobs.ray_engine import RayOptions
+from cls_runtime.jobs.job import JobReport, run_job
+from cls_runtime.jobs.options import JobOptions, RayOptions
 from cls_runtime.jobs.rows import OnError
 from cls_runtime.jobs.vector_types import VectorType
 
@@ -29,6 +29,32 @@ _EXAMPLES = [
     ("cls-embed models/my-model texts.jsonl -o v.npy --normalize", "unit vectors, for cosine by dot product"),
     ("cls-embed models/my-model corpus/ -o vectors --id-column key", "Parquet shards; the same command again resumes"),
 ]
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--id-column", "--keep", "--shard-rows"),
+        need="-o FOLDER, a .npy file is vectors only",
+        is_met=lambda arguments: not _wants_npy(arguments.out),
+        instead=lambda arguments: f"-o {arguments.out}",
+    ),
+    shell.Requirement(
+        options=tuple(f"--dtype {name}" for name in get_args(VectorType) if name != JobOptions.dtype),
+        need=f"-o FOLDER, a .npy file is {JobOptions.dtype}",
+        is_met=lambda arguments: not _wants_npy(arguments.out),
+        instead=lambda arguments: f"-o {arguments.out}",
+    ),
+    shell.Requirement(
+        options=("--engine ray",),
+        need="-o FOLDER, each worker writes shards of its own",
+        is_met=lambda arguments: not _wants_npy(arguments.out),
+        instead=lambda arguments: f"-o {arguments.out}",
+    ),
+    shell.Requirement(
+        options=("--ray-address", "--ray-workers", "--ray-gpus"),
+        need="--engine ray",
+        is_met=lambda arguments: arguments.engine == RAY,
+        instead=lambda arguments: f"--engine {arguments.engine}",
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,43 +103,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     shards = parser.add_argument_group("a folder of Parquet shards")
     shards.add_argument("--id-column", metavar="NAME", help="the column that becomes id (default: the row's number in the input)")
-    shards.add_argument("--keep", metavar="COLUMN", action="append", default=[], help="pass this column on; may be given again")
-    shards.add_argument("--dtype", choices=get_args(VectorType), default="float32", help="how vectors are stored (default: float32)")
-    shards.add_argument("--shard-rows", metavar="N", type=int, default=SHARD_ROWS, help=f"rows of a shard (default: {SHARD_ROWS})")
+    shards.add_argument("--keep", metavar="COLUMN", action="append", help="pass this column on; may be given again")
+    shards.add_argument("--dtype", choices=get_args(VectorType), default=JobOptions.dtype, help="how vectors are stored (default: float32)")
+    shards.add_argument("--shard-rows", metavar="N", type=int, help=f"rows of a shard (default: {JobOptions.shard_rows})")
     ray = parser.add_argument_group("--engine ray")
     ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
     ray.add_argument("--ray-workers", metavar="N", type=int, help="Encoders at once (default: as many as the CPUs carry)")
-    ray.add_argument("--ray-gpus", metavar="SHARE", type=float, default=0.0, help="the share of a GPU for each worker (default: 0)")
+    ray.add_argument("--ray-gpus", metavar="SHARE", type=float, help="the share of a GPU for each worker (default: 0)")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    shell.check_requirements(arguments, _REQUIREMENTS)
     options = _options(arguments)
-    if _wants_npy(arguments.out):
-        _refuse(arguments, "a .npy file is vectors only; -o FOLDER", "id_column", "keep", "dtype", "shard_rows")
-        if arguments.engine == RAY:
-            raise UsageError("--engine ray writes Parquet shards; give a folder with -o")
-        report: NpyReport | JobReport = embed_to_npy(arguments.bundle, arguments.inputs, Path(arguments.out), options=options)
+    bundle, inputs, out, bar = arguments.bundle, arguments.inputs, arguments.out, not arguments.json
+    if _wants_npy(out):
+        report: NpyReport | JobReport = embed_to_npy(bundle, inputs, Path(out), options=options, progress_bar=bar)
     else:
-        report = run_job(arguments.bundle, arguments.inputs, arguments.out, options=options, ray=_ray(arguments))
-    _tell(arguments, report)
+        report = run_job(bundle, inputs, out, options=options, ray=_ray(arguments), progress_bar=bar)
+    _tell(arguments, options, report)
     return shell.EXIT_DONE
 
 
 def _options(arguments: argparse.Namespace) -> JobOptions:
-    if arguments.engine != RAY:
-        _refuse(arguments, "--engine ray", "ray_address", "ray_workers", "ray_gpus")
     return JobOptions(
         column=arguments.column,
         id_column=arguments.id_column,
-        keep=tuple(arguments.keep),
+        keep=tuple(arguments.keep or ()),
         on_error=arguments.on_error,
         output=arguments.output,
         normalize=arguments.normalize,
         dtype=arguments.dtype,
-        shard_rows=arguments.shard_rows,
-        # This command warns once at the end, where the Encoder would warn at every block.
-        on_overflow="raise" if arguments.on_overflow == "raise" else "truncate",
+        shard_rows=JobOptions.shard_rows if arguments.shard_rows is None else arguments.shard_rows,
+        on_overflow=arguments.on_overflow,
         variant=arguments.variant,
         engine="auto" if arguments.engine == RAY else arguments.engine,
         threads=arguments.threads,
@@ -123,15 +145,7 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
 def _ray(arguments: argparse.Namespace) -> RayOptions | None:
     if arguments.engine != RAY:
         return None
-    return RayOptions(address=arguments.ray_address, workers=arguments.ray_workers, gpus=arguments.ray_gpus)
-
-
-def _refuse(arguments: argparse.Namespace, needs: str, *names: str) -> None:
-    """Refuses options that would do nothing."""
-    parser = _parser()
-    for name in names:
-        if getattr(arguments, name) != parser.get_default(name):
-            raise UsageError(f"--{name.replace('_', '-')} goes with {needs.rpartition('; ')[2]}, not with -o {arguments.out}")
+    return RayOptions(address=arguments.ray_address, workers=arguments.ray_workers, gpus=arguments.ray_gpus or RayOptions.gpus)
 
 
 def _wants_npy(out: str) -> bool:
@@ -148,13 +162,11 @@ def _wants_npy(out: str) -> bool:
     return False
 
 
-def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
-    if report.total.truncated and arguments.on_overflow == "warn":
-        shell.warn(f"{_cut(report)}; --on-overflow raise stops at them")
+def _tell(arguments: argparse.Namespace, options: JobOptions, report: NpyReport | JobReport) -> None:
     if report.total.skipped:
         shell.warn(f"{_several(report.total.skipped, 'row')} could not be read; {report.skipped_list} lists them")
     if arguments.json:
-        shell.print_json(_document(arguments, report))
+        shell.print_json(_document(arguments.out, options, report))
         return
     texts, width, speed = report.total.rows, report.width, _speed(report)
     if isinstance(report, NpyReport):
@@ -163,7 +175,7 @@ def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
         shell.say(f"{texts:,} texts -> {arguments.out}: finished by an earlier run, nothing to do")
     else:
         earlier = f", {report.resumed_rows:,} of them in earlier runs" if report.resumed_rows else ""
-        form = f"{_several(report.shards, 'shard')} of {arguments.dtype} [{width}]"
+        form = f"{_several(report.shards, 'shard')} of {options.dtype} [{width}]"
         counts = f"{report.total.truncated} truncated, {_several(report.total.duplicates, 'duplicate')}"
         shell.say(f"{texts:,} texts{earlier} -> {arguments.out} ({form}) in {speed}; {counts}")
 
@@ -172,28 +184,19 @@ def _several(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _cut(report: NpyReport | JobReport) -> str:
-    cut = f"{report.total.truncated} of {report.total.rows} texts are longer than the {report.max_length} tokens that the model takes"
-    cut = f"{cut} and were cut"
-    if isinstance(report, NpyReport) and report.first_cut is not None and report.worst_cut is not None:
-        worst = report.worst_cut
-        return f"{cut} (the first is text {report.first_cut.index}, the most was text {worst.index} by {worst.removed_tokens} tokens)"
-    return cut
-
-
 def _speed(report: NpyReport | JobReport) -> str:
     rate = report.this_run.rows / max(report.seconds, 1e-9)
     return f"{report.seconds:.1f} s, {rate:,.0f} texts/s with {report.choice.variant} on {report.choice.engine}"
 
 
-def _document(arguments: argparse.Namespace, report: NpyReport | JobReport) -> dict[str, Any]:
+def _document(out: str, options: JobOptions, report: NpyReport | JobReport) -> dict[str, Any]:
     seconds = max(report.seconds, 1e-9)
     document = {
-        "out": arguments.out,
+        "out": out,
         "texts": report.total.rows,
         "width": report.width,
-        "output": arguments.output,
-        "normalized": arguments.normalize,
+        "output": options.output,
+        "normalized": options.normalize,
         "truncated": report.total.truncated,
         "duplicates": report.total.duplicates,
         "skipped": report.total.skipped,
@@ -209,7 +212,7 @@ def _document(arguments: argparse.Namespace, report: NpyReport | JobReport) -> d
     }
     if isinstance(report, JobReport):
         document |= {
-            "dtype": arguments.dtype,
+            "dtype": options.dtype,
             "shards": report.shards,
             "resumed_rows": report.resumed_rows,
             "this_run": dataclasses.asdict(report.this_run),

@@ -1,4 +1,4 @@
-"""What every command does alike: `--help` with examples, errors as one line, exit codes, JSON, a progress bar.
+"""What every command does alike: `--help` with examples, errors as one line, exit codes, JSON.
 
 Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input; 130 Ctrl-C, 143 ended by SIGTERM, 141 the reader of
 standard output went away (128 + the signal's number, as shells count).
@@ -12,15 +12,18 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from cls_runtime import __version__
-from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning
+from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
 HELP_WIDTH = 100
@@ -88,6 +91,42 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Nam
         return _fail(f"{place}{error.strerror or error}", EXIT_USAGE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """Options that would do nothing without something else; a row of a command's table.
+
+    Attributes:
+        options: as they are typed, also with a value (`--engine ray`). Whoever does not give one has None there, or False for a switch.
+        need: what they go with, and why, in words.
+        is_met: whether the arguments have it.
+        instead: what they have in its place, in words.
+    """
+
+    options: tuple[str, ...]
+    need: str
+    is_met: Callable[[argparse.Namespace], bool]
+    instead: Callable[[argparse.Namespace], str]
+
+
+def check_requirements(arguments: argparse.Namespace, table: Sequence[Requirement]) -> None:
+    """Refuses options that would do nothing.
+
+    Raises:
+        UsageError: one is given without what it needs.
+    """
+    for row in table:
+        given = [option for option in row.options if _is_given(arguments, option)]
+        if given and not row.is_met(arguments):
+            verb = "goes" if len(given) == 1 else "go"
+            raise UsageError(f"{', '.join(given)} {verb} with {row.need}; found {row.instead(arguments)}")
+
+
+def _is_given(arguments: argparse.Namespace, option: str) -> bool:
+    name, _, value = option.partition(" ")
+    actual = getattr(arguments, name.removeprefix("--").replace("-", "_"))
+    return str(actual) == value if value else actual is not None and actual is not False
+
+
 def say(text: str = "") -> None:
     """Prints a line on standard output, whatever characters its encoding lacks."""
     try:
@@ -107,6 +146,25 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Finds out before any work whether `path`, the value of `option`, can be written later.
+
+    Raises:
+        UsageError: its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder, expected a file's name")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    if path.exists() and not path.is_file():
+        return  # a device or a pipe, which nothing is made beside
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} {path}: the folder {path.parent} cannot be written to ({error.strerror}); choose another") from None
+
+
 def shorten(text: str, limit: int = 60) -> str:
     """A text as one quoted, printable line."""
     return repr(text if len(text) <= limit else f"{text[: limit - 1]}…")
@@ -123,32 +181,6 @@ def megabytes(size_bytes: int) -> str:
     if size_bytes < 10_000:
         return f"{size_bytes} bytes"
     return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:.1f} MB"
-
-
-@contextlib.contextmanager
-def progress_bar(*, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, on a terminal only; gives the function that moves it on. Without tqdm there is none."""
-    bar = _terminal_bar(unit, total)
-
-    def advance(count: int) -> None:
-        if bar is not None:
-            bar.update(count)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _terminal_bar(unit: str, total: int | None) -> Any:
-    if not sys.stderr.isatty():
-        return None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm(total=total, unit=unit, unit_scale=True, file=sys.stderr, leave=False, dynamic_ncols=True)
 
 
 class _Terminated(BaseException):

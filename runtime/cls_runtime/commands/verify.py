@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
@@ -29,6 +30,14 @@ _EXAMPLES = [
     ("cls-verify models/my-model --compare models/new-model", "what changes for the vectors with an upgrade"),
 ]
 MAX_TEXTS = 10_000
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--against", "--junit"),
+        need="checks of one bundle, --compare makes none",
+        is_met=lambda arguments: arguments.compare is None,
+        instead=lambda arguments: f"--compare {arguments.compare}",
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.junit is not None and not arguments.junit.parent.is_dir():
-        raise UsageError(f"--junit {arguments.junit}: the folder {arguments.junit.parent} does not exist; make it first")
+    shell.check_requirements(arguments, _REQUIREMENTS)
+    if arguments.junit is not None:
+        shell.check_writable(arguments.junit, "--junit")
     texts = None if arguments.texts is None else _texts(arguments.texts)
     if arguments.compare is not None:
         return _compare(arguments, texts)
@@ -81,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
             progress=None if arguments.json else _say_check,
         )
     if arguments.junit is not None:
-        arguments.junit.write_bytes(junit_xml(report))
+        write_whole(arguments.junit, junit_xml(report))
     if arguments.json:
         shell.print_json(report_document(report))
     if not report.passed:
@@ -95,9 +105,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
-    refused = [f"--{name}" for name in ("against", "junit") if getattr(arguments, name) is not None]
-    if refused:
-        raise UsageError(f"--compare checks nothing, so it does not go with {' and '.join(refused)}; run cls-verify twice")
     comparison = compare_bundles(
         arguments.bundle, arguments.compare, texts=texts, variant=arguments.variant or "auto", engine=arguments.engine or "auto"
     )

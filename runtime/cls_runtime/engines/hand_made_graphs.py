@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.folder import Bundle, sha256
+from cls_runtime.bundle.files import sha256
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Source, SourcePooling, Variant
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"

@@ -8,7 +8,7 @@ or a plain loop.
 """
 
 from cls_runtime.jobs.batches import EmbedBatches
-from cls_runtime.jobs.job import JobOptions, JobReport, run_job
-from cls_runtime.jobs.ray_engine import RayOptions
+from cls_runtime.jobs.job import JobReport, run_job
+from cls_runtime.jobs.options import JobOptions, RayOptions
 
 __all__ = ["EmbedBatches", "JobOptions", "JobReport", "RayOptions", "run_job"]

@@ -12,6 +12,7 @@ from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks
+from cls_runtime.jobs.options import check_column, check_computing, check_flag, check_vectors
 from cls_runtime.jobs.rows import RowBlock
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
 from cls_runtime.reading.parquet_files import require_pyarrow
@@ -36,6 +37,9 @@ class EmbedBatches:
         variant: the precision. `auto` may be another one on another machine: name it on a cluster that is not all of a kind.
         engine: the inference engine, or `auto`.
         threads: CPU threads, None for all of the machine; on a cluster, those of one task.
+
+    Raises:
+        UsageError: an option that is not understood.
     """
 
     def __init__(
@@ -51,6 +55,10 @@ class EmbedBatches:
         engine: str = "auto",
         threads: int | None = None,
     ) -> None:
+        check_column("column", column)
+        check_flag("fixed_size", fixed_size)
+        check_vectors(output, normalize, dtype)
+        check_computing(variant, engine, threads)
         self._bundle = str(Path(bundle).absolute())
         self._column = column
         self._output: Output = output

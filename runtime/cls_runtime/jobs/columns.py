@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.reading.line_formats import Columns, Record, listed
-from cls_runtime.reading.parquet_files import ParquetTexts, require_pyarrow
+from cls_runtime.jobs.filesystems import opened_parquet
+from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
+from cls_runtime.reading.rows import Columns, Record, Rows, listed
 from cls_runtime.reading.text_files import TextFile
 
 ID, EMBEDDING, SCALE = "id", "embedding", "embedding_scale"
@@ -93,14 +94,14 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         plan.append(OutputColumn(source, name, None))
     if len({column.name for column in plan}) < len(plan):
         raise UsageError(f"--keep names a column twice: {', '.join(column.name for column in plan)}")
-    found = []
+    types: list[list[_Kind]] = []
     if plan:
         samples = [_sample(file, columns) for file in files]
         _check_fields(files, samples, columns.others)
-        found = [_types(file, columns, sample) for file, sample in zip(files, samples, strict=True)]
+        types = [_types(file, columns, sample) for file, sample in zip(files, samples, strict=True)]
     passed = []
     for place, column in enumerate(plan):
-        kinds = [types[place] for types in found]
+        kinds = [of_file[place] for of_file in types]
         kind, as_json = _common(column.source, kinds, files)
         passed.append(OutputColumn(column.source, column.name, kind, as_json))
     return ColumnPlan(tuple(passed), numbered=id_column is None)
@@ -114,8 +115,8 @@ def _sample(file: TextFile, columns: Columns) -> list[Record]:
     """The first records of a JSON file; what other formats have, they say themselves."""
     if file.kind != ".jsonl":
         return []
-    with file.records(columns) as records:
-        return [record for record in records.take(SAMPLE_RECORDS) if record.values]
+    with file.rows(columns) as reader:
+        return [record for record in reader.take(SAMPLE_RECORDS).records if record.values]
 
 
 def _check_fields(files: Sequence[TextFile], samples: Sequence[Sequence[Record]], names: Sequence[str]) -> None:
@@ -134,9 +135,7 @@ def _types(file: TextFile, columns: Columns, sample: Sequence[Record]) -> list[_
     import pyarrow as pa
 
     if file.kind == ".parquet":
-        from cls_runtime.jobs.filesystems import opened_parquet
-
-        with opened_parquet(file.name, columns) as parquet:
+        with opened_parquet(file, columns) as parquet:
             return [(_plain(parquet, name), False) for name in columns.others]
     if file.kind == ".txt":
         for name in columns.others:
@@ -147,7 +146,7 @@ def _types(file: TextFile, columns: Columns, sample: Sequence[Record]) -> list[_
     return [_json_kind({type(record.values[place]) for record in sample}) for place in range(len(columns.others))]
 
 
-def _plain(parquet: ParquetTexts, name: str) -> Any:
+def _plain(parquet: ParquetRows, name: str) -> Any:
     """A dictionary column leaves as its values: the dictionaries of two files need not agree."""
     kind = parquet.field(name)
     return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
@@ -181,20 +180,33 @@ def _common(name: str, kinds: Sequence[_Kind], files: Sequence[TextFile]) -> tup
     return first, as_json
 
 
-def checked_values(plan: ColumnPlan, records: Sequence[Record], name: str) -> list[Record]:
-    """The records, those whose values do not fit the plan turned into errors."""
-    checked = []
-    for record in records:
-        wrong = plan.misfit(record, f"{name} line {record.line}") if record.values else ""
-        checked.append(Record(record.line, None, error=wrong) if wrong else record)
-    return checked
+def with_arrays(plan: ColumnPlan, rows: Rows, name: str) -> tuple[Rows, list[Any]]:
+    """The rows of the file `name`, and one Arrow array for each passed column. A row whose values do not fit the plan becomes an error."""
+    if rows.batch is not None:
+        arrays = [rows.batch.column(column.source) for column in plan.passed]
+        return rows, [
+            array if array.type == column.type else array.cast(column.type) for array, column in zip(arrays, plan.passed, strict=True)
+        ]
+    if not plan.passed:
+        return rows, []
+    try:
+        return rows, _arrays(plan, rows.records)
+    except TextError:
+        checked = [_checked(plan, record, name) for record in rows.records]
+        return Rows.of_records(checked), _arrays(plan, checked)
 
 
-def arrays_of(plan: ColumnPlan, records: Sequence[Record]) -> list[Any]:
+def _checked(plan: ColumnPlan, record: Record, name: str) -> Record:
+    """The record, turned into an error where its values do not fit the plan."""
+    wrong = plan.misfit(record, f"{name} line {record.line}") if record.values else ""
+    return Record(record.line, None, error=wrong) if wrong else record
+
+
+def _arrays(plan: ColumnPlan, records: Sequence[Record]) -> list[Any]:
     """One Arrow array for each passed column; null for a record that has no values.
 
     Raises:
-        TextError: a value does not fit; `checked_values` tells which.
+        TextError: a value does not fit.
     """
     import pyarrow as pa
 

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.report import Truncation
 from cls_runtime.engines.choice import Choice
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import END, JobInputs
-from cls_runtime.jobs.job import JobOptions
-from cls_runtime.jobs.npy_writer import NpyWriter, check_npy_target
+from cls_runtime.jobs.npy_writer import check_npy_target, npy_writer
+from cls_runtime.jobs.options import JobOptions
 from cls_runtime.jobs.output_folder import output_folder
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.reading_ahead import read_ahead
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
 from cls_runtime.jobs.shards import skipped_lines
+from cls_runtime.jobs.truncation import CutTexts, warn_of_cut_texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class NpyReport:
-    """What was done, in `seconds`; `first_cut` and `worst_cut` are of the texts that were too long."""
+    """What was done, in `seconds`."""
 
     width: int
     choice: Choice
@@ -33,8 +33,6 @@ class NpyReport:
     total: Counts
     seconds: float
     skipped_list: str
-    first_cut: Truncation | None = None
-    worst_cut: Truncation | None = None
 
     @property
     def this_run(self) -> Counts:
@@ -42,32 +40,37 @@ class NpyReport:
         return self.total
 
 
-def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions) -> NpyReport:
+def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
     """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN.
+
+    The options of shards (`id_column`, `keep`, `dtype`, `shard_rows`) have no place in it. `progress_bar` is as in `run_job`.
+
+    Warns:
+        TruncationWarning: texts were cut, with `on_overflow="warn"`; once, at the end.
 
     Raises:
         UsageError, MissingExtraError, TextError: as `JobInputs`, and for an `out` that cannot be written.
         BundleError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
     """
     check_npy_target(out)
-    found = JobInputs.find(inputs, column=options.column, on_error=options.on_error, with_columns=False)
-    overflow = options.on_overflow
+    job_inputs = JobInputs.find(inputs, column=options.column, on_error=options.on_error, with_columns=False)
+    overflow = options.encoder_overflow
     with (
         Encoder.load(bundle, variant=options.variant, engine=options.engine, threads=options.threads, on_overflow=overflow) as encoder,
         contextlib.ExitStack() as stack,
     ):
         width = encoder.manifest.width(options.output)
-        counts = found.row_counts()
-        progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts)))
-        cut = _Cut()
-        with NpyWriter(out, width=width) as writer, _SkippedList(out) as skipped:
-            blocks = embed_blocks(encoder, _read(found, stack), output=options.output, normalize=options.normalize)
+        counts = job_inputs.row_counts()
+        progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts), bar=progress_bar))
+        cut = CutTexts()
+        with npy_writer(out, width=width) as writer, _SkippedList(out) as skipped:
+            blocks = embed_blocks(encoder, _read(job_inputs, stack), output=options.output, normalize=options.normalize)
             for embedded in stack.enter_context(contextlib.closing(blocks)):
                 writer.append(embedded.vectors)
                 skipped.add(embedded)
                 cut.add(embedded.cut)
                 progress.add(embedded.counts, fraction=embedded.block.fraction)
-        return NpyReport(
+        report = NpyReport(
             width=width,
             choice=Choice(encoder.info.engine, encoder.info.variant, encoder.info.reasons),
             threads=encoder.info.threads,
@@ -76,9 +79,10 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
             total=progress.counts,
             seconds=progress.seconds,
             skipped_list=str(skipped.path),
-            first_cut=cut.first,
-            worst_cut=cut.worst,
         )
+    if options.on_overflow == "warn" and report.total.truncated:
+        warn_of_cut_texts(report.total, max_length=report.max_length, cut=cut, stacklevel=2)
+    return report
 
 
 def _read(inputs: JobInputs, stack: contextlib.ExitStack) -> Iterator[RowBlock]:
@@ -86,20 +90,6 @@ def _read(inputs: JobInputs, stack: contextlib.ExitStack) -> Iterator[RowBlock]:
     if not inputs.seekable:
         return blocks  # a thread that waits for standard input could not be ended
     return stack.enter_context(contextlib.closing(read_ahead(blocks)))
-
-
-@dataclass
-class _Cut:
-    """The texts that were cut so far; only the first and the worst are kept, a corpus may have millions."""
-
-    first: Truncation | None = None
-    worst: Truncation | None = None
-
-    def add(self, truncated: Sequence[Truncation]) -> None:
-        for item in truncated:
-            self.first = self.first or item
-            if self.worst is None or item.removed_tokens > self.worst.removed_tokens:
-                self.worst = item
 
 
 class _SkippedList(contextlib.ExitStack):

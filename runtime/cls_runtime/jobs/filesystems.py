@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from cls_runtime.errors import UsageError
-from cls_runtime.reading.line_formats import Columns
-from cls_runtime.reading.parquet_files import ParquetTexts, require_pyarrow
+from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
+from cls_runtime.reading.rows import Columns, RowReader
+from cls_runtime.reading.text_files import TextFile
 
 
 def is_uri(name: str) -> bool:
@@ -27,8 +27,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     try:
-        found, path = fs.FileSystem.from_uri(uri)
-        return found, path
+        known, path = fs.FileSystem.from_uri(uri)
+        return known, path
     except (pa.ArrowException, OSError) as arrow_error:
         reason = str(arrow_error)
     try:
@@ -41,26 +41,39 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def opened_parquet(name: str, columns: Columns) -> Iterator[ParquetTexts]:
+def opened_rows(file: TextFile, columns: Columns) -> Iterator[RowReader]:
+    """The rows of an input file, at a path or, of Parquet, behind a URI.
+
+    Raises:
+        UsageError: it is missing or cannot be read, or a column is not there.
+        TextError: it is damaged as a whole.
+    """
+    opened = opened_parquet if file.kind == ".parquet" else TextFile.rows
+    with opened(file, columns) as reader:
+        yield reader
+
+
+@contextlib.contextmanager
+def opened_parquet(file: TextFile, columns: Columns) -> Iterator[ParquetRows]:
     """The Parquet file at a path or a URI.
 
     Raises:
         UsageError: it is missing, unreadable or no Parquet file, or a column is not there.
     """
-    if not is_uri(name):
-        with contextlib.closing(ParquetTexts(Path(name), name, columns)) as parquet:
+    if not is_uri(file.name):
+        with file.parquet(columns) as parquet:
             yield parquet
         return
-    with opened_bytes(name) as file, contextlib.closing(ParquetTexts(file, name, columns)) as parquet:
+    with opened_bytes(file.name) as remote, contextlib.closing(ParquetRows(remote, file.name, columns)) as parquet:
         yield parquet
 
 
 @contextlib.contextmanager
 def opened_bytes(uri: str) -> Iterator[Any]:
     """The file at a URI, for random access."""
-    found, path = filesystem(uri)
+    system, path = filesystem(uri)
     try:
-        file = found.open_input_file(path)
+        file = system.open_input_file(path)
     except OSError as error:
         raise UsageError(f"{uri} cannot be read ({_line(error)})") from None
     with file:
@@ -75,10 +88,10 @@ def parquet_files_under(uri: str) -> list[str]:
     """
     from pyarrow import fs
 
-    found, path = filesystem(uri)
-    if found.get_file_info(path).type != fs.FileType.Directory:
+    system, path = filesystem(uri)
+    if system.get_file_info(path).type != fs.FileType.Directory:
         return [uri]
-    selected = found.get_file_info(fs.FileSelector(path, recursive=True))
+    selected = system.get_file_info(fs.FileSelector(path, recursive=True))
     base = uri.rstrip("/")
     names = [
         item.path[len(path.rstrip("/")) + 1 :] for item in selected if item.type == fs.FileType.File and item.path.endswith(".parquet")

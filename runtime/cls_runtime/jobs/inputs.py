@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, plan_columns
-from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, parquet_files_under
+from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, plan_columns, with_arrays
+from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, opened_rows, parquet_files_under
 from cls_runtime.jobs.rows import OnError, RowBlock, SkippedRow
-from cls_runtime.jobs.sources import InputSizes, Piece, opened_source
-from cls_runtime.reading.line_formats import Columns
-from cls_runtime.reading.parquet_files import BATCH_ROWS
-from cls_runtime.reading.text_files import COMPRESSIONS, FORMATS, STANDARD_INPUT, TextFile, checked_files
+from cls_runtime.reading.rows import BATCH_ROWS, Columns, Rows
+from cls_runtime.reading.text_files import FORMATS, STANDARD_INPUT, TextFile, checked_files, is_named_as_texts
 
 EDGE_BYTES = 2**16
 END = 2**62
@@ -67,8 +65,8 @@ class JobInputs:
             UsageError: nothing is there, a format is unknown, or a column is missing.
             MissingExtraError: pyarrow is needed.
         """
-        columns = Columns(column, tuple([id_column] if id_column else []) + tuple(keep))
-        expanded = [found for name in names for found in expand(name)]
+        columns = Columns(column, tuple([] if id_column is None else [id_column]) + tuple(keep))
+        expanded = [path for name in names for path in expand(name)]
         local = [name for name in expanded if not is_uri(name)]
         known = {file.name: file for file in checked_files(local, columns)}
         files = tuple(known.get(name) or _remote(name, columns) for name in expanded)
@@ -90,7 +88,7 @@ class JobInputs:
             return None
         counts = []
         for file in self.files:
-            with opened_parquet(file.name, self.columns) as parquet:
+            with opened_parquet(file, self.columns) as parquet:
                 counts.append(parquet.rows)
         return tuple(counts)
 
@@ -115,38 +113,38 @@ class JobInputs:
         wanted = iter(ranges)
         part = next(wanted, None)
         position = first_row
-        sizes = InputSizes(self.files)
+        sizes = _InputSizes(self.files)
         for place, file in enumerate(self.files):
             if part is None:
                 return
-            with opened_source(file, self.columns, self.plan) as source:
+            with opened_rows(file, self.columns) as reader:
                 while part is not None:
                     start, stop = part
                     if position < start:
-                        position += source.skip(start - position)
+                        position += reader.skip(start - position)
                         if position < start:
                             break  # the file ends before the range begins
-                    piece = source.take(min(BATCH_ROWS, stop - position))
-                    if not piece.texts:
+                    rows, arrays = with_arrays(self.plan, reader.take(min(BATCH_ROWS, stop - position)), file.label)
+                    if not rows.texts:
                         break
-                    yield self._block(piece, part=start, start=position, fraction=sizes.fraction(place, source.position()))
-                    position += len(piece.texts)
+                    yield self._block(rows, arrays, part=start, start=position, fraction=sizes.fraction(place, reader.position()))
+                    position += len(rows.texts)
                     if position == stop:
                         part = next(wanted, None)
 
-    def _block(self, piece: Piece, *, part: int, start: int, fraction: float | None) -> RowBlock:
-        texts, arrays = piece.texts, piece.arrays
+    def _block(self, rows: Rows, arrays: list[Any], *, part: int, start: int, fraction: float | None) -> RowBlock:
+        texts = rows.texts
         stop = start + len(texts)
-        rows = np.arange(start, stop, dtype=np.int64)
-        skipped = tuple(SkippedRow(start + place, error) for place, error in enumerate(piece.errors) if error)
+        numbers = np.arange(start, stop, dtype=np.int64)
+        skipped = tuple(SkippedRow(start + place, error) for place, error in enumerate(rows.errors) if error)
         if skipped and self.on_error == "raise":
             raise TextError(f"{skipped[0].reason} (--on-error skip or null goes on without such rows)")
         if skipped and self.on_error == "skip":
-            kept = np.flatnonzero([not error for error in piece.errors])
-            rows, texts = rows[kept], [texts[place] for place in kept]
+            kept = np.flatnonzero([not error for error in rows.errors])
+            numbers, texts = numbers[kept], [texts[place] for place in kept]
             arrays = [array.take(_int64(kept)) for array in arrays]
-        columns = None if self.plan == NO_COLUMNS else self.plan.batch(rows, arrays)
-        return RowBlock(part, start, stop, rows, texts, columns, skipped, fraction)
+        columns = None if self.plan == NO_COLUMNS else self.plan.batch(numbers, arrays)
+        return RowBlock(part, start, stop, numbers, texts, columns, skipped, fraction)
 
 
 def expand(name: str) -> list[str]:
@@ -159,32 +157,28 @@ def expand(name: str) -> list[str]:
         return parquet_files_under(name)
     path = Path(name)
     if path.is_dir():
-        found = [item for item in path.rglob("*") if _is_readable(item, path)]
+        files = [item for item in path.rglob("*") if _belongs(item, path)]
     elif glob.has_magic(name) and not path.exists():
-        found = [Path(item) for item in glob.glob(name, recursive=True) if Path(item).is_file()]  # noqa: PTH207  any pattern, absolute too
+        files = [Path(item) for item in glob.glob(name, recursive=True) if Path(item).is_file()]  # noqa: PTH207  any pattern, absolute too
     else:
         return [name]
-    if not found:
+    if not files:
         what = "folder holds no" if path.is_dir() else "pattern matches no"
         raise UsageError(f"{name}: the {what} {', '.join(FORMATS)} files")
-    return [str(item) for item in sorted(found)]
+    return [str(item) for item in sorted(files)]
 
 
-def _is_readable(path: Path, folder: Path) -> bool:
+def _belongs(path: Path, folder: Path) -> bool:
     """Files of a known format; what starts with a dot or an underscore is bookkeeping, as everywhere in the Hadoop world."""
-    if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
-        return False
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
-    kind = suffixes[:-1][-1:] if compressed else suffixes[-1:]
-    return bool(kind) and kind[0] in FORMATS and not (compressed and kind[0] == ".parquet") and path.is_file()
+    hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    return not hidden and is_named_as_texts(path) and path.is_file()
 
 
 def _remote(uri: str, columns: Columns) -> TextFile:
     file = TextFile.named(uri)
     if file.kind != ".parquet":
         raise UsageError(f"{uri}: behind a URI only .parquet files are read; copy the file here, or convert it")
-    with opened_parquet(uri, columns):
+    with opened_parquet(file, columns):
         return file
 
 
@@ -199,6 +193,20 @@ def _identity(name: str) -> InputIdentity:
         file.seek(max(0, size - EDGE_BYTES))
         digest.update(file.read(EDGE_BYTES))
     return InputIdentity(name=name.rstrip("/").rsplit("/", 1)[-1], size_bytes=size, edges_sha256=digest.hexdigest())
+
+
+class _InputSizes:
+    """The bytes of the local files, to tell how much of them was read."""
+
+    def __init__(self, files: Sequence[TextFile]) -> None:
+        names = [file.name for file in files]
+        known = all(name != STANDARD_INPUT and not is_uri(name) for name in names)
+        self._sizes = [Path(name).stat().st_size for name in names] if known else []
+
+    def fraction(self, place: int, position: int | None) -> float | None:
+        """How much was read with `position` bytes of file number `place`; None where that is unknown."""
+        total = sum(self._sizes)
+        return None if position is None or not total else (sum(self._sizes[:place]) + position) / total
 
 
 def _int64(places: Any) -> Any:

@@ -5,65 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.manifest import Output
-from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import Choice, choose
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.job_manifest import SKIPPED_NAME, JobSpec, JobState, open_job
 from cls_runtime.jobs.local import run_local
+from cls_runtime.jobs.options import JobOptions, RayOptions
 from cls_runtime.jobs.progress import JobProgress
-from cls_runtime.jobs.ray_engine import WORKER_THREADS, RayOptions, run_on_ray
-from cls_runtime.jobs.rows import Counts, OnError
+from cls_runtime.jobs.ray_engine import WORKER_THREADS, parquet_rows, run_on_ray
+from cls_runtime.jobs.rows import Counts
 from cls_runtime.jobs.shards import ShardFormat
 from cls_runtime.jobs.task import JobTask
-from cls_runtime.jobs.vector_types import VectorType
+from cls_runtime.jobs.truncation import warn_of_cut_texts
 from cls_runtime.reading.parquet_files import require_pyarrow
-
-SHARD_ROWS = 100_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """What a job does with its inputs.
-
-    Attributes:
-        column: the column of the text.
-        id_column: the column that becomes `id`; None for the row's number in the input.
-        keep: columns that are passed on.
-        on_error: a row that cannot be read: `raise` ends the job, `skip` leaves it out, `null` keeps it without a vector.
-        output: `cls`, `pooler` or `logits`.
-        normalize: divide each vector by its L2 norm.
-        dtype: how vectors are stored.
-        shard_rows: rows of the input that one shard covers.
-        on_overflow: `truncate` or `raise` for a text longer than the model takes.
-        variant: the precision, or `auto`.
-        engine: the inference engine, or `auto`.
-        threads: CPU threads (on Ray: of each worker); None for all that there are (on Ray: 2).
-    """
-
-    column: str = "text"
-    id_column: str | None = None
-    keep: tuple[str, ...] = ()
-    on_error: OnError = "raise"
-    output: Output = "cls"
-    normalize: bool = False
-    dtype: VectorType = "float32"
-    shard_rows: int = SHARD_ROWS
-    on_overflow: OnOverflow = "truncate"
-    variant: str = "auto"
-    engine: str = "auto"
-    threads: int | None = None
-
-    def deciding(self) -> dict[str, Any]:
-        """The options that a resumed job must share."""
-        names = ("column", "id_column", "on_error", "output", "normalize", "dtype", "shard_rows")
-        refuses = self.on_overflow == "raise"
-        return {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "refuses_overflow": refuses}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +41,13 @@ class JobReport:
 
 
 def run_job(
-    bundle: str | Path, inputs: Sequence[str], out: str, *, options: JobOptions | None = None, ray: RayOptions | None = None
+    bundle: str | Path,
+    inputs: Sequence[str],
+    out: str,
+    *,
+    options: JobOptions | None = None,
+    ray: RayOptions | None = None,
+    progress_bar: bool = True,
 ) -> JobReport:
     """Embeds the inputs into the folder `out`; the same call again goes on where it stopped.
 
@@ -94,6 +57,10 @@ def run_job(
         out: a folder's path or URI: new, empty, or with this very job in it.
         options: what to do.
         ray: how to reach Ray; None to run here.
+        progress_bar: draw one where standard error is a terminal; elsewhere, and with False, it gets a line a minute.
+
+    Warns:
+        TruncationWarning: texts were cut, with `on_overflow="warn"`; once, at the end.
 
     Raises:
         UsageError: an input, an option or the folder does not fit; the folder holds another job.
@@ -105,23 +72,25 @@ def run_job(
     options = options or JobOptions()
     threads = options.threads or (available_cpus() if ray is None else WORKER_THREADS)
     require_pyarrow("Parquet shards")
-    if options.shard_rows < 1:
-        raise UsageError(f"shard_rows is {options.shard_rows}, expected at least 1")
     opened = Bundle.open(bundle)
     choice = choose(opened.manifest, engine=options.engine, variant=options.variant)
-    found = JobInputs.find(inputs, column=options.column, id_column=options.id_column, keep=options.keep, on_error=options.on_error)
-    task = _task(opened, choice, found, out, options)
+    job_inputs = JobInputs.find(inputs, column=options.column, id_column=options.id_column, keep=options.keep, on_error=options.on_error)
+    task = _task(opened, choice, job_inputs, out, options)
+    if ray is not None:
+        parquet_rows(task)  # before there is a folder
     folder = task.folder()
     folder.create()
     with folder.lock():
-        spec = JobSpec(inputs=found.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
+        spec = JobSpec(inputs=job_inputs.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
         state = open_job(folder, spec, where=out)
-        if not found.seekable and state.shards:  # a finished one too: whether this is the same input nobody can know
+        if not job_inputs.seekable and state.shards:  # a finished one too: whether this is the same input nobody can know
             raise UsageError(f"output {out} holds a job that read standard input, which cannot be read again; choose another folder")
         before = sum(shard.stop - shard.start for shard in state.shards)
-        progress = JobProgress(done_before=before, total=_total(state, task))
+        progress = JobProgress(done_before=before, total=_total(state, task), bar=progress_bar)
         if not state.complete:
             run_local(task, state, progress) if ray is None else run_on_ray(ray, task, state, progress)
+    if options.on_overflow == "warn" and state.counts.truncated:
+        warn_of_cut_texts(state.counts, max_length=opened.manifest.max_length, stacklevel=2)
     return JobReport(
         shards=len(state.shards),
         width=task.form.width,
@@ -144,7 +113,7 @@ def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: 
         variant=choice.variant,
         engine=choice.engine,
         threads=options.threads,
-        on_overflow="raise" if options.on_overflow == "raise" else "truncate",
+        on_overflow=options.encoder_overflow,
         output=options.output,
         normalize=options.normalize,
         inputs=inputs,

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cls_runtime.bundle.files import PART
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import END, InputIdentity
-from cls_runtime.jobs.output_folder import PART, OutputFolder
+from cls_runtime.jobs.output_folder import OutputFolder
 from cls_runtime.jobs.rows import Counts
 
 JOB_NAME = "_job.json"
@@ -161,9 +162,9 @@ def _check_same(old: JobSpec, new: JobSpec, where: str) -> None:
     hint = "; give the same, or another output folder"
     for kind, before, now in (("vectors", old.vectors, new.vectors), ("options", old.options, new.options)):
         for key in sorted({*before, *now}):
-            found, wanted = before.get(key), now.get(key)
-            if found != wanted and not (kind == "options" and key == "on_error" and found == "raise"):
-                raise UsageError(f"output {where} holds a job with {key.replace('_', ' ')} {found!r}, this one has {wanted!r}{hint}")
+            held, wanted = before.get(key), now.get(key)
+            if held != wanted and not (kind == "options" and key == "on_error" and held == "raise"):
+                raise UsageError(f"output {where} holds a job with {key.replace('_', ' ')} {held!r}, this one has {wanted!r}{hint}")
     _check_same_inputs(old.inputs, new.inputs, where, hint)
 
 
@@ -172,6 +173,6 @@ def _check_same_inputs(old: Sequence[InputIdentity], new: Sequence[InputIdentity
         raise UsageError(f"output {where} holds a job with {len(old)} input files, this one has {len(new)}{hint}")
     for place, (before, now) in enumerate(zip(old, new, strict=True), start=1):
         for key, label in (("name", "the name"), ("size_bytes", "bytes"), ("edges_sha256", "the hash of the first and last 64 KiB")):
-            found, wanted = getattr(before, key), getattr(now, key)
-            if found != wanted:
-                raise UsageError(f"output {where} holds a job whose input {place} has {label} {found!r}, it is now {wanted!r}{hint}")
+            held, wanted = getattr(before, key), getattr(now, key)
+            if held != wanted:
+                raise UsageError(f"output {where} holds a job whose input {place} has {label} {held!r}, it is now {wanted!r}{hint}")

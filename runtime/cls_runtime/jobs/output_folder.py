@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from cls_runtime.bundle.files import part_name, whole_file
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.filesystems import filesystem, is_uri
-
-PART = ".part"
 
 
 class OutputFolder(Protocol):
@@ -64,19 +62,8 @@ class _LocalFolder:
     def read(self, name: str) -> bytes:
         return (self._path / name).read_bytes()
 
-    @contextlib.contextmanager
-    def write(self, name: str) -> Iterator[IO[bytes]]:
-        part = self._path / f".{name}.{secrets.token_hex(4)}{PART}"
-        try:
-            with part.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self._path / name)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        self._sync()
+    def write(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        return whole_file(self._path / name)
 
     def remove(self, name: str) -> None:
         (self._path / name).unlink(missing_ok=True)
@@ -100,15 +87,6 @@ class _LocalFolder:
         finally:
             os.close(descriptor)
 
-    def _sync(self) -> None:
-        """Makes the rename itself survive a power failure, where folders can be opened."""
-        with contextlib.suppress(OSError):
-            descriptor = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
 
 class _RemoteFolder:
     """On a filesystem of Arrow or fsspec. An object store shows an object when it is whole; elsewhere a move shows it."""
@@ -121,8 +99,8 @@ class _RemoteFolder:
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path, allow_not_found=True)
-        found = self._system.get_file_info(selector)
-        return {item.base_name: int(item.size or 0) for item in found if item.type == fs.FileType.File}
+        items = self._system.get_file_info(selector)
+        return {item.base_name: int(item.size or 0) for item in items if item.type == fs.FileType.File}
 
     def create(self) -> None:
         try:
@@ -136,7 +114,7 @@ class _RemoteFolder:
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[Any]:
-        part = f"{self._path}/.{name}.{secrets.token_hex(4)}{PART}"
+        part = f"{self._path}/{part_name(name)}"
         try:
             with self._system.open_output_stream(part) as file:
                 yield file

@@ -1,4 +1,4 @@
-"""How far a job is: a line that changes on a terminal, a line a minute in a log."""
+"""How far a job is: a bar on a terminal, or a line that changes where tqdm is not installed; a line a minute in a log."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from cls_runtime.jobs.progress_bar import ProgressBar
 from cls_runtime.jobs.rows import Counts
 
 TERMINAL_SECONDS = 0.5
@@ -19,15 +20,16 @@ class JobProgress:
     Args:
         done_before: rows that an earlier run has done.
         total: rows in all, None where unknown.
+        bar: draw one on a terminal; False for the lines of a log there too.
         stream: where to.
     """
 
-    def __init__(self, *, done_before: int = 0, total: int | None = None, stream: TextIO | None = None) -> None:
+    def __init__(self, *, done_before: int = 0, total: int | None = None, bar: bool = True, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
+        self._changing = bar and self._stream.isatty()
+        self._bar = ProgressBar(unit=" rows", total=total, done_before=done_before, scaled=True, shown=bar, stream=self._stream)
         self._done_before = done_before
         self._total = total
-        self._every = TERMINAL_SECONDS if self._terminal else LOG_SECONDS
         self._fraction: float | None = None
         self._fraction_at_start: float | None = None
         self.counts = Counts()
@@ -35,13 +37,16 @@ class JobProgress:
         self._end: float | None = self._start
 
     def __enter__(self) -> JobProgress:
+        self._bar.__enter__()
         self._start = self._shown = time.monotonic()
         self._end = None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end = time.monotonic()
-        if self._terminal:
+        if self._bar.is_drawn:
+            self._bar.__exit__(kind, error, trace)
+        elif self._changing:
             self._write("\r\x1b[K")
 
     @property
@@ -55,21 +60,34 @@ class JobProgress:
         if self._fraction_at_start is None:
             self._fraction_at_start = fraction
         self._fraction = fraction
+        if self._bar.is_drawn:
+            self._bar.advance(counts.read, note=", ".join(self._computed()), total=self._rows_in_all())
+            return
         now = time.monotonic()
-        if now - self._shown >= self._every:
+        if now - self._shown >= (TERMINAL_SECONDS if self._changing else LOG_SECONDS):
             self._shown = now
-            self._write(f"\r\x1b[K{self.line()}" if self._terminal else f"{self.line()}\n")
+            self._write(f"\r\x1b[K{self.line()}" if self._changing else f"{self.line()}\n")
 
     def line(self) -> str:
         """The state in words: rows, rows/s, tokens/s, time left, truncated, duplicates, skipped."""
-        seconds = max(self.seconds, 1e-9)
-        counts = self.counts
-        done = self._done_before + counts.read
-        rate = counts.read / seconds
+        done = self._done_before + self.counts.read
+        rate = self.counts.read / max(self.seconds, 1e-9)
         share, left = self._share_and_left(done, rate)
-        parts = [f"{done:,} rows{share}", f"{rate:,.0f} rows/s", f"{counts.tokens / seconds:,.0f} tokens/s", *left]
+        tokens, *others = self._computed()
+        return ", ".join([f"{done:,} rows{share}", f"{rate:,.0f} rows/s", tokens, *left, *others])
+
+    def _computed(self) -> list[str]:
+        """What a bar of rows does not say."""
+        counts = self.counts
+        parts = [f"{counts.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"]
         parts += [f"{counts.truncated:,} truncated", f"{counts.duplicates:,} duplicates"]
-        return ", ".join([*parts, f"{counts.skipped:,} skipped"] if counts.skipped else parts)
+        return [*parts, f"{counts.skipped:,} skipped"] if counts.skipped else parts
+
+    def _rows_in_all(self) -> int | None:
+        """The total, or a guess of it from the share of the bytes that was read."""
+        if self._total is not None or not self._fraction:
+            return self._total
+        return round((self._done_before + self.counts.read) / self._fraction)
 
     def _share_and_left(self, done: int, rate: float) -> tuple[str, list[str]]:
         if self._total is not None:

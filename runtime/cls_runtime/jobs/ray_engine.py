@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import ClsError, EngineError, MissingExtraError, UsageError
 from cls_runtime.jobs.job_manifest import JobState, Shard, finish_job
+from cls_runtime.jobs.options import RayOptions
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.rows import Counts
 from cls_runtime.jobs.shards import write_shard
@@ -23,21 +24,6 @@ from cls_runtime.jobs.task import JobTask
 
 WORKER_THREADS = 2
 ADDRESS_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayOptions:
-    """Where Ray is and what a worker gets.
-
-    Attributes:
-        address: of a running cluster (`auto`, `host:port`, `ray://...`); None starts a local Ray and stops it afterwards.
-        workers: Encoders at once; None for as many as the cluster's CPUs carry.
-        gpus: the share of a GPU that a worker reserves.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-    gpus: float = 0.0
 
 
 class ShardWorker:
@@ -70,14 +56,12 @@ def run_on_ray(options: RayOptions, task: JobTask, state: JobState, progress: Jo
 
     Raises:
         MissingExtraError: Ray is not installed.
-        UsageError: an input is not Parquet, or Ray cannot be reached.
+        UsageError: as `parquet_rows`, or Ray cannot be reached.
         EngineError: Ray failed.
         ClsError: what went wrong on a worker.
     """
-    if task.row_counts is None:
-        raise UsageError("--engine ray reads .parquet inputs, whose rows any worker can find; convert the others, or run without it")
     folder = task.folder()
-    total = sum(task.row_counts)
+    total = parquet_rows(task)
     ranges = [{"start": start, "stop": stop} for start, stop in replace(state, total_rows=total).unfinished(task.shard_rows)]
     with StopSignals() as signals, progress:
         if ranges:
@@ -92,6 +76,17 @@ def run_on_ray(options: RayOptions, task: JobTask, state: JobState, progress: Jo
             state.shards.append(write_shard(folder, 0, [], task.form))
         state.shards.sort(key=lambda shard: shard.start)
         finish_job(folder, state, total)
+
+
+def parquet_rows(task: JobTask) -> int:
+    """The rows of all inputs.
+
+    Raises:
+        UsageError: an input is not Parquet.
+    """
+    if task.row_counts is None:
+        raise UsageError("--engine ray reads .parquet inputs, whose rows any worker can find; convert the others, or run without it")
+    return sum(task.row_counts)
 
 
 class WorkerError(ClsError):
@@ -132,7 +127,7 @@ def _results(ray: ModuleType, options: RayOptions, task: JobTask, ranges: Sequen
 
 @contextlib.contextmanager
 def _connected(options: RayOptions) -> Iterator[ModuleType]:
-    """Ray, connected; left as it was found."""
+    """Ray, connected; afterwards it is left as it was."""
     try:
         import ray
         import ray.data  # its own requirements are in the extra too

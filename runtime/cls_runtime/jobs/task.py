@@ -64,5 +64,5 @@ class JobTask:
     @contextlib.contextmanager
     def embedded(self, encoder: Encoder, blocks: Iterable[RowBlock]) -> Iterator[Iterator[EmbeddedBlock]]:
         """The blocks with their vectors; leaving the block stops the work."""
-        with contextlib.closing(embed_blocks(encoder, blocks, output=self.output, normalize=self.normalize)) as found:
-            yield found
+        with contextlib.closing(embed_blocks(encoder, blocks, output=self.output, normalize=self.normalize)) as embedded:
+            yield embedded

@@ -7,42 +7,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
 from cls_runtime.errors import TextError, UsageError
+from cls_runtime.reading.rows import Columns, Record, Rows, listed
 
 MAX_LINE_BYTES = 64 * 2**20
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a record are wanted: the text's, and `others`, whose values are passed on as they are."""
-
-    text: str = "text"
-    others: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record, or why there is none: `text` is a str, or None with `error`.
-
-    `line` is the number of its last line; `values` are those of `Columns.others`, None where a JSON object has no such field; `fields` are
-    the names that a JSON object has.
-    """
-
-    line: int
-    text: str | None
-    values: tuple[Any, ...] = ()
-    error: str = ""
-    fields: tuple[str, ...] = ()
-
-
-class LineRecords:
-    """The records of an open file, from the first on.
+class LineRows:
+    """The records of an open file, from the first on; a `RowReader`.
 
     Args:
         file: an open binary file, UTF-8 with or without a byte order mark.
@@ -56,13 +33,17 @@ class LineRecords:
         formats: dict[str, type[_Format]] = {".txt": _Txt, ".jsonl": _Jsonl, ".csv": _Csv}
         self._records = formats[kind](file, name, columns)
 
-    def take(self, count: int) -> list[Record]:
-        """The next `count` records; fewer at the end of the file."""
-        return list(islice(self._records, count))
-
     def skip(self, count: int) -> int:
         """Passes over `count` records without reading what is in them; how many there were."""
         return sum(1 for _ in islice(self._records.raw, count))
+
+    def take(self, count: int) -> Rows:
+        """The next `count` records; fewer at the end of the file.
+
+        Raises:
+            TextError: what follows cannot be told apart into records, or its compression is damaged.
+        """
+        return Rows.of_records(list(islice(self._records, count)))
 
     def position(self) -> int | None:
         """How many bytes of the file on the disk were read, compressed ones of a gzip file; None where that is unknown."""
@@ -71,9 +52,6 @@ class LineRecords:
             return int(on_disk.tell())
         except (OSError, ValueError):
             return None
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._records)
 
 
 class _Format(Protocol):
@@ -141,10 +119,8 @@ class _Jsonl:
             raise TextError(f"{where} has no {column!r}, only {listed(list(value))}; choose one with --column")
         text = value[column]
         others = tuple(value.get(name) for name in self._columns.others)
-        if isinstance(text, str):
-            return Record(number, text, others, fields=tuple(value))
-        error = f"{where}: {column!r} is a JSON {_json_kind(text)}, expected a string"
-        return Record(number, None, others, error, tuple(value))
+        error = _no_text(text, column, where)
+        return Record(number, None if error else text, others, error, tuple(value))
 
 
 class _Csv:
@@ -182,12 +158,6 @@ def csv_header(file: BinaryIO, name: str, columns: Columns) -> None:
         UsageError: one is missing or there twice, or the file is empty.
     """
     _csv_places(next(_csv_rows(file, name), None), columns, name)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for an error message, the first twenty."""
-    shown = ", ".join(repr(name) for name in names[:20])
-    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
@@ -248,10 +218,24 @@ def _csv_places(header: tuple[int, list[str], str] | None, columns: Columns, nam
         raise UsageError(error)
     for column in (columns.text, *columns.others):
         if names.count(column) != 1:
-            found = "no column" if column not in names else "more than one column"
+            many = "no column" if column not in names else "more than one column"
             hint = "; choose one with --column" if column == columns.text else ""
-            raise UsageError(f"{name} has {found} {column!r}; its columns are {listed(names)}{hint}")
+            raise UsageError(f"{name} has {many} {column!r}; its columns are {listed(names)}{hint}")
     return [names.index(column) for column in (columns.text, *columns.others)], len(names)
+
+
+def _no_text(value: Any, column: str, where: str) -> str:
+    """Why a JSON value is no text; empty if it is one. JSON can spell a lone surrogate, which no tokenizer takes."""
+    if not isinstance(value, str):
+        return f"{where}: {column!r} is a JSON {_json_kind(value)}, expected a string"
+    if value.isascii():
+        return ""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        surrogate = f"a lone surrogate U+{ord(value[error.start]):04X} at character {error.start}"
+        return f"{where} has {surrogate}, which is no Unicode character"
+    return ""
 
 
 def _json_kind(value: Any) -> str:

@@ -7,9 +7,8 @@ from types import ModuleType
 from typing import Any, cast
 
 from cls_runtime.errors import MissingExtraError, TextError, UsageError
-from cls_runtime.reading.line_formats import Columns, listed
+from cls_runtime.reading.rows import BATCH_ROWS, Columns, Rows, listed
 
-BATCH_ROWS = 1024
 _STRINGS = ("string", "large_string", "string_view")
 
 
@@ -26,8 +25,8 @@ def require_pyarrow(what: str) -> ModuleType:
     return cast("ModuleType", pa)
 
 
-class ParquetTexts:
-    """An open Parquet file with a column of strings.
+class ParquetRows:
+    """An open Parquet file with a column of strings; a `RowReader`.
 
     Args:
         source: a path or an open Arrow file.
@@ -47,6 +46,7 @@ class ParquetTexts:
         self._name = name
         self._columns = columns
         self._row = 0
+        self._batches: Iterator[Any] | None = None  # from `_row` on; None where they begin elsewhere
         self._rest: Any = None
         try:
             self._file = parquet.ParquetFile(source)
@@ -57,7 +57,6 @@ class ParquetTexts:
         except UsageError:
             self._file.close()
             raise
-        self._batches = self._from(0)
 
     @property
     def rows(self) -> int:
@@ -68,21 +67,33 @@ class ParquetTexts:
         """The Arrow type of a column."""
         return self._file.schema_arrow.field(column).type
 
-    def take(self, row: int, count: int) -> Any:
-        """A record batch of 1 to `count` rows from `row` on; None behind the last. Reading on is cheap, jumping less so.
+    def skip(self, count: int) -> int:
+        """Passes over `count` rows; how many there were. Whole row groups are not read."""
+        passed = min(count, self.rows - self._row)
+        if passed:
+            self._row += passed
+            self._batches, self._rest = None, None
+        return passed
+
+    def take(self, count: int) -> Rows:
+        """1 to `count` rows; none behind the last.
 
         Raises:
             TextError: a row group is damaged.
         """
-        if row != self._row:
-            self._batches, self._rest, self._row = self._from(row), None, row
         batch = self._rest if self._rest is not None else self._next()
         if batch is None:
-            return None
+            return Rows([], [])
         self._rest = batch.slice(count) if len(batch) > count else None
         batch = batch.slice(0, count)
+        texts: list[str | None] = batch.column(self._columns.text).to_pylist()
+        errors = [self._null(place) if text is None else "" for place, text in enumerate(texts)]
         self._row += len(batch)
-        return batch
+        return Rows(texts, errors, batch=batch)
+
+    def position(self) -> int | None:
+        """None: a Parquet file says how many rows it has."""
+        return None
 
     def close(self) -> None:
         """Closes the file."""
@@ -100,15 +111,20 @@ class ParquetTexts:
             return iter(())
         groups = list(range(group, metadata.num_row_groups))
         names: Sequence[str] = list(dict.fromkeys((self._columns.text, *self._columns.others)))
-        found = self._file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=names)
-        return _dropping(found, row - first)
+        return _dropping(self._file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=names), row - first)
 
     def _next(self) -> Any:
+        if self._batches is None:
+            self._batches = self._from(self._row)
         try:
             return next(self._batches, None)
         except self._failures as error:
             reason = " ".join(str(error).split())
             raise TextError(f"{self._name} is damaged after row {self._row} ({reason}); restore the file") from None
+
+    def _null(self, place: int) -> str:
+        """The error for the row that is `place` behind the next one; rows count from 1, as lines do."""
+        return f"{self._name} row {self._row + place + 1}: {self._columns.text!r} is null, expected a string"
 
     def _check(self) -> None:
         names = self._file.schema_arrow.names
@@ -120,11 +136,6 @@ class ParquetTexts:
         kind = getattr(kind, "value_type", kind)  # a dictionary column counts as the strings in it
         if str(kind) not in _STRINGS:
             raise UsageError(f"{self._name}: column {self._columns.text!r} is {kind}, expected string")
-
-
-def null_text(name: str, row: int, column: str) -> str:
-    """The error for a row without a text; `row` counts from 0."""
-    return f"{name} row {row + 1}: {column!r} is null, expected a string"
 
 
 def _dropping(batches: Iterator[Any], rows: int) -> Iterator[Any]:

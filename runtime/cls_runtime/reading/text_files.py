@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.reading.line_formats import Columns, LineRecords, csv_header
-from cls_runtime.reading.parquet_files import BATCH_ROWS, ParquetTexts, null_text, require_pyarrow
+from cls_runtime.reading.line_formats import LineRows, csv_header
+from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
+from cls_runtime.reading.rows import BATCH_ROWS, Columns, RowReader
 
 STANDARD_INPUT = "-"
 FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
@@ -46,15 +47,13 @@ class TextFile:
         """
         if name == STANDARD_INPUT:
             return cls(name, ".txt")
-        suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
-        compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
-        kind = suffixes[-1] if suffixes else ""
-        if kind not in FORMATS or (compression and kind == ".parquet"):
+        known = _format_of(name)
+        if known is None:
             raise UsageError(
                 f"{name}: texts are read from {', '.join(FORMATS)} files, the first three also as {' or '.join(COMPRESSIONS)}, "
                 "or from - (standard input)"
             )
-        return cls(name, kind, compression)
+        return cls(name, *known)
 
     @property
     def label(self) -> str:
@@ -75,8 +74,8 @@ class TextFile:
         # A header is checked now only where reading it does not use it up: a named pipe gives its bytes once.
         if stat.S_ISREG(path.stat().st_mode):
             if self.kind == ".parquet":
-                ParquetTexts(path, self.name, columns).close()
-                return
+                with self.parquet(columns):
+                    return
             with _damage_named(self.name), self.open() as file:
                 if self.kind == ".csv":
                     csv_header(file, self.name, columns)
@@ -102,15 +101,30 @@ class TextFile:
                 yield file
 
     @contextlib.contextmanager
-    def records(self, columns: Columns) -> Iterator[LineRecords]:
-        """The records of a file that is not Parquet.
+    def rows(self, columns: Columns) -> Iterator[RowReader]:
+        """The rows of the file, whatever its format.
 
         Raises:
-            UsageError: it cannot be read.
-            TextError: its compression is damaged.
+            UsageError: it cannot be read, or has other columns.
+            TextError: it is damaged as a whole.
+            MissingExtraError: it needs pyarrow.
         """
+        if self.kind == ".parquet":
+            with self.parquet(columns) as parquet:
+                yield parquet
+            return
         with _damage_named(self.label), self.open() as file:
-            yield LineRecords(file, self.label, self.kind, columns)
+            yield LineRows(file, self.label, self.kind, columns)
+
+    @contextlib.contextmanager
+    def parquet(self, columns: Columns) -> Iterator[ParquetRows]:
+        """The same of a Parquet file, which also says how many rows it has and of which types.
+
+        Raises:
+            UsageError, TextError, MissingExtraError: as `rows`.
+        """
+        with _damage_named(self.label), contextlib.closing(ParquetRows(Path(self.name), self.label, columns)) as parquet:
+            yield parquet
 
 
 def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterator[str]:
@@ -142,6 +156,11 @@ def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterato
     return (text for file in files for text in _texts(file, columns))
 
 
+def is_named_as_texts(path: Path) -> bool:
+    """Whether the name says that texts are read from such a file."""
+    return _format_of(path.name) is not None
+
+
 def checked_files(names: Sequence[str], columns: Columns) -> list[TextFile]:
     """The files of these names, each looked at.
 
@@ -157,25 +176,20 @@ def checked_files(names: Sequence[str], columns: Columns) -> list[TextFile]:
     return files
 
 
+def _format_of(name: str) -> tuple[str, str] | None:
+    """The format and the compression (may be empty) that a name ends in; None for any other name."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    kind = suffixes[-1] if suffixes else ""
+    return None if kind not in FORMATS or (compression and kind == ".parquet") else (kind, compression)
+
+
 def _texts(file: TextFile, columns: Columns) -> Iterator[str]:
-    if file.kind == ".parquet":
-        yield from _parquet_texts(file, columns)
-        return
-    with file.records(columns) as records:
-        for record in records:
-            if record.text is None:
-                raise TextError(record.error)
-            yield record.text
-
-
-def _parquet_texts(file: TextFile, columns: Columns) -> Iterator[str]:
-    with contextlib.closing(ParquetTexts(Path(file.name), file.name, columns)) as opened:
-        row = 0
-        while (batch := opened.take(row, BATCH_ROWS)) is not None:
-            for text in batch.column(0).to_pylist():
+    with file.rows(columns) as reader:
+        while (rows := reader.take(BATCH_ROWS)).texts:
+            for text, error in zip(rows.texts, rows.errors, strict=True):
                 if text is None:
-                    raise TextError(null_text(file.name, row, columns.text))
-                row += 1
+                    raise TextError(error)
                 yield text
 
 
@@ -189,7 +203,8 @@ def _damage_named(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # Arrow's decompressor
             raise TextError(f"{name} is damaged ({error}); restore the file") from None
-        raise UsageError(f"{name} cannot be read ({error.strerror})") from None
+        # The system's own words: Arrow's repeat the file's name.
+        raise UsageError(f"{name} cannot be read ({os.strerror(error.errno)})") from None
 
 
 def _check_readable(path: Path) -> None:

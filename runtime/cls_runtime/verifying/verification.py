@@ -20,7 +20,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.folder import Bundle, sha256
+from cls_runtime.bundle.files import sha256
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.bundle.parity import Thresholds, thresholds_for

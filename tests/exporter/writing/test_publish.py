@@ -186,7 +186,7 @@ KILLED_EXPORT = """
         publish.shutil.rmtree = lambda path, **options: die() if path.exists() else rmtree(path, **options)
     if where == "after rename":
         publish._sync = lambda folder: None
-        publish._sync_folder = lambda folder: die()
+        publish.sync_folder = lambda folder: die()
 
     with publish.staged(target, force=True) as folder:
         for index in range(12):

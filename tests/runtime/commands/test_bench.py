@@ -62,10 +62,10 @@ def test_tables_on_the_terminal_and_every_sample_in_the_file(golden_bundle, tmp_
     for title in (*TABLES, "Padding", "Cold start and memory", "Parity", "The machine's matrix rates"):
         assert f"\n{title}\n" in captured.out
     assert captured.err == ""
-    found = read_results(out)
-    assert found.bundle.fingerprint == read_manifest(golden_bundle).fingerprint
-    assert found.settings.threads == 1
-    assert found.texts.origin == "Python's own docstrings"
+    results = read_results(out)
+    assert results.bundle.fingerprint == read_manifest(golden_bundle).fingerprint
+    assert results.settings.threads == 1
+    assert results.texts.origin == "Python's own docstrings"
     assert [item.name for item in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -111,7 +111,10 @@ def test_help_has_examples(capsys):
     [
         ([], "expected a BUNDLE to measure, or --from FILE"),
         (["BUNDLE", "--from", "RESULTS"], "expected a BUNDLE to measure, or --from FILE"),
-        (["--from", "RESULTS", "--quick", "--rounds", "2"], "--from measures nothing, so it does not go with --rounds, --quick"),
+        (
+            ["--from", "RESULTS", "--quick", "--rounds", "2"],
+            "--rounds, --quick go with a BUNDLE to measure, --from measures nothing; found --from ",
+        ),
         (["--from", "nothing.json"], "results file nothing.json does not exist"),
         (["BUNDLE", "--json", "no/such/folder.json"], "--json no/such/folder.json: the folder no/such does not exist"),
         (["BUNDLE", "--html", "."], "--html . is a folder"),
@@ -122,7 +125,7 @@ def test_help_has_examples(capsys):
         (["BUNDLE", "--against", "word2vec"], "unknown peer 'word2vec'; expected one of transformers,"),
         (["BUNDLE", "--against", "fastembed:fast"], "unknown peer 'fastembed:fast'; expected one of fastembed:fp32"),
         (["BUNDLE", "--against", "fastembed"], "--against needs --checkpoint"),
-        (["BUNDLE", "--checkpoint", "x"], "--checkpoint and --environments are for other projects"),
+        (["BUNDLE", "--checkpoint", "x"], "--checkpoint goes with --against, it is for other projects; found no --against"),
         (["BUNDLE", "--rounds", "0"], "'0' is not a whole number of at least 1"),
         (["no-such-bundle"], "no-such-bundle"),
     ],

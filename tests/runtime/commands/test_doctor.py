@@ -76,14 +76,14 @@ def test_both_wheels_are_a_warning(monkeypatch, capsys):
 
 
 def test_what_replaces_another_is_not_recommended(capsys):
-    found = doctor_module.diagnose()
+    diagnosis = doctor_module.diagnose()
     packages = tuple(
         dataclasses.replace(package, version={"onnxruntime": "1.0"}.get(package.name))
         if package.name.startswith("onnxruntime")
         else package
-        for package in found.packages
+        for package in diagnosis.packages
     )
-    (line,) = [line for line in doctor.diagnosis_lines(dataclasses.replace(found, packages=packages)) if "onnxruntime-gpu" in line]
+    (line,) = [line for line in doctor.diagnosis_lines(dataclasses.replace(diagnosis, packages=packages)) if "onnxruntime-gpu" in line]
     assert "pip install" not in line
     assert "never install both" in line
 

@@ -1,3 +1,4 @@
+import importlib
 import io
 import json
 import os
@@ -137,22 +138,49 @@ def test_texts_sizes_and_tables_for_people():
     assert shell.table_lines([("a", "bb"), ("ccc", "")]) == ["  a    bb", "  ccc"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+TABLE = (
+    shell.Requirement(
+        options=("--size", "--loud", "--kind b"),
+        need="--into FOLDER, which has room",
+        is_met=lambda arguments: arguments.into is not None,
+        instead=lambda _: "no --into",
+    ),
+)
 
 
-def test_the_bar_is_on_a_terminal_only(monkeypatch):
-    for stream, shows in ((io.StringIO(), False), (Terminal(), True)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        with shell.progress_bar(unit=" texts", total=10) as advance:
-            advance(5)
-        assert bool(stream.getvalue()) is shows
+@pytest.mark.parametrize(
+    ("argv", "refused"),
+    [
+        ([], None),
+        (["--into", "x", "--size", "1", "--loud", "--kind", "b"], None),
+        (["--kind", "a"], None),
+        (["--size", "0"], "--size goes"),
+        (["--size", ""], "--size goes"),
+        (["--loud"], "--loud goes"),
+        (["--kind", "b"], "--kind b goes"),
+        (["--size", "1", "--loud"], "--size, --loud go"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(argv, refused, capsys):
+    demo = parser()
+    for option in ("--size", "--kind", "--into"):
+        demo.add_argument(option)
+    demo.add_argument("--loud", action="store_true")
+
+    def command(arguments):
+        shell.check_requirements(arguments, TABLE)
+        return 0
+
+    assert shell.run_command(demo, command, argv) == (0 if refused is None else 2)
+    error = "" if refused is None else f"error: {refused} with --into FOLDER, which has room; found no --into\n"
+    assert capsys.readouterr().err == error
 
 
-def test_no_tqdm_no_bar(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with shell.progress_bar(unit=" texts") as advance:
-        advance(5)
-    assert sys.stderr.getvalue() == ""
+@pytest.mark.parametrize("command", ["embed", "verify", "bench"])
+def test_options_of_the_tables_exist_and_are_not_given_by_default(command):
+    module = importlib.import_module(f"cls_runtime.commands.{command}")
+    known = {string: action for action in module._parser()._actions for string in action.option_strings}
+    for option in (option for row in module._REQUIREMENTS for option in row.options):
+        name, _, value = option.partition(" ")
+        assert known[name].dest == name.removeprefix("--").replace("-", "_")
+        assert known[name].default != value if value else known[name].default in (None, False)

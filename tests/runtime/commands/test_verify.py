@@ -124,7 +124,8 @@ def test_texts_of_ones_own(golden_bundle, tmp_path, capsys):
         (["{bundle}", "--variant", "fp64"], "invalid choice: 'fp64'"),
         (["{work}/none"], "none does not exist"),
         (["{work}"], "cls_export.json does not exist"),
-        (["{bundle}", "--junit", "{work}/none/report.xml"], "the folder"),
+        (["{bundle}", "--junit", "{work}/none/report.xml"], "none does not exist; make it first"),
+        (["{bundle}", "--junit", "{work}"], "is a folder, expected a file's name"),
         (["{bundle}", "--texts", "{work}/none.txt"], "none.txt does not exist"),
         (["{bundle}", "--texts", "{work}/empty.txt"], "has no texts, expected at least one"),
         (["{bundle}", "--texts", "{work}/many.txt"], "has more than 10,000 texts"),
@@ -232,7 +233,8 @@ def test_compare_as_json(golden_bundle, own_bundle, upgrade, tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [["--against", "some/model"], ["--junit", "report.xml"]])
 def test_compare_refuses_what_it_would_ignore(golden_bundle, capsys, arguments):
     assert run(golden_bundle, "--compare", golden_bundle, *arguments) == 2
-    assert f"does not go with {arguments[0]}" in capsys.readouterr().err
+    error = f"error: {arguments[0]} goes with checks of one bundle, --compare makes none; found --compare {golden_bundle}\n"
+    assert capsys.readouterr().err == error
 
 
 @pytest.mark.slow

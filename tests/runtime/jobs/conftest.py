@@ -58,10 +58,11 @@ def run() -> Callable[..., int]:
 
 @pytest.fixture
 def start() -> Callable[..., subprocess.Popen[bytes]]:
-    """`cls-embed` in a process of its own."""
+    """`cls-embed` in a process of its own; `before` is a program that runs first in it."""
 
-    def start(*arguments: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "cls_runtime.commands.embed", *map(str, arguments)]
+    def start(*arguments: object, before: str = "") -> subprocess.Popen[bytes]:
+        program = f"import sys\n{before}\nfrom cls_runtime.commands import embed\nsys.exit(embed.main(sys.argv[1:]))"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start

@@ -18,12 +18,12 @@ def table(make_texts):
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_plain_arrow(bundle, table, dtype):
     embed = EmbedBatches(bundle, dtype=dtype, normalize=True)
-    found = embed.table(table)
-    assert found.schema.names == ["n", "text", "embedding", *(["embedding_scale"] if dtype == "int8" else [])]
-    assert found.select(["n", "text"]).equals(table)
-    stored = np.array(found["embedding"].combine_chunks().flatten(), dtype=np.float32).reshape(500, 8)
+    embedded = embed.table(table)
+    assert embedded.schema.names == ["n", "text", "embedding", *(["embedding_scale"] if dtype == "int8" else [])]
+    assert embedded.select(["n", "text"]).equals(table)
+    stored = np.array(embedded["embedding"].combine_chunks().flatten(), dtype=np.float32).reshape(500, 8)
     if dtype == "int8":
-        stored = stored * np.array(found["embedding_scale"])[:, None]
+        stored = stored * np.array(embedded["embedding_scale"])[:, None]
     with Encoder.load(bundle, on_overflow="truncate") as encoder:
         true = encoder.encode(table["text"].to_pylist(), normalize=True)
     np.testing.assert_allclose(stored, true, atol=1e-6 if dtype == "float32" else 0.5 / 127 + 1e-6)
@@ -39,29 +39,29 @@ def test_it_pickles_after_use_and_without_the_encoder(bundle, table):
 
 def test_small_batches_are_computed_together_and_come_back_as_they_were(bundle, table):
     batches = table.to_batches(max_chunksize=7)
-    found = list(EmbedBatches(bundle)(iter(batches)))
-    assert [len(batch) for batch in found] == [len(batch) for batch in batches]
+    embedded = list(EmbedBatches(bundle)(iter(batches)))
+    assert [len(batch) for batch in embedded] == [len(batch) for batch in batches]
     whole = EmbedBatches(bundle).table(table)
-    assert pa.Table.from_batches(found)["embedding"].to_pylist() == whole["embedding"].to_pylist()
+    assert pa.Table.from_batches(embedded)["embedding"].to_pylist() == whole["embedding"].to_pylist()
 
 
 def test_null_texts_have_null_vectors(bundle):
-    found = EmbedBatches(bundle).table(pa.table({"text": ["cat", None]}))
-    assert [vector is None for vector in found["embedding"].to_pylist()] == [False, True]
+    embedded = EmbedBatches(bundle).table(pa.table({"text": ["cat", None]}))
+    assert [vector is None for vector in embedded["embedding"].to_pylist()] == [False, True]
 
 
 def test_plain_lists(bundle, table):
-    found = EmbedBatches(bundle, fixed_size=False).table(table)
-    assert found.schema.field("embedding").type == pa.list_(pa.float32())
-    assert found["embedding"].to_pylist() == EmbedBatches(bundle).table(table)["embedding"].to_pylist()
+    embedded = EmbedBatches(bundle, fixed_size=False).table(table)
+    assert embedded.schema.field("embedding").type == pa.list_(pa.float32())
+    assert embedded["embedding"].to_pylist() == EmbedBatches(bundle).table(table)["embedding"].to_pylist()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # pyspark's own
 def test_spark_maps_it(bundle, table, spark):
     frame = spark.createDataFrame(list(zip(table["n"].to_pylist(), table["text"].to_pylist(), strict=True)), "n long, text string")
-    found = frame.mapInArrow(EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>").toPandas()
-    check_frame(found.sort_values("n"), bundle, table)
+    embedded = frame.mapInArrow(EmbedBatches(bundle, threads=1, fixed_size=False), "n long, text string, embedding array<float>").toPandas()
+    assert_frame(embedded.sort_values("n"), bundle, table)
 
 
 @pytest.mark.filterwarnings("ignore")  # dask's own
@@ -74,12 +74,12 @@ def test_dask_maps_it(bundle, table):
 
     parted = frames.from_pandas(table.to_pandas(), npartitions=3)
     meta = of_partition(parted.partitions[0].compute().head(1)).head(0)
-    check_frame(parted.map_partitions(of_partition, meta=meta).compute(scheduler="processes", num_workers=2), bundle, table)
+    assert_frame(parted.map_partitions(of_partition, meta=meta).compute(scheduler="processes", num_workers=2), bundle, table)
 
 
-def check_frame(found, bundle, table):
+def assert_frame(embedded, bundle, table):
     """A pandas frame that has the table's rows in order, with their vectors."""
     whole = EmbedBatches(bundle).table(table)
-    assert found["n"].tolist() == table["n"].to_pylist()
-    assert found["text"].tolist() == table["text"].to_pylist()
-    np.testing.assert_allclose(np.stack(found["embedding"]), np.array(whole["embedding"].to_pylist()), atol=1e-6)
+    assert embedded["n"].tolist() == table["n"].to_pylist()
+    assert embedded["text"].tolist() == table["text"].to_pylist()
+    np.testing.assert_allclose(np.stack(embedded["embedding"]), np.array(whole["embedding"].to_pylist()), atol=1e-6)

@@ -1,5 +1,7 @@
 """Blocks in, vectors out: equal to the Encoder's, repeats computed once, memory bounded."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -25,9 +27,9 @@ def blocks(texts, size=100):
 
 
 def embedded(encoder, texts, **options):
-    found = list(embed_blocks(encoder, blocks(texts), **options))
-    assert [item.block.start for item in found] == list(range(0, len(texts), 100))
-    return np.concatenate([item.vectors for item in found]), sum((item.counts for item in found), Counts())
+    done = list(embed_blocks(encoder, blocks(texts), **options))
+    assert [item.block.start for item in done] == list(range(0, len(texts), 100))
+    return np.concatenate([item.vectors for item in done]), sum((item.counts for item in done), Counts())
 
 
 @pytest.mark.parametrize("count", [1, 100, 4095, 4096, 4097, 12_000])
@@ -116,10 +118,10 @@ def test_reading_ahead_keeps_order_and_errors():
         yield from range(20)
         raise KeyError("here")
 
-    found = []
+    seen = []
     with pytest.raises(KeyError, match="here"):
-        found.extend(read_ahead(items()))
-    assert found == list(range(20))
+        seen.extend(read_ahead(items()))
+    assert seen == list(range(20))
 
 
 class Terminal:
@@ -136,9 +138,10 @@ class Terminal:
         pass
 
 
-def test_a_line_a_minute_in_a_log_and_a_changing_line_on_a_terminal(monkeypatch):
+def test_a_line_a_minute_in_a_log_and_without_tqdm_a_changing_line_on_a_terminal(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("cls_runtime.jobs.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setitem(sys.modules, "tqdm", None)
     for terminal, lines in ((False, 2), (True, 13)):
         clock[0] = 0.0
         stream = Terminal(terminal)
@@ -151,6 +154,32 @@ def test_a_line_a_minute_in_a_log_and_a_changing_line_on_a_terminal(monkeypatch)
         assert shown[-1].endswith(f"{12 if lines == 2 else 13} truncated, {24 if lines == 2 else 26} duplicates")
         assert "10 rows/s, 100 tokens/s" in shown[-1]
     assert "1,300 rows of 2,600, 10 rows/s, 100 tokens/s, 0:02:10 left" in stream.text
+
+
+@pytest.mark.parametrize(("total", "fraction"), [(3000, None), (None, 0.5)], ids=["rows known", "bytes known"])
+def test_a_bar_on_a_terminal(monkeypatch, total, fraction):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr("cls_runtime.jobs.progress_bar.REDRAW_SECONDS", 0.0)
+    stream = Terminal(terminal=True)
+    with JobProgress(done_before=500, total=total, stream=stream) as progress:
+        progress.add(Counts(read=1000, rows=999, skipped=1, truncated=2, duplicates=3, tokens=4000), fraction=fraction)
+        shown = stream.text.split("\r")[-1]
+    assert shown.startswith(" 50%|")
+    assert "1.50k/3.00k" in shown
+    assert shown.rstrip().endswith(" tokens/s, 2 truncated, 3 duplicates, 1 skipped]")
+    assert not stream.text.split("\r")[-1].strip(), "nothing stays on the terminal"
+
+
+def test_the_lines_of_a_log_on_a_terminal_that_shall_have_no_bar(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("cls_runtime.jobs.progress.time.monotonic", lambda: clock[0])
+    stream = Terminal(terminal=True)
+    with JobProgress(bar=False, stream=stream) as progress:
+        for _ in range(13):
+            clock[0] += 10
+            progress.add(Counts(read=100, rows=100))
+    assert [line[:8] for line in stream.text.splitlines()] == ["600 rows", "1,200 ro"]
+    assert "\r" not in stream.text
 
 
 def test_time_left_from_the_bytes_where_rows_are_unknown(monkeypatch):

@@ -147,11 +147,11 @@ def test_parquet_columns_keep_their_types(tmp_path):
         }
     )
     parquet.write_table(table, tmp_path / "in.parquet")
-    found = columns_of(tmp_path / "in.parquet", id_column="when", keep=["tags", "kind"])
-    assert found.schema.names == ["id", "tags", "kind"]
-    assert found["id"].type == pa.timestamp("us")
-    assert found["tags"].to_pylist() == [["x"], []]
-    assert (found["kind"].type, found["kind"].to_pylist()) == (pa.string(), ["p", "q"])
+    kept = columns_of(tmp_path / "in.parquet", id_column="when", keep=["tags", "kind"])
+    assert kept.schema.names == ["id", "tags", "kind"]
+    assert kept["id"].type == pa.timestamp("us")
+    assert kept["tags"].to_pylist() == [["x"], []]
+    assert (kept["kind"].type, kept["kind"].to_pylist()) == (pa.string(), ["p", "q"])
 
 
 def test_files_that_disagree_about_a_type(tmp_path):

@@ -12,42 +12,95 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from cls_runtime.jobs import job
+
 SHARD = "part-*.parquet"
 
 
-def wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
+# The process ends itself at a moment that is counted in what it does, so that the same happens on a fast machine and on a slow one.
+
+KILLED = """
+import contextlib, os, signal, threading
+from cls_runtime.jobs import output_folder, shards
+
+left, lock = {moments}, threading.Lock()
+
+def moment():
+    global left
+    with lock:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def counting(function):
+    def counted(*arguments):
+        moment()
+        return function(*arguments)
+    return counted
+
+whole_file = output_folder.whole_file
+
+@contextlib.contextmanager
+def watched(path):
+    with whole_file(path) as file:
+        moment()
+        yield file
+        moment()
+
+def audited(event, arguments):
+    if event in ("open", "os.mkdir", "os.remove", "os.rename") and str(arguments[0]).startswith({out!r}):
+        moment()
+
+os.fsync = counting(os.fsync)
+output_folder.whole_file = watched
+shards._Appender.append = counting(shards._Appender.append)
+sys.addaudithook(audited)
+"""
+
+STOPPED = """
+import os, signal
+from cls_runtime.jobs import shards
+
+flush, left = shards._Appender.flush, 2
+
+def flushed(self):
+    global left
+    flush(self)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), {number})
+
+shards._Appender.flush = flushed
+"""
+
+
+def wait_for(condition, process):
+    """However long it takes: a process that hangs is ended by pytest's own limit."""
     while not condition():
         if process.poll() is not None:
             raise AssertionError(f"ended early: {process.communicate()}")
-        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def killed_at_random(arguments, out, start, *, times, source):
-    """Starts the job `times` times, and ends each with SIGKILL after a few more shards and a random moment."""
-    for _ in range(times):
-        done = len(list(out.glob(SHARD)))
-        more = source.randint(0, 2)
-        process = start(*arguments)
-        wait_for(lambda done=done, more=more: list(out.glob(".*.part")) and len(list(out.glob(SHARD))) >= done + more, process)
-        time.sleep(source.random() * 0.05)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+def assert_survives_kills(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, *, rows, shard_rows):
+    """Kills a job ten times before something that it does to its folder: opening, writing, syncing, renaming or removing a file.
 
-
-def check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, *, rows, shard_rows):
+    A shard takes at least ten such moments, so that ten times at most 35 never reach the end of 40 shards.
+    """
     (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in make_texts(rows)))
     arguments = [bundle, tmp_path / "in.txt", "--shard-rows", shard_rows]
     undisturbed = start(*arguments, "-o", tmp_path / "whole")
-    _, stderr = undisturbed.communicate(timeout=280)
+    _, stderr = undisturbed.communicate()
     assert undisturbed.returncode == 0, stderr
     out = tmp_path / "out"
-    killed_at_random([*arguments, "-o", out], out, start, times=10, source=random.Random(rows))
-    assert len(list(out.glob(SHARD))) < rows // shard_rows, "every kill was in the middle"
+    source = random.Random(rows)
+    for moments in [1, *(source.randint(2, 35) for _ in range(9))]:
+        killed = start(*arguments, "-o", out, before=KILLED.format(moments=moments, out=str(out)))
+        _, stderr = killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, stderr
+    assert 0 < len(list(out.glob(SHARD))) < rows // shard_rows
     final = start(*arguments, "-o", out, "--json")
-    stdout, stderr = final.communicate(timeout=280)
+    stdout, stderr = final.communicate()
     assert final.returncode == 0, stderr
     document = json.loads(stdout)
     assert document["texts"] == rows
@@ -56,14 +109,15 @@ def check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers
     assert leftovers(out) == []
 
 
+@pytest.mark.timeout(900)
 def test_killed_ten_times_the_output_is_the_undisturbed_one(bundle, tmp_path, make_texts, start, shard_bytes, leftovers):
-    check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=20_000, shard_rows=500)
+    assert_survives_kills(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=20_000, shard_rows=500)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_ten_times_with_200000_rows(bundle, tmp_path, make_texts, start, shard_bytes, leftovers):
-    check_killed_job(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=200_000, shard_rows=5_000)
+    assert_survives_kills(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=200_000, shard_rows=5_000)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -72,11 +126,9 @@ def test_a_signal_saves_what_is_done(bundle, tmp_path, make_texts, start, run, n
     (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in texts))
     out = tmp_path / "out"
     arguments = [bundle, tmp_path / "in.txt", "-o", out, "--shard-rows", 50_000, "--threads", 1]
-    process = start(*arguments)
-    # Some row groups are in the shard that is being written, so there is something to save.
-    wait_for(lambda: any(path.stat().st_size > 300_000 for path in out.glob(".*.part")), process)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    # Two row groups are in the shard that is being written, so there is something to save.
+    process = start(*arguments, before=STOPPED.format(number=int(number)))
+    stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (code, b"")
     assert stderr.startswith(b"error: ")
     assert b"Traceback" not in stderr
@@ -106,7 +158,7 @@ def test_a_full_disk_ends_the_job_and_room_lets_it_go_on(bundle, tmp_path, make_
     )
     out = tmp_path / "out"
     command = [sys.executable, "-c", limited, *map(str, arguments), "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: part-000000000000.parquet: File too large; the finished shards stay; make room, ")
     assert done.stderr.count("\n") == 1
@@ -116,15 +168,21 @@ def test_a_full_disk_ends_the_job_and_room_lets_it_go_on(bundle, tmp_path, make_
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
 
 
-def test_two_jobs_do_not_write_to_one_folder(bundle, corpus, tmp_path, run, start, capsys):
+def test_two_jobs_do_not_write_to_one_folder(bundle, corpus, tmp_path, run, capsys, monkeypatch):
+    """The second one comes while the first one works."""
     out = tmp_path / "out"
-    process = start(bundle, "-", "-o", out)
-    wait_for(out.exists, process)
-    time.sleep(0.5)
-    assert run(bundle, corpus, "-o", out) == 2
-    assert "another job is writing to it" in capsys.readouterr().err
-    process.communicate(b"cat\n", timeout=60)
-    assert process.returncode == 0
+    work, second = job.run_local, []
+
+    def working(*arguments):
+        monkeypatch.setattr(job, "run_local", work)
+        second.append(run(bundle, corpus, "-o", out))
+        work(*arguments)
+
+    monkeypatch.setattr(job, "run_local", working)
+    assert run(bundle, corpus, "-o", out) == 0
+    assert second == [2]
+    assert f"error: output {out}: another job is writing to it; wait for it or end it" in capsys.readouterr().err
+    assert run(bundle, corpus, "-o", out) == 0, "the folder is free again"
 
 
 BAD_ROWS = b"""{"text": "cat", "n": 1}
@@ -163,9 +221,9 @@ def test_bad_rows_are_listed(bundle, tmp_path, run, read, capsys, leftovers, pol
     else:
         assert rows["id"] == list(range(12))
         assert [vector is None for vector in rows["embedding"]] == [False, True, True, True, True, False] * 2
-    found = listed(out / "_skipped.jsonl")
-    assert [item["row"] for item in found] == [1, 2, 3, 4, 7, 8, 9, 10]
-    for item, reason in zip(found[:4], REASONS, strict=True):
+    skipped = listed(out / "_skipped.jsonl")
+    assert [item["row"] for item in skipped] == [1, 2, 3, 4, 7, 8, 9, 10]
+    for item, reason in zip(skipped[:4], REASONS, strict=True):
         assert reason in item["reason"]
     assert leftovers(out) == ["_skipped.jsonl"]
     assert f"8 rows could not be read; {out}/_skipped.jsonl lists them" in capsys.readouterr().err
@@ -198,8 +256,8 @@ def test_a_value_that_does_not_fit_its_column_is_a_bad_row(bundle, tmp_path, run
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run(bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out", "--id-column", "n", "--on-error", "skip") == 0
     assert read(tmp_path / "out")["id"] == [row for row in range(1500) if row != 1200]
-    (found,) = listed(tmp_path / "out" / "_skipped.jsonl")
-    assert "'n' is 'twelve hundred', expected int64" in found["reason"]
+    (skipped,) = listed(tmp_path / "out" / "_skipped.jsonl")
+    assert "'n' is 'twelve hundred', expected int64" in skipped["reason"]
 
 
 def test_skipped_rows_are_listed_once_after_a_lost_shard(bundle, tmp_path, run):
@@ -225,14 +283,14 @@ def test_a_cut_off_compressed_file_ends_the_job(bundle, tmp_path, run, capsys, s
     assert f"in.txt.{suffix} is damaged" in capsys.readouterr().err
 
 
-def test_standard_input_cannot_resume(bundle, tmp_path, start, run, capsys, monkeypatch):
+def test_standard_input_cannot_resume(bundle, tmp_path, start, run, capsys):
     out = tmp_path / "out"
     process = start(bundle, "-", "-o", out, "--shard-rows", 5000)
     process.stdin.write(b"the cat\n" * 30_000)
     process.stdin.flush()
     wait_for(lambda: len(list(out.glob(SHARD))) >= 2, process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == 143
     assert run(bundle, "-", "-o", out, "--shard-rows", 5000) == 2
     assert "standard input, which cannot be read again" in capsys.readouterr().err
@@ -241,6 +299,6 @@ def test_standard_input_cannot_resume(bundle, tmp_path, start, run, capsys, monk
 def test_a_finished_job_from_standard_input_is_not_mistaken_for_this_one(bundle, tmp_path, start):
     for content, code in ((b"the cat\n", 0), (b"another text\n", 2)):
         process = start(bundle, "-", "-o", tmp_path / "out")
-        _, stderr = process.communicate(content, timeout=60)
+        _, stderr = process.communicate(content)
         assert process.returncode == code, stderr
     assert b"standard input, which cannot be read again; choose another folder" in stderr

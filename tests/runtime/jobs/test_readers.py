@@ -24,7 +24,8 @@ def folders(bundle, tmp_path_factory, make_texts):
         return base, texts, encoder.encode(texts)
 
 
-def check(folders, dtype, ids, texts, vectors, scales=None):
+def assert_rows(folders, dtype, ids, texts, vectors, scales=None):
+    """What a reader gave is what the job wrote."""
     _, true_texts, true = folders
     assert list(ids) == list(range(300))
     assert list(texts) == true_texts
@@ -39,7 +40,7 @@ def check(folders, dtype, ids, texts, vectors, scales=None):
 def test_pandas(folders, dtype):
     pandas = pytest.importorskip("pandas")
     frame = pandas.read_parquet(folders[0] / dtype)
-    check(folders, dtype, frame["id"], frame["text"], frame["embedding"], frame.get("embedding_scale"))
+    assert_rows(folders, dtype, frame["id"], frame["text"], frame["embedding"], frame.get("embedding_scale"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -47,7 +48,7 @@ def test_polars(folders, dtype):
     polars = pytest.importorskip("polars")
     frame = polars.read_parquet(folders[0] / dtype / "*.parquet")  # of a folder with other files it reads none
     scales = frame["embedding_scale"] if dtype == "int8" else None
-    check(folders, dtype, frame["id"], frame["text"], frame["embedding"].to_list(), scales)
+    assert_rows(folders, dtype, frame["id"], frame["text"], frame["embedding"].to_list(), scales)
     assert frame.schema["embedding"].size == 8
 
 
@@ -55,15 +56,15 @@ def test_polars(folders, dtype):
 def test_duckdb(folders, dtype):
     duckdb = pytest.importorskip("duckdb")
     columns = duckdb.sql(f"select * from '{folders[0]}/{dtype}/*.parquet' order by id").fetchnumpy()
-    check(folders, dtype, columns["id"], columns["text"], list(columns["embedding"]), columns.get("embedding_scale"))
+    assert_rows(folders, dtype, columns["id"], columns["text"], list(columns["embedding"]), columns.get("embedding_scale"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_datasets(folders, dtype, tmp_path):
     datasets = pytest.importorskip("datasets")
-    found = datasets.load_dataset("parquet", data_files=f"{folders[0]}/{dtype}/*.parquet", split="train", cache_dir=str(tmp_path))
-    scales = found["embedding_scale"] if dtype == "int8" else None
-    check(folders, dtype, found["id"], found["text"], found["embedding"], scales)
+    rows = datasets.load_dataset("parquet", data_files=f"{folders[0]}/{dtype}/*.parquet", split="train", cache_dir=str(tmp_path))
+    scales = rows["embedding_scale"] if dtype == "int8" else None
+    assert_rows(folders, dtype, rows["id"], rows["text"], rows["embedding"], scales)
 
 
 @pytest.mark.slow
@@ -71,7 +72,7 @@ def test_datasets(folders, dtype, tmp_path):
 def test_spark(folders, dtype, spark):
     rows = spark.read.parquet(str(folders[0] / dtype)).orderBy("id").collect()
     scales = [row["embedding_scale"] for row in rows] if dtype == "int8" else None
-    check(folders, dtype, [row["id"] for row in rows], [row["text"] for row in rows], [row["embedding"] for row in rows], scales)
+    assert_rows(folders, dtype, [row["id"] for row in rows], [row["text"] for row in rows], [row["embedding"] for row in rows], scales)
 
 
 @pytest.mark.slow

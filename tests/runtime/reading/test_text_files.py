@@ -71,6 +71,8 @@ def test_jsonl_reads_objects_and_strings(tmp_path):
         ("{}", "only none"),
         ('{"text": null}', "'text' is a JSON null, expected a string"),
         ('{"text": true}', "'text' is a JSON boolean"),
+        ('{"text": "a\\ud800"}', r"line 2 has a lone surrogate U\+D800 at character 1, which is no Unicode character"),
+        ('"\\udfff"', r"line 2 has a lone surrogate U\+DFFF at character 0"),
     ],
 )
 def test_bad_jsonl_names_the_line(tmp_path, line, message):
@@ -144,11 +146,17 @@ def test_a_string_is_not_a_list_of_inputs():
         read_texts("in.txt")
 
 
-def test_a_file_that_vanishes_between_is_an_error(tmp_path):
-    path = write(tmp_path / "in.txt", "a\n")
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_a_file_that_vanishes_between_is_an_error(tmp_path, kind):
+    path = tmp_path / f"in.{kind}"
+    if kind == "parquet":
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"text": ["a"]}), path)
+    else:
+        write(path, {"txt": "a\n", "jsonl": '"a"\n', "csv": "text\na\n"}[kind])
     texts = read_texts([path])
     path.unlink()
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=rf"in\.{kind} cannot be read \(No such file"):
         next(texts)
 
 
@@ -162,10 +170,11 @@ def test_a_named_pipe_is_read_once_and_whole(tmp_path):
 
 
 def test_reading_is_lazy(tmp_path):
-    path = write(tmp_path / "in.txt", "a\n" * 10 + "b\n")
+    path = write(tmp_path / "in.txt", b"a\n" * 5000 + b"\xff\n")
     texts = read_texts([path])
-    assert next(texts) == "a"
-    texts.close()
+    assert [next(texts) for _ in range(5000)] == ["a"] * 5000
+    with pytest.raises(TextError, match="line 5001 is not UTF-8"):
+        next(texts)
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):

@@ -1,0 +1,151 @@
+"""What a job is asked to do, and on which Ray. An option that is not understood is refused when it is given, not passed over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoding.report import OnOverflow
+from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
+from cls_runtime.errors import UsageError
+from cls_runtime.jobs.rows import OnError
+from cls_runtime.jobs.vector_types import VectorType
+
+SHARD_ROWS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What a job does with its inputs.
+
+    Attributes:
+        column: the column of the text.
+        id_column: the column that becomes `id`; None for the row's number in the input.
+        keep: columns that are passed on.
+        on_error: a row that cannot be read: `raise` ends the job, `skip` leaves it out, `null` keeps it without a vector.
+        output: `cls`, `pooler` or `logits`.
+        normalize: divide each vector by its L2 norm.
+        dtype: how vectors are stored.
+        shard_rows: rows of the input that one shard covers.
+        on_overflow: texts longer than the model takes: `truncate` only counts them, `warn` also gives one TruncationWarning at the job's
+            end, `raise` ends the job at the first.
+        variant: the precision, or `auto`.
+        engine: the inference engine, or `auto`.
+        threads: CPU threads (on Ray: of each worker); None for all that there are (on Ray: 2).
+
+    Raises:
+        UsageError: a value that is none of these.
+    """
+
+    column: str = "text"
+    id_column: str | None = None
+    keep: tuple[str, ...] = ()
+    on_error: OnError = "raise"
+    output: Output = "cls"
+    normalize: bool = False
+    dtype: VectorType = "float32"
+    shard_rows: int = SHARD_ROWS
+    on_overflow: OnOverflow = "truncate"
+    variant: str = "auto"
+    engine: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_column("column", self.column)
+        if self.id_column is not None:
+            check_column("id_column", self.id_column)
+        if not isinstance(self.keep, (tuple, list)) or not all(isinstance(name, str) for name in self.keep):
+            raise UsageError(f"keep is {self.keep!r}, expected a tuple of columns' names, such as ('lang',)")
+        check_choice("on_error", self.on_error, get_args(OnError))
+        check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
+        check_count("shard_rows", self.shard_rows)
+        check_vectors(self.output, self.normalize, self.dtype)
+        check_computing(self.variant, self.engine, self.threads)
+
+    @property
+    def encoder_overflow(self) -> OnOverflow:
+        """The same for an Encoder: the job warns once at its end, where its Encoders would at every shard."""
+        return "raise" if self.on_overflow == "raise" else "truncate"
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that a resumed job must share."""
+        names = ("column", "id_column", "on_error", "output", "normalize", "dtype", "shard_rows")
+        refuses = self.on_overflow == "raise"
+        return {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "refuses_overflow": refuses}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Where Ray is and what a worker gets.
+
+    Attributes:
+        address: of a running cluster (`auto`, `host:port`, `ray://...`); None starts a local Ray and stops it afterwards.
+        workers: Encoders at once; None for as many as the cluster's CPUs carry.
+        gpus: the share of a GPU that a worker reserves.
+
+    Raises:
+        UsageError: a value that is none of these.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.address is not None and (not isinstance(self.address, str) or not self.address):
+            raise UsageError(f"ray address is {self.address!r}, expected auto, host:port or ray://host:port")
+        if self.workers is not None:
+            check_count("ray workers", self.workers)
+        is_number = isinstance(self.gpus, (int, float)) and not isinstance(self.gpus, bool)
+        if not is_number or not 0 <= self.gpus < math.inf:
+            raise UsageError(f"ray gpus is {self.gpus!r}, expected a number of at least 0, such as 0.5")
+
+
+def check_vectors(output: object, normalize: object, dtype: object) -> None:
+    """Checks which vectors are wanted and how they are stored.
+
+    Raises:
+        UsageError: an option that is not understood.
+    """
+    check_choice("output", output, get_args(Output))
+    check_flag("normalize", normalize)
+    check_choice("dtype", dtype, get_args(VectorType))
+
+
+def check_computing(variant: object, engine: object, threads: object) -> None:
+    """Checks what computes them.
+
+    Raises:
+        UsageError: an option that is not understood.
+    """
+    check_choice("variant", variant, VARIANT_NAMES)
+    check_choice("engine", engine, ENGINE_NAMES)
+    if threads is not None:
+        check_count("threads", threads)
+
+
+def check_column(name: str, value: object) -> None:
+    """Refuses anything but a column's name."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is {value!r}, expected a column's name")
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Refuses anything but one of `allowed`."""
+    if value not in allowed:
+        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuses anything but True and False."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} is {value!r}, expected True or False")
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuses anything but a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}, expected a whole number of at least 1")

@@ -1,0 +1,77 @@
+"""Rows of texts, however a file stores them: what every reader is asked for, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+BATCH_ROWS = 1024  # how many are worth reading at once
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are wanted: the text's, and `others`, whose values are passed on as they are."""
+
+    text: str = "text"
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a file of lines, or why there is none: `text` is a str, or None with `error`.
+
+    `line` is the number of its last line; `values` are those of `Columns.others`, None where a JSON object has no such field; `fields` are
+    the names that a JSON object has.
+    """
+
+    line: int
+    text: str | None
+    values: tuple[Any, ...] = ()
+    error: str = ""
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of one file.
+
+    Attributes:
+        texts: [n]; None where there is none.
+        errors: [n]; why there is none, with the file and the line; empty where there is a text.
+        records: [n], the rows of a file of lines; empty for Parquet.
+        batch: the rows of a Parquet file as an Arrow record batch; None for others.
+    """
+
+    texts: list[str | None]
+    errors: list[str]
+    records: tuple[Record, ...] = ()
+    batch: Any = None
+
+    @classmethod
+    def of_records(cls, records: Sequence[Record]) -> Rows:
+        """The rows of a file of lines."""
+        return cls([record.text for record in records], [record.error for record in records], tuple(records))
+
+
+class RowReader(Protocol):
+    """An open file of texts, read from the front."""
+
+    def skip(self, count: int) -> int:
+        """Passes over rows; how many there were."""
+
+    def take(self, count: int) -> Rows:
+        """1 to `count` rows; none at the end.
+
+        Raises:
+            TextError: the file is damaged as a whole.
+        """
+
+    def position(self) -> int | None:
+        """How many bytes of the file were read; None where that is unknown."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for an error message, the first twenty."""
+    shown = ", ".join(repr(name) for name in names[:20])
+    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"

@@ -1,0 +1,177 @@
+"""Files are whole or not there, whatever happens while they are written."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cls_runtime.bundle import files
+from cls_runtime.bundle.files import PART, sha256, whole_file, write_whole
+
+EXISTING = [None, b"old"]
+
+
+def content(path):
+    return path.read_bytes() if path.exists() else None
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(params=EXISTING, ids=["new", "existing"])
+def target(request, tmp_path):
+    """A file's name where nothing is, or an old file."""
+    path = tmp_path / "out.bin"
+    if request.param is not None:
+        path.write_bytes(request.param)
+    return path
+
+
+def test_a_file_appears_at_the_end_and_hides_until_then(target):
+    before = content(target)
+    with whole_file(target) as file:
+        file.write(b"half")
+        file.flush()
+        assert content(target) == before
+        (part,) = set(names(target.parent)) - {target.name}
+        assert part.startswith(f".{target.name}.")
+        assert part.endswith(PART)
+        file.write(b" and half")
+    assert content(target) == b"half and half"
+    assert names(target.parent) == [target.name]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_everything_as_it_was(target, error):
+    before = content(target)
+
+    def fail():
+        with whole_file(target) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert content(target) == before
+    assert names(target.parent) == ([] if before is None else [target.name])
+
+
+@pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")])
+def test_a_failing_disk_at_the_end_leaves_everything_as_it_was(target, monkeypatch, owner, step):
+    before = content(target)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(owner, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(target, b"new")
+    monkeypatch.undo()
+    assert content(target) == before
+    assert names(target.parent) == ([] if before is None else [target.name])
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from cls_runtime.bundle.files import whole_file
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails with an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with whole_file(Path(sys.argv[1])) as file:
+        file.write(b"x" * 2000)  # stays in the buffer
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
+def test_what_went_wrong_first_is_what_is_raised(target):
+    before = content(target)
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(target)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    assert content(target) == before
+    assert names(target.parent) == ([] if before is None else [target.name])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cls_runtime.bundle.files import whole_file
+
+with whole_file(Path(sys.argv[1])) as file:
+    file.write(b"new")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+def test_a_kill_leaves_the_old_file_and_a_hidden_one(target):
+    before = content(target)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(target)])
+    assert done.returncode == -signal.SIGKILL
+    assert content(target) == before
+    assert [name for name in names(target.parent) if name.endswith(PART)]
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(target, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.fstat(descriptor).st_mode & 0o170000) or fsync(descriptor))
+    monkeypatch.setattr(Path, "replace", lambda self, other: steps.append("rename") or replace(self, other))
+    write_whole(target, b"new")
+    regular, folder = 0o100000, 0o040000
+    assert steps == [regular, "rename", folder]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a right there")
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "data").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "data" / "real")
+    write_whole(link, b"new")
+    assert link.is_symlink()
+    assert content(tmp_path / "data" / "real") == b"new"
+    assert names(tmp_path / "data") == ["real"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's")
+def test_a_file_has_the_mode_of_any_file_that_a_program_makes(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    write_whole(tmp_path / "whole", b"")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_missing_folder_is_the_systems_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "missing" / "out", b"new")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes are POSIX's")
+def test_a_pipe_is_written_to_as_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_whole(pipe, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 10, 11, 25])
+def test_the_sha256_is_that_of_all_bytes(tmp_path, monkeypatch, size_bytes):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 10)
+    data = bytes(range(size_bytes))
+    (tmp_path / "file").write_bytes(data)
+    assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,81 @@
+"""An option that is not understood is refused when it is given: what it is, what was found, what is expected."""
+
+import dataclasses
+from typing import get_args
+
+import pytest
+
+from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoding.report import OnOverflow
+from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
+from cls_runtime.errors import UsageError
+from cls_runtime.jobs import EmbedBatches, JobOptions, RayOptions
+from cls_runtime.jobs.rows import OnError
+from cls_runtime.jobs.vector_types import VectorType
+
+COUNT = "expected a whole number of at least 1"
+FLAG = "expected True or False"
+
+# What a field takes, and what it refuses with which words.
+VECTORS = {
+    "output": (get_args(Output), ["CLS", "", None, 1], "expected one of cls, pooler, logits"),
+    "normalize": ([True, False], [1, "yes", None], FLAG),
+    "dtype": (get_args(VectorType), ["float64", "int", None], "expected one of float32, float16, int8"),
+    "variant": (VARIANT_NAMES, ["fp64", "", None], "expected one of auto, fp32, fp16, int8, bf16"),
+    "engine": (ENGINE_NAMES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda, tensorrt"),
+    "threads": ([None, 1, 64], [0, -1, 1.5, "2", True], COUNT),
+}
+JOB = VECTORS | {
+    "column": (["text", ""], [None, 1, b"text"], "expected a column's name"),
+    "id_column": ([None, "key", ""], [0, ("key",)], "expected a column's name"),
+    "keep": ([(), ("lang",), ["lang", "date"]], ["lang", None, ("lang", 1)], "expected a tuple of columns' names, such as ('lang',)"),
+    "on_error": (get_args(OnError), ["skipp", "ignore", "", None], "expected one of raise, skip, null"),
+    "shard_rows": ([1, 10**9], [0, -5, 2.0, "9", None, True], COUNT),
+    "on_overflow": (get_args(OnOverflow), ["cut", "", None], "expected one of warn, truncate, raise"),
+}
+RAY = {
+    "address": ([None, "auto", "ray://head:10001"], ["", 6379], "expected auto, host:port or ray://host:port"),
+    "workers": ([None, 1, 100], [0, -1, 1.5, "2", True], COUNT),
+    "gpus": ([0, 0.0, 0.25, 2], [-0.5, float("nan"), float("inf"), "1", None, True], "expected a number of at least 0, such as 0.5"),
+}
+BATCHES = VECTORS | {
+    "column": (["text", "body"], [None, 1], "expected a column's name"),
+    "fixed_size": ([True, False], [0, "no", None], FLAG),
+}
+
+
+def embed_batches(**options):
+    return EmbedBatches("no/such/bundle", **options)
+
+
+KINDS = {"job": (JobOptions, JOB, ""), "ray": (RayOptions, RAY, "ray "), "batches": (embed_batches, BATCHES, "")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_takes_what_it_says(kind):
+    make, fields, _ = KINDS[kind]
+    for name, (taken, _, _) in fields.items():
+        for value in taken:
+            options = make(**{name: value})
+            assert getattr(options, name if dataclasses.is_dataclass(options) else f"_{name}") == value
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, fields, _) in KINDS.items() for name in fields])
+def test_every_field_refuses_the_rest_by_name(kind, name):
+    make, fields, prefix = KINDS[kind]
+    _, refused, expected = fields[name]
+    for value in refused:
+        with pytest.raises(UsageError) as caught:
+            make(**{name: value})
+        assert str(caught.value) == f"{prefix}{name} is {value!r}, {expected}"
+
+
+def test_no_field_is_left_out():
+    assert set(JOB) == {field.name for field in dataclasses.fields(JobOptions)}
+    assert set(RAY) == {field.name for field in dataclasses.fields(RayOptions)}
+    assert set(BATCHES) | {"bundle", "return"} == set(EmbedBatches.__init__.__annotations__)
+
+
+@pytest.mark.parametrize(("choice", "encoders"), [("warn", "truncate"), ("truncate", "truncate"), ("raise", "raise")])
+def test_an_encoder_of_a_job_never_warns(choice, encoders):
+    assert JobOptions(on_overflow=choice).encoder_overflow == encoders
