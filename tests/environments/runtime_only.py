@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,22 @@ class RuntimeOnly(unittest.TestCase):
         self.assertTrue(np.isfinite(rows).all())
         self.assertTrue(np.array_equal(rows[0], rows[2]))
         self.assertFalse(np.allclose(rows[0], rows[1]))
+
+    def test_nothing_is_written_into_the_home_folder(self) -> None:
+        program = "import sys; from cls_runtime import Encoder; Encoder.load(sys.argv[1]).encode(['one text'])"
+        with tempfile.TemporaryDirectory() as home:
+            places = {name: str(Path(home, name)) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+            for place in places.values():
+                Path(place).mkdir()
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", program, str(BUNDLE)],
+                env={**os.environ, **places},
+                timeout=120,
+                capture_output=True,
+                text=True,
+            )
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual([str(path) for path in Path(home).rglob("*") if path.is_file()], [])
 
     def test_verify_finds_pytorchs_vectors_without_pytorch(self) -> None:
         done = run("cls-verify", str(BUNDLE))

@@ -8,10 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-import onnxruntime
-
 from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.onnxruntime import import_package
 
 _BATCHES_AT_ONCE = 64
 
@@ -21,6 +20,7 @@ def run_graph(path: Path, batches: Iterable[TokenBatch], outputs: Sequence[str])
 
     Each run stays on one thread: sessions of two threads that do not spin were seen to wait for each other for ever (onnxruntime 1.31).
     """
+    onnxruntime = import_package()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_mem_pattern = False  # a pattern is kept for each input shape

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 PROVIDER = "CPUExecutionProvider"
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
+TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 
 class OnnxRuntimeEngine:
@@ -104,7 +108,8 @@ def import_package() -> ModuleType:
             stacklevel=2,
         )
     try:
-        ort = import_module("onnxruntime")
+        with _without_telemetry():
+            ort = import_module("onnxruntime")
     except ImportError as error:
         if installed:
             raise EngineError(f"{installed[0]} is installed but cannot be imported ({first_line(error)}); install it again") from error
@@ -112,6 +117,23 @@ def import_package() -> ModuleType:
     if not hasattr(ort, "InferenceSession"):  # uninstalling one of two wheels takes files of the other along
         raise EngineError("onnxruntime is installed but broken, it has no InferenceSession; run: pip install --force-reinstall onnxruntime")
     return ort
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Tells ONNX Runtime's first import, by the variable that it reads then and only then, to leave its telemetry off.
+
+    From 1.32 on its wheels otherwise keep a database and a device's id in the user's cache folder and report sessions over the network,
+    unasked. What the user has set stays, and the process's environment is afterwards what it was.
+    """
+    off = "onnxruntime" not in sys.modules and TELEMETRY_VARIABLE not in os.environ
+    if off:
+        os.environ[TELEMETRY_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if off:
+            os.environ.pop(TELEMETRY_VARIABLE, None)
 
 
 def check_signature(session: onnxruntime.InferenceSession, manifest: Manifest, graph: Path) -> None:

@@ -1,5 +1,9 @@
 """What ONNX Runtime's sessions are told."""
 
+import os
+import subprocess
+import sys
+
 import onnxruntime
 import pytest
 
@@ -19,3 +23,25 @@ def test_only_a_cpu_that_would_saturate_takes_the_slow_kernels(features, precise
     else:
         with pytest.raises(RuntimeError):  # no such entry
             options.get_session_config_entry("session.x64quantprecision")
+
+
+WATCHED = """
+import os, sys
+sys.path.insert(0, {stand_ins!r})
+before = dict(os.environ)
+from cls_runtime.engines.onnxruntime import import_package
+import_package()
+import onnxruntime
+print(onnxruntime.seen, dict(os.environ) == before)
+"""
+
+
+@pytest.mark.parametrize(("set_by_user", "seen"), [(None, "1"), ("0", "0")])
+def test_telemetry_is_off_at_the_import_and_the_environment_is_as_it_was(tmp_path, set_by_user, seen):
+    """ONNX Runtime 1.32 reads the variable when it is imported, and only then (strace in an empty network namespace)."""
+    (tmp_path / "onnxruntime.py").write_text("import os\nInferenceSession = None\nseen = os.environ.get('ORT_DISABLE_TELEMETRY')\n")
+    environment = {name: value for name, value in os.environ.items() if name != engine.TELEMETRY_VARIABLE}
+    environment |= {} if set_by_user is None else {engine.TELEMETRY_VARIABLE: set_by_user}
+    code = WATCHED.format(stand_ins=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert done.stdout.split() == [seen, "True"]
