@@ -28,17 +28,17 @@ class PaddingMask(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> Rewritten:
-        verdicts: dict[int, bool] = {}
-        replaced: dict[int, ir.Value] = {}
+        verdicts: dict[ir.Value, bool] = {}
+        replaced: dict[ir.Value, ir.Value] = {}
         for add, index in [place for node in model.graph for place in _added_to_scores(node)]:
             value = add.inputs[index]
             assert value is not None
-            if id(value) not in verdicts:
-                verdicts[id(value)] = not is_plain_mask(value) and _is_padding_mask(model.graph, value)
-            if verdicts[id(value)]:
-                if id(value) not in replaced:
-                    replaced[id(value)] = _plain_mask(model.graph, add)
-                add.replace_input_with(index, replaced[id(value)])
+            if value not in verdicts:
+                verdicts[value] = not is_plain_mask(value) and _is_padding_mask(model.graph, value)
+            if verdicts[value]:
+                if value not in replaced:
+                    replaced[value] = _plain_mask(model.graph, add)
+                add.replace_input_with(index, replaced[value])
         filled = sum(_added_instead_of_filled(model.graph, node) for node in list(model.graph) if node.op_type == "Softmax")
         return Rewritten.of(model, len(replaced) + filled)
 
@@ -86,14 +86,14 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
 
 def _content_inputs(value: ir.Value) -> set[str]:
     """The graph inputs whose content (not only shape) `value` depends on."""
-    seen: set[int] = set()
+    seen: set[ir.Value] = set()
     inputs: set[str] = set()
     pending = [value]
     while pending:
         current = pending.pop()
-        if id(current) in seen:
+        if current in seen:
             continue
-        seen.add(id(current))
+        seen.add(current)
         producer = current.producer()
         if producer is None:
             if current.is_graph_input() and current.name:
