@@ -122,8 +122,8 @@ def _native_head(
         weights = {name: candidates[f"{part}.{name}"].float() for name in module.state_dict()}
         for name, parameter in module.state_dict().items():
             if weights[name].shape != parameter.shape:
-                found, expected = list(weights[name].shape), list(parameter.shape)
-                raise CheckpointError(f"{part}.{name} is {found}, expected {expected}; config.json and the weights are of different models")
+                shape, expected = list(weights[name].shape), list(parameter.shape)
+                raise CheckpointError(f"{part}.{name} is {shape}, expected {expected}; config.json and the weights are of different models")
         module.load_state_dict(weights, assign=True)
     modules = list(parts.values())
     if architecture.head == "distilbert":

@@ -61,7 +61,7 @@ def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[st
     lengths = [int(item["input_ids"].shape[1]) for item in encoded]
     rows: dict[int, list[Float32]] = {}
     for length in sorted(set(lengths)):
-        places = [place for place, found in enumerate(lengths) if found == length]
+        places = [place for place, own in enumerate(lengths) if own == length]
         for first in range(0, len(places), REFERENCE_BATCH):
             batch = places[first : first + REFERENCE_BATCH]
             inputs = {name: torch.cat([encoded[place][name] for place in batch]) for name in checkpoint.inputs}

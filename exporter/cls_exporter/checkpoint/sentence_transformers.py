@@ -113,7 +113,7 @@ def read_sentence_modules(folder: Path, encoder: Path, *, hidden: int, allow_poo
 def _modules(folder: Path) -> list[tuple[str, Path]]:
     """The class name and folder of each module, in order."""
     listed = read_json(folder / "modules.json")
-    found = []
+    modules: list[tuple[str, Path]] = []
     for item in listed if isinstance(listed, list) else []:
         if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
             raise CheckpointError(
@@ -122,12 +122,12 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         kind = item["type"]
         if not kind.startswith("sentence_transformers."):
             raise UnsupportedError(f"modules.json names the custom module {kind!r}; supported are sentence-transformers' own modules")
-        found.append((kind.rsplit(".", 1)[-1], inside(folder, item["path"], named_by="modules.json")))
-    if not found or found[0][0] != "Transformer":
+        modules.append((kind.rsplit(".", 1)[-1], inside(folder, item["path"], named_by="modules.json")))
+    if not modules or modules[0][0] != "Transformer":
         raise UnsupportedError(
-            f"modules.json starts with {found[0][0] if found else 'nothing'}; expected a Transformer as the first module"
+            f"modules.json starts with {modules[0][0] if modules else 'nothing'}; expected a Transformer as the first module"
         )
-    return found
+    return modules
 
 
 def _max_length(settings: Mapping[str, Any]) -> int | None:

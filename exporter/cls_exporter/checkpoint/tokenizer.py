@@ -153,9 +153,9 @@ def _check_first_token(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     expected = tokenizer.cls_token_id
     if len(firsts) == 1 and first and (first[0] == expected if expected is not None else first[0] in tokenizer.all_special_ids):
         return
-    found = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
     raise CheckpointError(
-        f"the tokenizer of {name} does not put {tokenizer.cls_token or 'a CLS token'} first: 'a' becomes {found}; row 0 would be a word; "
+        f"the tokenizer of {name} does not put {tokenizer.cls_token or 'a CLS token'} first: 'a' becomes {tokens}; row 0 would be a word; "
         "expected a post-processor in tokenizer.json that adds the special tokens"
     )
 

@@ -70,7 +70,7 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
     """Rule 1: where a softmax's input gets a term added that comes from `attention_mask` alone, as (Add, index of the term)."""
     if node.op_type != "Softmax" or node.domain:
         return []
-    found: list[tuple[ir.Node, int]] = []
+    places: list[tuple[ir.Node, int]] = []
     add = produced_by(node.inputs[0], "Add")
     while add is not None:
         scores = None
@@ -79,9 +79,9 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
             if operand is None or other is None or _content_inputs(operand) != {MASK_INPUT}:
                 scores = operand
             elif dims(other) == dims(add.outputs[0]):
-                found.append((add, index))
+                places.append((add, index))
         add = produced_by(scores, "Add")
-    return found
+    return places
 
 
 def _content_inputs(value: ir.Value) -> set[str]:
@@ -112,9 +112,9 @@ def _is_padding_mask(graph: ir.Graph, value: ir.Value) -> bool:
     batch, length = PROBE_SHAPE
     for mask in _probe_masks():
         feed = {name: mask if name == MASK_INPUT else np.zeros_like(mask) for name in evaluator.input_names}
-        found = np.asarray(next(iter(evaluator.run(None, feed))))
+        array = np.asarray(next(iter(evaluator.run(None, feed))))
         expected = np.where(mask[:, None, None, :] != 0, np.float32(0), MASKED)
-        if found.shape[-1] != length or not np.array_equal(np.broadcast_to(found, (batch, 1, length, length)), expected.repeat(length, 2)):
+        if array.shape[-1] != length or not np.array_equal(np.broadcast_to(array, (batch, 1, length, length)), expected.repeat(length, 2)):
             return False
     return True
 
