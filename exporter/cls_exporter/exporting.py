@@ -74,7 +74,7 @@ def export(
     steps = _Steps(progress)
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
-        checkpoint = _checkpoint(os.fspath(model), config, revision)
+        checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
@@ -128,19 +128,6 @@ class _Steps:
         if self._name is not None:
             self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._last
         self._name, self._last = None, now
-
-
-def _checkpoint(model: str, config: ExportConfig, revision: str | None) -> Checkpoint:
-    return load_checkpoint(
-        model,
-        revision=revision,
-        pooler=config.pooler,
-        logits=config.logits,
-        max_length=config.max_length,
-        allow_pooling_mismatch=config.allow_pooling_mismatch,
-        allow_untrained_pooler=config.allow_untrained_pooler,
-        trust_remote_code=config.trust_remote_code,
-    )
 
 
 def _golden(checkpoint: Checkpoint) -> Golden:

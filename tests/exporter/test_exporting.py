@@ -123,7 +123,7 @@ def test_no_weight_is_stored_that_no_operator_reads(bundle: Path) -> None:
 
 def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     manifest = Bundle.open(bundle, check_hashes=True).manifest
-    loaded = load_checkpoint(str(checkpoint), pooler=True)
+    loaded = load_checkpoint(str(checkpoint), config=ExportConfig(pooler=True))
     assert (manifest.source.name, manifest.source.weights_sha256) == ("small-bert", loaded.weights_sha256)
     assert manifest.source.tokenizer_sha256 == loaded.tokenizer_sha256
     assert (manifest.architecture, manifest.hidden_size, manifest.num_layers) == ("bert", checkpoints.HIDDEN, 2)
@@ -147,7 +147,7 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
 
 def test_golden_vectors_are_pytorchs_and_the_bundles(bundle: Path, checkpoint: Path) -> None:
     golden = read_golden(bundle / "golden.npz")
-    loaded = load_checkpoint(str(checkpoint), pooler=True)
+    loaded = load_checkpoint(str(checkpoint), config=ExportConfig(pooler=True))
     lengths = [len(loaded.tokenizer(text)["input_ids"]) for text in golden.texts]
     assert "" in golden.texts
     assert min(lengths) == 2

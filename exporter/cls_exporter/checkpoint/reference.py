@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.config import ExportConfig
 from cls_runtime.encoding.tokenizer import Text
 
 Float32 = NDArray[np.float32]
@@ -39,15 +40,14 @@ def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[st
         UnsupportedError: its architecture is not supported.
         UsageError: it takes fewer than `max_length` tokens.
     """
-    checkpoint = load_checkpoint(
-        model,
+    config = ExportConfig(
         pooler="pooler" in outputs,
         logits="logits" in outputs,
         max_length=max_length,
         allow_pooling_mismatch=True,
         allow_untrained_pooler=True,
     )
-    vectors = checkpoint_vectors(checkpoint, texts)
+    vectors = checkpoint_vectors(load_checkpoint(model, config=config), texts)
     return {name: vectors[name] for name in outputs}
 
 

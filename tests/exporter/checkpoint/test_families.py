@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.architectures import ARCHITECTURES, architecture_of
 from cls_exporter.errors import UnsupportedError
@@ -43,7 +44,7 @@ def test_the_table_has_the_twelve_families() -> None:
 def test_encoder(model_type: str, tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", model_type)
     has_pooler = model_type in WITH_POOLER
-    checkpoint = load_checkpoint(str(folder), pooler=has_pooler)
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(pooler=has_pooler))
 
     batch = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     oracle = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
@@ -104,7 +105,7 @@ def test_masked_lm_checkpoint(model_type: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", checkpoints.all_families())
 def test_classifier(model_type: str, labels: int, tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", model_type, kind="classifier", labels=labels)
-    checkpoint = load_checkpoint(str(folder), logits=True)
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(logits=True))
     pairs = [(text, "a second text") for text in TEXTS]
     batch = AutoTokenizer.from_pretrained(folder)(pairs, padding=True, return_tensors="pt")
     oracle = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
@@ -121,7 +122,7 @@ def test_classifier(model_type: str, labels: int, tmp_path: Path) -> None:
 def test_a_family_without_pooler_refuses_one_by_name(model_type: str, tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", model_type)
     with pytest.raises(UnsupportedError, match=f"--pooler: {model_type} models have no pooler"):
-        load_checkpoint(str(folder), pooler=True)
+        load_checkpoint(str(folder), config=ExportConfig(pooler=True))
 
 
 def test_another_architecture_is_refused_with_the_list() -> None:
@@ -149,7 +150,7 @@ def test_loading_keeps_the_random_state(tmp_path: Path) -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    load_checkpoint(str(folder), logits=True)
+    load_checkpoint(str(folder), config=ExportConfig(logits=True))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -168,4 +169,4 @@ def test_roformer_positions_may_be_missing(tmp_path: Path) -> None:
 def test_modernbert_classifier_that_pools_by_mean_is_refused(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "m", "modernbert", kind="classifier", changes={"classifier_pooling": "mean"})
     with pytest.raises(UnsupportedError, match="reads the mean of all tokens"):
-        load_checkpoint(str(folder), logits=True)
+        load_checkpoint(str(folder), config=ExportConfig(logits=True))

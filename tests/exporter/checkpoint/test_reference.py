@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, reference_vectors
 from cls_runtime.errors import ClsError
@@ -41,7 +42,7 @@ def test_cls_and_pooler_are_those_of_transformers(tmp_path: Path) -> None:
 def test_tokens_are_those_of_transformers(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "bert")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = checkpoint_token_ids(load_checkpoint(str(folder), max_length=20), TEXTS)
+    found = checkpoint_token_ids(load_checkpoint(str(folder), config=ExportConfig(max_length=20)), TEXTS)
     expected = [tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=20).input_ids for text in TEXTS]
     assert found == tuple(map(tuple, expected))
     assert max(map(len, found)) == 20
