@@ -32,6 +32,7 @@ from cls_exporter.graph.passes.rewriting import Builder, Rewritten, known_dims
 from cls_exporter.graph.passes.single_query_attention import SingleQueryAttention
 from cls_exporter.graph.trace import trace
 from cls_exporter.variants import Built
+from cls_exporter.variants import variant as variant_files
 from cls_runtime import Encoder
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import read_golden
@@ -170,10 +171,24 @@ def test_the_report(checkpoint: Path, tmp_path: Path, traced_once: None) -> None
     assert left_in(tmp_path) == ["bundle"]
 
 
+def test_the_manifest_is_written_once_after_the_last_figure(checkpoint: Path, tmp_path: Path, traced_once: None) -> None:
+    """Nothing on the disk ever names figures that were not measured, not even in the folder that is being written."""
+    seen: list[Path] = []
+
+    def look(_: str) -> None:
+        seen.extend(tmp_path.rglob("cls_export.json"))
+
+    report = export(checkpoint, tmp_path / "bundle", config=ExportConfig(precisions=("fp32", "fp16")), progress=look)
+    assert seen == []
+    written = Bundle.open(tmp_path / "bundle").manifest
+    assert written == report.manifest
+    assert all(variant.parity["cls"].texts > 100 for variant in written.variants.values())
+
+
 def test_weights_beyond_a_limit_go_into_a_file_beside_the_graph(
     checkpoint: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "write_graph", functools.partial(write_graph, external_above=10_000))
+    monkeypatch.setattr(variant_files, "write_graph", functools.partial(write_graph, external_above=10_000))
     report = export(checkpoint, tmp_path / "bundle")
     files = {file.path: file.size_bytes for file in report.manifest.variants["fp32"].files}
     assert list(files) == ["onnx/model.onnx", "onnx/model.onnx_data"]
