@@ -431,6 +431,14 @@ def test_a_rewrite_that_is_missing_leaves_nothing(
     assert left_in(tmp_path) == []
 
 
+def test_calibration_texts_are_read_before_there_is_any_work(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n", encoding="utf-8")
+    config = ExportConfig(precisions=("int8",), calibration=tmp_path / "texts.txt")
+    with pytest.raises(UsageError, match=r"texts\.txt holds no text"):
+        export(tmp_path / "no checkpoint", tmp_path / "bundle", config=config)
+    assert left_in(tmp_path) == ["texts.txt"]
+
+
 def test_a_module_that_torch_cannot_export_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("first line\nsecond line")
