@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from cls_exporter.checkpoint.architectures import Architecture, architecture_of
 from cls_exporter.checkpoint.source import read_json_object
-from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ def _loaded(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"config.json in {folder.name} is not a configuration that transformers reads ({reason}); correct it"
+            f"config.json in {folder.name} is not a configuration that transformers reads ({one_line(error)}); correct it"
         ) from None
     config.return_dict = True
     config.use_cache = False

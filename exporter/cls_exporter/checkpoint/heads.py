@@ -122,7 +122,7 @@ def _native_head(candidates: Mapping[str, Tensor], names: tuple[str, ...], confi
         modules.insert(1, nn.ReLU())
     note = f"logits are those of {architecture.classifier_class} ({rows} outputs)"
     reads = {"pooled": "pooled", "sequence": "hidden", "context": "hidden"}.get(architecture.head, "row")
-    head = ClassifierHead(nn.Sequential(*modules), reads=reads, labels=rows)  # type: ignore[arg-type]
+    head = ClassifierHead(nn.Sequential(*modules), reads=reads)  # type: ignore[arg-type]
     return FoundHead(head, labels, names, (note,))
 
 
@@ -155,9 +155,7 @@ def _linear_head(candidates: Mapping[str, Tensor], part: str, configuration: Con
     module = nn.Linear(hidden, rows, device="meta")
     module.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     note = f"logits: {part}.weight was read as a Linear on the CLS row ({rows} outputs), without pooler"
-    return FoundHead(
-        ClassifierHead(module, reads="row", labels=rows), _labels(configuration.stored, rows, f"{part}.weight"), names, (note,)
-    )
+    return FoundHead(ClassifierHead(module, reads="row"), _labels(configuration.stored, rows, f"{part}.weight"), names, (note,))
 
 
 def _labels(stored: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from cls_exporter.checkpoint.source import encoder_folder, find_source
 from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, check_vocabulary, load_tokenizer
 from cls_exporter.checkpoint.weights import read_weights, sha256_of, some_of
 from cls_exporter.config import ExportConfig
-from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
 from cls_runtime.bundle.manifest import Pooler, SourcePooling
 from cls_runtime.errors import UsageError
 
@@ -140,8 +140,7 @@ def _build_encoder(config: PretrainedConfig, *, trust_remote_code: bool) -> Any:
             factory: Any = AutoModel
             encoder = factory.from_config(config, attn_implementation="eager", dtype=torch.float32, **kwargs)
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"config.json does not describe a model that can be built ({reason}); correct it") from None
+        raise CheckpointError(f"config.json does not describe a model that can be built ({one_line(error)}); correct it") from None
     return encoder.eval()
 
 

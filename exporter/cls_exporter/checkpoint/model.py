@@ -15,11 +15,10 @@ HeadInput = Literal["hidden", "row", "pooled"]
 class ClassifierHead(nn.Module):
     """A sequence classifier, and what it reads: all hidden states [B, S, H], the CLS row [B, H] or the pooled row [B, H]."""
 
-    def __init__(self, module: nn.Module, *, reads: HeadInput, labels: int) -> None:
+    def __init__(self, module: nn.Module, *, reads: HeadInput) -> None:
         super().__init__()
         self.module = module
         self.reads = reads
-        self.labels = labels
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, labels]."""
@@ -51,7 +50,6 @@ class ClsModel(nn.Module):
 
     Attributes:
         width: of the `cls` output; the encoder's hidden size unless a Dense module follows.
-        labels: of the `logits` output; 0 without a classifier.
     """
 
     def __init__(self, encoder: nn.Module, row: RowModules, *, hidden: int, token_type_ids: bool) -> None:
@@ -61,7 +59,6 @@ class ClsModel(nn.Module):
         self.pooler = row.pooler
         self.head = row.head
         self.width = hidden if row.dense is None else int([layer.out_features for layer in row.dense if isinstance(layer, nn.Linear)][-1])
-        self.labels = 0 if row.head is None else row.head.labels
         self._token_type_ids = token_type_ids
         self._pooler_output = row.pooler_output
         self.eval()

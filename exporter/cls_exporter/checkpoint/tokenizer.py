@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint.source import read_json_object
-from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
@@ -104,9 +104,8 @@ def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
         raise
     # tokenizers raises bare Exceptions for what it cannot parse.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {reason}); expected one that transformers' "
+            f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {one_line(error)}); expected one that transformers' "
             "AutoTokenizer loads; save it again with save_pretrained()"
         ) from None
     return loaded
