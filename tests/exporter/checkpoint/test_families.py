@@ -22,11 +22,6 @@ SHORTER_BY_TWO = ("roberta", "xlm-roberta", "camembert", "mpnet")
 WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "albert", "ernie")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def run(checkpoint: Checkpoint, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The outputs of the traced module by name."""
     with torch.no_grad():

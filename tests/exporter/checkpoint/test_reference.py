@@ -21,11 +21,6 @@ from cls_runtime.verifying.verification import REFERENCE_GROUP
 TEXTS = ["the cat sat on a mat", "x", "", "fast dog runs: hello, world 42! " * 30, ("a pair", "of texts")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_cls_and_pooler_are_those_of_transformers(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "bert")
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
