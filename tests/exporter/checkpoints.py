@@ -27,8 +27,11 @@ HIDDEN = 32
 MAX_POSITIONS = 64
 WORDS = ("the", "cat", "sat", "on", "mat", "dog", "runs", "fast", "a", "hello", "world", "model", "vector", "of", "text")
 
-_CLS_FAMILIES = ("bert", "distilbert", "electra", "ernie", "roformer")
-_ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet")
+# What the families' models are known to do, for tests: they take token_type_ids, their first two positions are taken.
+TAKE_TOKEN_TYPES = ("bert", "electra", "ernie", "roformer", "albert")
+SHORTER_BY_TWO = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+_ROBERTA_LIKE = SHORTER_BY_TWO  # their tokenizers are alike too
 _TOKEN_TYPES = ("bert", "electra", "ernie", "roformer", "albert", "deberta-v2")
 
 

@@ -8,6 +8,7 @@ import checkpoints
 import pytest
 import torch
 import transformers
+from checkpoints import SHORTER_BY_TWO, TAKE_TOKEN_TYPES
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from cls_exporter import ExportConfig
@@ -17,8 +18,6 @@ from cls_exporter.errors import UnsupportedError
 from cls_exporter.graph.families import FAMILIES
 
 TEXTS = ["the cat sat on a mat", "x", "fast dog runs: hello, world 42!", ""]
-TAKE_TOKEN_TYPES = ("bert", "electra", "ernie", "roformer", "albert")
-SHORTER_BY_TWO = ("roberta", "xlm-roberta", "camembert", "mpnet")
 WITH_POOLER = ("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "albert", "ernie")
 
 
@@ -45,11 +44,11 @@ def test_encoder(model_type: str, tmp_path: Path) -> None:
     oracle = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         expected = oracle(**batch)
-    found = run(checkpoint, batch)
-    assert torch.equal(found["cls"], expected.last_hidden_state[:, 0])
+    outputs = run(checkpoint, batch)
+    assert torch.equal(outputs["cls"], expected.last_hidden_state[:, 0])
     assert checkpoint.model.width == checkpoints.HIDDEN
     if has_pooler:
-        assert torch.equal(found["pooler"], expected.pooler_output)
+        assert torch.equal(outputs["pooler"], expected.pooler_output)
     assert checkpoint.pooler.state == ("trained" if has_pooler else "absent")
 
     assert checkpoint.name == "model"

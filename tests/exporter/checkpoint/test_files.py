@@ -295,10 +295,10 @@ def test_hub_ids_come_from_the_cache(folder: Path, tmp_path: Path) -> None:
     lay_out_cache(home, "small-bert", OTHER_COMMIT, pickled, refs=("experiment",))
 
     asked = [("someone/small-bert", None), ("small-bert", None), ("small-bert", "experiment"), ("small-bert", OTHER_COMMIT)]
-    found = load_from_hub(home, *asked)
+    loaded = load_from_hub(home, *asked)
     stored = {"main": folder / "model.safetensors", "experiment": pickled / "pytorch_model.bin"}
     sha256 = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in stored.items()}
-    assert found == [
+    assert loaded == [
         ["someone/small-bert", COMMIT, sha256["main"], checkpoints.MAX_POSITIONS],
         ["small-bert", COMMIT, sha256["main"], checkpoints.MAX_POSITIONS],
         ["small-bert", OTHER_COMMIT, sha256["experiment"], checkpoints.MAX_POSITIONS],

@@ -54,8 +54,8 @@ def test_a_folder_without_modules_says_nothing(folder: Path) -> None:
 @pytest.mark.parametrize("pooling", [CLS, {"pooling_mode": "cls"}, {"pooling_mode": ["cls"]}])
 def test_cls_pooling_in_both_schemas(folder: Path, pooling: dict[str, Any]) -> None:
     add_sentence_modules(folder, pooling=pooling, modules=[("Normalize", "2_Normalize")])
-    found = load_checkpoint(str(folder)).source_pooling
-    assert (found.mode, found.mismatch_allowed, found.normalize) == ("cls", False, True)
+    source_pooling = load_checkpoint(str(folder)).source_pooling
+    assert (source_pooling.mode, source_pooling.mismatch_allowed, source_pooling.normalize) == ("cls", False, True)
 
 
 def test_module_types_of_the_new_schema(folder: Path) -> None:
@@ -85,9 +85,9 @@ def test_another_pooling_needs_permission(folder: Path, pooling: dict[str, Any],
     with pytest.raises(CheckpointError, match=f"pools this model by {mode}, not by the CLS row.*--allow-pooling-mismatch") as caught:
         load_checkpoint(str(folder))
     assert caught.value.exit_code == 2
-    found = load_checkpoint(str(folder), config=ExportConfig(allow_pooling_mismatch=True)).source_pooling
-    assert found.mismatch_allowed
-    assert found.mode == mode.replace("\\", "")
+    source_pooling = load_checkpoint(str(folder), config=ExportConfig(allow_pooling_mismatch=True)).source_pooling
+    assert source_pooling.mismatch_allowed
+    assert source_pooling.mode == mode.replace("\\", "")
 
 
 def test_permission_that_was_not_needed_is_not_recorded(folder: Path) -> None:
@@ -105,9 +105,9 @@ def test_dense_modules_are_part_of_the_row(folder: Path) -> None:
     for name, activation in (("2_Dense", torch.tanh), ("3_Dense", torch.nn.Identity())):
         weights = checkpoints.read_weights_of(folder / name)
         row = activation(row @ weights["linear.weight"].T + weights["linear.bias"])
-    found = rows_of(checkpoint)
-    assert torch.allclose(found["cls"], row, atol=1e-5)
-    assert torch.equal(found["pooler"], expected["pooler"])
+    rows = rows_of(checkpoint)
+    assert torch.allclose(rows["cls"], row, atol=1e-5)
+    assert torch.equal(rows["pooler"], expected["pooler"])
     assert checkpoint.model.width == 8
     assert checkpoint.source_pooling.dense == ("Linear(32, 24) + Tanh", "Linear(24, 8) + Identity")
     assert "the Dense module is part of the graph: Linear(32, 24) + Tanh" in checkpoint.notes
@@ -260,8 +260,8 @@ def test_what_the_installed_version_saves(tmp_path: Path, folder: Path) -> None:
     model = library.SentenceTransformer(str(folder), device="cpu")
     model.save_pretrained(str(tmp_path / "saved"))
     checkpoint = load_checkpoint(str(tmp_path / "saved"))
-    found = torch.nn.functional.normalize(rows_of(checkpoint)["cls"])
-    assert torch.allclose(found, torch.from_numpy(model.encode(TEXTS)), atol=1e-6)
+    vectors = torch.nn.functional.normalize(rows_of(checkpoint)["cls"])
+    assert torch.allclose(vectors, torch.from_numpy(model.encode(TEXTS)), atol=1e-6)
     assert checkpoint.source_pooling.normalize
 
     classifier = checkpoints.make_checkpoint(tmp_path / "classifier", kind="classifier", labels=1)

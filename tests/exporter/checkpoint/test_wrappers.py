@@ -53,8 +53,8 @@ def test_prefixes_are_stripped_and_named(encoder: Path, prefix: str) -> None:
     expected = run(load_checkpoint(str(encoder), config=ExportConfig(pooler=True)))
     wrapped = rewrite(encoder, lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
     checkpoint = load_checkpoint(wrapped, config=ExportConfig(pooler=True))
-    found = run(checkpoint)
-    assert all(torch.equal(found[name], expected[name]) for name in ("cls", "pooler"))
+    outputs = run(checkpoint)
+    assert all(torch.equal(outputs[name], expected[name]) for name in ("cls", "pooler"))
     assert f"the encoder's weights are stored under the prefix {prefix!r}" in checkpoint.notes
 
 
@@ -71,8 +71,8 @@ def test_a_wrapper_with_a_pooler_beside_the_masked_lm_head(masked_lm: Path, pref
         }
 
     checkpoint = load_checkpoint(rewrite(masked_lm, wrap), config=ExportConfig(pooler=True))
-    found = run(checkpoint)
-    assert torch.allclose(found["pooler"], torch.tanh(found["cls"] @ weight.T + bias), atol=1e-6)
+    outputs = run(checkpoint)
+    assert torch.allclose(outputs["pooler"], torch.tanh(outputs["cls"] @ weight.T + bias), atol=1e-6)
     assert checkpoint.pooler.state == "trained"
     assert "pooler.weight and pooler.bias were read as the pooler: a Linear with tanh on the CLS row" in checkpoint.notes
     assert "left out, parts of a training objective: predictions" in checkpoint.notes
@@ -82,8 +82,8 @@ def test_a_wrapper_gives_a_pooler_to_a_family_without_one(tmp_path: Path) -> Non
     folder = checkpoints.make_checkpoint(tmp_path / "model", "distilbert", kind="masked_lm")
     weight, bias = normal(HIDDEN, HIDDEN), normal(HIDDEN, seed=2)
     rewrite(folder, lambda tensors: {**tensors, "pooler.weight": weight, "pooler.bias": bias})
-    found = run(load_checkpoint(str(folder), config=ExportConfig(pooler=True)))
-    assert torch.allclose(found["pooler"], torch.tanh(found["cls"] @ weight.T + bias), atol=1e-6)
+    outputs = run(load_checkpoint(str(folder), config=ExportConfig(pooler=True)))
+    assert torch.allclose(outputs["pooler"], torch.tanh(outputs["cls"] @ weight.T + bias), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fc", "classifier", "head"])
@@ -95,8 +95,8 @@ def test_a_wrapper_with_a_classifier_on_the_cls_row(masked_lm: Path, name: str, 
         lambda tensors: {**{f"model.{key}": item for key, item in tensors.items()}, f"{name}.weight": weight, f"{name}.bias": bias},
     )
     checkpoint = load_checkpoint(wrapped, config=ExportConfig(logits=True))
-    found = run(checkpoint)
-    assert torch.allclose(found["logits"], found["cls"] @ weight.T + bias, atol=1e-6)
+    outputs = run(checkpoint)
+    assert torch.allclose(outputs["logits"], outputs["cls"] @ weight.T + bias, atol=1e-6)
     assert f"logits: {name}.weight was read as a Linear on the CLS row ({labels} outputs), without pooler" in checkpoint.notes
     without = load_checkpoint(wrapped)
     assert without.model.output_names == ("cls",)
@@ -106,9 +106,9 @@ def test_a_wrapper_with_a_classifier_on_the_cls_row(masked_lm: Path, name: str, 
 def test_a_wrapper_with_pooler_and_classifier_gives_both(masked_lm: Path) -> None:
     parts = {"pooler.weight": normal(HIDDEN, HIDDEN), "pooler.bias": normal(HIDDEN), "fc.weight": normal(3, HIDDEN)}
     checkpoint = load_checkpoint(rewrite(masked_lm, lambda tensors: {**tensors, **parts}), config=ExportConfig(pooler=True, logits=True))
-    found = run(checkpoint)
-    assert list(found) == ["cls", "pooler", "logits"]
-    assert torch.allclose(found["logits"], found["cls"] @ parts["fc.weight"].T, atol=1e-6)
+    outputs = run(checkpoint)
+    assert list(outputs) == ["cls", "pooler", "logits"]
+    assert torch.allclose(outputs["logits"], outputs["cls"] @ parts["fc.weight"].T, atol=1e-6)
 
 
 def test_a_classifier_that_may_read_pooler_or_row_is_not_guessed(encoder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import families
+from checkpoints import SHORTER_BY_TWO, TAKE_TOKEN_TYPES, families
 from exports import LABELS, Exported
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -30,8 +30,6 @@ from cls_runtime import Encoder
 REPORT_LENGTH = 128  # of `ExportReport.multiply_adds`
 PAIRS = [("the cat sat", "on a mat"), ("x", "fast dog runs: hello, world 42!"), ("", "vector of text"), ("model " * 20, "the")]
 TEXTS = ["the cat sat on a mat", "x", "fast dog runs: hello, world 42!", "", "model " * 90]
-TAKE_TOKEN_TYPES = ("bert", "electra", "ernie", "roformer", "albert")
-SHORTER_BY_TWO = ("roberta", "xlm-roberta", "camembert", "mpnet")
 LAYERS = {"electra": 3, "modernbert": 3}  # of the others' checkpoints: 2
 KEPT_PRODUCTS = {"deberta-v2": 2, "roformer": 1, "modernbert": 1}  # keys that are rotated, keys and values that meet relative positions
 ALWAYS = ("bert", "deberta-v2", "modernbert")

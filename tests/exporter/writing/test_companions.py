@@ -51,9 +51,9 @@ def test_every_family(model_type: str, tmp_path: Path) -> None:
     original = AutoTokenizer.from_pretrained(model)
     for pair in (None, "a second text"):
         expected = original(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
-        found = read(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
-        assert sorted(found) == sorted(checkpoint.inputs)
-        assert all(found[name] == expected[name] for name in checkpoint.inputs)
+        encoded = read(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
+        assert sorted(encoded) == sorted(checkpoint.inputs)
+        assert all(encoded[name] == expected[name] for name in checkpoint.inputs)
 
 
 def test_the_tokenizer_files_of_a_bert(tmp_path: Path) -> None:
