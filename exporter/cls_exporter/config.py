@@ -66,7 +66,7 @@ class ExportReport:
     Attributes:
         path: the bundle's folder.
         manifest: the bundle's manifest, with every figure.
-        parity: the CLS row's parity figures of each variant, by precision.
+        parity: the CLS row's parity figures, by variant.
         rewrites: how often each graph pass fired.
         multiply_adds: of the fp32 graph for one text of 128 tokens: `full` before the passes, `exported` after them.
         notes: what was recognised in the checkpoint and what was left out, in words.

@@ -5,6 +5,11 @@ from __future__ import annotations
 from cls_runtime.errors import CheckFailedError, ClsError
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 class ExportError(ClsError):
     """The root of what an export raises."""
 

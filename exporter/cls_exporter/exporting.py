@@ -5,28 +5,28 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
-from cls_exporter.config import ExportConfig, ExportReport
+from cls_exporter.config import ExportConfig, ExportReport, Layout
 from cls_exporter.gate import parity_gate as gate
 from cls_exporter.gate.parity_texts import builtin_texts, parity_texts
 from cls_exporter.graph.families import FAMILIES
-from cls_exporter.graph.graph_file import bundle_file, write_graph
-from cls_exporter.graph.multiply_adds import multiply_add_formulas, multiply_adds
+from cls_exporter.graph.graph_file import bundle_file
+from cls_exporter.graph.multiply_adds import multiply_adds
 from cls_exporter.graph.pipeline import Compiled, compile_graph
 from cls_exporter.graph.trace import trace
 from cls_exporter.variants import CalibrationTexts, build_variant
-from cls_exporter.variants.variant import FILE_NAMES, engine_file
+from cls_exporter.variants.variant import Written, write_variant
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.publish import staged
 from cls_runtime import __version__
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
-from cls_runtime.bundle.manifest import MANIFEST_NAME, Manifest, OutputSpec, Source, Variant, to_json
+from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, OutputSpec, Source, Variant, to_json
 from cls_runtime.engines.choice import require_engine
 from cls_runtime.engines.installed import installed_versions
 
@@ -71,10 +71,11 @@ def export(
     """
     config = ExportConfig() if config is None else config
     require_engine("onnxruntime")
+    calibration = _calibration(config)
     steps = _Steps(progress)
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
-        checkpoint = _checkpoint(os.fspath(model), config, revision)
+        checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
@@ -90,8 +91,18 @@ def export(
         write_companions(checkpoint, folder)
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
-        manifest = _manifest(checkpoint, compiled, config, folder)
-        manifest = _with_variants(manifest, checkpoint, compiled, config, golden, folder, steps)
+        bundle = Bundle(folder, _manifest(checkpoint, compiled, folder, layout=config.layout))
+        copies: list[BundleFile] = []
+        variants: dict[str, Variant] = {}
+        for name in config.precisions:
+            steps.start(name, f"Writing the {name} graph")
+            built = build_variant(name, compiled.model, checkpoint=checkpoint, parity=golden.texts, calibration=calibration)
+            written = write_variant(name, built, folder)
+            copies += written.copies
+            steps.start("parity", f"Holding {name} to PyTorch on {len(golden.texts)} texts")
+            variants[name] = _held(name, written, bundle, golden)
+        manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies))
+        _write_manifest(folder, manifest)
     steps.end()
     return ExportReport(
         path=Path(output),
@@ -130,17 +141,10 @@ class _Steps:
         self._name, self._last = None, now
 
 
-def _checkpoint(model: str, config: ExportConfig, revision: str | None) -> Checkpoint:
-    return load_checkpoint(
-        model,
-        revision=revision,
-        pooler=config.pooler,
-        logits=config.logits,
-        max_length=config.max_length,
-        allow_pooling_mismatch=config.allow_pooling_mismatch,
-        allow_untrained_pooler=config.allow_untrained_pooler,
-        trust_remote_code=config.trust_remote_code,
-    )
+def _calibration(config: ExportConfig) -> CalibrationTexts:
+    if config.calibration is None:
+        return CalibrationTexts.of(builtin_texts("calibration"))
+    return CalibrationTexts.of_file(config.calibration)
 
 
 def _golden(checkpoint: Checkpoint) -> Golden:
@@ -148,8 +152,8 @@ def _golden(checkpoint: Checkpoint) -> Golden:
     return Golden(texts=texts, vectors=checkpoint_vectors(checkpoint, texts), token_ids=checkpoint_token_ids(checkpoint, texts))
 
 
-def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, folder: Path) -> Manifest:
-    """The manifest without variants."""
+def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layout: Layout) -> Manifest:
+    """What is true before there is a variant; the files are those that are in `folder`."""
     outputs = [OutputSpec(name=str(value.name), width=int(value.shape[-1])) for value in compiled.model.graph.outputs]  # type: ignore[index, arg-type]
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return Manifest(
@@ -163,7 +167,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, 
         hidden_size=int(checkpoint.config.hidden_size),
         num_layers=int(checkpoint.config.num_hidden_layers),
         max_length=checkpoint.max_length,
-        layout=config.layout,
+        layout=layout,
         inputs=checkpoint.inputs,
         outputs=tuple(outputs),
         pooler=checkpoint.pooler,
@@ -176,56 +180,23 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, config: ExportConfig, 
     )
 
 
-def _with_variants(
-    manifest: Manifest,
-    checkpoint: Checkpoint,
-    compiled: Compiled,
-    config: ExportConfig,
-    golden: Golden,
-    folder: Path,
-    steps: _Steps,
-) -> Manifest:
-    """Builds each variant, holds it to PyTorch, and gives the manifest with all of them; it is in `folder` too."""
-    calibration = (
-        CalibrationTexts.of(builtin_texts("calibration")) if config.calibration is None else CalibrationTexts.of_file(config.calibration)
+def _held(name: str, written: Written, bundle: Bundle, golden: Golden) -> Variant:
+    """Holds every form of a variant to PyTorch, and gives its entry in the manifest: the figures are those of its own form."""
+    built = written.built
+    measured, *_ = [gate.hold(bundle.folder / graph, bundle, golden, variant=name, tried=built.tried) for graph in written.graphs]
+    return Variant(
+        files=written.files,
+        recipe=built.recipe,
+        parity=measured.parity,
+        batch_invariance_max_abs=measured.batch_invariance.max_abs,
+        cpu_features=built.cpu_features,
+        batch_invariance_min_cosine=measured.batch_invariance.min_cosine,
+        engine_files=written.engine_files,
+        multiply_adds=written.multiply_adds,
     )
-    for precision in config.precisions:
-        steps.start(precision, f"Writing the {precision} graph")
-        built = build_variant(precision, compiled.model, checkpoint=checkpoint, parity=golden.texts, calibration=calibration)
-        first, *copies = FILE_NAMES[precision]
-        files = write_graph(built.model, folder, first)
-        engine_files = {engine: write_graph(form, folder, engine_file(precision, engine)) for engine, form in built.engine_models.items()}
-        for copy in copies:
-            shutil.copyfile(folder / first, folder / copy)
-        variant = Variant(
-            files=files,
-            recipe=built.recipe,
-            parity={},
-            batch_invariance_max_abs=0.0,
-            cpu_features=built.cpu_features,
-            multiply_adds=multiply_add_formulas(built.model),
-        )
-        steps.start("parity", f"Holding {precision} to PyTorch on {len(golden.texts)} texts")
-        for other in engine_files.values():
-            _write(folder, manifest, precision, dataclasses.replace(variant, files=other))
-            gate.hold(folder, variant=precision, golden=golden, tried=built.tried)
-        manifest = _write(folder, manifest, precision, variant)
-        measured = gate.hold(folder, variant=precision, golden=golden, tried=built.tried)
-        variant = dataclasses.replace(
-            variant,
-            engine_files=engine_files,
-            parity=measured.parity,
-            batch_invariance_max_abs=measured.batch_invariance_max_abs,
-            batch_invariance_min_cosine=measured.batch_invariance_min_cosine,
-        )
-        manifest = _write(folder, manifest, precision, variant)
-    return manifest
 
 
-def _write(folder: Path, manifest: Manifest, precision: str, variant: Variant) -> Manifest:
-    """Puts `variant` into the manifest, and the manifest into the bundle."""
-    copies = tuple(bundle_file(folder, name) for name in FILE_NAMES[precision][1:])
-    files = tuple(file for file in manifest.files if file.path not in {copy.path for copy in copies})
-    manifest = dataclasses.replace(manifest, variants={**manifest.variants, precision: variant}, files=(*files, *copies))
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the last file of a bundle, and opens it as every reader will."""
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
-    return manifest
+    Bundle.open(folder)

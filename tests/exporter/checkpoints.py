@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -26,8 +27,11 @@ HIDDEN = 32
 MAX_POSITIONS = 64
 WORDS = ("the", "cat", "sat", "on", "mat", "dog", "runs", "fast", "a", "hello", "world", "model", "vector", "of", "text")
 
-_CLS_FAMILIES = ("bert", "distilbert", "electra", "ernie", "roformer")
-_ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert", "mpnet")
+# What the families' models are known to do, for tests: they take token_type_ids, their first two positions are taken.
+TAKE_TOKEN_TYPES = ("bert", "electra", "ernie", "roformer", "albert")
+SHORTER_BY_TWO = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+_ROBERTA_LIKE = SHORTER_BY_TWO  # their tokenizers are alike too
 _TOKEN_TYPES = ("bert", "electra", "ernie", "roformer", "albert", "deberta-v2")
 
 
@@ -55,7 +59,9 @@ def small_config(model_type: str, *, changes: Mapping[str, Any] | None = None) -
         size |= {"position_biased_input": False, "type_vocab_size": 0, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
         size |= {"pooler_hidden_size": HIDDEN}
     if model_type == "modernbert":
-        size |= {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": special["cls"], "sep_token_id": special["sep"]}
+        # A layer that sees all tokens, one with a window that is whole, one with a window and one query.
+        size |= {"num_hidden_layers": 3, "global_attn_every_n_layers": 3, "local_attention": 8}
+        size |= {"cls_token_id": special["cls"], "sep_token_id": special["sep"]}
         size |= {"bos_token_id": special["cls"], "eos_token_id": special["sep"]}
     return AutoConfig.for_model(model_type, **{**size, **(changes or {})})
 
@@ -153,6 +159,11 @@ def add_sentence_modules(folder: Path, *, pooling: Mapping[str, Any], modules: S
 def all_families() -> tuple[str, ...]:
     """The model types of the table."""
     return tuple(FAMILIES)
+
+
+def families(*, always: Collection[str]) -> list[Any]:
+    """Every family as a test's parameter; those that are not in `always` are slow."""
+    return [name if name in always else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
 def _special_tokens(model_type: str) -> tuple[str, str, str, str, str]:

@@ -89,9 +89,9 @@ def fires(make: Callable[[], ir.passes.InPlacePass], model: ir.Model, *, toleran
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert _signature(model) == signature
     for feed, expected in zip(feeds, before, strict=True):
-        found = run(model, feed)
+        outputs = run(model, feed)
         for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=0, atol=tolerance, err_msg=name)
+            np.testing.assert_allclose(outputs[name], array, rtol=0, atol=tolerance, err_msg=name)
     once = _text(model)
     second = make()(model)
     assert (second.count, second.modified) == (0, False)

@@ -1,11 +1,12 @@
 """`export()` end to end on a small checkpoint: what is in the bundle, and that whatever fails leaves nothing behind.
 
-torch traces the checkpoint once; the tests that need no trace of their own take a copy of it.
+The tests that only look take the session's bundle of a bert; those that export take its traced graph.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,18 +21,19 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from exports import Exported, FamilyKind
 from torch import Tensor
 
 from cls_exporter import ExportConfig, ExportReport, export, exporting
-from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.config import Layout
 from cls_exporter.errors import GraphError, ParityError
 from cls_exporter.gate.parity_texts import parity_texts
 from cls_exporter.graph.graph_file import write_graph
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, known_dims
 from cls_exporter.graph.passes.single_query_attention import SingleQueryAttention
-from cls_exporter.graph.trace import trace
 from cls_exporter.variants import Built
+from cls_exporter.variants import variant as variant_files
 from cls_runtime import Encoder
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import read_golden
@@ -40,39 +42,26 @@ from cls_runtime.errors import CheckFailedError, UsageError
 STEPS = ("Loading", "Tracing", "Making the graph", "Computing PyTorch's", "Writing", "Holding")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bert with a pooler. The last LayerNorm gives rows whose largest number is about 3, as a real model's."""
-    return checkpoints.make_checkpoint(tmp_path_factory.mktemp("export") / "small-bert", changes={"num_hidden_layers": 2})
-
-
-@pytest.fixture(scope="module")
-def traced(checkpoint: Path) -> dict[tuple[str, bool], ir.Model]:
-    """By weights and pooler: what torch traced. Filled by `traced_once`."""
-    return {}
+@pytest.fixture(scope="session")
+def exported(exported_family: Callable[[str, FamilyKind], Exported]) -> Exported:
+    """A bert with a pooler, and its bundle; read-only. The last LayerNorm gives rows whose largest number is about 3, as a real model's."""
+    return exported_family("bert", "encoder")
 
 
 @pytest.fixture
-def traced_once(traced: dict[tuple[str, bool], ir.Model], monkeypatch: pytest.MonkeyPatch) -> None:
-    def cached(checkpoint: Checkpoint) -> ir.Model:
-        key = (checkpoint.weights_sha256, "pooler" in checkpoint.model.output_names)
-        if key not in traced:
-            traced[key] = trace(checkpoint)
-        return traced[key].clone()
-
-    monkeypatch.setattr(exporting, "trace", cached)
+def checkpoint(exported: Exported) -> Path:
+    return exported.checkpoint
 
 
 @pytest.fixture
-def bundle(checkpoint: Path, tmp_path: Path, traced_once: None) -> Path:
-    """A bundle of the CLS row and the pooler's output."""
-    export(checkpoint, tmp_path / "bundle", config=ExportConfig(pooler=True))
-    return tmp_path / "bundle"
+def bundle(exported: Exported) -> Path:
+    return exported.bundle
+
+
+@pytest.fixture
+def own_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A copy for one test, as `tmp_path / "bundle"`."""
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
 
 def left_in(folder: Path) -> list[str]:
@@ -123,14 +112,14 @@ def test_no_weight_is_stored_that_no_operator_reads(bundle: Path) -> None:
 
 def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     manifest = Bundle.open(bundle, check_hashes=True).manifest
-    loaded = load_checkpoint(str(checkpoint), pooler=True)
+    loaded = load_checkpoint(str(checkpoint), config=ExportConfig(pooler=True))
     assert (manifest.source.name, manifest.source.weights_sha256) == ("small-bert", loaded.weights_sha256)
     assert manifest.source.tokenizer_sha256 == loaded.tokenizer_sha256
     assert (manifest.architecture, manifest.hidden_size, manifest.num_layers) == ("bert", checkpoints.HIDDEN, 2)
     assert manifest.max_length == checkpoints.MAX_POSITIONS
     assert manifest.inputs == ("input_ids", "attention_mask", "token_type_ids")
     assert manifest.pooler.state == "trained"
-    assert list(manifest.variants) == ["fp32"]
+    assert list(manifest.variants) == ["fp32", "fp16", "int8"]
     variant = manifest.variants["fp32"]
     assert [file.path for file in variant.files] == ["onnx/model.onnx"]
     assert variant.recipe == {"weights": "float32", "compute": "float32"}
@@ -139,20 +128,20 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     assert variant.parity["cls"].min_cosine >= 0.999999
     assert 0 <= variant.batch_invariance_max_abs <= 1e-5
     assert {"cls-export", "torch", "transformers", "onnx", "onnxruntime"} <= set(manifest.tool_versions)
-    assert {file.path for file in manifest.files} | {"cls_export.json", "onnx/model.onnx"} == {
-        path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()
-    }
+    named = {file.path for file in Bundle.open(bundle).files()}
+    assert named | {"cls_export.json"} == {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert {f"onnx/model{form}.onnx" for form in ("", "_fp16", "_int8", "_quantized")} < named
     assert not list(bundle.rglob("*.safetensors"))
 
 
 def test_golden_vectors_are_pytorchs_and_the_bundles(bundle: Path, checkpoint: Path) -> None:
     golden = read_golden(bundle / "golden.npz")
-    loaded = load_checkpoint(str(checkpoint), pooler=True)
+    loaded = load_checkpoint(str(checkpoint), config=ExportConfig(pooler=True))
     lengths = [len(loaded.tokenizer(text)["input_ids"]) for text in golden.texts]
     assert "" in golden.texts
     assert min(lengths) == 2
     assert {checkpoints.MAX_POSITIONS, 2 * checkpoints.MAX_POSITIONS} <= {min(length, 2 * checkpoints.MAX_POSITIONS) for length in lengths}
-    with Encoder.load(bundle, on_overflow="truncate") as encoder:
+    with Encoder.load(bundle, variant="fp32", on_overflow="truncate") as encoder:
         for output in ("cls", "pooler"):
             np.testing.assert_allclose(encoder.encode(golden.inputs, output=output), golden.vectors[output], rtol=0, atol=5e-5)
 
@@ -170,10 +159,24 @@ def test_the_report(checkpoint: Path, tmp_path: Path, traced_once: None) -> None
     assert left_in(tmp_path) == ["bundle"]
 
 
+def test_the_manifest_is_written_once_after_the_last_figure(checkpoint: Path, tmp_path: Path, traced_once: None) -> None:
+    """Nothing on the disk ever names figures that were not measured, not even in the folder that is being written."""
+    seen: list[Path] = []
+
+    def look(_: str) -> None:
+        seen.extend(tmp_path.rglob("cls_export.json"))
+
+    report = export(checkpoint, tmp_path / "bundle", config=ExportConfig(precisions=("fp32", "fp16")), progress=look)
+    assert seen == []
+    written = Bundle.open(tmp_path / "bundle").manifest
+    assert written == report.manifest
+    assert all(variant.parity["cls"].texts > 100 for variant in written.variants.values())
+
+
 def test_weights_beyond_a_limit_go_into_a_file_beside_the_graph(
     checkpoint: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "write_graph", functools.partial(write_graph, external_above=10_000))
+    monkeypatch.setattr(variant_files, "write_graph", functools.partial(write_graph, external_above=10_000))
     report = export(checkpoint, tmp_path / "bundle")
     files = {file.path: file.size_bytes for file in report.manifest.variants["fp32"].files}
     assert list(files) == ["onnx/model.onnx", "onnx/model.onnx_data"]
@@ -211,10 +214,10 @@ def test_a_row_that_is_all_padding_is_finite_and_touches_no_other(bundle: Path, 
     mask = np.ones_like(ids)
     mask[1] = 0
     mask[2, 5:] = 0
-    found = run_graph(bundle, ids, mask)
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, run_torch(checkpoint, ids, mask), rtol=0, atol=5e-5)
-    np.testing.assert_allclose(found[2:], run_graph(bundle, ids[2:, :5], mask[2:, :5]), rtol=0, atol=1e-5)
+    rows = run_graph(bundle, ids, mask)
+    assert np.isfinite(rows).all()
+    np.testing.assert_allclose(rows, run_torch(checkpoint, ids, mask), rtol=0, atol=5e-5)
+    np.testing.assert_allclose(rows[2:], run_graph(bundle, ids[2:, :5], mask[2:, :5]), rtol=0, atol=1e-5)
 
 
 def test_padding_on_the_left_is_masked_like_padding_on_the_right(bundle: Path, checkpoint: Path) -> None:
@@ -346,46 +349,50 @@ def test_the_same_checkpoints_pass_undamaged(faint: Path, tmp_path: Path, traced
 
 
 @pytest.fixture
-def old(bundle: Path) -> Iterator[bytes]:
+def old(own_bundle: Path) -> Iterator[bytes]:
     """The manifest of a bundle that an export is about to replace; it must be whole afterwards."""
-    before = (bundle / "cls_export.json").read_bytes()
+    before = (own_bundle / "cls_export.json").read_bytes()
     yield before
-    Bundle.open(bundle, check_hashes=True)
+    Bundle.open(own_bundle, check_hashes=True)
 
 
-def test_an_existing_bundle_needs_force(old: bytes, bundle: Path, checkpoint: Path) -> None:
+def test_an_existing_bundle_needs_force(old: bytes, own_bundle: Path, checkpoint: Path, traced_once: None) -> None:
     with pytest.raises(UsageError, match=r"bundle exists; use --force to replace it"):
-        export(checkpoint, bundle)
-    assert (bundle / "cls_export.json").read_bytes() == old
-    report = export(checkpoint, bundle, force=True)
+        export(checkpoint, own_bundle)
+    assert (own_bundle / "cls_export.json").read_bytes() == old
+    report = export(checkpoint, own_bundle, force=True)
     assert [output.name for output in report.manifest.outputs] == ["last_hidden_state", "sentence_embedding"]
-    assert (bundle / "cls_export.json").read_bytes() != old
-    assert left_in(bundle.parent) == ["bundle"]
+    assert (own_bundle / "cls_export.json").read_bytes() != old
+    assert left_in(own_bundle.parent) == ["bundle"]
 
 
-def test_a_failed_check_leaves_the_old_bundle(old: bytes, bundle: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_leaves_the_old_bundle(
+    old: bytes, own_bundle: Path, checkpoint: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     damaged(monkeypatch, scaled)
     with pytest.raises(ParityError):
-        export(checkpoint, bundle, force=True)
-    assert (bundle / "cls_export.json").read_bytes() == old
-    assert left_in(bundle.parent) == ["bundle"]
+        export(checkpoint, own_bundle, force=True)
+    assert (own_bundle / "cls_export.json").read_bytes() == old
+    assert left_in(own_bundle.parent) == ["bundle"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_ctrl_c_leaves_the_old_bundle(step: str, old: bytes, bundle: Path, checkpoint: Path) -> None:
+def test_ctrl_c_leaves_the_old_bundle(step: str, old: bytes, own_bundle: Path, checkpoint: Path, traced_once: None) -> None:
     def interrupt(words: str) -> None:
         if words.startswith(step):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(checkpoint, bundle, force=True, progress=interrupt)
-    assert (bundle / "cls_export.json").read_bytes() == old
-    assert left_in(bundle.parent) == ["bundle"]
+        export(checkpoint, own_bundle, force=True, progress=interrupt)
+    assert (own_bundle / "cls_export.json").read_bytes() == old
+    assert left_in(own_bundle.parent) == ["bundle"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["Tracing", "Holding"])
-def test_a_killed_export_leaves_the_old_bundle_and_the_next_one_cleans_up(step: str, old: bytes, bundle: Path, checkpoint: Path) -> None:
+def test_a_killed_export_leaves_the_old_bundle_and_the_next_one_cleans_up(
+    step: str, old: bytes, own_bundle: Path, checkpoint: Path
+) -> None:
     script = """
         import os, signal, sys
         from cls_exporter import export
@@ -396,14 +403,14 @@ def test_a_killed_export_leaves_the_old_bundle_and_the_next_one_cleans_up(step: 
 
         export(sys.argv[1], sys.argv[2], force=True, progress=kill)
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(checkpoint), str(bundle), step]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(checkpoint), str(own_bundle), step]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (bundle / "cls_export.json").read_bytes() == old
-    Bundle.open(bundle, check_hashes=True)
-    assert len(left_in(bundle.parent)) == 2  # what it was writing
-    export(checkpoint, bundle, force=True)
-    assert left_in(bundle.parent) == ["bundle"]
+    assert (own_bundle / "cls_export.json").read_bytes() == old
+    Bundle.open(own_bundle, check_hashes=True)
+    assert len(left_in(own_bundle.parent)) == 2  # what it was writing
+    export(checkpoint, own_bundle, force=True)
+    assert left_in(own_bundle.parent) == ["bundle"]
 
 
 def test_a_rewrite_that_is_missing_leaves_nothing(
@@ -414,6 +421,14 @@ def test_a_rewrite_that_is_missing_leaves_nothing(
         export(checkpoint, tmp_path / "bundle")
     assert raised.value.exit_code == 1
     assert left_in(tmp_path) == []
+
+
+def test_calibration_texts_are_read_before_there_is_any_work(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n", encoding="utf-8")
+    config = ExportConfig(precisions=("int8",), calibration=tmp_path / "texts.txt")
+    with pytest.raises(UsageError, match=r"texts\.txt holds no text"):
+        export(tmp_path / "no checkpoint", tmp_path / "bundle", config=config)
+    assert left_in(tmp_path) == ["texts.txt"]
 
 
 def test_a_module_that_torch_cannot_export_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,7 +445,7 @@ def test_parity_texts_reach_the_maximum_exactly(checkpoint: Path) -> None:
     loaded = load_checkpoint(str(checkpoint))
     texts = parity_texts(loaded.tokenizer, max_length=loaded.max_length)
     lengths = [len(loaded.tokenizer.backend_tokenizer.encode(text).ids) for text in texts[-4:]]
-    assert all(found >= wanted for found, wanted in zip(lengths, (63, 64, 65, 128), strict=True))
+    assert all(length >= wanted for length, wanted in zip(lengths, (63, 64, 65, 128), strict=True))
     assert texts[0] == ""
 
 

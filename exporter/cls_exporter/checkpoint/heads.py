@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cls_exporter.checkpoint.architectures import Architecture
+from cls_exporter.checkpoint.configuration import Configuration
 from cls_exporter.checkpoint.model import ClassifierHead
 from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError
@@ -36,15 +37,7 @@ class FoundHead:
     notes: tuple[str, ...]
 
 
-def find_head(
-    rest: Mapping[str, Tensor],
-    *,
-    architecture: Architecture,
-    config: Any,
-    raw_config: Mapping[str, Any],
-    hidden: int,
-    pooler_names: tuple[str, ...],
-) -> FoundHead:
+def find_head(rest: Mapping[str, Tensor], configuration: Configuration, *, pooler_names: tuple[str, ...]) -> FoundHead:
     """The classifier among `rest` (see `placement.Placement`).
 
     `pooler_names` are the stored names of the pooler, empty where there is none.
@@ -53,20 +46,20 @@ def find_head(
         CheckpointError: there is no classifier, more than one reading of it, or its weights do not fit.
         UnsupportedError: the classifier does not read the CLS row.
     """
+    architecture = configuration.architecture
     candidates = {name: tensor for name, tensor in rest.items() if name not in pooler_names or architecture.head == "context"}
-    saved_as = tuple(raw_config.get("architectures") or ())
-    native = _native_names(architecture, config, candidates)
+    saved_as = tuple(configuration.stored.get("architectures") or ())
+    native = _native_names(configuration, candidates)
     linear = sorted(name.split(".")[0] for name in candidates if name in {f"{part}.weight" for part in _WRAPPER_NAMES})
-    says_native = architecture.classifier_class in saved_as
     if native is not None and _is_native(architecture, native, saved_as, pooler_names):
-        return _native_head(architecture, config, raw_config, candidates, native)
-    if says_native:
+        return _native_head(candidates, native, configuration)
+    if architecture.classifier_class in saved_as:
         raise CheckpointError(
             f"config.json says {architecture.classifier_class} but the weights lack its classifier "
             f"(found {some_of(sorted(rest)) or 'none'}); --logits needs trained classifier weights"
         )
     if len(linear) == 1:
-        return _linear_head(candidates, linear[0], raw_config=raw_config, hidden=hidden)
+        return _linear_head(candidates, linear[0], configuration)
     if len(linear) > 1:
         raise CheckpointError(f"the weights hold several classifiers ({', '.join(linear)}); expected one; remove those that are not used")
     raise CheckpointError(
@@ -75,9 +68,9 @@ def find_head(
     )
 
 
-def _native_names(architecture: Architecture, config: Any, candidates: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+def _native_names(configuration: Configuration, candidates: Mapping[str, Tensor]) -> tuple[str, ...] | None:
     """The names of the architecture's own classifier, None where one of them is not stored."""
-    parts = _classifier_parts(architecture, config, labels=2)
+    parts = _classifier_parts(configuration, labels=2)
     names = tuple(f"{part}.{name}" for part, module in parts.items() for name in module.state_dict())
     return names if all(name in candidates for name in names) else None
 
@@ -106,50 +99,50 @@ def _is_native(architecture: Architecture, native: tuple[str, ...], saved_as: tu
     )
 
 
-def _native_head(
-    architecture: Architecture, config: Any, raw_config: Mapping[str, Any], candidates: Mapping[str, Tensor], names: tuple[str, ...]
-) -> FoundHead:
-    if architecture.head == "modernbert" and config.classifier_pooling != "cls":
+def _native_head(candidates: Mapping[str, Tensor], names: tuple[str, ...], configuration: Configuration) -> FoundHead:
+    architecture, loaded = configuration.architecture, configuration.loaded
+    if architecture.head == "modernbert" and loaded.classifier_pooling != "cls":
         raise UnsupportedError(
-            f"--logits: the classifier reads the {config.classifier_pooling} of all tokens (classifier_pooling in config.json); "
+            f"--logits: the classifier reads the {loaded.classifier_pooling} of all tokens (classifier_pooling in config.json); "
             "the exported graph computes the CLS row only, expected 'cls'"
         )
     output = "classifier.out_proj.weight" if "classifier.out_proj.weight" in names else "classifier.weight"
     rows = int(candidates[output].shape[0])
-    labels = _labels(raw_config, rows, output)
-    parts = _classifier_parts(architecture, config, labels=rows)
+    labels = _labels(configuration.stored, rows, output)
+    parts = _classifier_parts(configuration, labels=rows)
     for part, module in parts.items():
         weights = {name: candidates[f"{part}.{name}"].float() for name in module.state_dict()}
         for name, parameter in module.state_dict().items():
             if weights[name].shape != parameter.shape:
-                found, expected = list(weights[name].shape), list(parameter.shape)
-                raise CheckpointError(f"{part}.{name} is {found}, expected {expected}; config.json and the weights are of different models")
+                shape, expected = list(weights[name].shape), list(parameter.shape)
+                raise CheckpointError(f"{part}.{name} is {shape}, expected {expected}; config.json and the weights are of different models")
         module.load_state_dict(weights, assign=True)
     modules = list(parts.values())
     if architecture.head == "distilbert":
         modules.insert(1, nn.ReLU())
     note = f"logits are those of {architecture.classifier_class} ({rows} outputs)"
     reads = {"pooled": "pooled", "sequence": "hidden", "context": "hidden"}.get(architecture.head, "row")
-    head = ClassifierHead(nn.Sequential(*modules), reads=reads, labels=rows)  # type: ignore[arg-type]
+    head = ClassifierHead(nn.Sequential(*modules), reads=reads)  # type: ignore[arg-type]
     return FoundHead(head, labels, names, (note,))
 
 
-def _classifier_parts(architecture: Architecture, config: Any, *, labels: int) -> dict[str, nn.Module]:
+def _classifier_parts(configuration: Configuration, *, labels: int) -> dict[str, nn.Module]:
     """transformers' own classifier modules, without memory behind their parameters."""
     import transformers
 
     id2label = {index: f"LABEL_{index}" for index in range(labels)}
     label2id = {label: index for index, label in id2label.items()}
-    fields = {**config.to_dict(), "id2label": id2label, "label2id": label2id}
+    fields = {**configuration.loaded.to_dict(), "id2label": id2label, "label2id": label2id}
     fields.pop("num_labels", None)
-    sized = type(config).from_dict(fields)
+    sized = type(configuration.loaded).from_dict(fields)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = getattr(transformers, architecture.classifier_class)(sized)
-    return {part: getattr(model, part) for part in _PARTS[architecture.head]}
+        model = getattr(transformers, configuration.architecture.classifier_class)(sized)
+    return {part: getattr(model, part) for part in _PARTS[configuration.architecture.head]}
 
 
-def _linear_head(candidates: Mapping[str, Tensor], part: str, *, raw_config: Mapping[str, Any], hidden: int) -> FoundHead:
+def _linear_head(candidates: Mapping[str, Tensor], part: str, configuration: Configuration) -> FoundHead:
+    hidden = configuration.hidden
     names = tuple(name for name in (f"{part}.weight", f"{part}.bias") if name in candidates)
     weight = candidates[f"{part}.weight"].float()
     bias = candidates[f"{part}.bias"].float() if len(names) == 2 else torch.zeros(len(weight))
@@ -162,11 +155,11 @@ def _linear_head(candidates: Mapping[str, Tensor], part: str, *, raw_config: Map
     module = nn.Linear(hidden, rows, device="meta")
     module.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     note = f"logits: {part}.weight was read as a Linear on the CLS row ({rows} outputs), without pooler"
-    return FoundHead(ClassifierHead(module, reads="row", labels=rows), _labels(raw_config, rows, f"{part}.weight"), names, (note,))
+    return FoundHead(ClassifierHead(module, reads="row"), _labels(configuration.stored, rows, f"{part}.weight"), names, (note,))
 
 
-def _labels(raw_config: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:
-    named = raw_config.get("id2label")
+def _labels(stored: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:
+    named = stored.get("id2label")
     if named is None:
         return tuple(f"LABEL_{index}" for index in range(rows))
     if not isinstance(named, dict) or sorted(named) != sorted(str(index) for index in range(rows)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
@@ -14,16 +15,32 @@ HeadInput = Literal["hidden", "row", "pooled"]
 class ClassifierHead(nn.Module):
     """A sequence classifier, and what it reads: all hidden states [B, S, H], the CLS row [B, H] or the pooled row [B, H]."""
 
-    def __init__(self, module: nn.Module, *, reads: HeadInput, labels: int) -> None:
+    def __init__(self, module: nn.Module, *, reads: HeadInput) -> None:
         super().__init__()
         self.module = module
         self.reads = reads
-        self.labels = labels
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, labels]."""
         logits: Tensor = self.module(features)
         return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowModules:
+    """What reads the CLS row [B, H]; None where nothing does.
+
+    Attributes:
+        dense: makes the `cls` output of it.
+        pooler: makes the pooled row.
+        pooler_output: the pooled row is an output, not only what `head` reads.
+        head: makes the logits.
+    """
+
+    dense: nn.Sequential | None = None
+    pooler: TanhPooler | None = None
+    pooler_output: bool = False
+    head: ClassifierHead | None = None
 
 
 class ClsModel(nn.Module):
@@ -33,29 +50,17 @@ class ClsModel(nn.Module):
 
     Attributes:
         width: of the `cls` output; the encoder's hidden size unless a Dense module follows.
-        labels: of the `logits` output; 0 without a classifier.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        hidden: int,
-        token_type_ids: bool,
-        dense: nn.Sequential | None = None,
-        pooler: TanhPooler | None = None,
-        pooler_output: bool = False,
-        head: ClassifierHead | None = None,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, row: RowModules, *, hidden: int, token_type_ids: bool) -> None:
         super().__init__()
         self.encoder = encoder
-        self.dense = dense
-        self.pooler = pooler
-        self.head = head
-        self.width = hidden if dense is None else int([layer.out_features for layer in dense if isinstance(layer, nn.Linear)][-1])
-        self.labels = 0 if head is None else head.labels
+        self.dense = row.dense
+        self.pooler = row.pooler
+        self.head = row.head
+        self.width = hidden if row.dense is None else int([layer.out_features for layer in row.dense if isinstance(layer, nn.Linear)][-1])
         self._token_type_ids = token_type_ids
-        self._pooler_output = pooler_output
+        self._pooler_output = row.pooler_output
         self.eval()
         self.requires_grad_(requires_grad=False)
 

@@ -57,8 +57,8 @@ def place(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, comp
     computed_here = sorted(set(expected) - set(encoder))
     if computed_here:
         notes.append(f"{some_of(computed_here)}: not stored, computed by its formula")
-    rest = _sort_rest(renamed, prefix, notes)
-    return Placement(encoder, rest, tuple(notes))
+    rest, left_out = _sort_rest(renamed, prefix)
+    return Placement(encoder, rest, (*notes, *left_out))
 
 
 def _modern_name(name: str) -> str:
@@ -102,7 +102,8 @@ def _check_shapes(encoder: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         raise CheckpointError(f"{some_of(wrong)}; config.json and the weights are of different models")
 
 
-def _sort_rest(tensors: Mapping[str, Tensor], prefix: str, notes: list[str]) -> dict[str, Tensor]:
+def _sort_rest(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
+    """What may be a pooler or a classifier among the tensors beside the encoder, and notes on what is left out."""
     rest: dict[str, Tensor] = {}
     unplaced, objectives, buffers = [], set(), []
     for stored, tensor in tensors.items():
@@ -123,11 +124,12 @@ def _sort_rest(tensors: Mapping[str, Tensor], prefix: str, notes: list[str]) -> 
             f"the weights hold {len(unplaced)} tensors that have no place in this architecture: {some_of(sorted(unplaced))}; "
             "what they do would be missing from the graph; remove them if nothing reads them, or export a model without them"
         )
+    notes: list[str] = []
     if objectives:
         notes.append(f"left out, parts of a training objective: {', '.join(sorted(objectives))}")
     if buffers:
         notes.append(f"left out, constants that the model makes itself: {some_of(sorted(buffers))}")
-    return rest
+    return rest, notes
 
 
 def _strip(stored: str, prefix: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.config import ExportConfig
 from cls_runtime.encoding.tokenizer import Text
 
 Float32 = NDArray[np.float32]
@@ -39,15 +40,14 @@ def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[st
         UnsupportedError: its architecture is not supported.
         UsageError: it takes fewer than `max_length` tokens.
     """
-    checkpoint = load_checkpoint(
-        model,
+    config = ExportConfig(
         pooler="pooler" in outputs,
         logits="logits" in outputs,
         max_length=max_length,
         allow_pooling_mismatch=True,
         allow_untrained_pooler=True,
     )
-    vectors = checkpoint_vectors(checkpoint, texts)
+    vectors = checkpoint_vectors(load_checkpoint(model, config=config), texts)
     return {name: vectors[name] for name in outputs}
 
 
@@ -61,7 +61,7 @@ def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[st
     lengths = [int(item["input_ids"].shape[1]) for item in encoded]
     rows: dict[int, list[Float32]] = {}
     for length in sorted(set(lengths)):
-        places = [place for place, found in enumerate(lengths) if found == length]
+        places = [place for place, own in enumerate(lengths) if own == length]
         for first in range(0, len(places), REFERENCE_BATCH):
             batch = places[first : first + REFERENCE_BATCH]
             inputs = {name: torch.cat([encoded[place][name] for place in batch]) for name in checkpoint.inputs}

@@ -6,7 +6,7 @@ and `sentence_transformers.sentence_transformer.modules`, pooling as one `poolin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,23 +74,58 @@ def read_sentence_modules(folder: Path, encoder: Path, *, hidden: int, allow_poo
     if is_reranker or not has_modules:
         return SentenceModules(SourcePooling(mode=None), max_length=limit, lowercase=lowercase, notes=_reranker_notes(folder, encoder))
     prompts, notes = _prompts(folder)
+    chain = _chain(_modules(folder)[1:], hidden=hidden)
+    _check_pooling(chain.mode, chain.include_prompt, prompts, allow_pooling_mismatch)
+    described = tuple(dense.described for dense in chain.dense)
+    pooling = SourcePooling(
+        mode=chain.mode,
+        mismatch_allowed=allow_pooling_mismatch and chain.mode != "cls",
+        normalize=chain.normalize,
+        dense=described,
+        include_prompt=chain.include_prompt,
+    )
+    layers = [layer for dense in chain.dense for layer in (dense.linear, dense.activation)]
+    return SentenceModules(
+        pooling,
+        dense=nn.Sequential(*layers) if layers else None,
+        dense_files=tuple(dense.file for dense in chain.dense),
+        max_length=limit,
+        lowercase=lowercase,
+        notes=(*notes, *(f"the Dense module is part of the graph: {text}" for text in described)),
+    )
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """A Dense module: its two layers, the same in words, and the file that its weights came from."""
+
+    linear: nn.Linear
+    activation: nn.Module
+    described: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What the modules after the Transformer do; `mode` is None where none of them pools."""
+
+    mode: str | None
+    include_prompt: bool
+    dense: tuple[_Dense, ...]
+    normalize: bool
+
+
+def _chain(modules: Sequence[tuple[str, Path]], *, hidden: int) -> _Chain:
     mode, include_prompt, normalize = None, True, False
-    dense: list[nn.Module] = []
-    described: list[str] = []
-    files: list[Path] = []
-    width = hidden
-    for kind, path in _modules(folder)[1:]:
+    dense: list[_Dense] = []
+    for kind, path in modules:
         if normalize and kind != "Dropout":
             raise UnsupportedError(f"modules.json has a {kind} after Normalize; supported is Normalize as the last module")
         if kind == "Pooling":
             config = read_json_object(path / "config.json")
             mode, include_prompt = _pooling_mode(config), bool(config.get("include_prompt", True))
         elif kind == "Dense" and mode is not None:
-            layers, text, file = _dense(path, width)
-            dense += layers
-            described.append(text)
-            files.append(file)
-            width = int(layers[0].out_features)  # type: ignore[arg-type]
+            dense.append(_dense(path, dense[-1].linear.out_features if dense else hidden))
         elif kind == "Normalize":
             normalize = True
         elif kind != "Dropout":
@@ -98,22 +133,13 @@ def read_sentence_modules(folder: Path, encoder: Path, *, hidden: int, allow_poo
                 f"modules.json has the module {kind!r}{' before Pooling' if kind == 'Dense' else ''}; "
                 "supported are Transformer, Pooling, Dense after it, Dropout and Normalize"
             )
-    _check_pooling(mode, include_prompt, prompts, allow_pooling_mismatch)
-    notes += [f"the Dense module is part of the graph: {text}" for text in described]
-    pooling = SourcePooling(
-        mode=mode,
-        mismatch_allowed=allow_pooling_mismatch and mode not in (None, "cls"),
-        normalize=normalize,
-        dense=tuple(described),
-        include_prompt=include_prompt,
-    )
-    return SentenceModules(pooling, nn.Sequential(*dense) if dense else None, tuple(files), limit, lowercase, tuple(notes))
+    return _Chain(mode, include_prompt, tuple(dense), normalize)
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
     """The class name and folder of each module, in order."""
     listed = read_json(folder / "modules.json")
-    found = []
+    modules: list[tuple[str, Path]] = []
     for item in listed if isinstance(listed, list) else []:
         if not isinstance(item, dict) or not isinstance(item.get("type"), str) or not isinstance(item.get("path"), str):
             raise CheckpointError(
@@ -122,12 +148,12 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         kind = item["type"]
         if not kind.startswith("sentence_transformers."):
             raise UnsupportedError(f"modules.json names the custom module {kind!r}; supported are sentence-transformers' own modules")
-        found.append((kind.rsplit(".", 1)[-1], inside(folder, item["path"], named_by="modules.json")))
-    if not found or found[0][0] != "Transformer":
+        modules.append((kind.rsplit(".", 1)[-1], inside(folder, item["path"], named_by="modules.json")))
+    if not modules or modules[0][0] != "Transformer":
         raise UnsupportedError(
-            f"modules.json starts with {found[0][0] if found else 'nothing'}; expected a Transformer as the first module"
+            f"modules.json starts with {modules[0][0] if modules else 'nothing'}; expected a Transformer as the first module"
         )
-    return found
+    return modules
 
 
 def _max_length(settings: Mapping[str, Any]) -> int | None:
@@ -199,7 +225,7 @@ def _check_pooling(mode: str | None, include_prompt: bool, prompts: Mapping[str,
         )
 
 
-def _dense(path: Path, width: int) -> tuple[list[nn.Module], str, Path]:
+def _dense(path: Path, width: int) -> _Dense:
     config = read_json_object(path / "config.json")
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = _ACTIVATIONS.get(name)
@@ -223,4 +249,4 @@ def _dense(path: Path, width: int) -> tuple[list[nn.Module], str, Path]:
     out_features = int(config["out_features"])
     linear = nn.Linear(width, out_features, bias="linear.bias" in expected, device="meta")
     linear.load_state_dict({key.removeprefix("linear."): tensor.float() for key, tensor in weights.tensors.items()}, assign=True)
-    return [linear, activation()], f"Linear({width}, {out_features}) + {activation.__name__}", weights.files[0]
+    return _Dense(linear, activation(), f"Linear({width}, {out_features}) + {activation.__name__}", weights.files[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cls_exporter.errors import CheckpointError
+from cls_exporter.errors import CheckpointError, one_line
 from cls_runtime.errors import UsageError
 
 # Named one by one, so that a repository's ONNX, TensorFlow, Flax and training files stay where they are.
@@ -86,10 +86,9 @@ def _snapshot(model: str, *, revision: str | None, patterns: tuple[str, ...]) ->
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_NEVER)))
     except (OSError, ValueError) as error:
         at = f" at revision {revision}" if revision else ""
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{model}{at} cannot be fetched from the hub ({type(error).__name__}: {reason}); expected a local folder, a hub id that "
-            "exists, or one that is in the cache; check the name, the network, HF_HUB_OFFLINE and, for a gated model, `hf auth login`"
+            f"{model}{at} cannot be fetched from the hub ({type(error).__name__}: {one_line(error)}); expected a local folder, a hub id "
+            "that exists, or one that is in the cache; check the name, the network, HF_HUB_OFFLINE and, for a gated model, `hf auth login`"
         ) from None
 
 

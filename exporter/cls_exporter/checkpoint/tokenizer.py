@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint.source import read_json_object
-from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
@@ -104,9 +104,8 @@ def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
         raise
     # tokenizers raises bare Exceptions for what it cannot parse.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {reason}); expected one that transformers' "
+            f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {one_line(error)}); expected one that transformers' "
             "AutoTokenizer loads; save it again with save_pretrained()"
         ) from None
     return loaded
@@ -153,9 +152,9 @@ def _check_first_token(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     expected = tokenizer.cls_token_id
     if len(firsts) == 1 and first and (first[0] == expected if expected is not None else first[0] in tokenizer.all_special_ids):
         return
-    found = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
     raise CheckpointError(
-        f"the tokenizer of {name} does not put {tokenizer.cls_token or 'a CLS token'} first: 'a' becomes {found}; row 0 would be a word; "
+        f"the tokenizer of {name} does not put {tokenizer.cls_token or 'a CLS token'} first: 'a' becomes {tokens}; row 0 would be a word; "
         "expected a post-processor in tokenizer.json that adds the special tokens"
     )
 

@@ -38,11 +38,11 @@ def read_weights(folder: Path) -> Weights:
         index = folder / f"{whole}.index.json"
         if index.exists():
             return _read_shards(folder, index)
-    found = sorted(
+    others = sorted(
         path.name for path in folder.iterdir() if path.name in _FOREIGN or path.suffix in (".safetensors", ".bin", ".pt", ".ckpt")
     )
     raise CheckpointError(
-        f"{folder.name} has no weights to read (found {', '.join(found) or 'none'}); expected model.safetensors or pytorch_model.bin, "
+        f"{folder.name} has no weights to read (found {', '.join(others) or 'none'}); expected model.safetensors or pytorch_model.bin, "
         "whole or with an index of shards; save it with save_pretrained()"
     )
 

@@ -1,4 +1,4 @@
-"""The parity gate: what an export must pass before its bundle appears."""
+"""The parity gate: what a graph must pass before its bundle appears."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from cls_exporter.errors import ParityError
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Output, ParityFigures
-from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
+from cls_runtime.bundle.parity import batch_shortfalls, parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.batching import pad
+from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.base import TokenBatch
-from cls_runtime.engines.choice import engine_module
+from cls_runtime.engines.base import Engine, TokenBatch
+from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.onnxruntime import load_graph
 from cls_runtime.errors import EngineError
 from cls_runtime.verifying import vector_checks
 
@@ -26,55 +28,75 @@ _OUTPUTS: tuple[Output, ...] = ("cls", "pooler", "logits")
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the gate measured of a variant: parity by output, and how far a vector alone is from the same in a batch."""
+    """The figures of a graph: against PyTorch by output, and of texts alone against the same texts in batches."""
 
     parity: Mapping[str, ParityFigures]
-    batch_invariance_max_abs: float
-    batch_invariance_min_cosine: float
+    batch_invariance: ParityFigures
 
 
-def hold(folder: Path, *, variant: str, golden: Golden, tried: str = "") -> Measured:
-    """Runs a variant of the bundle in `folder` on ONNX Runtime and holds it to PyTorch's vectors; `tried` is told where it misses.
+class _MissError(Exception):
+    """What a graph does not hold, as a short fact; `hold` says of which variant."""
+
+
+def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, tried: str = "") -> Measured:
+    """Runs an ONNX file on ONNX Runtime and holds it to PyTorch's vectors.
+
+    Args:
+        graph: the file. The bundle's manifest need not name it, so that it can be written once, with the figures found here.
+        bundle: its tokenizer gives the tokens, its manifest says which inputs, outputs and how many tokens there are.
+        golden: texts and PyTorch's vectors of them.
+        variant: whose thresholds hold.
+        tried: what was done for accuracy, for the message where a figure misses.
 
     Raises:
         ParityError: a figure misses its threshold, a vector is not finite, or a text's vector depends on its batch; the message names the
             worst text.
+        BundleError: the graph cannot be loaded, or has other inputs or outputs than the manifest says.
     """
-    outputs = [name for name in _OUTPUTS if name in golden.vectors]
-    parity: dict[str, ParityFigures] = {}
-    with Encoder.load(folder, variant=variant, engine="onnxruntime", on_overflow="truncate", on_invalid="keep") as loaded:
+    outputs = tuple(name for name in _OUTPUTS if name in golden.vectors)
+    engine = load_graph(graph, bundle.manifest, threads=available_cpus())
+    with _encoder(engine, bundle, variant) as loaded:
         encoder = vector_checks.EncodedOnce(loaded)
-        finite = vector_checks.finite(encoder, golden.inputs, outputs)
-        if not finite.passed:
-            raise ParityError(f"{variant} is not exported: {finite.message}")
-        for output in outputs:
-            vectors = encoder.encode(golden.inputs, output=output)
-            figures = parity_figures(golden.vectors[output], vectors)
-            missed = shortfalls(figures, thresholds_for(variant, output))
-            if missed:
-                worst = golden.inputs[figures.worst_text]
-                raise ParityError(
-                    f"{variant} is not exported: {output} against PyTorch has {'; '.join(missed)}; "
-                    f"worst is text {figures.worst_text} {str(worst)[:60]!r}" + (f"; tried: {tried}" if tried else "")
-                )
-            parity[output] = figures
-        invariance = vector_checks.batch_invariance(encoder, golden.inputs, thresholds_for(variant, "cls"))
-        if not invariance.passed:
-            raise ParityError(f"{variant} is not exported: {invariance.message}")
-    _check_odd_batches(folder, variant=variant, golden=golden, outputs=outputs)
-    return Measured(
-        parity=parity,
-        batch_invariance_max_abs=float(np.float64(invariance.figures["max_abs"])),
-        batch_invariance_min_cosine=float(np.float64(invariance.figures["min_cosine"])),
-    )
+        try:
+            _check_finite(encoder, golden, outputs)
+            parity: dict[str, ParityFigures] = {
+                output: _parity(encoder, golden, output, variant=variant, tried=tried) for output in outputs
+            }
+            batch_invariance = _batch_invariance(encoder, golden, variant=variant)
+            _check_odd_batches(engine, golden, outputs)
+        except _MissError as miss:
+            raise ParityError(f"{variant} is not exported: {miss}") from miss.__cause__
+    return Measured(parity=parity, batch_invariance=batch_invariance)
 
 
-def _check_odd_batches(folder: Path, *, variant: str, golden: Golden, outputs: Sequence[Output]) -> None:
-    """What no text makes of a tokenizer, but other programs may feed to the graph: one token, and a row of padding beside the longest text.
+def _encoder(engine: Engine, bundle: Bundle, variant: str) -> Encoder:
+    """An encoder that does not stop at what is wrong: the checks report it."""
+    return Encoder.of(bundle, engine, EncoderOptions(variant=variant, on_overflow="truncate", on_invalid="keep"))
 
-    Raises:
-        ParityError: a number is not finite, or the engine cannot compute such a batch.
-    """
+
+def _check_finite(encoder: vector_checks.EncodedOnce, golden: Golden, outputs: Sequence[Output]) -> None:
+    finite = vector_checks.finite(encoder, golden.inputs, outputs)
+    if not finite.passed:
+        raise _MissError(finite.message)
+
+
+def _parity(encoder: vector_checks.EncodedOnce, golden: Golden, output: Output, *, variant: str, tried: str) -> ParityFigures:
+    figures = parity_figures(golden.vectors[output], encoder.encode(golden.inputs, output=output))
+    if missed := shortfalls(figures, thresholds_for(variant, output)):
+        worst = f"worst is text {figures.worst_text} {str(golden.inputs[figures.worst_text])[:60]!r}"
+        raise _MissError(f"{output} against PyTorch has {'; '.join(missed)}; {worst}" + (f"; tried: {tried}" if tried else ""))
+    return figures
+
+
+def _batch_invariance(encoder: vector_checks.EncodedOnce, golden: Golden, *, variant: str) -> ParityFigures:
+    figures, worst = vector_checks.alone_against_batches(encoder, golden.inputs)
+    if missed := batch_shortfalls(figures, thresholds_for(variant, "cls")):
+        raise _MissError(f"{'; '.join(missed)}; {worst}")
+    return figures
+
+
+def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]) -> None:
+    """What no text becomes, but other programs may feed to the graph: one token, and a row of padding beside the longest text."""
     assert golden.token_ids is not None
     longest = max(golden.token_ids, key=len)
     first = longest[:1]
@@ -82,17 +104,14 @@ def _check_odd_batches(folder: Path, *, variant: str, golden: Golden, outputs: S
         "one token": [first],
         "the longest text, one token and a row that is all padding": [longest, first, ()],
     }
-    engine = engine_module("onnxruntime").load(Bundle.open(folder), variant=variant, threads=1)
-    try:
-        for name, rows in batches.items():
-            found = engine.run(_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
-            for output, vectors in zip(outputs, found, strict=True):
-                if not np.isfinite(vectors).all():
-                    raise ParityError(f"{variant} is not exported: {output} is not finite for a batch of {name}")
-    except EngineError as error:
-        raise ParityError(f"{variant} is not exported: {error}") from error
-    finally:
-        engine.close()
+    for name, rows in batches.items():
+        try:
+            vectors = engine.run(_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
+        except EngineError as error:
+            raise _MissError(str(error)) from error
+        for output, numbers in zip(outputs, vectors, strict=True):
+            if not np.isfinite(numbers).all():
+                raise _MissError(f"{output} is not finite for a batch of {name}")
 
 
 def _batch(rows: Sequence[Sequence[int]]) -> TokenBatch:

@@ -34,24 +34,24 @@ def multiply_add_formulas(model: ir.Model) -> dict[str, MultiplyAdds]:
     """
     counts = {at: _by_arithmetic(model, *at) for at in ((1, 1), (2, 1), (1, 3), (1, 5), *_CHECKED_AT)}
     formulas: dict[str, MultiplyAdds] = {}
-    for kind in sorted({kind for found in counts.values() for kind in found}):
+    for kind in sorted({kind for by_kind in counts.values() for kind in by_kind}):
         one, two, three, five = (counts[at].get(kind, 0) for at in ((1, 1), (2, 1), (1, 3), (1, 5)))
         pair = ((five - three) // 2 - (three - one) // 2) // 4
         token = (three - one) // 2 - 4 * pair
         formulas[kind] = MultiplyAdds(per_run=2 * one - two, per_text=two - one - token - pair, per_token=token, per_token_pair=pair)
-        if any(formulas[kind].count(*at) != found.get(kind, 0) for at, found in counts.items()):
+        if any(formulas[kind].count(*at) != by_kind.get(kind, 0) for at, by_kind in counts.items()):
             return {}
     return formulas
 
 
 def _by_arithmetic(model: ir.Model, batch_size: int, sequence_length: int) -> dict[str, int]:
     symbols = {"batch_size": batch_size, "sequence_length": sequence_length}
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for node in model.graph:
         if count := _of_node(node, symbols):
             kind = "int8" if _is_int8(node) else "fp32"
-            found[kind] = found.get(kind, 0) + count
-    return found
+            counts[kind] = counts.get(kind, 0) + count
+    return counts
 
 
 def _is_int8(node: ir.Node) -> bool:

@@ -93,10 +93,10 @@ def _check_pruned(model: ir.Model, rewrites: Mapping[str, int], *, family: Famil
             f"{family.model_type}: {query_rows.count(1)} of {len(query_rows)} attention layers compute one query row, "
             f"expected 1 of {num_layers}; this version of transformers traces another graph, please report it"
         )
-    found = rewrites[SingleQueryAttention.__name__]
-    if found != family.reassociated_products:
+    spared = rewrites[SingleQueryAttention.__name__]
+    if spared != family.reassociated_products:
         raise GraphError(
-            f"{family.model_type}: {found} products of the last attention were reassociated, expected {family.reassociated_products}; "
+            f"{family.model_type}: {spared} products of the last attention were reassociated, expected {family.reassociated_products}; "
             "this version of transformers traces another graph, please report it"
         )
     normalized = sum(node.op_type == "LayerNormalization" for node in model.graph)

@@ -1,4 +1,4 @@
-"""One file a precision: each turns the compiled fp32 graph into that variant's graph and says how."""
+"""One file a variant: each turns the compiled fp32 graph into that variant's graph and says how."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Built", "CalibrationTexts", "build_variant"]
 
 
 def build_variant(
-    precision: Precision, model: ir.Model, *, checkpoint: Checkpoint, parity: Sequence[str], calibration: CalibrationTexts
+    variant: Precision, model: ir.Model, *, checkpoint: Checkpoint, parity: Sequence[str], calibration: CalibrationTexts
 ) -> Built:
-    """Builds the graph of one precision; `model` is left as it was.
+    """Builds the graph of one variant; `model` is left as it was.
 
     Args:
-        precision: which.
+        variant: which.
         model: a compiled fp32 graph.
         checkpoint: what it was traced from.
         parity: the texts that the variant will be held to; fp16 tries its range on them.
@@ -34,8 +34,8 @@ def build_variant(
         GraphError: fp16, and the graph or its weights cannot be computed so.
         ParityError: fp16, and a parity text drives a number beyond its range.
     """
-    if precision == "fp16":
+    if variant == "fp16":
         return build_fp16(model, checkpoint=checkpoint, texts=parity)
-    if precision == "int8":
+    if variant == "int8":
         return build_int8(model, checkpoint=checkpoint, texts=calibration)
     return build_fp32(model)

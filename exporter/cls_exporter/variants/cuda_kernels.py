@@ -21,14 +21,14 @@ def without_cuda_kernel(model: ir.Model) -> list[str]:
     Empty where the whole graph stays on the GPU. Sizes and shapes are not looked at: ONNX Runtime itself computes those on the CPU.
     """
     known = _kernels()
-    found: dict[str, None] = {}
+    missing: dict[str, None] = {}  # a set in the graph's order
     for node in model.graph:
         version = model.graph.opset_imports.get(node.domain, 1)
         kernels = known.get(node.domain, {}).get(node.op_type, ())
         if not any(_takes(kernel, node, version) for kernel in kernels):
             types = ", ".join(_type(value) for value in node.inputs)
-            found[f"{node.domain or 'ai.onnx'}::{node.op_type} (opset {version}; {types})"] = None
-    return list(found)
+            missing[f"{node.domain or 'ai.onnx'}::{node.op_type} (opset {version}; {types})"] = None
+    return list(missing)
 
 
 @functools.cache

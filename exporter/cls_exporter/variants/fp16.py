@@ -60,9 +60,9 @@ def check_fusions(family: Family, *, num_layers: int, attentions: int, norms: in
         GraphError: there are more or fewer; a graph that is not fused is slow on a GPU, and would be so silently.
     """
     expected = num_layers - 1 if family.fused_attention else 0  # the last layer has one query row, and neither keys nor values
-    for what, found, wanted in (("attentions", attentions, expected), ("residual norms", norms, 2 * num_layers)):
-        if found != wanted:
+    for what, fused, wanted in (("attentions", attentions, expected), ("residual norms", norms, 2 * num_layers)):
+        if fused != wanted:
             raise GraphError(
-                f"{family.model_type}: {found} {what} were fused for fp16 in {num_layers} layers, expected {wanted}; "
+                f"{family.model_type}: {fused} {what} were fused for fp16 in {num_layers} layers, expected {wanted}; "
                 "this version of transformers traces another graph, please report it"
             )

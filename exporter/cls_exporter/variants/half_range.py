@@ -39,10 +39,10 @@ def check_range(model: ir.Model, values: Sequence[ir.Value], *, checkpoint: Chec
         ParityError: a number goes beyond half of float16's range, or is none; the message names the text and the place.
     """
     probe, places = _with_extremes(model, [str(value.name) for value in values if value.producer().op_type not in _MOVE_NUMBERS])  # type: ignore[union-attr]
-    found = np.array([largest for (largest,) in run_graph(probe, _alone(checkpoint, texts), ["extremes"])])  # [texts, places]
-    found = np.where(np.isnan(found), np.inf, found)
-    text, place = np.unravel_index(int(np.argmax(found)), found.shape)
-    largest = float(found[text, place])
+    sizes = np.array([largest for (largest,) in run_graph(probe, _alone(checkpoint, texts), ["extremes"])])  # [texts, places]
+    sizes = np.where(np.isnan(sizes), np.inf, sizes)
+    text, place = np.unravel_index(int(np.argmax(sizes)), sizes.shape)
+    largest = float(sizes[text, place])
     if largest > LIMIT:
         raise ParityError(
             f"fp16 is not exported: {places[int(place)]} reaches {largest:.3g} for text {int(text)} {texts[int(text)][:60]!r}, "

@@ -1,12 +1,18 @@
-"""What a precision's builder gives, and where its file goes."""
+"""What a variant's builder gives, and how it goes into a bundle."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+
+from cls_exporter.graph.graph_file import bundle_file, write_graph
+from cls_exporter.graph.multiply_adds import multiply_add_formulas
+from cls_runtime.bundle.manifest import BundleFile, MultiplyAdds
 
 FILE_NAMES: Mapping[str, tuple[str, ...]] = {
     "fp32": ("onnx/model.onnx",),
@@ -15,9 +21,9 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def engine_file(precision: str, engine: str) -> str:
+def engine_file(variant: str, engine: str) -> str:
     """Where the form of a graph that is for one engine goes."""
-    return f"onnx/model_{precision}_{engine}.onnx"
+    return f"onnx/model_{variant}_{engine}.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +38,43 @@ class Built:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
     tried: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A variant whose files are in the bundle's folder.
+
+    Attributes:
+        built: what they were written from.
+        files: the graph, and its weights where they are in a file of their own.
+        engine_files: the same of each engine's own form.
+        copies: the graph under its other names.
+        multiply_adds: the graph's work, by arithmetic.
+    """
+
+    built: Built
+    files: tuple[BundleFile, ...]
+    engine_files: Mapping[str, tuple[BundleFile, ...]]
+    copies: tuple[BundleFile, ...]
+    multiply_adds: Mapping[str, MultiplyAdds]
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The ONNX file of every form, the variant's own first."""
+        return tuple(files[0].path for files in (self.files, *self.engine_files.values()))
+
+
+def write_variant(variant: str, built: Built, folder: Path) -> Written:
+    """Writes every form of a variant's graph into `folder`."""
+    first, *others = FILE_NAMES[variant]
+    files = write_graph(built.model, folder, first)
+    engine_files = {engine: write_graph(model, folder, engine_file(variant, engine)) for engine, model in built.engine_models.items()}
+    for other in others:
+        shutil.copyfile(folder / first, folder / other)
+    return Written(
+        built=built,
+        files=files,
+        engine_files=engine_files,
+        copies=tuple(bundle_file(folder, other) for other in others),
+        multiply_adds=multiply_add_formulas(built.model),
+    )

@@ -90,8 +90,8 @@ def _tokenizer_class(names: list[str], tokenizer: Mapping[str, Any]) -> dict[str
 
 
 def _special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
-    found = {name: getattr(checkpoint.tokenizer, name) for name in _SPECIAL_TOKENS}
-    return {name: str(token) for name, token in found.items() if token is not None}
+    tokens = {name: getattr(checkpoint.tokenizer, name) for name in _SPECIAL_TOKENS}
+    return {name: str(token) for name, token in tokens.items() if token is not None}
 
 
 def _write_vocabulary(path: Path, vocabulary: Mapping[str, int]) -> None:

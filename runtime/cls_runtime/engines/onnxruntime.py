@@ -61,8 +61,12 @@ class OnnxRuntimeEngine:
 
 def load(bundle: Bundle, *, variant: str, threads: int) -> OnnxRuntimeEngine:
     """Loads a variant's graph; see `EngineModule.load`."""
+    return load_graph(bundle.graph(variant, engine="onnxruntime"), bundle.manifest, threads=threads)
+
+
+def load_graph(graph: Path, manifest: Manifest, *, threads: int) -> OnnxRuntimeEngine:
+    """Loads an ONNX file with the inputs and outputs of `manifest`, which need not name it; raises as `load` does."""
     ort = import_package()
-    graph = bundle.graph(variant, engine="onnxruntime")
     try:
         session = ort.InferenceSession(str(graph), _options(ort), providers=[PROVIDER])
     except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
@@ -71,7 +75,7 @@ def load(bundle: Bundle, *, variant: str, threads: int) -> OnnxRuntimeEngine:
         raise BundleError(
             f"{graph} is not a graph that ONNX Runtime reads ({first_line(error)}); copy or export the bundle again"
         ) from error
-    check_signature(session, bundle.manifest, graph)
+    check_signature(session, manifest, graph)
     return OnnxRuntimeEngine(session, workers=threads)
 
 

@@ -120,7 +120,16 @@ def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -
 
 
 def batch_invariance(encoder: Encodes, texts: Sequence[Text], thresholds: Thresholds) -> Finding:
-    """Encodes texts alone, all together, and a few beside the longest one, which pads them."""
+    """Holds texts that are encoded alone to the same texts in batches."""
+    figures, worst = alone_against_batches(encoder, texts)
+    missed = batch_shortfalls(figures, thresholds)
+    solo = min(len(texts), MAX_SOLO_TEXTS)
+    message = f"{solo} texts alone and in batches, largest difference {figures.max_abs:.2g}"
+    return Finding(passed=not missed, message=f"{'; '.join(missed)}; {worst}" if missed else message, figures=asdict(figures))
+
+
+def alone_against_batches(encoder: Encodes, texts: Sequence[Text]) -> tuple[ParityFigures, str]:
+    """Encodes texts alone, all together, and a few beside the longest one, which pads them: the figures, and the worst text in words."""
     solo = _spread(list(enumerate(texts)), MAX_SOLO_TEXTS)
     alone = {place: encoder.encode([text])[0] for place, text in solo}
     together = encoder.encode(texts)
@@ -129,12 +138,7 @@ def batch_invariance(encoder: Encodes, texts: Sequence[Text], thresholds: Thresh
     pairs += [(place, text, alone[place], encoder.encode([text, longest])[0]) for place, text in _spread(solo, MAX_PADDED_TEXTS)]
     reference, vectors = np.stack([pair[2] for pair in pairs]), np.stack([pair[3] for pair in pairs])
     figures = parity_figures(reference, vectors)
-    missed = batch_shortfalls(figures, thresholds)
-    if missed:
-        message = f"{'; '.join(missed)}; {_worst([pair[:2] for pair in pairs], reference, vectors, figures)}"
-    else:
-        message = f"{len(solo)} texts alone and in batches, largest difference {figures.max_abs:.2g}"
-    return Finding(passed=not missed, message=message, figures=asdict(figures))
+    return figures, _worst([pair[:2] for pair in pairs], reference, vectors, figures)
 
 
 def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> Finding:

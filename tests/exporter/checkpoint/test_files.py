@@ -15,6 +15,7 @@ import checkpoints
 import pytest
 import torch
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.checkpoint.source import inside
 from cls_exporter.errors import CheckpointError, UnsupportedError
@@ -197,7 +198,7 @@ def test_custom_code_runs_when_trusted(folder: Path, monkeypatch: pytest.MonkeyP
     )
     expected = 2 * row_of(folder)
     checkpoints.edit_json(folder / "config.json", {"auto_map": {"AutoModel": "modeling_doubled.DoubledBertModel"}})
-    checkpoint = load_checkpoint(str(folder), trust_remote_code=True)
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(trust_remote_code=True))
     batch = checkpoint.tokenizer("the cat sat", return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(checkpoint.model(**batch)[0], expected)
@@ -294,10 +295,10 @@ def test_hub_ids_come_from_the_cache(folder: Path, tmp_path: Path) -> None:
     lay_out_cache(home, "small-bert", OTHER_COMMIT, pickled, refs=("experiment",))
 
     asked = [("someone/small-bert", None), ("small-bert", None), ("small-bert", "experiment"), ("small-bert", OTHER_COMMIT)]
-    found = load_from_hub(home, *asked)
+    loaded = load_from_hub(home, *asked)
     stored = {"main": folder / "model.safetensors", "experiment": pickled / "pytorch_model.bin"}
     sha256 = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in stored.items()}
-    assert found == [
+    assert loaded == [
         ["someone/small-bert", COMMIT, sha256["main"], checkpoints.MAX_POSITIONS],
         ["small-bert", COMMIT, sha256["main"], checkpoints.MAX_POSITIONS],
         ["small-bert", OTHER_COMMIT, sha256["experiment"], checkpoints.MAX_POSITIONS],

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, reference_vectors
 from cls_runtime.errors import ClsError
@@ -20,41 +21,36 @@ from cls_runtime.verifying.verification import REFERENCE_GROUP
 TEXTS = ["the cat sat on a mat", "x", "", "fast dog runs: hello, world 42! " * 30, ("a pair", "of texts")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_cls_and_pooler_are_those_of_transformers(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "bert")
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    found = reference_vectors(str(folder), TEXTS, outputs=["cls", "pooler"], max_length=20)
-    assert list(found) == ["cls", "pooler"]
+    vectors = reference_vectors(str(folder), TEXTS, outputs=["cls", "pooler"], max_length=20)
+    assert list(vectors) == ["cls", "pooler"]
     for row, text in enumerate(TEXTS):
         parts = (text,) if isinstance(text, str) else text
         with torch.no_grad():
             expected = model(**tokenizer(*parts, truncation=True, max_length=20, return_tensors="pt"))
-        np.testing.assert_allclose(found["cls"][row], expected.last_hidden_state[0, 0].numpy(), atol=1e-6)
-        np.testing.assert_allclose(found["pooler"][row], expected.pooler_output[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(vectors["cls"][row], expected.last_hidden_state[0, 0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(vectors["pooler"][row], expected.pooler_output[0].numpy(), atol=1e-6)
 
 
 def test_tokens_are_those_of_transformers(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "bert")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = checkpoint_token_ids(load_checkpoint(str(folder), max_length=20), TEXTS)
+    tokens = checkpoint_token_ids(load_checkpoint(str(folder), config=ExportConfig(max_length=20)), TEXTS)
     expected = [tokenizer(*((text,) if isinstance(text, str) else text), truncation=True, max_length=20).input_ids for text in TEXTS]
-    assert found == tuple(map(tuple, expected))
-    assert max(map(len, found)) == 20
+    assert tokens == tuple(map(tuple, expected))
+    assert max(map(len, tokens)) == 20
 
 
 def test_logits_are_those_of_transformers(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "bert", kind="classifier", labels=3)
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    found = reference_vectors(str(folder), TEXTS[:2], outputs=["cls", "logits"], max_length=64)
+    vectors = reference_vectors(str(folder), TEXTS[:2], outputs=["cls", "logits"], max_length=64)
     for row, text in enumerate(TEXTS[:2]):
         with torch.no_grad():
             expected = model(**tokenizer(text, return_tensors="pt")).logits[0]
-        np.testing.assert_allclose(found["logits"][row], expected.numpy(), atol=1e-6)
+        np.testing.assert_allclose(vectors["logits"][row], expected.numpy(), atol=1e-6)
 
 
 def test_a_mean_pooled_model_is_not_refused(tmp_path: Path) -> None:

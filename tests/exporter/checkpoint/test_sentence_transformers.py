@@ -13,6 +13,7 @@ import torch
 from checkpoints import HIDDEN, add_sentence_modules, edit_json
 from torch import Tensor
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.errors import UsageError
@@ -53,8 +54,8 @@ def test_a_folder_without_modules_says_nothing(folder: Path) -> None:
 @pytest.mark.parametrize("pooling", [CLS, {"pooling_mode": "cls"}, {"pooling_mode": ["cls"]}])
 def test_cls_pooling_in_both_schemas(folder: Path, pooling: dict[str, Any]) -> None:
     add_sentence_modules(folder, pooling=pooling, modules=[("Normalize", "2_Normalize")])
-    found = load_checkpoint(str(folder)).source_pooling
-    assert (found.mode, found.mismatch_allowed, found.normalize) == ("cls", False, True)
+    source_pooling = load_checkpoint(str(folder)).source_pooling
+    assert (source_pooling.mode, source_pooling.mismatch_allowed, source_pooling.normalize) == ("cls", False, True)
 
 
 def test_module_types_of_the_new_schema(folder: Path) -> None:
@@ -84,29 +85,29 @@ def test_another_pooling_needs_permission(folder: Path, pooling: dict[str, Any],
     with pytest.raises(CheckpointError, match=f"pools this model by {mode}, not by the CLS row.*--allow-pooling-mismatch") as caught:
         load_checkpoint(str(folder))
     assert caught.value.exit_code == 2
-    found = load_checkpoint(str(folder), allow_pooling_mismatch=True).source_pooling
-    assert found.mismatch_allowed
-    assert found.mode == mode.replace("\\", "")
+    source_pooling = load_checkpoint(str(folder), config=ExportConfig(allow_pooling_mismatch=True)).source_pooling
+    assert source_pooling.mismatch_allowed
+    assert source_pooling.mode == mode.replace("\\", "")
 
 
 def test_permission_that_was_not_needed_is_not_recorded(folder: Path) -> None:
     add_sentence_modules(folder, pooling=CLS)
-    assert not load_checkpoint(str(folder), allow_pooling_mismatch=True).source_pooling.mismatch_allowed
+    assert not load_checkpoint(str(folder), config=ExportConfig(allow_pooling_mismatch=True)).source_pooling.mismatch_allowed
 
 
 def test_dense_modules_are_part_of_the_row(folder: Path) -> None:
-    expected = rows_of(load_checkpoint(str(folder), pooler=True))
+    expected = rows_of(load_checkpoint(str(folder), config=ExportConfig(pooler=True)))
     add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense"), ("Dense", "3_Dense"), ("Normalize", "4_Normalize")])
     write_dense(folder / "2_Dense", inner=HIDDEN, outer=24)
     write_dense(folder / "3_Dense", inner=24, outer=8, activation="torch.nn.modules.linear.Identity")
-    checkpoint = load_checkpoint(str(folder), pooler=True)
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(pooler=True))
     row = expected["cls"]
     for name, activation in (("2_Dense", torch.tanh), ("3_Dense", torch.nn.Identity())):
         weights = checkpoints.read_weights_of(folder / name)
         row = activation(row @ weights["linear.weight"].T + weights["linear.bias"])
-    found = rows_of(checkpoint)
-    assert torch.allclose(found["cls"], row, atol=1e-5)
-    assert torch.equal(found["pooler"], expected["pooler"])
+    rows = rows_of(checkpoint)
+    assert torch.allclose(rows["cls"], row, atol=1e-5)
+    assert torch.equal(rows["pooler"], expected["pooler"])
     assert checkpoint.model.width == 8
     assert checkpoint.source_pooling.dense == ("Linear(32, 24) + Tanh", "Linear(24, 8) + Identity")
     assert "the Dense module is part of the graph: Linear(32, 24) + Tanh" in checkpoint.notes
@@ -245,7 +246,7 @@ def test_a_reranker_needs_no_pooling(tmp_path: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(json.loads((folder / "modules.json").read_text())[:1]))
     edit_json(folder / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
     edit_json(folder / "config_sentence_transformers.json", {"activation_fn": "torch.nn.modules.activation.Sigmoid"})
-    checkpoint = load_checkpoint(str(folder), logits=True)
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(logits=True))
     assert checkpoint.source_pooling.mode is None
     assert checkpoint.labels == ("LABEL_0",)
     note = "sentence-transformers applies torch.nn.modules.activation.Sigmoid to the logits; the graph gives them without it"
@@ -259,14 +260,14 @@ def test_what_the_installed_version_saves(tmp_path: Path, folder: Path) -> None:
     model = library.SentenceTransformer(str(folder), device="cpu")
     model.save_pretrained(str(tmp_path / "saved"))
     checkpoint = load_checkpoint(str(tmp_path / "saved"))
-    found = torch.nn.functional.normalize(rows_of(checkpoint)["cls"])
-    assert torch.allclose(found, torch.from_numpy(model.encode(TEXTS)), atol=1e-6)
+    vectors = torch.nn.functional.normalize(rows_of(checkpoint)["cls"])
+    assert torch.allclose(vectors, torch.from_numpy(model.encode(TEXTS)), atol=1e-6)
     assert checkpoint.source_pooling.normalize
 
     classifier = checkpoints.make_checkpoint(tmp_path / "classifier", kind="classifier", labels=1)
     reranker = library.CrossEncoder(str(classifier), device="cpu")
     reranker.save_pretrained(str(tmp_path / "reranker"))
-    checkpoint = load_checkpoint(str(tmp_path / "reranker"), logits=True)
+    checkpoint = load_checkpoint(str(tmp_path / "reranker"), config=ExportConfig(logits=True))
     pairs = [(text, "a second text") for text in TEXTS]
     batch = checkpoint.tokenizer(pairs, padding=True, return_tensors="pt")
     logits = checkpoint.model(**{name: batch[name] for name in checkpoint.inputs})[1]
@@ -289,11 +290,11 @@ def test_the_limit_is_the_smallest_of_all(folder: Path) -> None:
 
 
 def test_the_limit_can_only_be_lowered(folder: Path) -> None:
-    assert load_checkpoint(str(folder), max_length=10).max_length == 10
+    assert load_checkpoint(str(folder), config=ExportConfig(max_length=10)).max_length == 10
     with pytest.raises(UsageError, match="--max-length 65 is more than the model takes, 64 tokens"):
-        load_checkpoint(str(folder), max_length=65)
+        load_checkpoint(str(folder), config=ExportConfig(max_length=65))
     with pytest.raises(UsageError, match="--max-length 2 leaves no room for text: 2 tokens are special"):
-        load_checkpoint(str(folder), max_length=2)
+        load_checkpoint(str(folder), config=ExportConfig(max_length=2))
 
 
 def test_lowercasing_before_the_tokenizer(tmp_path: Path, folder: Path) -> None:

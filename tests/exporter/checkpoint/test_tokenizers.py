@@ -69,9 +69,9 @@ def test_its_own_truncation_and_padding_are_removed(folder: Path) -> None:
         "pad_token": "[PAD]",
     }
     edit_tokenizer(folder, {"truncation": truncation, "padding": padding})
-    found = json.loads(load_checkpoint(str(folder)).tokenizer_json)
-    assert found["truncation"] is None
-    assert found["padding"] is None
+    serialized = json.loads(load_checkpoint(str(folder)).tokenizer_json)
+    assert serialized["truncation"] is None
+    assert serialized["padding"] is None
 
 
 def test_left_padding_becomes_right_padding(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from checkpoints import HIDDEN
 from torch import Tensor, nn
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.pooler import judge_pooler
 from cls_exporter.errors import CheckpointError, UnsupportedError
@@ -49,11 +50,11 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
 
 @pytest.mark.parametrize("prefix", ["model.", "encoder.", "module.", "bert.", "module.model.bert.", "model.encoder."])
 def test_prefixes_are_stripped_and_named(encoder: Path, prefix: str) -> None:
-    expected = run(load_checkpoint(str(encoder), pooler=True))
+    expected = run(load_checkpoint(str(encoder), config=ExportConfig(pooler=True)))
     wrapped = rewrite(encoder, lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
-    checkpoint = load_checkpoint(wrapped, pooler=True)
-    found = run(checkpoint)
-    assert all(torch.equal(found[name], expected[name]) for name in ("cls", "pooler"))
+    checkpoint = load_checkpoint(wrapped, config=ExportConfig(pooler=True))
+    outputs = run(checkpoint)
+    assert all(torch.equal(outputs[name], expected[name]) for name in ("cls", "pooler"))
     assert f"the encoder's weights are stored under the prefix {prefix!r}" in checkpoint.notes
 
 
@@ -69,9 +70,9 @@ def test_a_wrapper_with_a_pooler_beside_the_masked_lm_head(masked_lm: Path, pref
             f"{prefix}pooler.bias": bias,
         }
 
-    checkpoint = load_checkpoint(rewrite(masked_lm, wrap), pooler=True)
-    found = run(checkpoint)
-    assert torch.allclose(found["pooler"], torch.tanh(found["cls"] @ weight.T + bias), atol=1e-6)
+    checkpoint = load_checkpoint(rewrite(masked_lm, wrap), config=ExportConfig(pooler=True))
+    outputs = run(checkpoint)
+    assert torch.allclose(outputs["pooler"], torch.tanh(outputs["cls"] @ weight.T + bias), atol=1e-6)
     assert checkpoint.pooler.state == "trained"
     assert "pooler.weight and pooler.bias were read as the pooler: a Linear with tanh on the CLS row" in checkpoint.notes
     assert "left out, parts of a training objective: predictions" in checkpoint.notes
@@ -81,8 +82,8 @@ def test_a_wrapper_gives_a_pooler_to_a_family_without_one(tmp_path: Path) -> Non
     folder = checkpoints.make_checkpoint(tmp_path / "model", "distilbert", kind="masked_lm")
     weight, bias = normal(HIDDEN, HIDDEN), normal(HIDDEN, seed=2)
     rewrite(folder, lambda tensors: {**tensors, "pooler.weight": weight, "pooler.bias": bias})
-    found = run(load_checkpoint(str(folder), pooler=True))
-    assert torch.allclose(found["pooler"], torch.tanh(found["cls"] @ weight.T + bias), atol=1e-6)
+    outputs = run(load_checkpoint(str(folder), config=ExportConfig(pooler=True)))
+    assert torch.allclose(outputs["pooler"], torch.tanh(outputs["cls"] @ weight.T + bias), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fc", "classifier", "head"])
@@ -93,9 +94,9 @@ def test_a_wrapper_with_a_classifier_on_the_cls_row(masked_lm: Path, name: str, 
         masked_lm,
         lambda tensors: {**{f"model.{key}": item for key, item in tensors.items()}, f"{name}.weight": weight, f"{name}.bias": bias},
     )
-    checkpoint = load_checkpoint(wrapped, logits=True)
-    found = run(checkpoint)
-    assert torch.allclose(found["logits"], found["cls"] @ weight.T + bias, atol=1e-6)
+    checkpoint = load_checkpoint(wrapped, config=ExportConfig(logits=True))
+    outputs = run(checkpoint)
+    assert torch.allclose(outputs["logits"], outputs["cls"] @ weight.T + bias, atol=1e-6)
     assert f"logits: {name}.weight was read as a Linear on the CLS row ({labels} outputs), without pooler" in checkpoint.notes
     without = load_checkpoint(wrapped)
     assert without.model.output_names == ("cls",)
@@ -104,57 +105,57 @@ def test_a_wrapper_with_a_classifier_on_the_cls_row(masked_lm: Path, name: str, 
 
 def test_a_wrapper_with_pooler_and_classifier_gives_both(masked_lm: Path) -> None:
     parts = {"pooler.weight": normal(HIDDEN, HIDDEN), "pooler.bias": normal(HIDDEN), "fc.weight": normal(3, HIDDEN)}
-    checkpoint = load_checkpoint(rewrite(masked_lm, lambda tensors: {**tensors, **parts}), pooler=True, logits=True)
-    found = run(checkpoint)
-    assert list(found) == ["cls", "pooler", "logits"]
-    assert torch.allclose(found["logits"], found["cls"] @ parts["fc.weight"].T, atol=1e-6)
+    checkpoint = load_checkpoint(rewrite(masked_lm, lambda tensors: {**tensors, **parts}), config=ExportConfig(pooler=True, logits=True))
+    outputs = run(checkpoint)
+    assert list(outputs) == ["cls", "pooler", "logits"]
+    assert torch.allclose(outputs["logits"], outputs["cls"] @ parts["fc.weight"].T, atol=1e-6)
 
 
 def test_a_classifier_that_may_read_pooler_or_row_is_not_guessed(encoder: Path) -> None:
     rewrite(encoder, lambda tensors: {**tensors, "classifier.weight": normal(2, HIDDEN), "classifier.bias": normal(2)})
     with pytest.raises(CheckpointError, match=r"classifier.weight may read the pooler .* or the CLS row .*config.json says BertModel"):
-        load_checkpoint(str(encoder), logits=True)
+        load_checkpoint(str(encoder), config=ExportConfig(logits=True))
 
 
 def test_logits_without_a_classifier_are_refused(masked_lm: Path) -> None:
     with pytest.raises(CheckpointError, match="--logits needs a sequence classifier, but the checkpoint has no weights of one"):
-        load_checkpoint(str(masked_lm), logits=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(logits=True))
     checkpoints.edit_json(masked_lm / "config.json", {"architectures": ["BertForSequenceClassification"]})
     with pytest.raises(CheckpointError, match="says BertForSequenceClassification but the weights lack its classifier"):
-        load_checkpoint(str(masked_lm), logits=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(logits=True))
 
 
 def test_two_classifiers_are_refused(masked_lm: Path) -> None:
     rewrite(masked_lm, lambda tensors: {**tensors, "fc.weight": normal(2, HIDDEN), "head.weight": normal(2, HIDDEN)})
     with pytest.raises(CheckpointError, match=r"several classifiers \(fc, head\)"):
-        load_checkpoint(str(masked_lm), logits=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(logits=True))
 
 
 def test_a_token_classifier_gives_no_logits(masked_lm: Path) -> None:
     rewrite(masked_lm, lambda tensors: {**tensors, "classifier.weight": normal(2, HIDDEN), "classifier.bias": normal(2)})
     checkpoints.edit_json(masked_lm / "config.json", {"architectures": ["BertForTokenClassification"]})
     with pytest.raises(UnsupportedError, match="BertForTokenClassification, whose classifier is not one of whole sequences"):
-        load_checkpoint(str(masked_lm), logits=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(logits=True))
 
 
 def test_labels_come_from_the_configuration_and_must_fit(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", kind="classifier", labels=3)
     checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "maybe", "2": "yes"}})
-    assert load_checkpoint(str(folder), logits=True).labels == ("no", "maybe", "yes")
+    assert load_checkpoint(str(folder), config=ExportConfig(logits=True)).labels == ("no", "maybe", "yes")
     checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "yes"}})
     with pytest.raises(CheckpointError, match=r"has 3 outputs but id2label in config.json names 2"):
-        load_checkpoint(str(folder), logits=True)
+        load_checkpoint(str(folder), config=ExportConfig(logits=True))
 
 
 def test_a_classifier_of_another_width_is_refused(masked_lm: Path) -> None:
     rewrite(masked_lm, lambda tensors: {**tensors, "fc.weight": normal(2, 2 * HIDDEN), "fc.bias": normal(2)})
     with pytest.raises(CheckpointError, match=re.escape(f"fc.weight is [2, {2 * HIDDEN}]")):
-        load_checkpoint(str(masked_lm), logits=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(logits=True))
 
 
 def test_pretraining_checkpoint(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", kind="pretraining")
-    checkpoint = load_checkpoint(str(folder), pooler=True)
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(pooler=True))
     assert "left out, parts of a training objective: predictions, seq_relationship" in checkpoint.notes
     assert list(run(checkpoint)) == ["cls", "pooler"]
 
@@ -180,7 +181,7 @@ def test_buffers_of_old_versions_are_left_out(encoder: Path) -> None:
 def test_half_precision_weights_are_computed_in_fp32(encoder: Path) -> None:
     rewrite(encoder, lambda tensors: {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()})
     checkpoints.edit_json(encoder / "config.json", {"torch_dtype": "bfloat16", "dtype": "bfloat16"})
-    checkpoint = load_checkpoint(str(encoder), pooler=True)
+    checkpoint = load_checkpoint(str(encoder), config=ExportConfig(pooler=True))
     assert {parameter.dtype for parameter in checkpoint.model.parameters()} == {torch.float32}
     assert run(checkpoint)["cls"].dtype == torch.float32
 
@@ -218,7 +219,7 @@ def test_weights_of_another_size_are_refused(encoder: Path) -> None:
 
 def test_no_pooler_weights(masked_lm: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no pooler weights .*random ones, which give another vector at each load") as caught:
-        load_checkpoint(str(masked_lm), pooler=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(pooler=True))
     assert caught.value.exit_code == 2
     assert load_checkpoint(str(masked_lm)).pooler.state == "absent"
 
@@ -235,16 +236,16 @@ def test_half_a_pooler_and_two_poolers_are_refused(encoder: Path) -> None:
 def test_a_pooler_of_another_width_is_refused(masked_lm: Path) -> None:
     rewrite(masked_lm, lambda tensors: {**tensors, "pooler.weight": normal(16, HIDDEN), "pooler.bias": normal(16)})
     with pytest.raises(CheckpointError, match=r"pooler.weight is \[16, 32\] and its bias \[16\]; expected \[32, 32\]"):
-        load_checkpoint(str(masked_lm), pooler=True)
+        load_checkpoint(str(masked_lm), config=ExportConfig(pooler=True))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "albert", "ernie"])
 def test_an_untrained_pooler_needs_permission(model_type: str, tmp_path: Path) -> None:
     folder = str(checkpoints.make_checkpoint(tmp_path / "model", model_type, trained=False))
     with pytest.raises(CheckpointError, match=r"never trained \(weight std 0.0[12].*bias exactly zero.*--allow-untrained-pooler"):
-        load_checkpoint(folder, pooler=True)
+        load_checkpoint(folder, config=ExportConfig(pooler=True))
     assert load_checkpoint(folder).pooler.state == "untrained"
-    allowed = load_checkpoint(folder, pooler=True, allow_untrained_pooler=True)
+    allowed = load_checkpoint(folder, config=ExportConfig(pooler=True, allow_untrained_pooler=True))
     assert allowed.pooler.state == "untrained"
     assert "initializer_range 0.02" in allowed.pooler.evidence
     assert list(run(allowed)) == ["cls", "pooler"]
@@ -275,7 +276,7 @@ def test_signs_of_training() -> None:
 
 
 def test_the_real_pooler_counts_as_trained(minilm: Path) -> None:
-    checkpoint = load_checkpoint(str(minilm), pooler=True, allow_pooling_mismatch=True)
+    checkpoint = load_checkpoint(str(minilm), config=ExportConfig(pooler=True, allow_pooling_mismatch=True))
     assert checkpoint.pooler.state == "trained"
     assert "not as initialized" in checkpoint.pooler.evidence
     assert any(note.startswith("check that the pooler was trained: ") for note in checkpoint.notes)

@@ -9,7 +9,7 @@ import pytest
 
 
 def lines(name: str) -> list[str]:
-    text = (resources.files("cls_exporter") / "texts" / name).read_text(encoding="utf-8")
+    text = (resources.files("cls_exporter.gate") / "texts" / name).read_text(encoding="utf-8")
     assert text.endswith("\n")
     return text[:-1].split("\n")
 

@@ -6,10 +6,9 @@ import importlib
 import inspect
 from pathlib import Path
 
-import checkpoints
 import onnx_ir as ir
 import pytest
-import torch
+from exports import ExportStore
 
 from cls_exporter import variants
 from cls_exporter.checkpoint import load_checkpoint
@@ -19,7 +18,6 @@ from cls_exporter.graph.families import FAMILIES
 from cls_exporter.graph.multiply_adds import multiply_adds
 from cls_exporter.graph.passes.output_layout import OutputLayout
 from cls_exporter.graph.passes.rewriting import Rewritten
-from cls_exporter.graph.trace import trace
 
 PASS_FILES = sorted(path.stem for path in Path(passes.__path__[0]).glob("*.py") if path.stem not in ("__init__", "rewriting"))
 
@@ -35,47 +33,44 @@ def passes_in(name: str) -> dict[str, type[ir.passes.InPlacePass]]:
 
 @pytest.mark.parametrize("name", PASS_FILES)
 def test_every_pass_has_a_test_file_a_place_and_numbered_rules(name: str) -> None:
-    found = passes_in(name)
-    assert "".join(part.capitalize() for part in name.split("_")) in found
+    kinds = passes_in(name)
+    assert "".join(part.capitalize() for part in name.split("_")) in kinds
     assert (Path(__file__).parent / "passes" / f"test_{name}.py").is_file()
-    for kind in found.values():
+    for kind in kinds.values():
         assert kind in (*pipeline.PASSES, OutputLayout) or name in used_by_variants()
         assert "    1. " in (kind.__doc__ or "")
 
 
 def used_by_variants() -> set[str]:
-    """Passes that belong to one precision only: the modules of `variants` name them."""
+    """Passes that belong to one variant only: the modules of `variants` name them."""
     folder = Path(variants.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     return {name for name in PASS_FILES if f"cls_exporter.graph.passes.{name} import" in source}
 
 
-@pytest.fixture(scope="module")
-def traced_bert(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
-    """Read-only by agreement: `traced_bert.clone()` is for compiling."""
-    torch.set_num_threads(1)
-    folder = checkpoints.make_checkpoint(tmp_path_factory.mktemp("pipeline") / "bert")
-    return trace(load_checkpoint(str(folder)))
+@pytest.fixture
+def traced_bert(store: ExportStore) -> ir.Model:
+    return store.trace(load_checkpoint(str(store.checkpoint("bert", "encoder"))))
 
 
 def compile_bert(traced: ir.Model, *, num_layers: int = 2) -> pipeline.Compiled:
-    return pipeline.compile_graph(traced.clone(), family=FAMILIES["bert"], num_layers=num_layers, layout="standard")
+    return pipeline.compile_graph(traced, family=FAMILIES["bert"], num_layers=num_layers, layout="standard")
 
 
 def test_a_traced_graph_is_compiled(traced_bert: ir.Model) -> None:
+    size = {"batch_size": 2, "sequence_length": 16}
+    full = multiply_adds(traced_bert, **size)
     compiled = compile_bert(traced_bert)
     assert set(compiled.rewrites) == {kind.__name__ for kind in (*pipeline.PASSES, OutputLayout)}
     assert compiled.rewrites["SingleQueryAttention"] == 2
     assert [value.name for value in compiled.model.graph.outputs] == ["last_hidden_state", "sentence_embedding"]
-    size = {"batch_size": 2, "sequence_length": 16}
-    assert multiply_adds(compiled.model, **size) < multiply_adds(traced_bert, **size)
+    assert multiply_adds(compiled.model, **size) < full
 
 
 def test_an_attention_mask_that_nothing_reads_stays_an_input(traced_bert: ir.Model) -> None:
-    unread = traced_bert.clone()
-    mask, types = (next(value for value in unread.graph.inputs if value.name == name) for name in ("attention_mask", "token_type_ids"))
+    mask, types = (next(value for value in traced_bert.graph.inputs if value.name == name) for name in ("attention_mask", "token_type_ids"))
     mask.replace_all_uses_with(types)
-    compiled = pipeline.compile_graph(unread, family=FAMILIES["bert"], num_layers=2, layout="standard")
+    compiled = compile_bert(traced_bert)
     inputs = {value.name: list(value.uses()) for value in compiled.model.graph.inputs}
     assert list(inputs) == ["input_ids", "attention_mask", "token_type_ids"]
     assert inputs["attention_mask"] == []
@@ -96,19 +91,17 @@ def test_a_layer_that_was_not_traced_is_an_error(traced_bert: ir.Model) -> None:
 
 
 def test_a_decomposed_layer_normalization_is_an_error(traced_bert: ir.Model) -> None:
-    broken = traced_bert.clone()
-    for node in list(broken.graph):
+    for node in list(traced_bert.graph):
         if node.op_type == "LayerNormalization":
             node.op_type = "Identity"
             node.resize_inputs(1)
             node.attributes.clear()
     with pytest.raises(GraphError, match="bert: 0 LayerNormalization operators in 2 layers; the tracer decomposed them"):
-        compile_bert(broken)
+        compile_bert(traced_bert)
 
 
 def test_a_graph_that_is_not_valid_is_an_error(traced_bert: ir.Model) -> None:
-    broken = traced_bert.clone()
-    gelu = next(node for node in broken.graph if node.op_type == "Gelu")
+    gelu = next(node for node in traced_bert.graph if node.op_type == "Gelu")
     gelu.op_type = "NoSuchOperator"
     with pytest.raises(GraphError, match="the exported graph is not valid ONNX: .*NoSuchOperator"):
-        compile_bert(broken)
+        compile_bert(traced_bert)

@@ -6,7 +6,6 @@ the float32 graph too, and which operators a GPU computes is read from a list.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -21,19 +20,18 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-import torch
+from checkpoints import families
+from exports import Exported, ExportStore
 
-from cls_exporter import ExportConfig, ExportReport, command, export, exporting
-from cls_exporter.checkpoint import Checkpoint, load_checkpoint
-from cls_exporter.checkpoint.architectures import ARCHITECTURES
+from cls_exporter import ExportConfig, command, export, exporting
+from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.config import Layout
 from cls_exporter.errors import GraphError, ParityError
-from cls_exporter.graph.families import FAMILIES
 from cls_exporter.graph.passes.attention_fusion import AttentionFusion
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, known_dims
 from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
-from cls_exporter.graph.trace import trace
 from cls_exporter.variants import Built, cuda_kernels, fp16, half_range
+from cls_exporter.variants.variant import FILE_NAMES
 from cls_runtime import Encoder
 from cls_runtime.bundle.parity import THRESHOLDS, shortfalls
 from cls_runtime.errors import CheckFailedError
@@ -44,48 +42,16 @@ BOTH = ("fp32", "fp16")
 SIZES = ((1, 1), (1, 2), (3, 9), (2, checkpoints.MAX_POSITIONS - 2))  # B, S: one token, the smallest text, ragged, the longest
 
 
-def families() -> list[Any]:
-    return [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    bundle: Path
-    report: ExportReport
-
-    def session(self, precision: str) -> onnxruntime.InferenceSession:
-        name = {"fp32": "model.onnx", "fp16": "model_fp16.onnx"}[precision]
-        return onnxruntime.InferenceSession(self.bundle / "onnx" / name, providers=["CPUExecutionProvider"])
-
-    def graph(self) -> ir.Model:
-        return ir.load(self.bundle / "onnx" / "model_fp16.onnx")
-
-
 Exporter = Callable[[str], Exported]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
-    """family -> a bundle with fp32 and fp16, every output that the family has, made once."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("fp16")
-    made: dict[str, Exported] = {}
-
-    def make(model_type: str) -> Exported:
-        if model_type not in made:
-            kind, architecture = "classifier", ARCHITECTURES[model_type]
-            # Three layers of modernbert: one that sees all tokens, one with a window that is whole, one with a window and one query.
-            layers = {"num_hidden_layers": 3, "global_attn_every_n_layers": 3} if model_type == "modernbert" else {}
-            source = checkpoints.make_checkpoint(folder / model_type, model_type, kind=kind, labels=3, changes=layers)  # type: ignore[arg-type]
-            pooler = architecture.has_pooler and architecture.head == "pooled"
-            report = export(source, folder / f"{model_type}-bundle", config=ExportConfig(pooler=pooler, logits=True, precisions=BOTH))
-            made[model_type] = Exported(folder / f"{model_type}-bundle", report)
-        return made[model_type]
-
-    return make
+def exported(store: ExportStore) -> Exporter:
+    """family -> its classifier's bundle, with every output that the family has; shared with other modules."""
+    return lambda model_type: store.exported(model_type, "classifier")
 
 
-@pytest.mark.parametrize("model_type", families())
+@pytest.mark.parametrize("model_type", families(always=ALWAYS))
 def test_every_output_is_at_parity(model_type: str, exported: Exporter) -> None:
     """Measured over the families: mean cosine 0.9999995, lowest 0.999999, largest difference 6.4e-3, alone against in a batch 4.9e-4."""
     variant = exported(model_type).report.manifest.variants["fp16"]
@@ -96,44 +62,45 @@ def test_every_output_is_at_parity(model_type: str, exported: Exporter) -> None:
     assert variant.batch_invariance_max_abs <= 1e-2
 
 
-@pytest.mark.parametrize("model_type", families())
+@pytest.mark.parametrize("model_type", families(always=ALWAYS))
 def test_weights_and_compute_are_float16_inputs_and_outputs_are_not(model_type: str, exported: Exporter) -> None:
     item = exported(model_type)
-    model = onnx.load(item.bundle / "onnx" / "model_fp16.onnx")
-    fp32 = onnx.load(item.bundle / "onnx" / "model.onnx")
+    model, fp32 = (onnx.load(item.bundle / FILE_NAMES[variant][0]) for variant in BOTH)
     assert {value.type.tensor_type.elem_type for value in model.graph.input} == {onnx.TensorProto.INT64}
     assert {value.type.tensor_type.elem_type for value in model.graph.output} == {onnx.TensorProto.FLOAT}
     assert [value.name for value in model.graph.output] == [value.name for value in fp32.graph.output]
     assert [value.name for value in model.graph.input] == [value.name for value in fp32.graph.input]
-    products = [node for node in item.graph().graph if node.op_type in ("MatMul", "Gemm", "MultiHeadAttention", "SkipLayerNormalization")]
+    half, full = item.graph("fp16"), item.graph("fp32")
+    products = [node for node in half.graph if node.op_type in ("MatMul", "Gemm", "MultiHeadAttention", "SkipLayerNormalization")]
     angles = [node for node in products if node.inputs[0] is not None and node.inputs[0].const_value is not None]  # frequencies x positions
     assert {node.outputs[0].dtype for node in products if node not in angles} == {ir.DataType.FLOAT16}
-    tables = sum(value.nbytes for value in float_constants(item.graph()) if value.dtype == ir.DataType.FLOAT)
-    halves = sum(value.nbytes for value in float_constants(item.graph()) if value.dtype == ir.DataType.FLOAT16)
-    whole = sum(value.nbytes for value in float_constants(ir.load(item.bundle / "onnx" / "model.onnx")))
+    tables = sum(value.nbytes for value in float_constants(half) if value.dtype == ir.DataType.FLOAT)
+    halves = sum(value.nbytes for value in float_constants(half) if value.dtype == ir.DataType.FLOAT16)
+    whole = sum(value.nbytes for value in float_constants(full))
     rotations = 4 * checkpoints.MAX_POSITIONS * 8 if model_type == "roformer" else 0
     assert tables <= rotations + 128
     assert halves <= 0.5 * whole
 
 
 def float_constants(model: ir.Model) -> list[ir.TensorProtocol]:
-    found = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    return [tensor for tensor in found if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)]
+    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    return [tensor for tensor in tensors if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)]
 
 
-@pytest.mark.parametrize("model_type", families())
+@pytest.mark.parametrize("model_type", families(always=ALWAYS))
 def test_attention_and_norms_are_fused(model_type: str, exported: Exporter) -> None:
     item = exported(model_type)
     layers = item.report.manifest.num_layers
-    count = Counter(node.op_type for node in item.graph().graph if node.domain == "com.microsoft")
+    graph = item.graph("fp16").graph
+    count = Counter(node.op_type for node in graph if node.domain == "com.microsoft")
     assert count["MultiHeadAttention"] == (layers - 1 if model_type != "deberta-v2" else 0)
     assert count["SkipLayerNormalization"] == 2 * layers
-    assert sum(node.op_type == "Softmax" for node in item.graph().graph) == (1 if model_type != "deberta-v2" else layers)
+    assert sum(node.op_type == "Softmax" for node in graph) == (1 if model_type != "deberta-v2" else layers)
 
 
-@pytest.mark.parametrize("model_type", families())
+@pytest.mark.parametrize("model_type", families(always=ALWAYS))
 def test_every_operator_has_a_cuda_kernel(model_type: str, exported: Exporter) -> None:
-    assert cuda_kernels.without_cuda_kernel(exported(model_type).graph()) == []
+    assert cuda_kernels.without_cuda_kernel(exported(model_type).graph("fp16")) == []
 
 
 def test_the_list_of_kernels_names_its_source() -> None:
@@ -158,20 +125,19 @@ def test_an_operator_without_a_kernel_is_found(op_type: str, domain: str, dtype:
     inputs = [ir.Value(name=f"x{index}", type=ir.TensorType(dtype)) for index in range(3 if op_type == "Range" else 1)]
     node = ir.node(op_type, inputs, domain=domain, outputs=[ir.Value(name="y", type=ir.TensorType(dtype))])
     model = ir.Model(ir.Graph(inputs, list(node.outputs), nodes=[node], opset_imports={"": 20, "com.microsoft": 1}), ir_version=10)
-    found = cuda_kernels.without_cuda_kernel(model)
-    assert found == [] if expected is None else found[0].startswith(expected)
+    missing = cuda_kernels.without_cuda_kernel(model)
+    assert missing == [] if expected is None else missing[0].startswith(expected)
 
 
-@pytest.mark.parametrize("model_type", families())
+@pytest.mark.parametrize("model_type", families(always=ALWAYS))
 def test_one_token_the_longest_input_ragged_lengths_and_a_row_of_padding(model_type: str, exported: Exporter) -> None:
     """Rows that are padding only must give numbers, the others fp32's."""
     item = exported(model_type)
     half, full = item.session("fp16"), item.session("fp32")
     for batch, length in SIZES:
         feed = feed_of(full, batch, length)
-        found, expected = half.run(None, feed), full.run(None, feed)
         counted = feed["attention_mask"].any(1)
-        for value, reference in zip(found, expected, strict=True):
+        for value, reference in zip(half.run(None, feed), full.run(None, feed), strict=True):
             assert np.isfinite(value).all(), (batch, length)
             np.testing.assert_allclose(value[counted], reference[counted], rtol=0, atol=2e-2)
 
@@ -201,8 +167,8 @@ def test_padding_may_be_on_either_side_and_in_the_middle(exported: Exporter) -> 
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.make_checkpoint(tmp_path_factory.mktemp("extreme") / "small-bert")
+def small(store: ExportStore) -> Path:
+    return store.checkpoint("bert", "encoder")
 
 
 def scaled(source: Path, folder: Path, name: str, factor: float) -> Path:
@@ -223,7 +189,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("name", EXTREMES)
-def test_large_activations_stay_at_parity(name: str, small: Path, tmp_path: Path) -> None:
+def test_large_activations_stay_at_parity(name: str, small: Path, tmp_path: Path, traced_once: None) -> None:
     """fp32 may miss its own bound of 5e-5 on such a model, so it is left out."""
     source = scaled(small, tmp_path / "source", name, EXTREMES[name][0])
     report = export(source, tmp_path / "bundle", config=ExportConfig(precisions=("fp16",)))
@@ -232,7 +198,7 @@ def test_large_activations_stay_at_parity(name: str, small: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", EXTREMES)
-def test_activations_beyond_float16_end_with_the_reason(name: str, small: Path, tmp_path: Path) -> None:
+def test_activations_beyond_float16_end_with_the_reason(name: str, small: Path, tmp_path: Path, traced_once: None) -> None:
     source = scaled(small, tmp_path / "source", name, EXTREMES[name][1])
     with pytest.raises((ParityError, GraphError), match=r"^fp16 (is not exported: .* for text \d+ '|cannot hold .*\.weight)") as raised:
         export(source, tmp_path / "bundle", config=ExportConfig(precisions=("fp16",)))
@@ -240,7 +206,9 @@ def test_activations_beyond_float16_end_with_the_reason(name: str, small: Path, 
     assert not (tmp_path / "bundle").exists()
 
 
-def test_the_message_says_where_and_for_which_text(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_says_where_and_for_which_text(
+    small: Path, tmp_path: Path, traced_once: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = scaled(small, tmp_path / "source", "intermediate.dense.bias", 1e6)
     code = command.main([str(source), "-o", str(tmp_path / "bundle"), "--fp16", "--no-fp32"])
     assert code == 1
@@ -249,9 +217,9 @@ def test_the_message_says_where_and_for_which_text(small: Path, tmp_path: Path, 
     assert " for text " in line
 
 
-def test_the_range_is_measured_on_the_text_that_reaches_it(small: Path) -> None:
+def test_the_range_is_measured_on_the_text_that_reaches_it(small: Path, store: ExportStore) -> None:
     loaded = load_checkpoint(str(small))
-    graph = trace(loaded)
+    graph = store.trace(loaded)
     value = next(node.outputs[0] for node in graph.graph if node.op_type == "LayerNormalization")
     limit = half_range.check_range(graph, [value], checkpoint=loaded, texts=["the cat", "a dog"])
     assert 0.1 < limit < 100
@@ -264,19 +232,6 @@ def test_the_range_is_measured_on_the_text_that_reaches_it(small: Path) -> None:
 
 
 # What must have happened, and what a gate finds
-
-
-@pytest.fixture(scope="module")
-def traced(small: Path) -> ir.Model:
-    return trace(load_checkpoint(str(small)))
-
-
-@pytest.fixture
-def traced_once(traced: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cached(checkpoint: Checkpoint) -> ir.Model:
-        return traced.clone()
-
-    monkeypatch.setattr(exporting, "trace", cached)
 
 
 @pytest.mark.parametrize(
@@ -304,9 +259,9 @@ def test_a_graph_without_a_kernel_is_an_error(small: Path, tmp_path: Path, trace
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[Builder, ir.Value], ir.Value]) -> None:
     """Makes the export write an fp16 graph whose embedding is `change` of the right one."""
 
-    def build(precision: str, model: ir.Model, **others: Any) -> Built:
-        built = exporting_build(precision, model, **others)
-        if precision == "fp16":
+    def build(variant: str, model: ir.Model, **others: Any) -> Built:
+        built = exporting_build(variant, model, **others)
+        if variant == "fp16":
             embedding = next(value for value in built.model.graph.outputs if value.name == "sentence_embedding")
             node = embedding.producer()
             assert node is not None
@@ -403,7 +358,7 @@ def test_the_same_checkpoint_passes_undamaged(small: Path, tmp_path: Path, trace
 @pytest.mark.parametrize("layout", ["native", "broadcast"])
 def test_every_layout_has_fp32s_outputs(layout: Layout, small: Path, tmp_path: Path, traced_once: None) -> None:
     report = export(small, tmp_path / "bundle", config=ExportConfig(precisions=BOTH, layout=layout))
-    half, full = (Exported(tmp_path / "bundle", report).session(precision) for precision in ("fp16", "fp32"))
+    half, full = (Exported(small, tmp_path / "bundle", report).session(variant) for variant in ("fp16", "fp32"))
     assert [(item.name, item.shape, item.type) for item in half.get_outputs()] == [
         (item.name, item.shape, item.type) for item in full.get_outputs()
     ]
@@ -414,7 +369,7 @@ def test_every_layout_has_fp32s_outputs(layout: Layout, small: Path, tmp_path: P
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("model_type", ALWAYS)
-def test_on_a_gpu(model_type: str, exported: Exporter) -> None:
+def test_on_a_gpu(model_type: str, exported: Exporter, tmp_path: Path) -> None:
     """cls-verify's checks, within fp16's thresholds; and what is not a shape is computed by CUDA. Not run yet: no GPU was at hand."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("the installed onnxruntime has no CUDA provider")
@@ -423,8 +378,8 @@ def test_on_a_gpu(model_type: str, exported: Exporter) -> None:
     assert report.failures == ()
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True
-    options.profile_file_prefix = str(item.bundle / "profile")
-    path = item.bundle / "onnx" / "model_fp16.onnx"
+    options.profile_file_prefix = str(tmp_path / "profile")
+    path = item.bundle / FILE_NAMES["fp16"][0]
     session = onnxruntime.InferenceSession(path, options, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
     session.run(None, feed_of(session, 3, 9))
     events = json.loads(Path(session.end_profiling()).read_text())

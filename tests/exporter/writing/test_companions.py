@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import checkpoints
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.writing.companions import write_companions
 
@@ -25,10 +25,10 @@ ALWAYS = [
 ]
 
 
-def write(model: Path, folder: Path, **options: Any) -> dict[str, bytes]:
+def write(model: Path, folder: Path, *, config: ExportConfig | None = None) -> dict[str, bytes]:
     """Writes the companions of the checkpoint `model` into a new `folder` and returns every file's content."""
     folder.mkdir()
-    write_companions(load_checkpoint(str(model), **options), folder)
+    write_companions(load_checkpoint(str(model), config=config), folder)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -51,14 +51,14 @@ def test_every_family(model_type: str, tmp_path: Path) -> None:
     original = AutoTokenizer.from_pretrained(model)
     for pair in (None, "a second text"):
         expected = original(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
-        found = read(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
-        assert sorted(found) == sorted(checkpoint.inputs)
-        assert all(found[name] == expected[name] for name in checkpoint.inputs)
+        encoded = read(TEXTS, [pair] * len(TEXTS) if pair else None, padding=True)
+        assert sorted(encoded) == sorted(checkpoint.inputs)
+        assert all(encoded[name] == expected[name] for name in checkpoint.inputs)
 
 
 def test_the_tokenizer_files_of_a_bert(tmp_path: Path) -> None:
     model = checkpoints.make_checkpoint(tmp_path / "model")
-    files = write(model, tmp_path / "bundle", max_length=20)
+    files = write(model, tmp_path / "bundle", config=ExportConfig(max_length=20))
     config = json.loads(files["tokenizer_config.json"])
     assert config["model_max_length"] == 20
     assert config["tokenizer_class"] == "BertTokenizer"
@@ -109,7 +109,7 @@ def test_normalize_and_dense_of_the_source(tmp_path: Path) -> None:
 def test_a_classifier_keeps_its_labels(tmp_path: Path) -> None:
     model = checkpoints.make_checkpoint(tmp_path / "model", kind="classifier", labels=2)
     checkpoints.edit_json(model / "config.json", {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
-    config = json.loads(write(model, tmp_path / "bundle", logits=True)["config.json"])
+    config = json.loads(write(model, tmp_path / "bundle", config=ExportConfig(logits=True))["config.json"])
     assert config["id2label"] == {"0": "no", "1": "yes"}
     assert config["label2id"] == {"no": 0, "yes": 1}
     assert config["architectures"] == ["BertModel"]
@@ -130,7 +130,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(model_type: str, tmp_path: Pat
 
 
 def test_the_real_model(minilm: Path, tmp_path: Path) -> None:
-    files = write(minilm, tmp_path / "bundle", allow_pooling_mismatch=True)
+    files = write(minilm, tmp_path / "bundle", config=ExportConfig(allow_pooling_mismatch=True))
     assert files["vocab.txt"].rstrip() == (minilm / "vocab.txt").read_bytes().rstrip()
     assert json.loads(files["tokenizer_config.json"])["model_max_length"] == 256
     read = AutoTokenizer.from_pretrained(tmp_path / "bundle")

@@ -54,21 +54,21 @@ class AttentionFusion(ir.passes.InPlacePass):
 
 
 def _rewrite(softmax: ir.Node) -> bool:
-    found = _attention(softmax)
-    if found is None:
+    attention = _attention(softmax)
+    if attention is None:
         return False
-    output = found.output.outputs[0]
-    heads = known_dims(found.query)[1]
+    output = attention.output.outputs[0]
+    heads = known_dims(attention.query)[1]
     assert isinstance(heads, int)
-    build = Builder(found.output)
-    inputs: list[ir.Value | None] = [_rows(build, value) for value in (found.query, found.keys, found.values)]
-    if found.mask is not None or found.biases:
-        inputs += [None, None if found.mask is None else _key_padding_mask(build, found.mask)]
-    if found.biases:
-        inputs.append(_sum(build, found.biases))
+    build = Builder(attention.output)
+    inputs: list[ir.Value | None] = [_rows(build, value) for value in (attention.query, attention.keys, attention.values)]
+    if attention.mask is not None or attention.biases:
+        inputs += [None, None if attention.mask is None else _key_padding_mask(build, attention.mask)]
+    if attention.biases:
+        inputs.append(_sum(build, attention.biases))
     attributes = {"num_heads": heads, "scale": 1.0, "mask_filter_value": LOWEST}
     fused = build.node("MultiHeadAttention", inputs, known_dims(output), attributes=attributes, domain=MICROSOFT_DOMAIN)
-    build.replace(found.output, fused)
+    build.replace(attention.output, fused)
     return True
 
 

@@ -38,8 +38,8 @@ def _scaled(value: ir.Value | None, factor: float) -> ir.Value | None:
     if mul is None:
         return None
     for x, scale in (mul.inputs, mul.inputs[::-1]):
-        found = constant_scalar(scale)
-        if found is not None and math.isclose(found, factor, rel_tol=1e-6):
+        number = constant_scalar(scale)
+        if number is not None and math.isclose(number, factor, rel_tol=1e-6):
             return x
     return None
 

@@ -114,7 +114,7 @@ def _arithmetic(graph: ir.Graph, tables: frozenset[str]) -> set[ir.Value]:
 
 def _before_softmax(softmax: ir.Node) -> set[ir.Node]:
     """Rule 4: from the scores' product on, each value read once."""
-    found: set[ir.Node] = set()
+    before: set[ir.Node] = set()
     pending = [softmax.inputs[0]]
     while pending:
         value = pending.pop()
@@ -122,9 +122,9 @@ def _before_softmax(softmax: ir.Node) -> set[ir.Node]:
         if value is None or node is None or node.domain or single_consumer(value) is None:
             continue
         if value.dtype == ir.DataType.FLOAT and node.op_type in _ADDED_TO_SCORES:
-            found.add(node)
+            before.add(node)
             pending.extend(node.inputs)
-    return found
+    return before
 
 
 def _rotation(product: ir.Node, exact: set[ir.Value]) -> set[ir.Node]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from cls_exporter.graph.passes.half_precision import LARGEST_HALF
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, constant
 
 SMALLEST_CONSTANT = 2**12  # elements; a smaller one would save less than the operator costs
-_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 class HalfStorage(ir.passes.InPlacePass):
@@ -35,7 +35,7 @@ def _is_large(value: ir.Value) -> bool:
         or not value.uses()
     ):
         return False
-    return bool(np.abs(array).max() <= _LARGEST_HALF)
+    return bool(np.abs(array).max() <= LARGEST_HALF)
 
 
 def _as_half(graph: ir.Graph, value: ir.Value) -> None:

@@ -28,17 +28,17 @@ class PaddingMask(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> Rewritten:
-        verdicts: dict[int, bool] = {}
-        replaced: dict[int, ir.Value] = {}
+        verdicts: dict[ir.Value, bool] = {}
+        replaced: dict[ir.Value, ir.Value] = {}
         for add, index in [place for node in model.graph for place in _added_to_scores(node)]:
             value = add.inputs[index]
             assert value is not None
-            if id(value) not in verdicts:
-                verdicts[id(value)] = not is_plain_mask(value) and _is_padding_mask(model.graph, value)
-            if verdicts[id(value)]:
-                if id(value) not in replaced:
-                    replaced[id(value)] = _plain_mask(model.graph, add)
-                add.replace_input_with(index, replaced[id(value)])
+            if value not in verdicts:
+                verdicts[value] = not is_plain_mask(value) and _is_padding_mask(model.graph, value)
+            if verdicts[value]:
+                if value not in replaced:
+                    replaced[value] = _plain_mask(model.graph, add)
+                add.replace_input_with(index, replaced[value])
         filled = sum(_added_instead_of_filled(model.graph, node) for node in list(model.graph) if node.op_type == "Softmax")
         return Rewritten.of(model, len(replaced) + filled)
 
@@ -70,7 +70,7 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
     """Rule 1: where a softmax's input gets a term added that comes from `attention_mask` alone, as (Add, index of the term)."""
     if node.op_type != "Softmax" or node.domain:
         return []
-    found: list[tuple[ir.Node, int]] = []
+    places: list[tuple[ir.Node, int]] = []
     add = produced_by(node.inputs[0], "Add")
     while add is not None:
         scores = None
@@ -79,21 +79,21 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
             if operand is None or other is None or _content_inputs(operand) != {MASK_INPUT}:
                 scores = operand
             elif dims(other) == dims(add.outputs[0]):
-                found.append((add, index))
+                places.append((add, index))
         add = produced_by(scores, "Add")
-    return found
+    return places
 
 
 def _content_inputs(value: ir.Value) -> set[str]:
     """The graph inputs whose content (not only shape) `value` depends on."""
-    seen: set[int] = set()
+    seen: set[ir.Value] = set()
     inputs: set[str] = set()
     pending = [value]
     while pending:
         current = pending.pop()
-        if id(current) in seen:
+        if current in seen:
             continue
-        seen.add(id(current))
+        seen.add(current)
         producer = current.producer()
         if producer is None:
             if current.is_graph_input() and current.name:
@@ -112,9 +112,9 @@ def _is_padding_mask(graph: ir.Graph, value: ir.Value) -> bool:
     batch, length = PROBE_SHAPE
     for mask in _probe_masks():
         feed = {name: mask if name == MASK_INPUT else np.zeros_like(mask) for name in evaluator.input_names}
-        found = np.asarray(next(iter(evaluator.run(None, feed))))
+        array = np.asarray(next(iter(evaluator.run(None, feed))))
         expected = np.where(mask[:, None, None, :] != 0, np.float32(0), MASKED)
-        if found.shape[-1] != length or not np.array_equal(np.broadcast_to(found, (batch, 1, length, length)), expected.repeat(length, 2)):
+        if array.shape[-1] != length or not np.array_equal(np.broadcast_to(array, (batch, 1, length, length)), expected.repeat(length, 2)):
             return False
     return True
 

@@ -49,10 +49,10 @@ def known_dims(value: ir.Value) -> tuple[Dim, ...]:
     Raises:
         GraphError: it is not.
     """
-    found = dims(value)
-    if found is None:
+    shape = dims(value)
+    if shape is None:
         raise GraphError(f"the shape of {value.name} is unknown; the tracer gives every value a shape")
-    return found
+    return shape
 
 
 def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
@@ -79,15 +79,15 @@ def constant_scalar(value: ir.Value | None) -> float | None:
 
 def attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or its default."""
-    found = node.attributes.get(name)
-    return default if found is None else found.as_int()
+    held = node.attributes.get(name)
+    return default if held is None else held.as_int()
 
 
 def permutation(transpose: ir.Node) -> tuple[int, ...]:
     """A Transpose's axes; ONNX reverses them where it says none."""
-    found = transpose.attributes.get("perm")
-    if found is not None:
-        return tuple(found.as_ints())
+    axes = transpose.attributes.get("perm")
+    if axes is not None:
+        return tuple(axes.as_ints())
     return tuple(reversed(range(len(known_dims(transpose.outputs[0])))))
 
 

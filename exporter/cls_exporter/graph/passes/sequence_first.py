@@ -61,8 +61,8 @@ class _Twins:
 
     def __init__(self, order: tuple[Dim, ...]) -> None:
         self._order = order
-        self._possible: dict[int, bool] = {}
-        self._made: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self._possible: dict[ir.Value, bool] = {}
+        self._made: dict[ir.Value, ir.Value] = {}
 
     def leads(self, value: ir.Value) -> bool:
         """Whether a value is [B, S, ...]."""
@@ -70,32 +70,31 @@ class _Twins:
 
     def possible(self, value: ir.Value) -> bool:
         """Whether all that `value` [B, S, ...] is made of treats both axes alike."""
-        if id(value) not in self._possible:
+        if value not in self._possible:
             node = value.producer()
             reads = None if node is None or node.domain else self._reads(node)
             alike = len(known_dims(value)) == 2 or (reads is not None and all(map(self.possible, reads.twins)))
-            self._possible[id(value)] = alike
-        return self._possible[id(value)]
+            self._possible[value] = alike
+        return self._possible[value]
 
     def of(self, value: ir.Value) -> ir.Value:
         """Rule 2: `value` [B, S, ...], for which it is `possible`, as [S, B, ...]."""
-        if id(value) not in self._made:
+        if value not in self._made:
             node = value.producer()
             if len(known_dims(value)) == 2:
-                self._made[id(value)] = (value, Builder(next(iter(value.consumers()))).transpose(value, [1, 0]))
+                self._made[value] = Builder(next(iter(value.consumers()))).transpose(value, [1, 0])
             else:
                 assert node is not None
-                for output, twin in zip(node.outputs, self._outputs(node), strict=True):
-                    self._made[id(output)] = (output, twin)
-        return self._made[id(value)][1]
+                self._made |= dict(zip(node.outputs, self._outputs(node), strict=True))
+        return self._made[value]
 
     def give_back(self, graph: ir.Graph) -> None:
         """Rule 3."""
-        made = {id(twin.producer()) for _, twin in self._made.values()}
-        replaced = {id(value.producer()) for value, _ in self._made.values() if len(known_dims(value)) > 2}
-        others = {id(node) for node in graph} - made - replaced
-        for value, twin in self._made.values():
-            readers = [use for use in value.uses() if id(use.node) in others]
+        made = {twin.producer() for twin in self._made.values()}
+        replaced = {value.producer() for value in self._made if len(known_dims(value)) > 2}
+        others = set(graph) - made - replaced
+        for value, twin in self._made.items():
+            readers = [use for use in value.uses() if use.node in others]
             if len(known_dims(value)) > 2 and readers:
                 back = Builder(readers[0].node).transpose(twin, _swapped(twin))
                 for use in readers:

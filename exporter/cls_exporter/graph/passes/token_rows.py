@@ -68,7 +68,7 @@ class _Layout:
         self._ids = ids if swapped is None else swapped
         self._sequence_axis = 1 if swapped is None else 0
         self.tokens = known_dims(self._ids)
-        self._rows: dict[int, ir.Value] = {}
+        self._rows: dict[ir.Value, ir.Value] = {}
         self._targets: dict[tuple[Dim, ...], ir.Value] = {}
         self._shape: ir.Value | None = None
 
@@ -107,10 +107,10 @@ class _Layout:
         if known_dims(node.outputs[0])[:2] != self.tokens:
             return False
         full = [value for value in node.inputs if value is not None and (dims(value) or ())[:2] == self.tokens]
-        shared = [value for value in node.inputs if value is not None and not any(value is item for item in full)]
+        shared = [value for value in node.inputs if value is not None and value not in full]
         if any(constant(value) is None or len(known_dims(value)) > 1 for value in shared):
             return False
-        return any(id(value) in self._rows for value in full) and all(len(known_dims(value)) == 3 for value in full)
+        return any(value in self._rows for value in full) and all(len(known_dims(value)) == 3 for value in full)
 
     def as_rows(self, node: ir.Node) -> None:
         build = Builder(node)
@@ -126,30 +126,30 @@ class _Layout:
         """Rule 3 for a Reshape that splits the last axis of rows."""
         source = node.inputs[0]
         shape = dims(node.outputs[0])
-        if source is None or id(source) not in self._rows or shape is None or shape[:2] != self.tokens:
+        if source is None or source not in self._rows or shape is None or shape[:2] != self.tokens:
             return
         if not all(isinstance(dim, int) for dim in shape[2:]):
             return
-        node.replace_input_with(0, self._rows[id(source)])
+        node.replace_input_with(0, self._rows[source])
         node.replace_input_with(1, self._target(shape))
         node.attributes.pop("allowzero", None)
 
     def _as_matrix(self, build: Builder, value: ir.Value) -> ir.Value:
         """`value` [B, S, N] as [B*S, N]."""
-        if id(value) not in self._rows:
+        if value not in self._rows:
             source, width = value, known_dims(value)[2]
             joined = produced_by(value, "Reshape")
             if joined is not None and joined.inputs[0] is not None and (dims(joined.inputs[0]) or ())[:2] == self.tokens:
                 source = joined.inputs[0]  # heads that were joined to [B, S, N] become rows in one step
             target = build.shape_constant([-1, int(width)])
-            self._rows[id(value)] = build.node("Reshape", [source, target], [ROWS, width])
-        return self._rows[id(value)]
+            self._rows[value] = build.node("Reshape", [source, target], [ROWS, width])
+        return self._rows[value]
 
     def _give_back(self, node: ir.Node, build: Builder, rows: ir.Value) -> None:
         """Replaces `node`'s output by `rows` in the shape [B, S, N] that its readers know."""
         shape = known_dims(node.outputs[0])
         full = build.node("Reshape", [rows, self._target(shape)], shape)
-        self._rows[id(full)] = rows
+        self._rows[full] = rows
         build.replace(node, full)
 
     def _target(self, shape: tuple[Dim, ...]) -> ir.Value:

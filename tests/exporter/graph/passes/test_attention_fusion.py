@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from attention_graphs import KEYS, MASK, SWAP, attention
 
-from cls_exporter.graph.passes.attention_fusion import LOWEST, AttentionFusion
+from cls_exporter.graph.passes.attention_fusion import AttentionFusion
 
 UNSCALED = "z = Identity(s)"
 
@@ -33,7 +33,7 @@ def test_it_reads_the_projections_and_masks_by_itself(keys: str) -> None:
     node = fused(model)
     assert input_names(node)[:4] == ["fq", "fk", "fv", None]
     assert (node.attributes["num_heads"].as_int(), node.attributes["scale"].as_float()) == (2, 1.0)
-    assert node.attributes["mask_filter_value"].as_float() == LOWEST
+    assert node.attributes["mask_filter_value"].as_float() == np.finfo(np.float32).min
     mask = node.inputs[4]
     assert mask is not None
     assert (mask.dtype, mask.shape) == (ir.DataType.INT32, ir.Shape(["batch_size", "sequence_length"]))

@@ -33,8 +33,8 @@ def test_a_row_of_zeros_stays_zero() -> None:
     text = "g (int64[B,S] input_ids) => (float[B,S,64] y) { y = Gather<axis = 0>(T, input_ids) }"
     model = graphs.parse(text, {"T": table})
     Int8Embeddings()(model)
-    found = graphs.run(model, {"input_ids": np.array([[1, 0]], dtype=np.int64)})["y"]
-    assert np.array_equal(found[0, 0], np.zeros(64, dtype=np.float32))
+    rows = graphs.run(model, {"input_ids": np.array([[1, 0]], dtype=np.int64)})["y"]
+    assert np.array_equal(rows[0, 0], np.zeros(64, dtype=np.float32))
 
 
 @pytest.mark.parametrize(

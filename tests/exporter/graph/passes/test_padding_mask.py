@@ -5,7 +5,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from cls_exporter.graph.passes.padding_mask import MASKED, PaddingMask
+from cls_exporter.graph.passes.padding_mask import PaddingMask
 
 # Three ways of saying the same mask: kept for additive masks of transformers 4, of transformers 5, and with one row for every query.
 SUBTRACTED = "f = Cast <to = 1> (attention_mask)  u = Unsqueeze(f, axes)  i = Sub(one, u)  mask = Mul(i, lowest)"
@@ -16,7 +16,7 @@ BY_QUERY = """k = Cast <to = 9> (attention_mask)  u = Unsqueeze(k, axes)  n = Sh
 WINDOW = """k = Cast <to = 9> (attention_mask)  u = Unsqueeze(k, axes)  n = Shape <start = 1, end = 2> (attention_mask)  m = Squeeze(n)
     r = Range(nought, m, step)  c = Unsqueeze(r, last)  d = Sub(c, r)  a = Abs(d)  near = LessOrEqual(a, reach)  both = And(u, near)
     mask = Where(both, zero, lowest)"""
-FLOATS = {"one": 1.0, "zero": 0.0, "lowest": float(MASKED)}
+FLOATS = {"one": 1.0, "zero": 0.0, "lowest": float(np.finfo(np.float32).min)}
 
 
 def attention(

@@ -37,9 +37,9 @@ def test_a_product_without_a_bias_is_a_gemm_of_two_inputs() -> None:
 def test_what_works_on_each_token_alone_stays_in_rows() -> None:
     model = tokens("p = MatMul(x, W)  a = Add(p, b)  h = Gelu(a)  m = LayerNormalization<axis = -1>(h, g, n)  y = MatMul(m, W)")
     assert graphs.fires(TokenRows, model, tolerance=1e-4) == 2
-    found = graphs.operators(model)
-    first, last = found.index("Gemm"), len(found) - 1 - found[::-1].index("Gemm")
-    assert found[first : last + 1] == ["Gemm", "Gelu", "LayerNormalization", "Gemm"]
+    operators = graphs.operators(model)
+    first, last = operators.index("Gemm"), len(operators) - 1 - operators[::-1].index("Gemm")
+    assert operators[first : last + 1] == ["Gemm", "Gelu", "LayerNormalization", "Gemm"]
 
 
 @pytest.mark.parametrize(
