@@ -23,7 +23,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from transformers import AutoModel, AutoTokenizer
 import cls_runtime
 from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
+from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.variants.variant import FILE_NAMES
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls
@@ -108,8 +108,7 @@ def export_wrapper(checkpoint: Path, path: Path, example: Inputs) -> None:
 def real_batch(checkpoint: Path, *, texts: int, tokens: int) -> Inputs:
     """`texts` pieces of real text of exactly `tokens` tokens, so that neither side computes padding. int64 [B, S] each."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    lines = (resources.files("cls_exporter") / "texts" / "parity.txt").read_text(encoding="utf-8").splitlines()
-    ids = tokenizer(" ".join(lines), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    ids = tokenizer(" ".join(builtin_texts("parity")), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     width = tokens - 2
     rows = [[tokenizer.cls_token_id, *ids[i * width : (i + 1) * width], tokenizer.sep_token_id] for i in range(texts)]
     input_ids = np.asarray(rows, dtype=np.int64)

@@ -28,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,9 @@ class Run:
 
 def sentences(count: int) -> Iterator[str]:
     """Sentences of real lengths, most of them distinct, always the same ones."""
-    text = resources.files("cls_exporter").joinpath("texts/calibration.txt").read_text(encoding="utf-8")
-    real = [line.split() for line in text.splitlines() if line]
+    from cls_exporter.gate.parity_texts import builtin_texts  # needs the extra `export`, which --docstrings does not
+
+    real = [line.split() for line in builtin_texts("calibration")]
     source = random.Random(624_712)
     seen: list[str] = []
     for _ in range(count):
@@ -193,14 +193,15 @@ def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
             out = folder / f"out{rows}-{turn}"
             runs[rows].append(watched_job(bundle, corpora[rows], out, rows=rows, options=arguments.options))
             shutil.rmtree(out)
-    taken = {
-        "job_seconds": [[round(run.job["seconds"], 2) for run in runs[rows]] for rows in arguments.sizes],
-        "cpu_seconds": [[round(run.cpu_seconds, 2) for run in runs[rows]] for rows in arguments.sizes],
+    taken: dict[str, list[list[float]]] = {
+        "job_seconds": [[run.job["seconds"] for run in runs[rows]] for rows in arguments.sizes],
+        "cpu_seconds": [[run.cpu_seconds for run in runs[rows]] for rows in arguments.sizes],
     }
-    medians = {kind: [statistics.median(values) for values in found] for kind, found in taken.items()}
-    factors = {kind: [round(second / first, 3) for first, second in itertools.pairwise(found)] for kind, found in medians.items()}
+    medians = {kind: [statistics.median(seconds) for seconds in by_size] for kind, by_size in taken.items()}
+    factors = {kind: [round(second / first, 3) for first, second in itertools.pairwise(middle)] for kind, middle in medians.items()}
+    rounded = {kind: [[round(item, 2) for item in seconds] for seconds in by_size] for kind, by_size in taken.items()}
     peaks = [max(peak_mb(run) for run in runs[rows]) for rows in arguments.sizes]
-    return {"rows": list(arguments.sizes), **taken, "factor_of_each_doubling": factors, "peak_mb": peaks}
+    return {"rows": list(arguments.sizes), **rounded, "factor_of_each_doubling": factors, "peak_mb": peaks}
 
 
 def memory(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -245,7 +246,7 @@ def partition(arguments: list[str], at: str) -> tuple[list[str], list[str], list
 
 
 def main() -> int:
-    """Runs one of the three and prints what it found."""
+    """Runs one of the three and prints its figures."""
     kinds = {"throughput": throughput, "scaling": scaling, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=kinds)

@@ -16,15 +16,19 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from cls_runtime import Encoder, batching
+from cls_runtime import Encoder
 from cls_runtime.bench.peers import texts_of_round
 from cls_runtime.bench.texts import docstring_sentences
+from cls_runtime.encoding import batching
 
 
 def measure(bundle: Path, *, sides: list[str], sizes: list[int], texts: list[str], rounds: int) -> dict[str, dict[int, list[float]]]:
     """CPU seconds of every round, by side and by the tokens that make a batch full."""
     samples: dict[str, dict[int, list[float]]] = {side: {size: [] for size in sizes} for side in sides}
-    encoders = {side: Encoder.load(bundle, engine=side.split(":")[0], variant=side.split(":")[1], threads=2) for side in sides}
+    encoders = {
+        side: Encoder.load(bundle, engine=engine, variant=variant, threads=2, on_overflow="truncate")
+        for side, (engine, variant) in ((side, side.split(":")) for side in sides)
+    }
     for index in range(rounds + 1):
         part = texts_of_round(texts, index, rounds=rounds)
         turns = [(side, size) for side in sides for size in sizes]
