@@ -37,6 +37,8 @@ from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
 from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.variants.variant import FILE_NAMES
+from cls_runtime.bench.spread import times_as_fast
+from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls
 
@@ -124,22 +126,6 @@ def open_graph(path: Path, inputs: Inputs, *, threads: int) -> Callable[[], NDAr
     return lambda: np.asarray(session.run(["sentence_embedding"], feed)[0], dtype=np.float32)
 
 
-def time_in_turns(
-    sides: dict[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Milliseconds of each call. A round calls every side once, and every second round does so in reverse order."""
-    for call in sides.values():
-        for _ in range(5):
-            call()
-    samples: dict[str, list[float]] = {name: [] for name in sides}
-    for index in range(rounds):
-        for name in list(sides)[:: -1 if index % 2 else 1]:
-            start = clock()
-            sides[name]()
-            samples[name].append((clock() - start) * 1e3)
-    return samples
-
-
 @dataclass(frozen=True, kw_only=True)
 class Graphs:
     """The wrapper and ours of one checkpoint, exported, and the batch that they are timed on."""
@@ -179,7 +165,8 @@ def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
             raise RuntimeError(f"the {precision} graph differs from the wrapper: {'; '.join(missed)}")
     # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.
     clock = time.thread_time if threads == 1 else time.perf_counter
-    samples = time_in_turns({"wrapper": naive, **ours}, rounds=rounds, clock=clock)
+    seconds = seconds_in_turns({"wrapper": naive, **ours}, rounds=rounds, warm_ups=5, clock=clock)
+    samples_ms = {name: [1e3 * item for item in taken] for name, taken in seconds.items()}
     texts, tokens = graphs.inputs["input_ids"].shape
     return Result(
         checkpoint=f"{graphs.checkpoint.parent.name}/{graphs.checkpoint.name}",
@@ -188,18 +175,17 @@ def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
         threads=threads,
         rounds=rounds,
         speedups={
-            precision: _speedup(samples["wrapper"], samples[precision], max_abs_difference=found.max_abs)
-            for precision, found in figures.items()
+            precision: _speedup(seconds[precision], seconds["wrapper"], max_abs_difference=parity.max_abs)
+            for precision, parity in figures.items()
         },
-        median_ms={name: statistics.median(values) for name, values in samples.items()},
-        samples_ms=samples,
+        median_ms={name: statistics.median(taken) for name, taken in samples_ms.items()},
+        samples_ms=samples_ms,
         machine=describe_machine(),
     )
 
 
-def _speedup(slow: Sequence[float], fast: Sequence[float], *, max_abs_difference: float) -> Speedup:
-    ratios = [one / other for one, other in zip(slow, fast, strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4)
+def _speedup(ours: Sequence[float], wrapper: Sequence[float], *, max_abs_difference: float) -> Speedup:
+    low, median, high = statistics.quantiles(times_as_fast(ours, wrapper), n=4)
     return Speedup(median=median, quartiles=(low, high), max_abs_difference=max_abs_difference)
 
 

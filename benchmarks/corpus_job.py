@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime import Encoder
+from cls_runtime.bench.spread import times_as_fast
+from cls_runtime.bench.turns import clocked, in_turns
 from cls_runtime.jobs import JobOptions, run_job
 
 REPEATED = 0.1
@@ -155,20 +157,25 @@ def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dic
     texts = list(dict.fromkeys(sentences(arguments.rows)))
     corpus = folder / "corpus.txt"
     corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    samples: dict[str, list[dict[str, float]]] = {"encode": [], "job": []}
     variants = set()
-    for turn in range(arguments.rounds):
+
+    def encode() -> dict[str, float]:
         with Encoder.load(bundle, variant=arguments.variant, on_overflow="truncate") as encoder:
             encoder.encode(texts[:256])
-            start, cpu = time.monotonic(), time.process_time()
-            encoder.encode(texts)
-            samples["encode"].append({"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu})
-        cpu = time.process_time()
-        report = run_job(bundle, [str(corpus)], str(folder / f"out{turn}"), options=JobOptions(variant=arguments.variant))
+            cpu_seconds, (seconds, _) = clocked(lambda: clocked(lambda: encoder.encode(texts)), clock=time.process_time)
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+
+    def job(turn: int) -> dict[str, float]:
+        options = JobOptions(variant=arguments.variant)
+        cpu_seconds, report = clocked(
+            lambda: run_job(bundle, [str(corpus)], str(folder / f"out{turn}"), options=options), clock=time.process_time
+        )
         variants.add(f"{report.choice.variant} on {report.choice.engine}")
-        samples["job"].append({"seconds": report.seconds, "cpu_seconds": time.process_time() - cpu})
+        return {"seconds": report.seconds, "cpu_seconds": cpu_seconds}
+
+    samples = in_turns(("encode", "job"), lambda side, turn: encode() if side == "encode" else job(turn), rounds=arguments.rounds)
     ratios = {
-        kind: [encode[kind] / job[kind] for encode, job in zip(samples["encode"], samples["job"], strict=True)]
+        kind: times_as_fast([run[kind] for run in samples["job"]], [run[kind] for run in samples["encode"]])
         for kind in ("seconds", "cpu_seconds")
     }
     medians = {kind: round(statistics.median(values), 3) for kind, values in ratios.items()}
@@ -184,15 +191,17 @@ def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dic
 def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a doubling number of rows, and what each doubling multiplies them by: the median of the rounds.
 
-    Rounds go up and down in turns. `job_seconds` are those of the work, without starting; `cpu_seconds` those of the whole process.
+    The sizes take turns, up and down. `job_seconds` are those of the work, without starting; `cpu_seconds` those of the whole process.
     """
     corpora = {rows: write_corpus(folder / f"{rows}.txt", rows, arguments) for rows in arguments.sizes}
-    runs: dict[int, list[Run]] = {rows: [] for rows in arguments.sizes}
-    for turn in range(arguments.rounds):
-        for rows in arguments.sizes if turn % 2 == 0 else reversed(arguments.sizes):
-            out = folder / f"out{rows}-{turn}"
-            runs[rows].append(watched_job(bundle, corpora[rows], out, rows=rows, options=arguments.options))
-            shutil.rmtree(out)
+
+    def sample(rows: int, turn: int) -> Run:
+        out = folder / f"out{rows}-{turn}"
+        run = watched_job(bundle, corpora[rows], out, rows=rows, options=arguments.options)
+        shutil.rmtree(out)
+        return run
+
+    runs = in_turns(arguments.sizes, sample, rounds=arguments.rounds)
     taken: dict[str, list[list[float]]] = {
         "job_seconds": [[run.job["seconds"] for run in runs[rows]] for rows in arguments.sizes],
         "cpu_seconds": [[run.cpu_seconds for run in runs[rows]] for rows in arguments.sizes],

@@ -15,14 +15,6 @@ import pytest
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
-def test_sides_take_turns_and_change_order() -> None:
-    calls: list[str] = []
-    sides = {name: lambda name=name: calls.append(name) for name in "ab"}
-    samples = cls_graph_speed.time_in_turns(sides, rounds=4)
-    assert "".join(calls[10:]) == "abbaabba"
-    assert {name: len(values) for name, values in samples.items()} == {"a": 4, "b": 4}
-
-
 def test_the_batch_is_real_text_without_padding(minilm: Path) -> None:
     batch = cls_graph_speed.real_batch(minilm, texts=32, tokens=32)
     assert {name: array.shape for name, array in batch.items()} == dict.fromkeys(

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from cls_runtime.bench.figures import latency_limit, measured_sides, percentiles_ms, spread, texts_per_second, timing_limit, timings
+from cls_runtime.bench.figures import latency_limit, measured_sides, percentiles_ms, texts_per_second, timing_limit, timings
 from cls_runtime.bench.latency import MODES
 from cls_runtime.bench.results import BenchResults, Kind, Timing
+from cls_runtime.bench.spread import spread
 
 # Colours that carry on white and on near black. INK, MUTED and GRID are replaced by the page's own where a plot is part of one.
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d0d7de"

@@ -23,7 +23,7 @@ from cls_runtime.bench.plan import Plan, PlannedSide, fitted, thread_counts
 from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, MatrixRate, Parity, Settings, Side, Start, TextFacts, Timing
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_of_length, timed, worker_pools
-from cls_runtime.bench.turns import in_turns
+from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.parity import compare, cosines
@@ -167,7 +167,7 @@ def _fitted(task: _Task, ready: Mapping[str, Loaded], found: _Found) -> _Task:
     """The task with as much less as the slowest side needs, which a few of the texts show."""
     few = task.plan.least_texts
     tokens = sum(task.lengths[:few])
-    seconds = in_turns({name: functools.partial(side.encoder.encode, task.texts[:few]) for name, side in ready.items()}, rounds=1)
+    seconds = seconds_in_turns({name: functools.partial(side.encoder.encode, task.texts[:few]) for name, side in ready.items()}, rounds=1)
     slowest = max(seconds, key=lambda name: seconds[name])
     plan = fitted(
         task.plan,

@@ -61,7 +61,7 @@ class Side:
     versions: Mapping[str, str] = field(default_factory=dict)
     vectors: Float32 | None = None
     parity: ParityFigures | None = None
-    seconds: list[float] = field(default_factory=list)
+    seconds: tuple[float, ...] = ()
     failed: str | None = None
 
     @property
@@ -87,7 +87,7 @@ class Side:
             name=self.name,
             settings=self.settings,
             versions=self.versions,
-            seconds=tuple(self.seconds),
+            seconds=self.seconds,
             texts_per_second=statistics.median(speeds) if speeds and self.failed is None else None,
             parity=self.parity,
             failed=self.failed,

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from cls_runtime.bench.peer_environments import OURS, PeerError, default_environments
 from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, Side, Start
+from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.texts import calibration_sentences
+from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.bundle.parity import compare
@@ -203,25 +205,31 @@ def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manif
 
 
 def _take_turns(sides: Sequence[Side], start: Start, parts: Sequence[Sequence[str]], *, progress: Callable[[str], None]) -> None:
-    """Every side embeds a round's part of the texts; every second round in reverse order."""
-    for index, part in enumerate(parts):
+    """Every side embeds each round's part of the texts, and keeps the seconds that its process tells, up to where it fails."""
+    by_name = {side.name: side for side in sides}
+
+    def before_round(index: int) -> None:
         progress(f"round {index + 1} of {len(parts)}")
-        start.give(part)
-        for side in sides[:: -1 if index % 2 else 1]:
-            if side.process is None:
-                continue
-            try:
-                side.seconds.append(side.process.embed(start.texts, start.vectors))
-            except PeerError as error:
-                side.fail(str(error))
+        start.give(parts[index])
+
+    def seconds(name: str, _: int) -> float | None:
+        side = by_name[name]
+        if side.process is None:
+            return None
+        try:
+            return side.process.embed(start.texts, start.vectors)
+        except PeerError as error:
+            side.fail(str(error))
+            return None
+
+    for name, told in in_turns(by_name, seconds, rounds=len(parts), before_round=before_round).items():
+        by_name[name].seconds = tuple(item for item in told if item is not None)
 
 
 def _ratios(sides: Sequence[Side]) -> tuple[SpeedRatio, ...]:
-    found = []
+    ratios = []
     for ours in (side for side in sides if side.peer == OURS):
         for theirs in (side for side in sides if side.peer != OURS):
-            ratios = [slow / fast for fast, slow in zip(ours.seconds, theirs.seconds, strict=True)]
-            found.append(
-                SpeedRatio(ours=ours.name, theirs=theirs.name, median=statistics.median(ratios), low=min(ratios), high=max(ratios))
-            )
-    return tuple(found)
+            of_rounds = spread(times_as_fast(ours.seconds, theirs.seconds))
+            ratios.append(SpeedRatio(ours=ours.name, theirs=theirs.name, median=of_rounds.median, low=of_rounds.low, high=of_rounds.high))
+    return tuple(ratios)

@@ -23,7 +23,6 @@ from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, fitted, planned
 from cls_runtime.bench.results import read_results, results_json
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import batch_jobs, texts_of_length
-from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import MultiplyAdds, Variant, read_manifest
 from cls_runtime.encoding.batching import plan_batches
@@ -68,13 +67,6 @@ def results(bundle, announced):
 
 def of(results, kind):
     return [item for item in results.timings if item.kind == kind]
-
-
-def test_sides_take_turns_and_the_order_turns_around():
-    calls = []
-    seconds = in_turns({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=3)
-    assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
-    assert {name: len(samples) for name, samples in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_every_step_is_announced(results, announced):
