@@ -20,7 +20,18 @@ from cls_runtime.bench.loaded import Loaded, loaded_sides
 from cls_runtime.bench.machine import this_host
 from cls_runtime.bench.matrix_rates import joined, matrix_rates
 from cls_runtime.bench.plan import Plan, PlannedSide, fitted, thread_counts
-from cls_runtime.bench.results import BenchResults, BundleFacts, Latency, MatrixRate, Parity, Settings, Side, Start, TextFacts, Timing
+from cls_runtime.bench.results import (
+    BenchResults,
+    BundleFacts,
+    ColdStart,
+    Latency,
+    MatrixRate,
+    Parity,
+    Settings,
+    SideFacts,
+    TextFacts,
+    Timing,
+)
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_of_length, timed, worker_pools
 from cls_runtime.bench.turns import seconds_in_turns
@@ -36,11 +47,11 @@ from cls_runtime.errors import BundleError, EngineError, UsageError
 class _Found:
     """What the steps found so far."""
 
-    sides: tuple[Side, ...] = ()
+    sides: tuple[SideFacts, ...] = ()
     rates: tuple[MatrixRate, ...] = ()
     timings: list[Timing] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
-    starts: tuple[Start, ...] = ()
+    starts: tuple[ColdStart, ...] = ()
     parity: list[Parity] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -239,10 +250,10 @@ def _lengths(plan: Plan, max_length: int) -> list[int]:
     return [length for length in plan.lengths if length <= max_length] or [max_length]
 
 
-def _side(bundle: Bundle, side: PlannedSide, ready: dict[str, Loaded], failed: dict[str, str]) -> Side:
+def _side(bundle: Bundle, side: PlannedSide, ready: dict[str, Loaded], failed: dict[str, str]) -> SideFacts:
     stored = bundle.manifest.variants.get(graph_variant(side.variant))
     loaded = ready.get(side.name)
-    return Side(
+    return SideFacts(
         name=side.name,
         variant=side.variant,
         engine=side.engine,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.bench.peer_environments import OURS, PeerError, default_environments
-from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, Side, Start
+from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, RunningSide, SideLauncher
 from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.texts import calibration_sentences
 from cls_runtime.bench.turns import in_turns
@@ -108,14 +108,14 @@ def compare_with_peers(
         EngineError: no side gives fp32 vectors to compare with.
     """
     opened = Bundle.open(bundle)
-    sides = [Side(name=name) for name in side_names(ours, peers)]
+    sides = [RunningSide(name=name) for name in side_names(ours, peers)]
     if not texts or rounds < 1 or threads < 1:
         raise UsageError(f"{len(texts)} texts, {rounds} rounds and {threads} threads; a comparison needs at least one of each")
     if not isinstance(checkpoint, Path) and Path(checkpoint).is_dir():
         checkpoint = Path(checkpoint)
     timed = set(texts)
     with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
-        start = Start(
+        launcher = SideLauncher(
             bundle=bundle.resolve(),
             checkpoint=checkpoint.resolve() if isinstance(checkpoint, Path) else checkpoint,
             max_length=opened.manifest.max_length,
@@ -125,14 +125,14 @@ def compare_with_peers(
             limits=limits,
             scratch=Path(scratch),
         )
-        start.give(texts)
+        launcher.give(texts)
         try:
             for side in sides:
                 progress(f"{side.name}: getting ready")
-                start(side)
-            reference = _hold_against_reference(sides, start, opened.manifest, progress=progress)
+                launcher.launch(side)
+            reference = _hold_against_reference(sides, launcher, opened.manifest, progress=progress)
             parts = [texts_of_round(texts, index, rounds=rounds) for index in range(rounds)]
-            _take_turns(sides, start, parts, progress=progress)
+            _take_turns(sides, launcher, parts, progress=progress)
         finally:
             for side in sides:
                 side.end()
@@ -180,16 +180,18 @@ def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manifest, *, progress: Callable[[str], None]) -> str:
+def _hold_against_reference(
+    sides: Sequence[RunningSide], launcher: SideLauncher, manifest: Manifest, *, progress: Callable[[str], None]
+) -> str:
     """Compares every side's vectors with the reference's, and ends those that compute something else; the reference's name."""
     usable = [side for side in sides if side.vectors is not None]
     reference = next((side for side in usable if side.peer == PYTORCH), None)
     if reference is None:
         reference = next((side for side in usable if side.peer == OURS and side.name.endswith(":fp32")), None)
     if reference is None:
-        reference = Side(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
+        reference = RunningSide(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
         progress(f"{reference.name}: computing the vectors to compare with")
-        start(reference)
+        launcher.launch(reference)
         reference.end()
     if reference.vectors is None:
         raise EngineError(f"no vectors to compare with: {reference.name} {reference.failed}")
@@ -204,20 +206,22 @@ def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manif
     return reference.name
 
 
-def _take_turns(sides: Sequence[Side], start: Start, parts: Sequence[Sequence[str]], *, progress: Callable[[str], None]) -> None:
+def _take_turns(
+    sides: Sequence[RunningSide], launcher: SideLauncher, parts: Sequence[Sequence[str]], *, progress: Callable[[str], None]
+) -> None:
     """Every side embeds each round's part of the texts, and keeps the seconds that its process tells, up to where it fails."""
     by_name = {side.name: side for side in sides}
 
     def before_round(index: int) -> None:
         progress(f"round {index + 1} of {len(parts)}")
-        start.give(parts[index])
+        launcher.give(parts[index])
 
     def seconds(name: str, _: int) -> float | None:
         side = by_name[name]
         if side.process is None:
             return None
         try:
-            return side.process.embed(start.texts, start.vectors)
+            return side.process.embed(launcher.texts, launcher.vectors)
         except PeerError as error:
             side.fail(str(error))
             return None
@@ -226,7 +230,7 @@ def _take_turns(sides: Sequence[Side], start: Start, parts: Sequence[Sequence[st
         by_name[name].seconds = tuple(item for item in told if item is not None)
 
 
-def _ratios(sides: Sequence[Side]) -> tuple[SpeedRatio, ...]:
+def _ratios(sides: Sequence[RunningSide]) -> tuple[SpeedRatio, ...]:
     ratios = []
     for ours in (side for side in sides if side.peer == OURS):
         for theirs in (side for side in sides if side.peer != OURS):

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import IO
 
 from cls_runtime.bench.plan import PlannedSide
-from cls_runtime.bench.results import Start
+from cls_runtime.bench.results import ColdStart
 from cls_runtime.bench.turns import in_turns
 from cls_runtime.errors import EngineError
 
 _PROGRAM = "cls_runtime.bench.first_vector"
 
 
-def starts(bundle: Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, threads: int, rounds: int) -> tuple[Start, ...]:
+def starts(bundle: Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, threads: int, rounds: int) -> tuple[ColdStart, ...]:
     """Every side's processes, in turns. Load each side once before: the files are then in the system's cache, for all of them alike.
 
     Raises:
@@ -29,7 +29,7 @@ def starts(bundle: Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, 
         json.dump(list(texts), given)
         processes = in_turns(sides, lambda side, _: _process([str(bundle), side.variant, side.engine, str(threads)], given), rounds=rounds)
     return tuple(
-        Start(
+        ColdStart(
             side=side.name,
             seconds=tuple(process["seconds"] for process in started),
             import_seconds=tuple(process["import_seconds"] for process in started),
