@@ -75,8 +75,8 @@ def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int]
 
 
 def joined(first: Sequence[MatrixRate], second: Sequence[MatrixRate]) -> tuple[MatrixRate, ...]:
-    """The same rates, measured twice, with the samples of both."""
-    return tuple(replace(a, seconds=a.seconds + b.seconds) for a, b in zip(first, second, strict=True))
+    """The same rates, measured twice, with the samples of both; `first` may not be there yet."""
+    return tuple(second) if not first else tuple(replace(a, seconds=a.seconds + b.seconds) for a, b in zip(first, second, strict=True))
 
 
 def _work(engine: Engine, pool: ThreadPoolExecutor, threads: int) -> Callable[[], object]:

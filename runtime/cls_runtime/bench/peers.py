@@ -41,6 +41,7 @@ PYTORCH = "transformers"
 # A lower mean cosine to fp32 is another model or another pooling, and its time means nothing. Dynamic int8 of a small model has 0.98.
 LEAST_MEAN_COSINE = 0.95
 CALIBRATION_TEXTS = 320
+_REFERENCE_STEP = "vectors to compare with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +129,10 @@ def compare_with_peers(
         launcher.give(texts)
         try:
             for side in sides:
-                progress(f"{side.name}: getting ready")
+                progress(_launching(side.name))
                 launcher.launch(side)
-            reference = _hold_against_reference(sides, launcher, opened.manifest, progress=progress)
+            progress(_REFERENCE_STEP)
+            reference = _hold_against_reference(sides, launcher, opened.manifest)
             parts = [texts_of_round(texts, index, rounds=rounds) for index in range(rounds)]
             _take_turns(sides, launcher, parts, progress=progress)
         finally:
@@ -145,6 +147,23 @@ def compare_with_peers(
         sides=tuple(side.result([len(part) for part in parts]) for side in sides),
         ratios=_ratios([side for side in sides if side.failed is None]),
     )
+
+
+def comparison_steps(names: Sequence[str], *, rounds: int) -> tuple[str, ...]:
+    """What `compare_with_peers` tells its `progress`, in order, for sides of these names (`side_names`).
+
+    >>> comparison_steps(["cls-export:auto:int8", "fastembed:int8"], rounds=1)
+    ('cls-export:auto:int8: getting ready', 'fastembed:int8: getting ready', 'vectors to compare with', 'round 1 of 1')
+    """
+    return (*map(_launching, names), _REFERENCE_STEP, *(_round(index, rounds) for index in range(rounds)))
+
+
+def _launching(name: str) -> str:
+    return f"{name}: getting ready"
+
+
+def _round(index: int, rounds: int) -> str:
+    return f"round {index + 1} of {rounds}"
 
 
 def texts_of_round(texts: Sequence[str], index: int, *, rounds: int) -> list[str]:
@@ -180,9 +199,7 @@ def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _hold_against_reference(
-    sides: Sequence[RunningSide], launcher: SideLauncher, manifest: Manifest, *, progress: Callable[[str], None]
-) -> str:
+def _hold_against_reference(sides: Sequence[RunningSide], launcher: SideLauncher, manifest: Manifest) -> str:
     """Compares every side's vectors with the reference's, and ends those that compute something else; the reference's name."""
     usable = [side for side in sides if side.vectors is not None]
     reference = next((side for side in usable if side.peer == PYTORCH), None)
@@ -190,7 +207,6 @@ def _hold_against_reference(
         reference = next((side for side in usable if side.peer == OURS and side.name.endswith(":fp32")), None)
     if reference is None:
         reference = RunningSide(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
-        progress(f"{reference.name}: computing the vectors to compare with")
         launcher.launch(reference)
         reference.end()
     if reference.vectors is None:
@@ -213,7 +229,7 @@ def _take_turns(
     by_name = {side.name: side for side in sides}
 
     def before_round(index: int) -> None:
-        progress(f"round {index + 1} of {len(parts)}")
+        progress(_round(index, len(parts)))
         launcher.give(parts[index])
 
     def seconds(name: str, _: int) -> float | None:

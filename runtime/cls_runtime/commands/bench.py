@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cls_runtime.bench.html_report import html_report
-from cls_runtime.bench.measure import run_benchmark, steps
+from cls_runtime.bench.measure import benchmark_steps, run_benchmark
 from cls_runtime.bench.output_files import check_writable, write_whole
-from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, side_names
+from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, comparison_steps, side_names
 from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
 from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
 from cls_runtime.bench.results import BenchResults, read_results, results_json
@@ -33,7 +33,6 @@ _EXAMPLES = [
     ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "beside other projects"),
     ("cls-bench --from result.json --plot result.svg", "no measuring; draws what was measured"),
 ]
-_PEER_STEPS = 3  # of what a peer needs before the rounds, for the progress bar: environment, files, first vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,9 +125,9 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine)
     threads = arguments.threads or available_cpus()
     peers = None if arguments.against is None else _peer_options(arguments, manifest, sides)
-    total = steps(plan)
+    total = len(benchmark_steps(plan))
     if peers is not None:
-        total += _PEER_STEPS * len(side_names(*peers)) + plan.rounds
+        total += len(comparison_steps(side_names(*peers), rounds=plan.rounds))
     # An engine may print while it loads; standard output is for the results.
     with shell.progress_bar(unit="step", total=total) as advance, contextlib.redirect_stdout(sys.stderr):
         step = _announcer(advance)

@@ -62,10 +62,10 @@ def test_tables_on_the_terminal_and_every_sample_in_the_file(golden_bundle, tmp_
     for title in (*TABLES, "Padding", "Cold start and memory", "Parity", "The machine's matrix rates"):
         assert f"\n{title}\n" in captured.out
     assert captured.err == ""
-    found = read_results(out)
-    assert found.bundle.fingerprint == read_manifest(golden_bundle).fingerprint
-    assert found.settings.threads == 1
-    assert found.texts.origin == "Python's own docstrings"
+    results = read_results(out)
+    assert results.bundle.fingerprint == read_manifest(golden_bundle).fingerprint
+    assert results.settings.threads == 1
+    assert results.texts.origin == "Python's own docstrings"
     assert [item.name for item in tmp_path.iterdir()] == ["result.json"]
 
 
