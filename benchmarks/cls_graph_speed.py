@@ -13,8 +13,6 @@ moment hits them all; every sample is kept.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import platform
 import statistics
 import sys
@@ -22,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +35,14 @@ from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
 from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.variants.variant import FILE_NAMES
+from cls_runtime.bench.machine import this_host
+from cls_runtime.bench.results import write_samples
 from cls_runtime.bench.spread import times_as_fast
 from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, compare, shortfalls
 from cls_runtime.engines.cpu import VNNI_FEATURES, cpu_features
+from cls_runtime.engines.installed import installed_versions
 
 Inputs = dict[str, NDArray[np.int64]]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -209,13 +210,16 @@ def random_checkpoint(folder: Path, shape: str) -> Path:
 
 
 def describe_machine() -> dict[str, str]:
-    """The processor and the versions that a figure belongs to."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
-    versions = {"cls-export": cls_runtime.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
-    return {"processor": model, "system": platform.system(), "python": platform.python_version(), **versions}
+    """The processor, those of its features that decide how fast it multiplies matrices, and the versions that a figure belongs to."""
+    host = this_host()
+    versions = {"cls-export": cls_runtime.__version__, **installed_versions(PACKAGES)}
+    return {
+        "processor": host.cpu,
+        "cpu_features": ", ".join(host.cpu_features),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -245,8 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"the vectors differ by {speedup.max_abs_difference:.1e} at most")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        write_samples(arguments.json, result)
     return 0
 
 

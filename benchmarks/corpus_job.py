@@ -32,7 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from cls_runtime import Encoder
+from cls_runtime.bench.resident import resident_bytes
+from cls_runtime.bench.results import write_samples
 from cls_runtime.bench.spread import times_as_fast
+from cls_runtime.bench.texts import sentences_of
 from cls_runtime.bench.turns import clocked, in_turns
 from cls_runtime.jobs import JobOptions, run_job
 
@@ -77,7 +80,7 @@ def sentences(count: int) -> Iterator[str]:
         yield made
 
 
-def docstring_sentences() -> Iterator[str]:
+def installed_sentences() -> Iterator[str]:
     """The sentences of the installed docstrings, file by file, as often as they occur."""
     for kind in ("stdlib", "purelib"):
         folder = Path(sysconfig.get_path(kind))
@@ -86,7 +89,7 @@ def docstring_sentences() -> Iterator[str]:
                 continue
             for docstring in re.findall(r'"""(.*?)"""', path.read_text(encoding="utf-8", errors="replace"), re.DOTALL):
                 for paragraph in re.split(r"\n\s*\n", docstring):
-                    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
+                    for sentence in sentences_of(paragraph):
                         if 3 <= len(sentence.split()) <= 100 and sentence[0].isalpha() and sentence[-1] in ".!?":
                             yield sentence
 
@@ -106,7 +109,7 @@ def with_repeats(real: Iterator[str], count: int, repeated: float) -> Iterator[s
 
 def write_corpus(path: Path, rows: int, arguments: argparse.Namespace) -> Path:
     """A text a line."""
-    made = with_repeats(docstring_sentences(), rows, arguments.repeated) if arguments.docstrings else sentences(rows)
+    made = with_repeats(installed_sentences(), rows, arguments.repeated) if arguments.docstrings else sentences(rows)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{sentence}\n" for sentence in made)
     return path
@@ -119,7 +122,7 @@ def watched_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Se
     with tempfile.TemporaryFile() as printed, subprocess.Popen(command, stdout=printed) as process:
         samples = []
         while process.poll() is None:
-            samples.append(Sample(seconds=time.monotonic() - start, resident_mb=resident_mb(process.pid)))
+            samples.append(Sample(seconds=time.monotonic() - start, resident_mb=resident_bytes(process.pid) / 1e6))
             time.sleep(SAMPLE_SECONDS)
         printed.seek(0)
         output = printed.read()
@@ -138,15 +141,6 @@ def children_cpu_seconds() -> float:
     """CPU seconds of the child processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system
-
-
-def resident_mb(pid: int) -> float:
-    """A process's resident size; 0 where it has gone or /proc is not there."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -274,7 +268,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = {"kind": arguments.kind, "options": arguments.options, **kinds[arguments.kind](arguments.bundle, Path(folder), arguments)}
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_samples(arguments.json, result)
     if arguments.plot:
         plot(result, arguments.plot)
     print(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))

@@ -14,14 +14,14 @@ import argparse
 import contextlib
 import functools
 import itertools
-import json
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime import Encoder
+from cls_runtime.bench.results import write_samples
 from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.texts import docstring_sentences
 from cls_runtime.bench.turns import clocked, in_turns
@@ -132,7 +132,7 @@ def main() -> None:
     )
     print(*report(result), sep="\n")
     if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        write_samples(options.json, result)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import functools
 import itertools
-import json
 import statistics
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from unittest import mock
 
 from cls_runtime import Encoder
 from cls_runtime.bench.peers import texts_of_round
+from cls_runtime.bench.results import write_samples
 from cls_runtime.bench.spread import times_as_fast
 from cls_runtime.bench.texts import docstring_sentences
 from cls_runtime.bench.turns import clocked, in_turns
@@ -64,7 +64,7 @@ def main() -> None:
             ratio = statistics.median(times_as_fast(seconds, base))
             print(f"{side:20} full at {size:5} tokens: {statistics.median(seconds):.3f} CPU s, {ratio:.2f} x {options.sizes[0]}'s speed")
     if options.json is not None:
-        options.json.write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
+        write_samples(options.json, samples)
 
 
 if __name__ == "__main__":

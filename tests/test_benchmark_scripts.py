@@ -13,9 +13,14 @@ import engines
 import full_batches
 import memory
 import pytest
+import text_to_vectors
 from bundle_builder import build_bundle
 
-SCRIPTS = sorted(path.stem for path in (Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py"))
+from cls_runtime.bench.results import write_samples
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,24 @@ def test_memory_is_told_on_the_way(bundle: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["memory.py", str(bundle), "--texts", "200", "--threads", "1"])
     assert memory.main() in (0, 1)
     assert "after 50 texts" in capsys.readouterr().out
+
+
+def test_memory_is_not_measured_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["memory.py", "no-bundle"])
+    with pytest.raises(SystemExit, match="2"):
+        memory.main()
+    assert "has no /proc" in capsys.readouterr().err
+
+
+def test_samples_are_written_as_they_are_read(tmp_path: Path) -> None:
+    """The recorded files were written so: the peers' are dataclasses, the jobs' plain values."""
+    peers = RESULTS / "peers_minilm.json"
+    write_samples(tmp_path / "new" / "peers.json", text_to_vectors.read(peers))
+    assert (tmp_path / "new" / "peers.json").read_text() == peers.read_text()
+    jobs = RESULTS / "corpus_job_throughput.json"
+    write_samples(tmp_path / "jobs.json", json.loads(jobs.read_text()))
+    assert (tmp_path / "jobs.json").read_text() == jobs.read_text()
 
 
 def options(**given: object) -> argparse.Namespace:

@@ -91,7 +91,7 @@ def test_the_speed_of_every_shape_does_not_fall(model: str, minilm: Path, tmp_pa
 BERT_BASE = """
 import json, resource, sys, time
 from cls_exporter import ExportConfig, export
-from cls_runtime.bench.first_vector import peak_bytes
+from cls_runtime.bench.resident import peak_bytes
 
 start = time.perf_counter()
 report = export(sys.argv[1], sys.argv[2])

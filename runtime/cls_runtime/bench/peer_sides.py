@@ -50,6 +50,11 @@ class PeerSide:
     parity: ParityFigures | None = None
     failed: str | None = None
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project."""
+        return self.name.startswith(f"{OURS}:")
+
 
 @dataclass(kw_only=True)
 class RunningSide:

@@ -188,6 +188,12 @@ def results_json(results: BenchResults) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+def write_samples(path: Path, document: object) -> None:
+    """Writes what a script in benchmarks/ measured, dataclasses or plain values, one value a line; makes the folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(document), indent=1) + "\n", encoding="utf-8")
+
+
 def read_results(path: Path) -> BenchResults:
     """Reads a results file.
 

@@ -153,7 +153,7 @@ def peers(results: BenchResults) -> Table:
     comparison = results.peers
     if comparison is None:
         return Table(key="peers", title="", caption="", header=(), rows=())
-    ours = next((side.name for side in comparison.sides if side.name.startswith("cls-export") and side.failed is None), None)
+    ours = next((side.name for side in comparison.sides if side.ours and side.failed is None), None)
     ratios = {item.theirs: item for item in comparison.ratios if item.ours == ours}
     rows = []
     for side in comparison.sides:

@@ -74,11 +74,11 @@ class TestFigures:
 
 class TestTables:
     def test_every_table_is_there_and_whole(self):
-        found = {table.key: table for table in tables.all_tables(with_peers())}
-        assert list(found) == [
+        by_key = {table.key: table for table in tables.all_tables(with_peers())}
+        assert list(by_key) == [
             *("throughput", "peers", "latency", "length", "call_size", "threads", "token_budget", "padding", "start", "parity", "rates")
         ]
-        for table in found.values():
+        for table in by_key.values():
             assert table.caption
             assert all(len(row) == len(table.header) for row in table.rows), table.key
 
