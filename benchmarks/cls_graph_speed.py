@@ -48,6 +48,7 @@ Inputs = dict[str, NDArray[np.int64]]
 SHAPES: dict[str, dict[str, Any]] = {
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "two-layer": {"hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 1536},
+    "two-wide-layers": {"hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
 
