@@ -1,7 +1,9 @@
-"""Which engine computes which variant fastest on this machine? Why `engine="auto"` takes which comes from here (docs/adr/0006-engines.md).
+"""Which engine computes which variant fastest on this machine?
 
     python benchmarks/engines.py BUNDLE
     python benchmarks/engines.py BUNDLE --variants int8 --texts 1000 --rounds 8 --json result.json
+
+docs/adr/0006-engines.md has its figures, and what they decide: which engine is `auto`'s first.
 
 Text to vectors, all engines in one process and in turns, in an order that changes every round; who is not on turn computes nothing. Every
 round has texts of its own, as a corpus has: an engine that keeps compiled kernels meets new shapes too. Vectors are compared before

@@ -1,5 +1,5 @@
 """How many tokens make a batch full, so that shorter texts get one of their own? `FULL_TOKENS` and
-`KERNELS_FOR_EACH_SHAPE` in `batching.py` come from here.
+`KERNELS_FOR_EACH_SHAPE` in `encoding/batching.py` come from here.
 
     python benchmarks/full_batches.py BUNDLE --sides onnxruntime:int8 openvino:int8 --json benchmarks/results/full_batches.json
 
