@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import platform
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +44,7 @@ TINY = dataclasses.replace(
     call_sizes=(1, 4),
     rate_rounds=1,
     token_budgets=(32, 64),
+    round_seconds=1e9,  # however slow the machine is, it does all of the above
 )
 MANY = [f"the cat {'sleeps ' * (index % 5)}{index}" for index in range(20)]
 
@@ -148,7 +148,7 @@ def test_no_side_that_works_here_is_an_error(known):
 def test_text_to_vector_has_every_round(results):
     (item,) = of(results, "text_to_vector")
     assert (item.side, item.texts, item.threads, len(item.seconds)) == ("fp32 on onnxruntime", 20, 2, 2)
-    assert all(0 < seconds < 10 for seconds in item.seconds)
+    assert all(seconds > 0 for seconds in item.seconds)
     assert item.tokens == sum(results.texts.token_counts)
     assert item.padding_tokens < item.tokens
 
@@ -228,8 +228,10 @@ def test_a_caller_that_fails_ends_the_measurement(bundle, mode, monkeypatch):
 def test_a_new_process_says_how_long_it_took_and_what_it_held(results):
     (item,) = results.starts
     assert len(item.seconds) == len(item.peak_bytes) == TINY.starts
-    assert 0 < item.import_seconds[0] + item.load_seconds[0] < item.seconds[0] < 60
-    assert 20e6 < item.peak_bytes[0] < 2e9
+    assert item.import_seconds[0] > 0
+    assert item.load_seconds[0] > 0
+    assert item.import_seconds[0] + item.load_seconds[0] < item.seconds[0]
+    assert item.peak_bytes[0] > 20e6  # Python with numpy and an engine
 
 
 def test_peak_memory_is_the_processs_own_not_its_parents(bundle):
@@ -265,7 +267,9 @@ def test_matrix_rates_are_of_every_arithmetic_and_thread_count(results):
         ("onnxruntime", arithmetic, threads) for threads in (1, 2) for arithmetic in ("fp32", "int8")
     ]
     assert {len(item.seconds) for item in results.rates} == {2 * TINY.rate_rounds}  # before everything else, and after it
-    assert all(1e7 < item.multiply_adds / statistics.median(item.seconds) < 1e14 for item in results.rates)
+    assert all(min(item.seconds) > 0 for item in results.rates)
+    work = matrix_rates.PRODUCTS * 32 * matrix_rates.WIDTH**2  # of the sequence that the fixture sets
+    assert {item.threads: item.multiply_adds for item in results.rates} == {1: work, 2: 2 * work}
 
 
 def test_the_rate_graphs_multiply_what_they_claim(tmp_path):
@@ -337,12 +341,22 @@ def test_no_texts_is_an_error(bundle):
         run_benchmark(bundle, texts=[], origin="", plan=TINY, sides=[SIDE], threads=1)
 
 
-def test_the_quick_plan_asks_for_less():
-    assert QUICK.texts < THOROUGH.texts
-    assert sum(callers * requests for callers, requests in QUICK.callers) < sum(
-        callers * requests for callers, requests in THOROUGH.callers
-    )
-    assert [callers for callers, _ in QUICK.callers] == [callers for callers, _ in THOROUGH.callers] == [1, 8, 32]
+def amounts(plan):
+    """How much a plan asks for, by field: a number, or how many of them, or all requests."""
+    counted = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan)} | {
+        "callers": sum(callers * requests for callers, requests in plan.callers)
+    }
+    return {name: len(value) if isinstance(value, tuple) else value for name, value in counted.items() if name != "quick"}
+
+
+def test_the_quick_plan_asks_for_less_of_the_same():
+    """Never for more of anything, and for the same tables: of the same numbers of callers, at lengths that the thorough plan has too."""
+    quick, thorough = amounts(QUICK), amounts(THOROUGH)
+    assert all(quick[name] <= thorough[name] for name in thorough)
+    assert quick["texts"] * quick["rounds"] < thorough["texts"] * thorough["rounds"] / 5
+    assert [callers for callers, _ in QUICK.callers] == [callers for callers, _ in THOROUGH.callers]
+    for varied in ("lengths", "call_sizes", "token_budgets"):
+        assert set(getattr(QUICK, varied)) <= set(getattr(THOROUGH, varied))
 
 
 def test_a_slow_model_gets_less_of_everything():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -199,17 +200,22 @@ def test_a_checkout_has_the_programs() -> None:
     assert peer_environments.programs() == PROGRAMS
 
 
+# In a process of its own: the module takes standard output for its answers when it is imported.
 PROTOCOL = """
+import json, sys
 from peer_protocol import sorted_batches
-lengths = [3, 50, 7, 7, 1, 20]
-batches = sorted_batches(lengths, token_budget=40)
-assert sorted(index for batch in batches for index in batch) == list(range(6)), batches
-assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 40 for batch in batches), batches
+print(json.dumps(sorted_batches({lengths}, token_budget=40)), file=sys.stderr)
 """
 
 
 def test_batches_sorted_by_hand_hold_every_text_once_within_the_budget() -> None:
-    subprocess.run([sys.executable, "-c", PROTOCOL], check=True, env={**os.environ, "PYTHONPATH": str(PROGRAMS / "common")})
+    lengths = [3, 50, 7, 7, 1, 20]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAMS / "common")}
+    command = [sys.executable, "-W", "ignore", "-c", PROTOCOL.format(lengths=lengths)]
+    batches = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stderr)
+    assert sorted(index for batch in batches for index in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 40 for batch in batches)
+    assert len(batches) < len(lengths)
 
 
 def test_calibration_texts_are_as_many_as_wanted_and_hardly_ever_timed() -> None:
