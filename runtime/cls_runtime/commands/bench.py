@@ -85,17 +85,18 @@ def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     results = _measure(arguments) if arguments.results is None else read_results(arguments.results)
     document = results_json(results)
+    # Files first: who reads standard output may go away, and minutes of measuring with it.
+    if arguments.json not in (None, "-"):
+        write_whole(Path(arguments.json), document.encode())
+    if arguments.plot is not None:
+        write_whole(arguments.plot, overview(results, suffix=arguments.plot.suffix))
+    if arguments.html is not None:
+        write_whole(arguments.html, html_report(results).encode())
     if arguments.json == "-":
         sys.stdout.write(document)
     else:
         for line in report_lines(results):
             shell.say(line)
-        if arguments.json is not None:
-            write_whole(Path(arguments.json), document.encode())
-    if arguments.plot is not None:
-        write_whole(arguments.plot, overview(results, suffix=arguments.plot.suffix))
-    if arguments.html is not None:
-        write_whole(arguments.html, html_report(results).encode())
     return shell.EXIT_DONE
 
 
