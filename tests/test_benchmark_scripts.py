@@ -50,12 +50,17 @@ def test_every_size_of_a_full_batch_has_every_round(bundle: Path) -> None:
     }
 
 
-def test_memory_is_told_on_the_way(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The sizes of this process say nothing here, whose exit code is theirs: what is held is that they are read and compared."""
+@pytest.mark.parametrize(("last_mib", "exit_code"), [(104, 0), (106, 1)])
+def test_memory_that_grew_by_more_than_a_twentieth_is_exit_code_1(
+    last_mib: int, exit_code: int, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sizes are made here: before anything is loaded, after the one block that so few texts are, and at the end."""
+    sizes_mib = iter([100, 100, last_mib])
+    monkeypatch.setattr(memory, "resident_bytes", lambda: next(sizes_mib) * memory.MIB)
     monkeypatch.setattr(memory, "SETTLED_TEXTS", 50)
     monkeypatch.setattr(sys, "argv", ["memory.py", str(bundle), "--texts", "200", "--threads", "1"])
-    assert memory.main() in (0, 1)
-    assert "after 50 texts" in capsys.readouterr().out
+    assert memory.main() == exit_code
+    assert f"after 50 texts 100.0 MiB, at the end {last_mib}.0 MiB" in capsys.readouterr().out
 
 
 def test_memory_is_not_measured_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
