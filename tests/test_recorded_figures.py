@@ -119,6 +119,9 @@ def test_recorded_int8_is_faster_than_fp32_from_text_to_vector(recorded: BenchRe
 
 @pytest.mark.parametrize("variant", FIRST_VECTOR_SECONDS)
 def test_the_recorded_first_vector_comes_in_time(variant: str, recorded: BenchResults) -> None:
-    """From the start of a process; 0.44 s and 0.37 s. What it must not do on the way there is in tests/runtime/test_imports.py."""
+    """Every sample, from the start of a process; medians 0.44 s and 0.37 s.
+
+    What it may do on the way there is in tests/runtime/test_imports.py and test_resource_limits.py.
+    """
     (start,) = (item for item in recorded.starts if item.side == f"{variant} on onnxruntime")
-    assert statistics.median(start.seconds) < FIRST_VECTOR_SECONDS[variant]
+    assert max(start.seconds) < FIRST_VECTOR_SECONDS[variant]
