@@ -13,8 +13,6 @@ moment hits them all; every sample is kept.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import platform
 import statistics
 import sys
@@ -22,8 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +33,22 @@ from transformers import AutoModel, AutoTokenizer
 import cls_runtime
 from cls_exporter import ExportConfig, export
 from cls_exporter.config import Precision
+from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.variants.variant import FILE_NAMES
+from cls_runtime.bench.machine import this_host
+from cls_runtime.bench.results import write_samples
+from cls_runtime.bench.spread import times_as_fast
+from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls
+from cls_runtime.engines.cpu import VNNI_FEATURES, cpu_features
+from cls_runtime.engines.installed import installed_versions
 
 Inputs = dict[str, NDArray[np.int64]]
 SHAPES: dict[str, dict[str, Any]] = {
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "two-layer": {"hidden_size": 384, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 1536},
+    "two-wide-layers": {"hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 PACKAGES = ("onnxruntime", "torch", "transformers", "numpy")
 
@@ -108,37 +113,27 @@ def export_wrapper(checkpoint: Path, path: Path, example: Inputs) -> None:
 def real_batch(checkpoint: Path, *, texts: int, tokens: int) -> Inputs:
     """`texts` pieces of real text of exactly `tokens` tokens, so that neither side computes padding. int64 [B, S] each."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    lines = (resources.files("cls_exporter") / "texts" / "parity.txt").read_text(encoding="utf-8").splitlines()
-    ids = tokenizer(" ".join(lines), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    ids = tokenizer(" ".join(builtin_texts("parity")), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     width = tokens - 2
     rows = [[tokenizer.cls_token_id, *ids[i * width : (i + 1) * width], tokenizer.sep_token_id] for i in range(texts)]
     input_ids = np.asarray(rows, dtype=np.int64)
     return {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids), "token_type_ids": np.zeros_like(input_ids)}
 
 
-def open_graph(path: Path, inputs: Inputs, *, threads: int) -> Callable[[], NDArray[np.float32]]:
-    """A function that runs the graph at `path` once on `inputs` and gives its `sentence_embedding`, float32 [B, H]."""
+def session_options(features: frozenset[str] | None, *, threads: int) -> onnxruntime.SessionOptions:
+    """ONNX Runtime's defaults, and on a CPU without VNNI what the runtime sets there too, or its int8 kernels saturate."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if not (features or frozenset()) & VNNI_FEATURES:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def open_graph(path: Path, inputs: Inputs, *, threads: int) -> Callable[[], NDArray[np.float32]]:
+    """A function that runs the graph at `path` once on `inputs` and gives its `sentence_embedding`, float32 [B, H]."""
+    session = onnxruntime.InferenceSession(str(path), session_options(cpu_features(), threads=threads), providers=["CPUExecutionProvider"])
     feed = {item.name: inputs[item.name] for item in session.get_inputs()}
     return lambda: np.asarray(session.run(["sentence_embedding"], feed)[0], dtype=np.float32)
-
-
-def time_in_turns(
-    sides: dict[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Milliseconds of each call. A round calls every side once, and every second round does so in reverse order."""
-    for call in sides.values():
-        for _ in range(5):
-            call()
-    samples: dict[str, list[float]] = {name: [] for name in sides}
-    for index in range(rounds):
-        for name in list(sides)[:: -1 if index % 2 else 1]:
-            start = clock()
-            sides[name]()
-            samples[name].append((clock() - start) * 1e3)
-    return samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +175,8 @@ def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
             raise RuntimeError(f"the {precision} graph differs from the wrapper: {'; '.join(missed)}")
     # One thread's own CPU time does not see what else the machine does; several threads have only the wall clock in common.
     clock = time.thread_time if threads == 1 else time.perf_counter
-    samples = time_in_turns({"wrapper": naive, **ours}, rounds=rounds, clock=clock)
+    seconds = seconds_in_turns({"wrapper": naive, **ours}, rounds=rounds, warm_ups=5, clock=clock)
+    samples_ms = {name: [1e3 * item for item in taken] for name, taken in seconds.items()}
     texts, tokens = graphs.inputs["input_ids"].shape
     return Result(
         checkpoint=f"{graphs.checkpoint.parent.name}/{graphs.checkpoint.name}",
@@ -189,18 +185,17 @@ def measure(graphs: Graphs, *, rounds: int = 60, threads: int = 1) -> Result:
         threads=threads,
         rounds=rounds,
         speedups={
-            precision: _speedup(samples["wrapper"], samples[precision], max_abs_difference=found.max_abs)
-            for precision, found in figures.items()
+            precision: _speedup(seconds[precision], seconds["wrapper"], max_abs_difference=parity.max_abs)
+            for precision, parity in figures.items()
         },
-        median_ms={name: statistics.median(values) for name, values in samples.items()},
-        samples_ms=samples,
+        median_ms={name: statistics.median(taken) for name, taken in samples_ms.items()},
+        samples_ms=samples_ms,
         machine=describe_machine(),
     )
 
 
-def _speedup(slow: Sequence[float], fast: Sequence[float], *, max_abs_difference: float) -> Speedup:
-    ratios = [one / other for one, other in zip(slow, fast, strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4)
+def _speedup(ours: Sequence[float], wrapper: Sequence[float], *, max_abs_difference: float) -> Speedup:
+    low, median, high = statistics.quantiles(times_as_fast(ours, wrapper), n=4)
     return Speedup(median=median, quartiles=(low, high), max_abs_difference=max_abs_difference)
 
 
@@ -216,13 +211,16 @@ def random_checkpoint(folder: Path, shape: str) -> Path:
 
 
 def describe_machine() -> dict[str, str]:
-    """The processor and the versions that a figure belongs to."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        model = next((line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model)
-    versions = {"cls-export": cls_runtime.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
-    return {"processor": model, "system": platform.system(), "python": platform.python_version(), **versions}
+    """The processor, those of its features that decide how fast it multiplies matrices, and the versions that a figure belongs to."""
+    host = this_host()
+    versions = {"cls-export": cls_runtime.__version__, **installed_versions(PACKAGES)}
+    return {
+        "processor": host.cpu,
+        "cpu_features": ", ".join(host.cpu_features),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,8 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"the vectors differ by {speedup.max_abs_difference:.1e} at most")
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        write_samples(arguments.json, result)
     return 0
 
 

@@ -28,11 +28,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cls_runtime import Encoder
+from cls_runtime.bench.resident import resident_bytes
+from cls_runtime.bench.results import write_samples
+from cls_runtime.bench.spread import times_as_fast
+from cls_runtime.bench.texts import sentences_of
+from cls_runtime.bench.turns import clocked, in_turns
 from cls_runtime.jobs import JobOptions, run_job
 
 REPEATED = 0.1
@@ -60,8 +64,9 @@ class Run:
 
 def sentences(count: int) -> Iterator[str]:
     """Sentences of real lengths, most of them distinct, always the same ones."""
-    text = resources.files("cls_exporter").joinpath("texts/calibration.txt").read_text(encoding="utf-8")
-    real = [line.split() for line in text.splitlines() if line]
+    from cls_exporter.gate.parity_texts import builtin_texts  # needs the extra `export`, which --docstrings does not
+
+    real = [line.split() for line in builtin_texts("calibration")]
     source = random.Random(624_712)
     seen: list[str] = []
     for _ in range(count):
@@ -75,7 +80,7 @@ def sentences(count: int) -> Iterator[str]:
         yield made
 
 
-def docstring_sentences() -> Iterator[str]:
+def installed_sentences() -> Iterator[str]:
     """The sentences of the installed docstrings, file by file, as often as they occur."""
     for kind in ("stdlib", "purelib"):
         folder = Path(sysconfig.get_path(kind))
@@ -84,7 +89,7 @@ def docstring_sentences() -> Iterator[str]:
                 continue
             for docstring in re.findall(r'"""(.*?)"""', path.read_text(encoding="utf-8", errors="replace"), re.DOTALL):
                 for paragraph in re.split(r"\n\s*\n", docstring):
-                    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
+                    for sentence in sentences_of(paragraph):
                         if 3 <= len(sentence.split()) <= 100 and sentence[0].isalpha() and sentence[-1] in ".!?":
                             yield sentence
 
@@ -104,7 +109,7 @@ def with_repeats(real: Iterator[str], count: int, repeated: float) -> Iterator[s
 
 def write_corpus(path: Path, rows: int, arguments: argparse.Namespace) -> Path:
     """A text a line."""
-    made = with_repeats(docstring_sentences(), rows, arguments.repeated) if arguments.docstrings else sentences(rows)
+    made = with_repeats(installed_sentences(), rows, arguments.repeated) if arguments.docstrings else sentences(rows)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{sentence}\n" for sentence in made)
     return path
@@ -117,7 +122,7 @@ def watched_job(bundle: Path, corpus: Path, out: Path, *, rows: int, options: Se
     with tempfile.TemporaryFile() as printed, subprocess.Popen(command, stdout=printed) as process:
         samples = []
         while process.poll() is None:
-            samples.append(Sample(seconds=time.monotonic() - start, resident_mb=resident_mb(process.pid)))
+            samples.append(Sample(seconds=time.monotonic() - start, resident_mb=resident_bytes(process.pid) / 1e6))
             time.sleep(SAMPLE_SECONDS)
         printed.seek(0)
         output = printed.read()
@@ -138,15 +143,6 @@ def children_cpu_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def resident_mb(pid: int) -> float:
-    """A process's resident size; 0 where it has gone or /proc is not there."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`Encoder.encode` and a job, in turns in this process, on texts without repeats (the job would not compute them again).
 
@@ -155,20 +151,25 @@ def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dic
     texts = list(dict.fromkeys(sentences(arguments.rows)))
     corpus = folder / "corpus.txt"
     corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    samples: dict[str, list[dict[str, float]]] = {"encode": [], "job": []}
     variants = set()
-    for turn in range(arguments.rounds):
+
+    def encode() -> dict[str, float]:
         with Encoder.load(bundle, variant=arguments.variant, on_overflow="truncate") as encoder:
             encoder.encode(texts[:256])
-            start, cpu = time.monotonic(), time.process_time()
-            encoder.encode(texts)
-            samples["encode"].append({"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu})
-        cpu = time.process_time()
-        report = run_job(bundle, [str(corpus)], str(folder / f"out{turn}"), options=JobOptions(variant=arguments.variant))
+            cpu_seconds, (seconds, _) = clocked(lambda: clocked(lambda: encoder.encode(texts)), clock=time.process_time)
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+
+    def job(turn: int) -> dict[str, float]:
+        options = JobOptions(variant=arguments.variant)
+        cpu_seconds, report = clocked(
+            lambda: run_job(bundle, [str(corpus)], str(folder / f"out{turn}"), options=options), clock=time.process_time
+        )
         variants.add(f"{report.choice.variant} on {report.choice.engine}")
-        samples["job"].append({"seconds": report.seconds, "cpu_seconds": time.process_time() - cpu})
+        return {"seconds": report.seconds, "cpu_seconds": cpu_seconds}
+
+    samples = in_turns(("encode", "job"), lambda side, turn: encode() if side == "encode" else job(turn), rounds=arguments.rounds)
     ratios = {
-        kind: [encode[kind] / job[kind] for encode, job in zip(samples["encode"], samples["job"], strict=True)]
+        kind: times_as_fast([run[kind] for run in samples["job"]], [run[kind] for run in samples["encode"]])
         for kind in ("seconds", "cpu_seconds")
     }
     medians = {kind: round(statistics.median(values), 3) for kind, values in ratios.items()}
@@ -184,23 +185,26 @@ def throughput(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dic
 def scaling(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a doubling number of rows, and what each doubling multiplies them by: the median of the rounds.
 
-    Rounds go up and down in turns. `job_seconds` are those of the work, without starting; `cpu_seconds` those of the whole process.
+    The sizes take turns, up and down. `job_seconds` are those of the work, without starting; `cpu_seconds` those of the whole process.
     """
     corpora = {rows: write_corpus(folder / f"{rows}.txt", rows, arguments) for rows in arguments.sizes}
-    runs: dict[int, list[Run]] = {rows: [] for rows in arguments.sizes}
-    for turn in range(arguments.rounds):
-        for rows in arguments.sizes if turn % 2 == 0 else reversed(arguments.sizes):
-            out = folder / f"out{rows}-{turn}"
-            runs[rows].append(watched_job(bundle, corpora[rows], out, rows=rows, options=arguments.options))
-            shutil.rmtree(out)
-    taken = {
-        "job_seconds": [[round(run.job["seconds"], 2) for run in runs[rows]] for rows in arguments.sizes],
-        "cpu_seconds": [[round(run.cpu_seconds, 2) for run in runs[rows]] for rows in arguments.sizes],
+
+    def sample(rows: int, turn: int) -> Run:
+        out = folder / f"out{rows}-{turn}"
+        run = watched_job(bundle, corpora[rows], out, rows=rows, options=arguments.options)
+        shutil.rmtree(out)
+        return run
+
+    runs = in_turns(arguments.sizes, sample, rounds=arguments.rounds)
+    taken: dict[str, list[list[float]]] = {
+        "job_seconds": [[run.job["seconds"] for run in runs[rows]] for rows in arguments.sizes],
+        "cpu_seconds": [[run.cpu_seconds for run in runs[rows]] for rows in arguments.sizes],
     }
-    medians = {kind: [statistics.median(values) for values in found] for kind, found in taken.items()}
-    factors = {kind: [round(second / first, 3) for first, second in itertools.pairwise(found)] for kind, found in medians.items()}
+    medians = {kind: [statistics.median(seconds) for seconds in by_size] for kind, by_size in taken.items()}
+    factors = {kind: [round(second / first, 3) for first, second in itertools.pairwise(middle)] for kind, middle in medians.items()}
+    rounded = {kind: [[round(item, 2) for item in seconds] for seconds in by_size] for kind, by_size in taken.items()}
     peaks = [max(peak_mb(run) for run in runs[rows]) for rows in arguments.sizes]
-    return {"rows": list(arguments.sizes), **taken, "factor_of_each_doubling": factors, "peak_mb": peaks}
+    return {"rows": list(arguments.sizes), **rounded, "factor_of_each_doubling": factors, "peak_mb": peaks}
 
 
 def memory(bundle: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -245,7 +249,7 @@ def partition(arguments: list[str], at: str) -> tuple[list[str], list[str], list
 
 
 def main() -> int:
-    """Runs one of the three and prints what it found."""
+    """Runs one of the three and prints its figures."""
     kinds = {"throughput": throughput, "scaling": scaling, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=kinds)
@@ -264,7 +268,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = {"kind": arguments.kind, "options": arguments.options, **kinds[arguments.kind](arguments.bundle, Path(folder), arguments)}
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_samples(arguments.json, result)
     if arguments.plot:
         plot(result, arguments.plot)
     print(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))

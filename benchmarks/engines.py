@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import functools
+import itertools
 import platform
 import statistics
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime import Encoder
+from cls_runtime.bench.results import write_samples
+from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.texts import docstring_sentences
+from cls_runtime.bench.turns import clocked, in_turns
 from cls_runtime.bundle.parity import parity_figures
 
 # Below it the two engines do not compute the same model, and their times mean nothing.
@@ -32,14 +35,14 @@ LEAST_MEAN_COSINE = 0.999
 LONGEST_WORDS = 22
 
 
-@dataclass(kw_only=True)
-class Side:
+@dataclass(frozen=True, kw_only=True)
+class EngineSamples:
     """An engine with a variant: the seconds of each round, and the mean cosine to the first engine with that variant."""
 
     engine: str
     variant: str
     mean_cosine: float
-    seconds: list[float] = field(default_factory=list)
+    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Result:
     threads: int
     texts: int
     mean_tokens: float
-    sides: list[Side]
+    sides: tuple[EngineSamples, ...]
 
 
 def measure(bundle: Path, *, engines: Sequence[str], variants: Sequence[str], threads: int, texts: int, rounds: int) -> Result:
@@ -62,30 +65,36 @@ def measure(bundle: Path, *, engines: Sequence[str], variants: Sequence[str], th
         ClsError: an engine or a variant is not there.
     """
     needed = texts * (rounds + 1)
-    found = [text for text in docstring_sentences(2 * needed) if len(text.split()) <= LONGEST_WORDS][:needed]
-    if len(found) < needed:
-        raise RuntimeError(f"{rounds} rounds of {texts} texts need {needed}, there are {len(found)}; take fewer")
-    parts = [found[start : start + texts] for start in range(0, needed, texts)]
+    short = [text for text in docstring_sentences(2 * needed) if len(text.split()) <= LONGEST_WORDS][:needed]
+    if len(short) < needed:
+        raise RuntimeError(f"{rounds} rounds of {texts} texts need {needed}, there are {len(short)}; take fewer")
+    parts = [short[start : start + texts] for start in range(0, needed, texts)]
     with contextlib.ExitStack() as stack:
         encoders: dict[tuple[str, str], Encoder] = {}
-        sides: list[Side] = []
-        for variant in variants:
-            for engine in engines:
-                encoder = stack.enter_context(Encoder.load(bundle, engine=engine, variant=variant, threads=threads, on_overflow="truncate"))
-                encoders[engine, variant] = encoder
-                rows = encoder.encode(parts[0])
-                reference = rows if engine == engines[0] else encoders[engines[0], variant].encode(parts[0])
-                side = Side(engine=engine, variant=variant, mean_cosine=parity_figures(reference, rows).mean_cosine)
-                if side.mean_cosine < LEAST_MEAN_COSINE:
-                    raise RuntimeError(f"{variant} on {engine} has mean cosine {side.mean_cosine:.6f} to {engines[0]}: another model")
-                sides.append(side)
+        mean_cosines: dict[tuple[str, str], float] = {}
+        for variant, engine in itertools.product(variants, engines):
+            encoder = stack.enter_context(Encoder.load(bundle, engine=engine, variant=variant, threads=threads, on_overflow="truncate"))
+            encoders[engine, variant] = encoder
+            rows = encoder.encode(parts[0])
+            reference = rows if engine == engines[0] else encoders[engines[0], variant].encode(parts[0])
+            mean_cosine = mean_cosines[engine, variant] = parity_figures(reference, rows).mean_cosine
+            if mean_cosine < LEAST_MEAN_COSINE:
+                raise RuntimeError(f"{variant} on {engine} has mean cosine {mean_cosine:.6f} to {engines[0]}: another model")
         mean_tokens = encoder.last_report.tokens / texts
-        for number, part in enumerate(parts[1:]):
-            for side in sides[:: -1 if number % 2 else 1]:
-                start = time.perf_counter()
-                encoders[side.engine, side.variant].encode(part)
-                side.seconds.append(time.perf_counter() - start)
-    return Result(bundle=bundle.name, machine=platform.machine(), threads=threads, texts=texts, mean_tokens=mean_tokens, sides=sides)
+        seconds = in_turns(
+            encoders, lambda side, index: clocked(functools.partial(encoders[side].encode, parts[1 + index]))[0], rounds=rounds
+        )
+    return Result(
+        bundle=bundle.name,
+        machine=platform.machine(),
+        threads=threads,
+        texts=texts,
+        mean_tokens=mean_tokens,
+        sides=tuple(
+            EngineSamples(engine=engine, variant=variant, mean_cosine=mean_cosines[engine, variant], seconds=taken)
+            for (engine, variant), taken in seconds.items()
+        ),
+    )
 
 
 def report(result: Result) -> list[str]:
@@ -99,9 +108,8 @@ def report(result: Result) -> list[str]:
             (side for side in result.sides if side.variant == variant), key=lambda side: statistics.median(side.seconds)
         )
         for other in others:
-            ratios = sorted(slow / fast for fast, slow in zip(first.seconds, other.seconds, strict=True))
-            spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-            lines.append(f"  {variant}: {first.engine} is {statistics.median(ratios):.2f} times {other.engine} ({spread})")
+            ratio = spread(times_as_fast(first.seconds, other.seconds))
+            lines.append(f"  {variant}: {first.engine} is {ratio.median:.2f} times {other.engine} ({ratio.low:.2f} to {ratio.high:.2f})")
     return lines
 
 
@@ -126,7 +134,7 @@ def main() -> None:
     )
     print(*report(result), sep="\n")
     if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        write_samples(options.json, result)
 
 
 if __name__ == "__main__":

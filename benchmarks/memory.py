@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cls_runtime import Encoder
-from cls_runtime.bench.first_vector import peak_bytes
+from cls_runtime.bench.resident import peak_bytes, resident_bytes
 
 SETTLED_TEXTS = 10_000
 ALLOWED_GROWTH = 1.05
+MIB = 2**20
 WORDS = "the a cat dog house river of and in was morning unbelievable walked through seventeen quietly between".split()
-
-
-def resident_mb() -> float:
-    """The resident size of this process in MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def random_texts(count: int, *, longest_words: int, shortest_words: int = 1) -> Iterator[str]:
@@ -49,6 +44,8 @@ def main() -> int:
     parser.add_argument("--shortest-words", type=int, default=1)
     parser.add_argument("--longest-words", type=int, default=100)
     options = parser.parse_args()
+    if not resident_bytes():
+        parser.error("this system has no /proc, which says what the process holds; run it on Linux")
     done, settled, next_line, start = 0, 0.0, SETTLED_TEXTS, time.perf_counter()
     with Encoder.load(
         options.bundle,
@@ -64,10 +61,11 @@ def main() -> int:
             done += len(block)
             if done >= next_line:
                 next_line += max(SETTLED_TEXTS, options.texts // 20)
-                settled = settled or resident_mb()
-                print(f"{done:8} texts  {resident_mb():7.1f} MiB  {time.perf_counter() - start:6.1f} s", flush=True)
-        last = resident_mb()
-    peak = peak_bytes() / 2**20
+                held = resident_bytes() / MIB
+                settled = settled or held
+                print(f"{done:8} texts  {held:7.1f} MiB  {time.perf_counter() - start:6.1f} s", flush=True)
+        last = resident_bytes() / MIB
+    peak = peak_bytes() / MIB
     if not settled:
         print(f"peak {peak:.1f} MiB; growth needs more than {SETTLED_TEXTS} texts")
         return 0

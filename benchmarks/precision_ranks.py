@@ -51,7 +51,7 @@ def figures(bundle: Path, texts: Sequence[str], pairs: Sequence[Pair], *, engine
     """By variant: cosines to fp32's vectors, the share of the ten nearest neighbours that stays, Spearman on the scored pairs."""
     variants = list(Bundle.open(bundle).manifest.variants)
     sides = [text for pair in pairs for text in pair[:2]]
-    found: dict[str, dict[str, float | None]] = {}
+    by_variant: dict[str, dict[str, float | None]] = {}
     reference = None
     for variant in sorted(variants, key=lambda name: name != REFERENCE):
         with Encoder.load(bundle, variant=variant, engine=engine, on_overflow="truncate") as encoder:
@@ -59,13 +59,13 @@ def figures(bundle: Path, texts: Sequence[str], pairs: Sequence[Pair], *, engine
         reference = vectors if reference is None else reference
         parity, neighbours = parity_figures(reference, vectors), compare_neighbours(reference, vectors)
         scores = np.array([score for *_, score in pairs])
-        found[variant] = {
+        by_variant[variant] = {
             "mean_cosine": parity.mean_cosine,
             "min_cosine": parity.min_cosine,
             **({} if neighbours is None else {f"neighbours_{key}": value for key, value in dataclasses.asdict(neighbours).items()}),
             "spearman": spearman(cosines(halves[::2], halves[1::2]), scores) if pairs else None,
         }
-    return found
+    return by_variant
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts = list(dict.fromkeys(filter(None, arguments.texts.read_text(encoding="utf-8").splitlines())))
     pairs = read_pairs(arguments.pairs) if arguments.pairs else []
     try:
-        found = figures(arguments.bundle, texts, pairs, engine=arguments.engine)
+        by_variant = figures(arguments.bundle, texts, pairs, engine=arguments.engine)
     except ClsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(json.dumps({"bundle": arguments.bundle.name, "texts": len(texts), "pairs": len(pairs), "variants": found}, indent=2))
+    print(json.dumps({"bundle": arguments.bundle.name, "texts": len(texts), "pairs": len(pairs), "variants": by_variant}, indent=2))
     return 0
 
 

@@ -20,16 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.bench.machine import this_host
+from cls_runtime.bench.peer_environments import OURS
 from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PEERS, PeerComparison, SpeedRatio, compare_with_peers
-from cls_runtime.bench.results import Host
+from cls_runtime.bench.results import Host, write_samples
 from cls_runtime.bench.texts import docstring_sentences
-from cls_runtime.bundle.typed_json import plain, typed
+from cls_runtime.bundle.typed_json import typed
 
-ONNX_RUNTIME, OPENVINO = "cls-export:onnxruntime:", "cls-export:openvino:"
+ONNX_RUNTIME, OPENVINO = f"{OURS}:onnxruntime:", f"{OURS}:openvino:"
 # The first bar of each line is for this model, the second for any other.
 MINILM = "all-MiniLM-L6-v2"
-OURS = ("onnxruntime:fp32", "onnxruntime:int8", "openvino:fp32", "openvino:int8", "openvino:bf16")
+OUR_SIDES = ("onnxruntime:fp32", "onnxruntime:int8", "openvino:fp32", "openvino:int8", "openvino:bf16")
 FP32_PEERS = (
     *("transformers:as_given", "transformers:sorted", "sentence-transformers:torch", "sentence-transformers:onnx"),
     *("optimum:fp32", "fastembed:fp32", "ctranslate2:fp32_sorted", "openvino:fp32_sorted"),
@@ -75,17 +76,17 @@ class Measured:
 
 def best_ratio(line: Line, measured: Measured) -> tuple[SpeedRatio, PeerSide, PeerSide] | None:
     """The fastest of our sides against the fastest of theirs, the lowest ratio over the peers; None where none was measured."""
-    found = []
+    candidates = []
     for comparison in measured.comparisons:
         sides = {side.name: side for side in comparison.sides if side.texts_per_second is not None}
         mine = [side for side in sides.values() if side.name.startswith(line.ours)]
         fastest = max(mine, key=lambda side: side.texts_per_second or 0, default=None)
-        found += [
+        candidates += [
             (ratio, fastest, sides[ratio.theirs])
             for ratio in comparison.ratios
             if fastest is not None and ratio.ours == fastest.name and ratio.theirs in line.theirs
         ]
-    return min(found, key=lambda item: item[0].median, default=None)
+    return min(candidates, key=lambda item: item[0].median, default=None)
 
 
 def table(measured: Measured) -> str:
@@ -109,7 +110,7 @@ def table(measured: Measured) -> str:
 
 
 def _speed(side: PeerSide) -> str:
-    return f"{side.name.removeprefix('cls-export:')} {side.texts_per_second:.0f}"
+    return f"{side.name.removeprefix(f'{OURS}:')} {side.texts_per_second:.0f}"
 
 
 def _parity(side: PeerSide) -> str:
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="the checkpoint that the bundle was made from, for the peers")
     parser.add_argument("--model", help="the model's name in the table (default: all-MiniLM-L6-v2)", default=MINILM)
     parser.add_argument("--texts", type=int, default=500, help="sentences from Python's own docstrings (default: %(default)s)")
-    parser.add_argument("--ours", nargs="+", default=list(OURS), metavar="ENGINE:VARIANT", help="default: %(default)s")
+    parser.add_argument("--ours", nargs="+", default=list(OUR_SIDES), metavar="ENGINE:VARIANT", help="default: %(default)s")
     parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="PEER[:SETTINGS]", help="default: all")
     parser.add_argument("--threads", type=int, default=2, help="of each side (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         comparisons[_peer(comparison)] = comparison
         measured = Measured(model=options.model, host=this_host(), comparisons=tuple(comparisons.values()))
         if options.json is not None:
-            options.json.write_text(json.dumps(plain(measured), indent=1) + "\n", encoding="utf-8")
+            write_samples(options.json, measured)
     print(table(measured))
     return 0
 

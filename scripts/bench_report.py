@@ -40,22 +40,22 @@ def filled(page: str, *, root: Path = ROOT) -> str:
     Raises:
         ValueError: a mark without its partner, an unknown figure, or a results file that is not there.
     """
-    text = BLOCK.sub(lambda found: f"{found[0][: found.start('body') - found.start()]}{_body(found, root)}\n<!-- bench:end -->", page)
+    text = BLOCK.sub(lambda block: f"{block[0][: block.start('body') - block.start()]}{_body(block, root)}\n<!-- bench:end -->", page)
     if len(MARK.findall(text)) != 2 * len(BLOCK.findall(text)):
         raise ValueError("a bench:begin without its bench:end, or the other way round, or one that is not '<!-- bench:begin NAME FILE -->'")
     return text
 
 
-def _body(found: re.Match[str], root: Path) -> str:
-    what, path = found["what"], root / "benchmarks" / "results" / found["file"]
+def _body(block: re.Match[str], root: Path) -> str:
+    what, path = block["what"], root / "benchmarks" / "results" / block["file"]
     if not path.is_file():
-        raise ValueError(f"{found['file']} is not in benchmarks/results; run make bench")
+        raise ValueError(f"{block['file']} is not in benchmarks/results; run make bench")
     if what in FIGURES:
         return FIGURES[what](path)
     results = read_results(path)
     tables = {table.key: table for table in all_tables(results)}
     if what not in tables:
-        raise ValueError(f"{found['file']} has no figure {what!r}; it has {', '.join([*tables, *FIGURES])}")
+        raise ValueError(f"{block['file']} has no figure {what!r}; it has {', '.join([*tables, *FIGURES])}")
     return f"{markdown(tables[what])}\n\n{tables[what].caption}"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from cls_runtime.bench.results import (
     BenchResults,
     BundleFacts,
+    ColdStart,
     Host,
     Latency,
     MatrixRate,
     Parity,
     Settings,
-    Side,
-    Start,
+    SideFacts,
     TextFacts,
     Timing,
 )
@@ -84,9 +84,9 @@ RESULTS = BenchResults(
     texts=TextFacts(origin="a test", token_counts=(10,) * TEXTS, truncated=0),
     settings=Settings(threads=2, rounds=3, token_budget=1024, quick=False),
     sides=(
-        Side(name=SLOW, variant="fp32", engine="onnxruntime", file_bytes=4_000_000, workers=2, providers=("CPU",)),
-        Side(name=FAST, variant="int8", engine="onnxruntime", file_bytes=1_000_000, workers=2, providers=("CPU",)),
-        Side(name="bf16 on onnxruntime", variant="bf16", engine="onnxruntime", failed="this CPU cannot"),
+        SideFacts(name=SLOW, variant="fp32", engine="onnxruntime", file_bytes=4_000_000, workers=2, providers=("CPU",)),
+        SideFacts(name=FAST, variant="int8", engine="onnxruntime", file_bytes=1_000_000, workers=2, providers=("CPU",)),
+        SideFacts(name="bf16 on onnxruntime", variant="bf16", engine="onnxruntime", failed="this CPU cannot"),
     ),
     rates=(
         *(_rate("onnxruntime", "fp32", threads, 500_000_000 * threads) for threads in (1, 2)),
@@ -104,7 +104,7 @@ RESULTS = BenchResults(
     ),
     latencies=tuple(_latency(side, mode, callers) for side in (SLOW, FAST) for mode in ("encode", "aencode") for callers in (1, 8)),
     starts=tuple(
-        Start(
+        ColdStart(
             side=side,
             seconds=(0.5 * _FACTOR[side],) * 3,
             import_seconds=(0.1,) * 3,

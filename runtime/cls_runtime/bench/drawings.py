@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from cls_runtime.bench.figures import latency_limit, measured_sides, percentiles_ms, spread, texts_per_second, timing_limit, timings
+from cls_runtime.bench.figures import latency_limit, measured_sides, percentiles_ms, texts_per_second, timing_limit, timings
 from cls_runtime.bench.latency import MODES
 from cls_runtime.bench.results import BenchResults, Kind, Timing
+from cls_runtime.bench.spread import spread
 
 # Colours that carry on white and on near black. INK, MUTED and GRID are replaced by the page's own where a plot is part of one.
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d0d7de"
@@ -48,8 +49,8 @@ def peers(figure: Any, results: BenchResults) -> None:
     sides.sort(key=lambda side: -(side.texts_per_second or 0))
     axes = _axes(figure, left=0.42)
     for place, side in enumerate(sides):
-        ours = side.name.startswith("cls-export")
-        axes.barh(place, side.texts_per_second, height=0.7, color=COLORS[0] if ours else MUTED, alpha=1.0 if ours else 0.6)
+        color, alpha = (COLORS[0], 1.0) if side.ours else (MUTED, 0.6)
+        axes.barh(place, side.texts_per_second, height=0.7, color=color, alpha=alpha)
         if side.parity is not None:
             axes.annotate(f" {side.parity.mean_cosine:.4f}", (side.texts_per_second, place), va="center", color=INK, fontsize=7)
     axes.set_yticks(range(len(sides)), [side.name for side in sides])

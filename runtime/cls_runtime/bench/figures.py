@@ -6,37 +6,21 @@ reached it. Everything else that a text costs (tokenizing, softmax, LayerNorm, G
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cls_runtime.bench.results import BenchResults, Kind, Latency, MatrixRate, Timing
+from cls_runtime.bench.spread import Spread, spread, times_as_fast
 
 PERCENTILES = (50, 95, 99)
 BASELINE_BATCH = 32  # texts a batch of the usual loop, in the order of arrival
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """A median and the range of the samples."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(samples: Iterable[float]) -> Spread:
-    """Median, lowest and highest of at least one sample."""
-    found = sorted(samples)
-    return Spread(median=statistics.median(found), low=found[0], high=found[-1])
-
-
 def timings(results: BenchResults, kind: Kind, side: str | None = None) -> list[Timing]:
     """The timings of one kind, of one side or of all, in the order of `at`."""
-    found = [item for item in results.timings if item.kind == kind and side in (None, item.side)]
-    return sorted(found, key=lambda item: item.at or 0)
+    of_kind = [item for item in results.timings if item.kind == kind and side in (None, item.side)]
+    return sorted(of_kind, key=lambda item: item.at or 0)
 
 
 def measured_sides(results: BenchResults) -> list[str]:
@@ -62,7 +46,7 @@ def arrival_batches(token_counts: Sequence[int]) -> list[Sequence[int]]:
 
 def ratio(ours: Timing, theirs: Timing) -> Spread:
     """How many times as fast `ours` is: of each round, in which both had their turn."""
-    return spread(b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True))
+    return spread(times_as_fast(ours.seconds, theirs.seconds))
 
 
 def rate(item: MatrixRate) -> float:

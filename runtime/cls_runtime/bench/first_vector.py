@@ -13,6 +13,8 @@ import json  # noqa: E402  the clock starts before anything else does
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
+from cls_runtime.bench.resident import peak_bytes  # noqa: E402
+
 FIRST_TEXT = "two dogs are running through the snow beside a frozen lake"
 
 
@@ -28,23 +30,6 @@ def main(arguments: Sequence[str]) -> None:
         _say({"import_seconds": imported - STARTED, "load_seconds": loaded - imported})
         encoder.encode(json.load(sys.stdin))
     _say({"peak_bytes": peak_bytes()})
-
-
-def peak_bytes() -> int:
-    """The most memory that this process held at once (resident size); 0 where the system does not say.
-
-    Linux keeps a process's own peak in VmHWM; what getrusage gives there includes the process that started this one.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _say(document: dict[str, float]) -> None:

@@ -35,7 +35,7 @@ def this_host() -> Host:
 
 def _field(path: Path, pattern: str) -> str | None:
     try:
-        found = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        field = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
         return None
-    return " ".join(found.group(1).split()) if found else None
+    return " ".join(field.group(1).split()) if field else None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bench.results import MatrixRate
-from cls_runtime.bench.turns import in_turns
+from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import ENGINES, engine_module
 from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node
@@ -57,8 +57,7 @@ def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int]
                         if arithmetic == "fp32":
                             raise
             with ThreadPoolExecutor(count) as pool:
-                work = {" ".join(key): _work(item, pool, count) for key, item in loaded.items()}
-                seconds = in_turns(work, rounds=rounds)
+                seconds = seconds_in_turns({key: _work(item, pool, count) for key, item in loaded.items()}, rounds=rounds)
         finally:
             for item in loaded.values():
                 item.close()
@@ -68,16 +67,16 @@ def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int]
                 arithmetic=arithmetic,
                 threads=count,
                 multiply_adds=count * PRODUCTS * SEQUENCE * WIDTH * WIDTH,
-                seconds=seconds[f"{engine} {arithmetic}"],
+                seconds=taken,
             )
-            for engine, arithmetic in loaded
+            for (engine, arithmetic), taken in seconds.items()
         ]
     return tuple(rates)
 
 
 def joined(first: Sequence[MatrixRate], second: Sequence[MatrixRate]) -> tuple[MatrixRate, ...]:
-    """The same rates, measured twice, with the samples of both."""
-    return tuple(replace(a, seconds=a.seconds + b.seconds) for a, b in zip(first, second, strict=True))
+    """The same rates, measured twice, with the samples of both; `first` may not be there yet."""
+    return tuple(second) if not first else tuple(replace(a, seconds=a.seconds + b.seconds) for a, b in zip(first, second, strict=True))
 
 
 def _work(engine: Engine, pool: ThreadPoolExecutor, threads: int) -> Callable[[], object]:

@@ -50,9 +50,14 @@ class PeerSide:
     parity: ParityFigures | None = None
     failed: str | None = None
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project."""
+        return self.name.startswith(f"{OURS}:")
+
 
 @dataclass(kw_only=True)
-class Side:
+class RunningSide:
     """A side while it is measured."""
 
     name: str
@@ -61,7 +66,7 @@ class Side:
     versions: Mapping[str, str] = field(default_factory=dict)
     vectors: Float32 | None = None
     parity: ParityFigures | None = None
-    seconds: list[float] = field(default_factory=list)
+    seconds: tuple[float, ...] = ()
     failed: str | None = None
 
     @property
@@ -87,7 +92,7 @@ class Side:
             name=self.name,
             settings=self.settings,
             versions=self.versions,
-            seconds=tuple(self.seconds),
+            seconds=self.seconds,
             texts_per_second=statistics.median(speeds) if speeds and self.failed is None else None,
             parity=self.parity,
             failed=self.failed,
@@ -95,8 +100,8 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """Brings a side to where it has loaded its model and embedded the texts once. What all sides have in common."""
+class SideLauncher:
+    """Brings sides to where they have loaded their models and embedded the texts once. It has what all of them have in common."""
 
     bundle: Path
     checkpoint: str | Path
@@ -121,7 +126,7 @@ class Start:
         """Where a side writes its vectors; the next side overwrites them."""
         return self.scratch / "vectors.npy"
 
-    def __call__(self, side: Side) -> None:
+    def launch(self, side: RunningSide) -> None:
         """Starts the side, and keeps its vectors; or notes why it failed."""
         try:
             side.process = self._process(side)
@@ -131,7 +136,7 @@ class Start:
         except PeerError as error:
             side.fail(str(error))
 
-    def _process(self, side: Side) -> PeerProcess:
+    def _process(self, side: RunningSide) -> PeerProcess:
         settings = side.name.partition(":")[2]
         ours = side.peer == OURS
         source = self.bundle if ours else self.checkpoint

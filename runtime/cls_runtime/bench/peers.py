@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.bench.peer_environments import OURS, PeerError, default_environments
-from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, Side, Start
+from cls_runtime.bench.peer_sides import PeerLimits, PeerSide, RunningSide, SideLauncher
+from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.texts import calibration_sentences
+from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.bundle.parity import parity_figures
@@ -39,6 +41,7 @@ PYTORCH = "transformers"
 # A lower mean cosine to fp32 is another model or another pooling, and its time means nothing. Dynamic int8 of a small model has 0.98.
 LEAST_MEAN_COSINE = 0.95
 CALIBRATION_TEXTS = 320
+_REFERENCE_STEP = "vectors to compare with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +109,14 @@ def compare_with_peers(
         EngineError: no side gives fp32 vectors to compare with.
     """
     opened = Bundle.open(bundle)
-    sides = [Side(name=name) for name in side_names(ours, peers)]
+    sides = [RunningSide(name=name) for name in side_names(ours, peers)]
     if not texts or rounds < 1 or threads < 1:
         raise UsageError(f"{len(texts)} texts, {rounds} rounds and {threads} threads; a comparison needs at least one of each")
     if not isinstance(checkpoint, Path) and Path(checkpoint).is_dir():
         checkpoint = Path(checkpoint)
     timed = set(texts)
     with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
-        start = Start(
+        launcher = SideLauncher(
             bundle=bundle.resolve(),
             checkpoint=checkpoint.resolve() if isinstance(checkpoint, Path) else checkpoint,
             max_length=opened.manifest.max_length,
@@ -123,14 +126,15 @@ def compare_with_peers(
             limits=limits,
             scratch=Path(scratch),
         )
-        start.give(texts)
+        launcher.give(texts)
         try:
             for side in sides:
-                progress(f"{side.name}: getting ready")
-                start(side)
-            reference = _hold_against_reference(sides, start, opened.manifest, progress=progress)
+                progress(_launching(side.name))
+                launcher.launch(side)
+            progress(_REFERENCE_STEP)
+            reference = _hold_against_reference(sides, launcher, opened.manifest)
             parts = [texts_of_round(texts, index, rounds=rounds) for index in range(rounds)]
-            _take_turns(sides, start, parts, progress=progress)
+            _take_turns(sides, launcher, parts, progress=progress)
         finally:
             for side in sides:
                 side.end()
@@ -143,6 +147,23 @@ def compare_with_peers(
         sides=tuple(side.result([len(part) for part in parts]) for side in sides),
         ratios=_ratios([side for side in sides if side.failed is None]),
     )
+
+
+def comparison_steps(names: Sequence[str], *, rounds: int) -> tuple[str, ...]:
+    """What `compare_with_peers` tells its `progress`, in order, for sides of these names (`side_names`).
+
+    >>> comparison_steps(["cls-export:auto:int8", "fastembed:int8"], rounds=1)
+    ('cls-export:auto:int8: getting ready', 'fastembed:int8: getting ready', 'vectors to compare with', 'round 1 of 1')
+    """
+    return (*map(_launching, names), _REFERENCE_STEP, *(_round(index, rounds) for index in range(rounds)))
+
+
+def _launching(name: str) -> str:
+    return f"{name}: getting ready"
+
+
+def _round(index: int, rounds: int) -> str:
+    return f"round {index + 1} of {rounds}"
 
 
 def texts_of_round(texts: Sequence[str], index: int, *, rounds: int) -> list[str]:
@@ -178,16 +199,15 @@ def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manifest, *, progress: Callable[[str], None]) -> str:
+def _hold_against_reference(sides: Sequence[RunningSide], launcher: SideLauncher, manifest: Manifest) -> str:
     """Compares every side's vectors with the reference's, and ends those that compute something else; the reference's name."""
     usable = [side for side in sides if side.vectors is not None]
     reference = next((side for side in usable if side.peer == PYTORCH), None)
     if reference is None:
         reference = next((side for side in usable if side.peer == OURS and side.name.endswith(":fp32")), None)
     if reference is None:
-        reference = Side(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
-        progress(f"{reference.name}: computing the vectors to compare with")
-        start(reference)
+        reference = RunningSide(name=f"{OURS}:auto:{'fp32' if 'fp32' in manifest.variants else 'auto'}")
+        launcher.launch(reference)
         reference.end()
     if reference.vectors is None:
         raise EngineError(f"no vectors to compare with: {reference.name} {reference.failed}")
@@ -202,26 +222,34 @@ def _hold_against_reference(sides: Sequence[Side], start: Start, manifest: Manif
     return reference.name
 
 
-def _take_turns(sides: Sequence[Side], start: Start, parts: Sequence[Sequence[str]], *, progress: Callable[[str], None]) -> None:
-    """Every side embeds a round's part of the texts; every second round in reverse order."""
-    for index, part in enumerate(parts):
-        progress(f"round {index + 1} of {len(parts)}")
-        start.give(part)
-        for side in sides[:: -1 if index % 2 else 1]:
-            if side.process is None:
-                continue
-            try:
-                side.seconds.append(side.process.embed(start.texts, start.vectors))
-            except PeerError as error:
-                side.fail(str(error))
+def _take_turns(
+    sides: Sequence[RunningSide], launcher: SideLauncher, parts: Sequence[Sequence[str]], *, progress: Callable[[str], None]
+) -> None:
+    """Every side embeds each round's part of the texts, and keeps the seconds that its process tells, up to where it fails."""
+    by_name = {side.name: side for side in sides}
+
+    def before_round(index: int) -> None:
+        progress(_round(index, len(parts)))
+        launcher.give(parts[index])
+
+    def seconds(name: str, _: int) -> float | None:
+        side = by_name[name]
+        if side.process is None:
+            return None
+        try:
+            return side.process.embed(launcher.texts, launcher.vectors)
+        except PeerError as error:
+            side.fail(str(error))
+            return None
+
+    for name, told in in_turns(by_name, seconds, rounds=len(parts), before_round=before_round).items():
+        by_name[name].seconds = tuple(item for item in told if item is not None)
 
 
-def _ratios(sides: Sequence[Side]) -> tuple[SpeedRatio, ...]:
-    found = []
+def _ratios(sides: Sequence[RunningSide]) -> tuple[SpeedRatio, ...]:
+    ratios = []
     for ours in (side for side in sides if side.peer == OURS):
         for theirs in (side for side in sides if side.peer != OURS):
-            ratios = [slow / fast for fast, slow in zip(ours.seconds, theirs.seconds, strict=True)]
-            found.append(
-                SpeedRatio(ours=ours.name, theirs=theirs.name, median=statistics.median(ratios), low=min(ratios), high=max(ratios))
-            )
-    return tuple(found)
+            of_rounds = spread(times_as_fast(ours.seconds, theirs.seconds))
+            ratios.append(SpeedRatio(ours=ours.name, theirs=theirs.name, median=of_rounds.median, low=of_rounds.low, high=of_rounds.high))
+    return tuple(ratios)

@@ -108,13 +108,13 @@ def planned_sides(manifest: Manifest, *, variants: Sequence[str] | None, engines
         MissingExtraError: no engine is installed, or not one that was named.
         BundleError: a variant that this version does not know.
     """
-    found = tuple(
+    planned = tuple(
         PlannedSide(variant=item.variant, engine=item.engine, objection=item.objection)
         for item in combinations(manifest, variants=variants, engines=engines)
     )
-    if all(side.objection for side in found):
-        raise UsageError(f"nothing can be measured here: {'; '.join(f'{side.name}: {side.objection}' for side in found)}")
-    return found
+    if all(side.objection for side in planned):
+        raise UsageError(f"nothing can be measured here: {'; '.join(f'{side.name}: {side.objection}' for side in planned)}")
+    return planned
 
 
 def fitted(plan: Plan, *, seconds_per_token: float, mean_tokens: float, threads: int) -> Plan:

@@ -73,7 +73,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class SideFacts:
     """A variant on an engine, or why it could not be measured. `name` is what every other record calls it."""
 
     name: str
@@ -126,8 +126,8 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """A process from its start to its first vector, once for each sample, and the most memory that it held after all texts.
+class ColdStart:
+    """A new process from its start to its first vector, once for each sample, and the most memory that it held after all texts.
 
     `seconds` is as the starting process sees it. `import_seconds` and `load_seconds` are parts of it; `peak_bytes` is the resident size.
     """
@@ -170,11 +170,11 @@ class BenchResults:
     bundle: BundleFacts
     texts: TextFacts
     settings: Settings
-    sides: tuple[Side, ...]
+    sides: tuple[SideFacts, ...]
     rates: tuple[MatrixRate, ...]
     timings: tuple[Timing, ...]
     latencies: tuple[Latency, ...]
-    starts: tuple[Start, ...]
+    starts: tuple[ColdStart, ...]
     parity: tuple[Parity, ...] = ()
     peers: PeerComparison | None = None
     notes: tuple[str, ...] = ()
@@ -186,6 +186,12 @@ def results_json(results: BenchResults) -> str:
     document = plain(results)
     lines = [f"{json.dumps(name)}: {_value(value)}" for name, value in document.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_samples(path: Path, document: object) -> None:
+    """Writes what a script in benchmarks/ measured, dataclasses or plain values, one value a line; makes the folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(document), indent=1) + "\n", encoding="utf-8")
 
 
 def read_results(path: Path) -> BenchResults:

@@ -9,41 +9,40 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cls_runtime.bench.plan import PlannedSide
-from cls_runtime.bench.results import Start
+from cls_runtime.bench.results import ColdStart
+from cls_runtime.bench.turns import in_turns
 from cls_runtime.errors import EngineError
 
 _PROGRAM = "cls_runtime.bench.first_vector"
 
 
-def starts(bundle: Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, threads: int, rounds: int) -> tuple[Start, ...]:
+def starts(bundle: Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, threads: int, rounds: int) -> tuple[ColdStart, ...]:
     """Every side's processes, in turns. Load each side once before: the files are then in the system's cache, for all of them alike.
 
     Raises:
         EngineError: a process failed.
     """
-    samples: dict[str, list[dict[str, float]]] = {side.name: [] for side in sides}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as given:
         json.dump(list(texts), given)
-        for index in range(rounds):
-            for side in sides[:: -1 if index % 2 else 1]:
-                given.seek(0)
-                samples[side.name].append(_sample([str(bundle), side.variant, side.engine, str(threads)], given))
+        processes = in_turns(sides, lambda side, _: _process([str(bundle), side.variant, side.engine, str(threads)], given), rounds=rounds)
     return tuple(
-        Start(
-            side=name,
-            seconds=tuple(sample["seconds"] for sample in found),
-            import_seconds=tuple(sample["import_seconds"] for sample in found),
-            load_seconds=tuple(sample["load_seconds"] for sample in found),
-            peak_bytes=tuple(int(sample["peak_bytes"]) for sample in found),
+        ColdStart(
+            side=side.name,
+            seconds=tuple(process["seconds"] for process in started),
+            import_seconds=tuple(process["import_seconds"] for process in started),
+            load_seconds=tuple(process["load_seconds"] for process in started),
+            peak_bytes=tuple(int(process["peak_bytes"]) for process in started),
         )
-        for name, found in samples.items()
+        for side, started in processes.items()
     )
 
 
-def _sample(arguments: Sequence[str], texts: IO[str]) -> dict[str, float]:
+def _process(arguments: Sequence[str], texts: IO[str]) -> dict[str, float]:
+    """One process from its start to its end: when its first vector was there, and what it says of itself."""
+    texts.seek(0)
     start = time.perf_counter()
     with (
         tempfile.TemporaryFile() as log,
@@ -58,5 +57,5 @@ def _sample(arguments: Sequence[str], texts: IO[str]) -> dict[str, float]:
             log.seek(0)
             last = (log.read().decode(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise EngineError(f"a new process that loads {' on '.join(arguments[1:3])} ended with exit code {process.returncode}: {last}")
-    found: dict[str, Any] = {**json.loads(first), **json.loads(rest)}
-    return {"seconds": seconds, **found}
+    told: dict[str, float] = {**json.loads(first), **json.loads(rest)}
+    return {"seconds": seconds, **told}

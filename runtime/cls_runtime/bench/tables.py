@@ -11,11 +11,11 @@ from cls_runtime.bench.figures import (
     percentiles_ms,
     rate,
     ratio,
-    spread,
     texts_per_second,
     timings,
 )
 from cls_runtime.bench.results import BenchResults, Latency, Timing
+from cls_runtime.bench.spread import spread
 from cls_runtime.bench.sweep_tables import call_size, length, padding, threads, token_budget
 from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
 
@@ -153,18 +153,18 @@ def peers(results: BenchResults) -> Table:
     comparison = results.peers
     if comparison is None:
         return Table(key="peers", title="", caption="", header=(), rows=())
-    ours = next((side.name for side in comparison.sides if side.name.startswith("cls-export") and side.failed is None), None)
+    ours = next((side.name for side in comparison.sides if side.ours and side.failed is None), None)
     ratios = {item.theirs: item for item in comparison.ratios if item.ours == ours}
     rows = []
     for side in comparison.sides:
-        found = ratios.get(side.name)
+        ratio_to = ratios.get(side.name)
         rows.append(
             (
                 side.name,
                 side.failed or side.settings or UNKNOWN,
                 UNKNOWN if side.texts_per_second is None else f"{side.texts_per_second:,.0f}",
-                UNKNOWN if found is None else f"{found.median:.2f}",
-                UNKNOWN if found is None else f"{found.low:.2f} to {found.high:.2f}",
+                UNKNOWN if ratio_to is None else f"{ratio_to.median:.2f}",
+                UNKNOWN if ratio_to is None else f"{ratio_to.low:.2f} to {ratio_to.high:.2f}",
                 UNKNOWN if side.parity is None else f"{side.parity.mean_cosine:.6f}",
             )
         )

@@ -21,13 +21,22 @@ def calibration_sentences(count: int) -> list[str]:
     return _first(count, _sentences(_modules()[::-1]))
 
 
+def sentences_of(text: str) -> list[str]:
+    """The sentences of running text, white space made one blank.
+
+    >>> sentences_of("Is it?  It is.   So say I.")
+    ['Is it?', 'It is.', 'So say I.']
+    """
+    return re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
+
+
 def _first(count: int, sentences: Iterator[str]) -> list[str]:
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     for sentence in sentences:
-        found[sentence] = None
-        if len(found) >= count:
+        distinct[sentence] = None
+        if len(distinct) >= count:
             break
-    return list(found)[:count]
+    return list(distinct)[:count]
 
 
 def _modules() -> list[Path]:
@@ -43,7 +52,7 @@ def _sentences(modules: Sequence[Path]) -> Iterator[str]:
             continue
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
-                for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
+                for sentence in sentences_of(text):
                     if SHORTEST_WORDS <= len(sentence.split()) <= LONGEST_WORDS and _is_prose(sentence):
                         yield sentence
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cls_runtime.bench.loaded import Loaded
 from cls_runtime.bench.results import Kind, Timing
-from cls_runtime.bench.turns import in_turns
+from cls_runtime.bench.turns import clocked, in_turns
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.encoding.batching import pad, plan_batches
 from cls_runtime.encoding.report import EncodeReport
@@ -31,17 +31,10 @@ class Job:
 
 def timed(jobs: Sequence[Job], *, rounds: int) -> tuple[Timing, ...]:
     """Every job's record. All jobs take turns, whatever is varied between them, so that a slow minute hits all alike."""
-    reports: dict[str, EncodeReport] = {}
-
-    def noting(name: str, job: Job) -> Callable[[], None]:
-        def work() -> None:
-            reports[name] = job.work()
-
-        return work
-
-    named = {str(index): job for index, job in enumerate(jobs)}
-    seconds = in_turns({name: noting(name, job) for name, job in named.items()}, rounds=rounds)
-    return tuple(job.timing(reports[name], seconds[name]) for name, job in named.items())
+    for job in jobs:
+        job.work()  # a warm-up
+    samples = in_turns(jobs, lambda job, _: clocked(job.work), rounds=rounds)
+    return tuple(job.timing(taken[-1][1], tuple(seconds for seconds, _ in taken)) for job, taken in samples.items())
 
 
 def encoding_jobs(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cls_runtime.bench.html_report import html_report
-from cls_runtime.bench.measure import run_benchmark, steps
-from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, side_names
+from cls_runtime.bench.measure import benchmark_steps, run_benchmark
+from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, comparison_steps, side_names
 from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
 from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
 from cls_runtime.bench.results import BenchResults, read_results, results_json
@@ -51,7 +51,6 @@ _REQUIREMENTS = (
         instead=lambda _: "no --against",
     ),
 )
-_PEER_STEPS = 3  # of what a peer needs before the rounds, for the progress bar: environment, files, first vectors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,17 +103,18 @@ def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     results = _measure(arguments) if arguments.results is None else read_results(arguments.results)
     document = results_json(results)
+    # Files first: who reads standard output may go away, and minutes of measuring with it.
+    if arguments.json not in (None, "-"):
+        write_whole(Path(arguments.json), document.encode())
+    if arguments.plot is not None:
+        write_whole(arguments.plot, overview(results, suffix=arguments.plot.suffix))
+    if arguments.html is not None:
+        write_whole(arguments.html, html_report(results).encode())
     if arguments.json == "-":
         sys.stdout.write(document)
     else:
         for line in report_lines(results):
             shell.say(line)
-        if arguments.json is not None:
-            write_whole(Path(arguments.json), document.encode())
-    if arguments.plot is not None:
-        write_whole(arguments.plot, overview(results, suffix=arguments.plot.suffix))
-    if arguments.html is not None:
-        write_whole(arguments.html, html_report(results).encode())
     return shell.EXIT_DONE
 
 
@@ -139,9 +139,9 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine)
     threads = arguments.threads or available_cpus()
     peers = None if arguments.against is None else _peer_options(arguments, manifest, sides)
-    total = steps(plan)
+    total = len(benchmark_steps(plan))
     if peers is not None:
-        total += _PEER_STEPS * len(side_names(*peers)) + plan.rounds
+        total += len(comparison_steps(side_names(*peers), rounds=plan.rounds))
     # An engine may print while it loads; standard output is for the results.
     with ProgressBar(unit="step", total=total, shown=arguments.json != "-") as bar, contextlib.redirect_stdout(sys.stderr):
         results = run_benchmark(

@@ -1,8 +1,8 @@
 """Every measurement on the tiny bundle: it is there, of the shape that it says, and not absurd."""
 
+import contextlib
 import dataclasses
 import platform
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +13,17 @@ import pytest
 from bundle_builder import build_bundle
 from golden_bundle import TEXTS, build_golden_bundle
 
-from cls_runtime import Encoder, EngineError, UsageError
-from cls_runtime.bench import first_vector, matrix_rates
+from cls_runtime import ClosedError, Encoder, EngineError, UsageError
+from cls_runtime.bench import matrix_rates, steps
 from cls_runtime.bench.latency import latency
 from cls_runtime.bench.loaded import Loaded, _formulas, loaded_sides
 from cls_runtime.bench.machine import this_host
-from cls_runtime.bench.measure import run_benchmark, steps
+from cls_runtime.bench.measure import benchmark_steps, run_benchmark
 from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, fitted, planned_sides, thread_counts
+from cls_runtime.bench.resident import peak_bytes
 from cls_runtime.bench.results import read_results, results_json
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import batch_jobs, texts_of_length
-from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import MultiplyAdds, Variant, read_manifest
 from cls_runtime.encoding.batching import plan_batches
@@ -44,6 +44,7 @@ TINY = dataclasses.replace(
     call_sizes=(1, 4),
     rate_rounds=1,
     token_budgets=(32, 64),
+    round_seconds=1e9,  # however slow the machine is, it does all of the above
 )
 MANY = [f"the cat {'sleeps ' * (index % 5)}{index}" for index in range(20)]
 
@@ -70,21 +71,84 @@ def of(results, kind):
     return [item for item in results.timings if item.kind == kind]
 
 
-def test_sides_take_turns_and_the_order_turns_around():
-    calls = []
-    seconds = in_turns({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=3)
-    assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
-    assert {name: len(samples) for name, samples in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+def test_the_steps_are_announced_in_the_order_of_the_list(results, announced):
+    assert announced == [step.words for step in benchmark_steps(TINY)]
+    assert announced == [
+        *("matrix rates", "loading", "fitting", "parity", "throughput", "lengths", "texts in a call", "batch budgets"),
+        *("1 callers", "8 callers", "32 callers", "threads", "unloading", "matrix rates", "new processes"),
+    ]
 
 
-def test_every_step_is_announced(results, announced):
-    assert len(announced) == steps(TINY)
+@pytest.fixture
+def known(bundle):
+    """What the steps are told first; the fixture closes what they open."""
+    opened = Bundle.open(bundle)
+    tokenizer = TextTokenizer.from_bundle(opened)
+    with contextlib.ExitStack() as stack:
+        yield steps.Known(
+            bundle=opened,
+            tokenizer=tokenizer,
+            planned=[SIDE, PlannedSide(variant="bf16", engine="onnxruntime", objection="not here")],
+            threads=1,
+            plan=TINY,
+            texts=MANY,
+            tokenized=tokenizer.tokenize(MANY),
+            opened=stack,
+        )
+
+
+def test_a_step_gives_what_is_known_and_changes_nothing(known):
+    loaded = steps.loading(known)
+    assert (known.sides, known.loaded) == ((), {})
+    assert [(side.name, side.failed) for side in loaded.sides] == [(SIDE.name, None), ("bf16 on onnxruntime", "not here")]
+    assert loaded.usable == [SIDE]
+    measured = steps.throughput(loaded)
+    assert loaded.timings == ()
+    assert [item.kind for item in measured.timings] == ["text_to_vector", "model_only"]
+    again = steps.call_sizes(measured)
+    assert again.timings[:2] == measured.timings
+    assert {item.kind for item in again.timings[2:]} == {"call_size"}
+    rest = {item.name for item in dataclasses.fields(steps.Known)} - {"timings"}
+    assert all(getattr(again, name) is getattr(measured, name) for name in rest)
+
+
+def test_nothing_is_loaded_beside_the_last_steps(known):
+    loaded = steps.loading(known)
+    (side,) = loaded.loaded.values()
+    unloaded = steps.unloading(loaded)
+    assert (unloaded.loaded, unloaded.sides, unloaded.usable) == ({}, loaded.sides, [SIDE])
+    with pytest.raises(ClosedError):
+        side.encoder.encode(["a"])
+    words = [step.words for step in benchmark_steps(TINY)]
+    assert words[words.index("unloading") :] == ["unloading", "matrix rates", "new processes"]
+
+
+def test_a_step_that_fails_closes_what_was_loaded(bundle, monkeypatch):
+    sides = []
+
+    def fail(known):
+        sides.extend(known.loaded.values())
+        raise EngineError("no more")
+
+    monkeypatch.setattr(steps, "parity", fail)
+    monkeypatch.setattr(steps, "rates", lambda known: known)
+    with pytest.raises(EngineError, match="no more"):
+        run_benchmark(bundle, texts=MANY, origin="a test", plan=TINY, sides=[SIDE], threads=1)
+    (side,) = sides
+    with pytest.raises(ClosedError):
+        side.encoder.encode(["a"])
+
+
+def test_no_side_that_works_here_is_an_error(known):
+    cannot = dataclasses.replace(known, planned=known.planned[1:])
+    with pytest.raises(EngineError, match="nothing can be measured here: bf16 on onnxruntime: not here"):
+        steps.loading(cannot)
 
 
 def test_text_to_vector_has_every_round(results):
     (item,) = of(results, "text_to_vector")
     assert (item.side, item.texts, item.threads, len(item.seconds)) == ("fp32 on onnxruntime", 20, 2, 2)
-    assert all(0 < seconds < 10 for seconds in item.seconds)
+    assert all(seconds > 0 for seconds in item.seconds)
     assert item.tokens == sum(results.texts.token_counts)
     assert item.padding_tokens < item.tokens
 
@@ -116,9 +180,9 @@ def test_the_model_alone_runs_the_batches_that_its_engine_would_get():
     with ThreadPoolExecutor(1) as pool:
         for job in batch_jobs({name: side(name) for name in shapes}, dict.fromkeys(shapes, pool), texts, pad_id=0, token_budget=1024):
             job.work()
-    for name, found in shapes.items():
+    for name, run in shapes.items():
         planned = plan_batches([len(text) for text in texts], max_length=59, engine=name)
-        assert found == [(batch.rows, batch.width) for batch in planned]
+        assert run == [(batch.rows, batch.width) for batch in planned]
     assert shapes["onnxruntime"] != shapes["openvino"]
 
 
@@ -164,8 +228,10 @@ def test_a_caller_that_fails_ends_the_measurement(bundle, mode, monkeypatch):
 def test_a_new_process_says_how_long_it_took_and_what_it_held(results):
     (item,) = results.starts
     assert len(item.seconds) == len(item.peak_bytes) == TINY.starts
-    assert 0 < item.import_seconds[0] + item.load_seconds[0] < item.seconds[0] < 60
-    assert 20e6 < item.peak_bytes[0] < 2e9
+    assert item.import_seconds[0] > 0
+    assert item.load_seconds[0] > 0
+    assert item.import_seconds[0] + item.load_seconds[0] < item.seconds[0]
+    assert item.peak_bytes[0] > 20e6  # Python with numpy and an engine
 
 
 def test_peak_memory_is_the_processs_own_not_its_parents(bundle):
@@ -173,7 +239,7 @@ def test_peak_memory_is_the_processs_own_not_its_parents(bundle):
     held = np.ones(400_000_000 // 8)
     (item,) = starts(bundle, [SIDE], ["a"], threads=1, rounds=1)
     assert item.peak_bytes[0] < held.nbytes
-    assert first_vector.peak_bytes() > held.nbytes
+    assert peak_bytes() > held.nbytes
 
 
 def test_a_process_that_fails_says_why(bundle):
@@ -190,10 +256,10 @@ def test_parity_is_every_golden_texts_cosine(results):
 
 def test_a_bundle_without_golden_vectors_is_measured_and_says_so(tmp_path):
     plain = build_bundle(tmp_path / "plain")
-    found = run_benchmark(plain, texts=MANY[:3], origin="a test", plan=TINY, sides=[SIDE], threads=1)
-    assert found.parity == ()
-    assert "golden.npz does not exist" in found.notes[0]
-    assert of(found, "text_to_vector")[0].multiply_adds == {}
+    results = run_benchmark(plain, texts=MANY[:3], origin="a test", plan=TINY, sides=[SIDE], threads=1)
+    assert results.parity == ()
+    assert "golden.npz does not exist" in results.notes[0]
+    assert of(results, "text_to_vector")[0].multiply_adds == {}
 
 
 def test_matrix_rates_are_of_every_arithmetic_and_thread_count(results):
@@ -201,7 +267,9 @@ def test_matrix_rates_are_of_every_arithmetic_and_thread_count(results):
         ("onnxruntime", arithmetic, threads) for threads in (1, 2) for arithmetic in ("fp32", "int8")
     ]
     assert {len(item.seconds) for item in results.rates} == {2 * TINY.rate_rounds}  # before everything else, and after it
-    assert all(1e7 < item.multiply_adds / statistics.median(item.seconds) < 1e14 for item in results.rates)
+    assert all(min(item.seconds) > 0 for item in results.rates)
+    work = matrix_rates.PRODUCTS * 32 * matrix_rates.WIDTH**2  # of the sequence that the fixture sets
+    assert {item.threads: item.multiply_adds for item in results.rates} == {1: work, 2: 2 * work}
 
 
 def test_the_rate_graphs_multiply_what_they_claim(tmp_path):
@@ -273,12 +341,22 @@ def test_no_texts_is_an_error(bundle):
         run_benchmark(bundle, texts=[], origin="", plan=TINY, sides=[SIDE], threads=1)
 
 
-def test_the_quick_plan_asks_for_less():
-    assert QUICK.texts < THOROUGH.texts
-    assert sum(callers * requests for callers, requests in QUICK.callers) < sum(
-        callers * requests for callers, requests in THOROUGH.callers
-    )
-    assert [callers for callers, _ in QUICK.callers] == [callers for callers, _ in THOROUGH.callers] == [1, 8, 32]
+def amounts(plan):
+    """How much a plan asks for, by field: a number, or how many of them, or all requests."""
+    counted = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan)} | {
+        "callers": sum(callers * requests for callers, requests in plan.callers)
+    }
+    return {name: len(value) if isinstance(value, tuple) else value for name, value in counted.items() if name != "quick"}
+
+
+def test_the_quick_plan_asks_for_less_of_the_same():
+    """Never for more of anything, and for the same tables: of the same numbers of callers, at lengths that the thorough plan has too."""
+    quick, thorough = amounts(QUICK), amounts(THOROUGH)
+    assert all(quick[name] <= thorough[name] for name in thorough)
+    assert quick["texts"] * quick["rounds"] < thorough["texts"] * thorough["rounds"] / 5
+    assert [callers for callers, _ in QUICK.callers] == [callers for callers, _ in THOROUGH.callers]
+    for varied in ("lengths", "call_sizes", "token_budgets"):
+        assert set(getattr(QUICK, varied)) <= set(getattr(THOROUGH, varied))
 
 
 def test_a_slow_model_gets_less_of_everything():
@@ -293,9 +371,9 @@ def test_a_slow_model_gets_less_of_everything():
 
 def test_fewer_texts_than_planned_are_a_note(bundle):
     hasty = dataclasses.replace(TINY, round_seconds=1e-9, least_texts=3)
-    found = run_benchmark(bundle, texts=MANY, origin="a test", plan=hasty, sides=[SIDE], threads=1)
-    assert len(found.texts.token_counts) == of(found, "text_to_vector")[0].texts == 3
-    assert found.notes == ("3 of 20 texts in a round, so that fp32 on onnxruntime takes about 1e-09 s for one",)
+    results = run_benchmark(bundle, texts=MANY, origin="a test", plan=hasty, sides=[SIDE], threads=1)
+    assert len(results.texts.token_counts) == of(results, "text_to_vector")[0].texts == 3
+    assert results.notes == ("3 of 20 texts in a round, so that fp32 on onnxruntime takes about 1e-09 s for one",)
 
 
 def test_an_encoder_is_measured_as_a_user_gets_it(bundle):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from bundle_builder import build_bundle
 from cls_runtime.bench import peer_environments, peer_sides, peers
 from cls_runtime.bench.peer_environments import PeerError, converted, default_environments, environment, interpreter, own_source, run_once
 from cls_runtime.bench.peer_process import PeerProcess
-from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, side_names
+from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, comparison_steps, side_names
 from cls_runtime.bench.texts import calibration_sentences, docstring_sentences
 from cls_runtime.errors import EngineError, UsageError
 
@@ -67,7 +69,13 @@ def fake_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def measure(bundle: Path, *against: str, rounds: int = 3, ours: tuple[str, ...] = ("onnxruntime:fp32",)) -> PeerComparison:
+def measure(
+    bundle: Path,
+    *against: str,
+    rounds: int = 3,
+    ours: tuple[str, ...] = ("onnxruntime:fp32",),
+    progress: Callable[[str], None] = lambda _: None,
+) -> PeerComparison:
     return compare_with_peers(
         bundle,
         checkpoint=bundle,
@@ -78,11 +86,14 @@ def measure(bundle: Path, *against: str, rounds: int = 3, ours: tuple[str, ...] 
         threads=1,
         rounds=rounds,
         environments=bundle.parent / "environments",
+        progress=progress,
     )
 
 
 def test_sides_take_turns_and_every_sample_is_kept(bundle: Path, fake_peers: Path) -> None:
-    result = measure(bundle, "same")
+    told: list[str] = []
+    result = measure(bundle, "same", progress=told.append)
+    assert told == list(comparison_steps([side.name for side in result.sides], rounds=3))
     ours, a, b = result.sides
     assert [side.name for side in result.sides] == ["cls-export:onnxruntime:fp32", "same:a", "same:b"]
     assert [side.failed for side in result.sides] == [None] * 3
@@ -95,8 +106,8 @@ def test_sides_take_turns_and_every_sample_is_kept(bundle: Path, fake_peers: Pat
     assert a.texts_per_second == pytest.approx(3 / sorted(a.seconds)[1])
     ratios = {ratio.theirs: ratio for ratio in result.ratios}
     assert list(ratios) == ["same:a", "same:b"]
-    found = sorted(theirs / mine for mine, theirs in zip(ours.seconds, a.seconds, strict=True))
-    assert (ratios["same:a"].low, ratios["same:a"].median, ratios["same:a"].high) == pytest.approx(tuple(found))
+    of_rounds = sorted(theirs / mine for mine, theirs in zip(ours.seconds, a.seconds, strict=True))
+    assert (ratios["same:a"].low, ratios["same:a"].median, ratios["same:a"].high) == pytest.approx(tuple(of_rounds))
     assert (result.texts, result.round_texts, result.threads, result.reference) == (4, (3, 3, 3), 1, "cls-export:onnxruntime:fp32")
     assert result.mean_tokens == pytest.approx(3, abs=1)  # a word, [CLS] and [SEP]; "runs" is one of the vocabulary too
 
@@ -135,7 +146,9 @@ def test_pytorchs_vectors_are_the_reference_where_they_are(bundle: Path, fake_pe
 
 
 def test_fp32_is_the_reference_though_it_is_not_timed(bundle: Path, fake_peers: Path) -> None:
-    result = measure(bundle, "same:a", rounds=1, ours=("onnxruntime:auto",))
+    told: list[str] = []
+    result = measure(bundle, "same:a", rounds=1, ours=("onnxruntime:auto",), progress=told.append)
+    assert told == list(comparison_steps(["cls-export:onnxruntime:auto", "same:a"], rounds=1))
     assert result.reference == "cls-export:auto:fp32"
     assert [side.name for side in result.sides] == ["cls-export:onnxruntime:auto", "same:a"]
 
@@ -187,17 +200,22 @@ def test_a_checkout_has_the_programs() -> None:
     assert peer_environments.programs() == PROGRAMS
 
 
+# In a process of its own: the module takes standard output for its answers when it is imported.
 PROTOCOL = """
+import json, sys
 from peer_protocol import sorted_batches
-lengths = [3, 50, 7, 7, 1, 20]
-batches = sorted_batches(lengths, token_budget=40)
-assert sorted(index for batch in batches for index in batch) == list(range(6)), batches
-assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 40 for batch in batches), batches
+print(json.dumps(sorted_batches({lengths}, token_budget=40)), file=sys.stderr)
 """
 
 
 def test_batches_sorted_by_hand_hold_every_text_once_within_the_budget() -> None:
-    subprocess.run([sys.executable, "-c", PROTOCOL], check=True, env={**os.environ, "PYTHONPATH": str(PROGRAMS / "common")})
+    lengths = [3, 50, 7, 7, 1, 20]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAMS / "common")}
+    command = [sys.executable, "-W", "ignore", "-c", PROTOCOL.format(lengths=lengths)]
+    batches = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stderr)
+    assert sorted(index for batch in batches for index in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 40 for batch in batches)
+    assert len(batches) < len(lengths)
 
 
 def test_calibration_texts_are_as_many_as_wanted_and_hardly_ever_timed() -> None:

@@ -17,6 +17,7 @@ from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PeerComparison, SpeedRatio
 from cls_runtime.bench.plots import PLOTS, inline_svg, overview, require_bench_extra, shown_plots
 from cls_runtime.bench.results import read_results, results_json
+from cls_runtime.bench.spread import Spread
 from cls_runtime.bench.table import Table, digits, markdown
 from cls_runtime.errors import MissingExtraError
 
@@ -58,7 +59,7 @@ class TestFigures:
 
     def test_ratios_are_of_the_rounds(self):
         fast, slow = (figures.timings(RESULTS, "text_to_vector", side)[0] for side in (FAST, SLOW))
-        assert figures.ratio(fast, slow) == figures.Spread(median=4.0, low=4.0, high=4.0)
+        assert figures.ratio(fast, slow) == Spread(median=4.0, low=4.0, high=4.0)
 
     def test_a_latencys_limit_is_a_thread_for_one_and_shared_by_many(self):
         one, many = (item for item in RESULTS.latencies if item.side == FAST and item.mode == "encode")
@@ -73,11 +74,11 @@ class TestFigures:
 
 class TestTables:
     def test_every_table_is_there_and_whole(self):
-        found = {table.key: table for table in tables.all_tables(with_peers())}
-        assert list(found) == [
+        by_key = {table.key: table for table in tables.all_tables(with_peers())}
+        assert list(by_key) == [
             *("throughput", "peers", "latency", "length", "call_size", "threads", "token_budget", "padding", "start", "parity", "rates")
         ]
-        for table in found.values():
+        for table in by_key.values():
             assert table.caption
             assert all(len(row) == len(table.header) for row in table.rows), table.key
 
