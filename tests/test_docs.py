@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,9 +23,14 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = sorted(path for folder in (".", "docs", "docs/adr", "models", "benchmarks") for path in (ROOT / folder).glob("*.md"))
 COMMAND = re.compile(r"^(?:\$ )?((?:cls-[a-z]+) .*)$")
 FLAG = re.compile(r"--[a-z][a-z0-9-]+")
+PACKAGES = {"cls_runtime": ROOT / "runtime" / "cls_runtime", "cls_exporter": ROOT / "exporter" / "cls_exporter"}
+SOURCE_FOLDERS = ("exporter", "runtime", "tests", "scripts", "benchmarks", "docs")
+# Of pages whose names must hold today; the changelog tells what once was.
+CURRENT_PAGES = [page for page in PAGES if page.name not in {"CHANGELOG.md", "SECURITY.md"} and page.parent != ROOT / "models"]
 
 
 def fenced(page: Path, language: str) -> list[str]:
@@ -96,6 +101,96 @@ def test_make_targets_in_the_documentation_exist() -> None:
     written = {name for page in PAGES for name in re.findall(r"\bmake ([a-z][a-z0-9-]+)`", page.read_text(encoding="utf-8"))}
     written |= set(re.findall(r"^    make ([a-z][a-z0-9-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert {"setup", "check", "test", "demo", "bench"} <= written <= targets
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files below a folder, and the folders that hold one, by their path from there; what Python leaves behind is not counted."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return sorted({*files, *(parent for path in files for parent in path.parents if parent.name)})
+
+
+def files_of_the_repository() -> list[str]:
+    """The files and folders of the two packages and of those beside them: `/runtime/cls_runtime/encoder.py`, `/runtime/cls_runtime/`."""
+    paths = [ROOT / folder / path for folder in SOURCE_FOLDERS for path in (Path(), *files_in(ROOT / folder))]
+    return [f"/{path.relative_to(ROOT).as_posix()}{'/' if path.is_dir() else ''}" for path in paths]
+
+
+def is_defined(dotted: str) -> bool:
+    """Whether `cls_runtime.encoding.batching` is a module, or `cls_runtime.encoding.batching.pad` something that is written in one."""
+    package, *names = dotted.split(".")
+    place = PACKAGES[package]
+    while names and (place / names[0]).is_dir():
+        place /= names.pop(0)
+    if names and (place / f"{names[0]}.py").is_file():
+        place /= f"{names.pop(0)}.py"
+    source = place / "__init__.py" if place.is_dir() else place
+    return not names or re.search(rf"\b{names[0]}\b", source.read_text(encoding="utf-8")) is not None
+
+
+def stale_names(text: str, files: Sequence[str]) -> list[str]:
+    """What a page names and the repository does not have.
+
+    In backticks a Python file by the end of its path, and what is in a package or in a folder beside it by the whole path; wherever it is
+    written a Python file by its whole path, and a module.
+    """
+    folders = "|".join([*SOURCE_FOLDERS, *PACKAGES])
+    quoted = [name for name in re.findall(r"`([\w./-]+)`", text) if re.match(rf"(?:{folders})/|.*\.py$", name)]
+    written = {*quoted, *re.findall(rf"(?<![\w/])(?:{folders})/[\w/-]+\.py\b", text)}
+    ends = {name: name if Path(name).suffix or name.endswith("/") else f"{name}/" for name in written}
+    stale = [name for name, end in ends.items() if not any(path.endswith(f"/{end}") for path in files)]
+    modules = set(re.findall(r"\b(?:cls_runtime|cls_exporter)(?:\.[A-Za-z_]\w*)+", text))
+    return sorted([*stale, *(name for name in modules if not is_defined(name))])
+
+
+@pytest.mark.parametrize("page", CURRENT_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_and_modules_in_the_documentation_exist(page: Path) -> None:
+    assert stale_names(page.read_text(encoding="utf-8"), files_of_the_repository()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "`gate.py`",
+        "`gate/parity.py`",
+        "`exporter/cls_exporter/passes/`",
+        "`cls_exporter/integrations`",
+        "`benchmarks/nothing.json`",
+        "tests/commands/test_embed.py",
+        "cls_runtime.batching",
+        "from cls_exporter.integrations import ClsEncoderModule",
+        "cls_runtime.bundle.parity.compare",
+    ],
+)
+def test_a_stale_name_is_found(name: str) -> None:
+    sound = "`encoding/batching.py`, `cls_runtime/engines/`, `docs/adr`, tests/test_docs.py, `onnx/model.onnx`, cls_runtime.bundle.parity"
+    files = files_of_the_repository()
+    assert stale_names(sound, files) == []
+    assert len(stale_names(f"{sound} {name}", files)) == 1
+
+
+def test_the_tree_in_the_architecture_is_the_folders_on_the_disk() -> None:
+    (tree,) = re.findall(r"^```\n(exporter/cls_exporter/\n.*?)^```$", ARCHITECTURE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for block, package in zip(tree.split("\n\n"), ("cls_exporter", "cls_runtime"), strict=True):
+        drawn, above = set(), ""
+        for indent, name in re.findall(r"^( +)(\S+)", block, re.MULTILINE):
+            above, path = (name, name) if len(indent) == 2 else (above, above + name)
+            drawn.add(path.rstrip("/"))
+        folder = PACKAGES[package]
+        there = {
+            path.as_posix() for path in files_in(folder) if (folder / path).is_dir() or (path.suffix == ".py" and len(path.parts) == 1)
+        }
+        assert drawn == there - {"__init__.py"}
+
+
+def test_what_the_walks_name_is_defined() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+    defined = set(re.findall(r"^ *(?:async def|def|class) (\w+)|^([A-Z_]+) = ", source, re.MULTILINE))
+    known = {name for names in defined for name in names if name}
+    _, walks = ARCHITECTURE.read_text(encoding="utf-8").split("## A text: ")
+    names = [name for name in re.findall(r"`([A-Za-z_][\w.]*)`", walks) if Path(name).suffix not in {".py", ".json", ".npz"}]
+    named = {part for name in names for part in name.split(".")}
+    assert len(named) > 50
+    assert named <= known, f"not in the code: {', '.join(sorted(named - known))}"
 
 
 def without_figures(text: str) -> str:
