@@ -17,9 +17,16 @@ INTEROP := development fastembed langchain openvino optimum sentence_transformer
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
-.PHONY: setup check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
+.PHONY: help setup format check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
+
+help:                           ## what each target does
+	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "%-18s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+format: setup                   ## mends formatting, and what ruff can mend of its findings
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
 
 check: setup                    ## lint, formatting, types
 	$(BIN)/ruff check

@@ -103,6 +103,17 @@ def test_make_targets_in_the_documentation_exist() -> None:
     assert {"setup", "check", "test", "demo", "bench"} <= written <= targets
 
 
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(told) == set(re.sub(r"\$\(.*\)", "", phony).split())
+    assert told["check"] == "lint, formatting, types"
+    assert len({line.index(told[line.split()[0]]) for line in done.stdout.splitlines()}) == 1  # aligned
+
+
 def files_in(folder: Path) -> list[Path]:
     """The files below a folder, and the folders that hold one, by their path from there; what Python leaves behind is not counted."""
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
