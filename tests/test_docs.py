@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from golden_bundle import build_golden_bundle
 
 from cls_runtime import __version__
 
@@ -202,6 +203,18 @@ def test_what_the_walks_name_is_defined() -> None:
     named = {part for name in names for part in name.split(".")}
     assert len(named) > 50
     assert named <= known, f"not in the code: {', '.join(sorted(named - known))}"
+
+
+@pytest.mark.parametrize("name", ["runtime.md", "verifying.md"])
+def test_examples_that_load_a_bundle_run_as_written(name: str, tmp_path: Path) -> None:
+    """On a tiny bundle under the names that the pages use."""
+    pytest.importorskip("onnxruntime")
+    shutil.copytree(build_golden_bundle(tmp_path / "models" / "all-MiniLM-L6-v2", max_length=48), tmp_path / "models" / "upgrade")
+    examples = [example for example in fenced(ROOT / "docs" / name, "python") if "models/all-MiniLM-L6-v2" in example]
+    assert len(examples) >= 2
+    for example in examples:
+        done = subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{example}\n{done.stdout}{done.stderr}"
 
 
 def without_figures(text: str) -> str:
