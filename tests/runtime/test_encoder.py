@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from bundle_builder import EXACT, HIDDEN, LABELS, MAX_LENGTH
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cls_runtime import (
@@ -120,7 +120,7 @@ def test_normalized_rows_have_length_one(encoder):
     np.testing.assert_allclose(rows, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.lists(st.text(alphabet="abc theczd,.", max_size=12), max_size=20), st.integers(1, 80))
 def test_a_vector_does_not_depend_on_its_batch(bundle, texts, token_budget):
     with Encoder.load(bundle, threads=2, token_budget=token_budget) as encoder:
