@@ -75,7 +75,6 @@ print(peak_bytes())
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)  # so that nothing hangs for ever
 def test_the_export_of_bert_base_stays_within_6_gb(tmp_path: Path) -> None:
     """Its weights are 0.44 GB; measured: a peak of 2.76 GB."""
     checkpoint = cls_graph_speed.random_checkpoint(tmp_path / "bert-base", "bert-base")

@@ -279,7 +279,7 @@ def load_from_hub(home: Path, *models: tuple[str, str | None]) -> list[list[obje
     """Loads each (model, revision) in a process that is offline and has `home` as its cache."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(LOAD_FROM_HUB), json.dumps(models)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=home)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=home)
     assert done.returncode == 0, done.stderr
     results: list[list[object]] = json.loads(done.stdout)
     return results

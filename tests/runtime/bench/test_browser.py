@@ -57,7 +57,7 @@ def browse(report):
             hidden = f"<style>section:not(#{only}), header, .headlines, .contents {{ display: none }}</style></head>"
             path.write_text(report.read_text(encoding="utf-8").replace("</head>", hidden), encoding="utf-8")
         command = [CHROMIUM, *OPTIONS, f"--user-data-dir={report.parent / 'profile'}", *options, path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

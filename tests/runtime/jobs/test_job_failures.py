@@ -109,13 +109,11 @@ def assert_survives_kills(bundle, tmp_path, make_texts, start, shard_bytes, left
     assert leftovers(out) == []
 
 
-@pytest.mark.timeout(900)
 def test_killed_ten_times_the_output_is_the_undisturbed_one(bundle, tmp_path, make_texts, start, shard_bytes, leftovers):
     assert_survives_kills(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=20_000, shard_rows=500)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_killed_ten_times_with_200000_rows(bundle, tmp_path, make_texts, start, shard_bytes, leftovers):
     assert_survives_kills(bundle, tmp_path, make_texts, start, shard_bytes, leftovers, rows=200_000, shard_rows=5_000)
 
