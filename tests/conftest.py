@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's; the workers share the CPUs
@@ -24,13 +25,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def minilm_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all of pytest-xdist's workers see, for what is made once: each one's own lies in it."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
     """An fp32 bundle of it with CLS and pooler. Read-only by agreement: copy it before you damage it."""
     if (given := request.config.getoption("--minilm-bundle")) is not None:
         return Path(given)
     minilm = request.getfixturevalue("minilm")
     from cls_exporter import ExportConfig, export
 
-    folder = tmp_path_factory.mktemp("bundles") / "all-MiniLM-L6-v2"
-    export(str(minilm), folder, config=ExportConfig(pooler=True, allow_pooling_mismatch=True))
-    return folder
+    config = ExportConfig(pooler=True, allow_pooling_mismatch=True)
+    name = "all-MiniLM-L6-v2"
+    return made_once(shared / "minilm", lambda folder: export(str(minilm), folder / name, config=config)) / name

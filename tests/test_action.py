@@ -78,9 +78,7 @@ class Runner:
             "PYTHONPATH": os.pathsep.join(map(str, path)),
             "HF_HUB_OFFLINE": "1",
         }
-        done = subprocess.run(
-            ["bash", "-e", "-c", step["run"]], cwd=self.work, env=environment, capture_output=True, text=True, timeout=280
-        )
+        done = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=self.work, env=environment, capture_output=True, text=True)
         self.outputs[step["id"]] = dict(line.split("=", 1) for line in output.read_text().splitlines())
         self.outputs[step["id"]]["log"] = done.stdout
         return done

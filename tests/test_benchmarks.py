@@ -55,7 +55,6 @@ FLOORS = {
 
 @pytest.mark.slow
 @pytest.mark.timing
-@pytest.mark.timeout(3600)  # so that nothing hangs for ever; an int8 export of MiniLM took five minutes beside eight other programs
 @pytest.mark.parametrize("model", FLOORS)
 def test_every_graph_is_faster_than_what_it_replaces(model: str, minilm: Path, tmp_path: Path) -> None:
     """Medians of 30 rounds in turns, of the thread's own CPU seconds, which neighbours do not add to; measured: see `FLOORS`."""

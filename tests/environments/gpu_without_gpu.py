@@ -31,7 +31,7 @@ TEXTS = ["A cat sleeps on the roof.", ""]
 
 def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = Path(sys.executable).parent / command
-    return subprocess.run([str(script), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([str(script), *arguments], capture_output=True, text=True, timeout=600, check=False)
 
 
 def has_gpu() -> bool:

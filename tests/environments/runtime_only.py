@@ -24,7 +24,7 @@ HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript")
 
 def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = Path(sys.executable).parent / command
-    return subprocess.run([str(script), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([str(script), *arguments], capture_output=True, text=True, timeout=600, check=False)
 
 
 class RuntimeOnly(unittest.TestCase):
@@ -52,7 +52,7 @@ class RuntimeOnly(unittest.TestCase):
             for place in places.values():
                 Path(place).mkdir()
             command = [sys.executable, "-I", "-c", program, str(BUNDLE)]
-            done = subprocess.run(command, env={**os.environ, **places}, timeout=120, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, env={**os.environ, **places}, timeout=600, capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertEqual([str(path) for path in Path(home).rglob("*") if path.is_file()], [])
 

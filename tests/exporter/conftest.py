@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +19,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportStore]:
-    """The session's store; the folders of pytest-xdist's workers lie in that of the session."""
-    folder = tmp_path_factory.getbasetemp()
-    store = ExportStore((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exports")
+def store(shared: Path) -> Iterator[ExportStore]:
+    """The session's store."""
+    store = ExportStore(shared / "exports")
     yield store
     store.check_untouched()
 

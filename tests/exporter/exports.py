@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from filelock import FileLock
+from made_once import made_once
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -102,7 +101,7 @@ def _places(model: ir.Model, weights: Mapping[str, Tensor]) -> Mapping[str, tupl
 
 
 class ExportStore:
-    """What the tests of one session share, in a folder that all its workers see: each item is made under a lock, and made once."""
+    """What the tests of one session share, in a folder that all its workers see."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -111,7 +110,7 @@ class ExportStore:
 
     def checkpoint(self, model_type: str, kind: FamilyKind) -> Path:
         """The family's small checkpoint."""
-        return self._once(
+        return made_once(
             self._folder / f"{model_type}-{kind}" / f"small-{model_type}",
             lambda folder: checkpoints.make_checkpoint(folder, model_type, kind=kind, labels=LABELS),
         )
@@ -125,7 +124,7 @@ class ExportStore:
         )
         key = hashlib.sha256(described).hexdigest()
         if key not in self._traced:
-            self._traced[key] = Traced.read(self._once(self._folder / f"traced-{key}", lambda folder: _trace_into(folder, checkpoint)))
+            self._traced[key] = Traced.read(made_once(self._folder / f"traced-{key}", lambda folder: _trace_into(folder, checkpoint)))
         known = self._traced[key].with_weights(weights)
         return trace(checkpoint) if known is None else known
 
@@ -134,7 +133,7 @@ class ExportStore:
         if (model_type, kind) not in self._exported:
             checkpoint = self.checkpoint(model_type, kind)
             config = every_output(model_type, kind)
-            folder = self._once(self._folder / f"{model_type}-{kind}" / "exported", lambda folder: self._export(checkpoint, folder, config))
+            folder = made_once(self._folder / f"{model_type}-{kind}" / "exported", lambda folder: self._export(checkpoint, folder, config))
             report = pickle.loads((folder / "report.pickle").read_bytes())
             self._exported[model_type, kind] = Exported(checkpoint, folder / "bundle", report)
         return self._exported[model_type, kind]
@@ -149,18 +148,6 @@ class ExportStore:
             patch.setattr(exporting, "trace", self.trace)
             report = export(checkpoint, folder / "bundle", config=config)
         (folder / "report.pickle").write_bytes(pickle.dumps(report))
-
-    def _once(self, folder: Path, make: Callable[[Path], object]) -> Path:
-        """`folder`, filled by `make` if nobody has yet."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        done = folder.with_name(f"{folder.name}.done")
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                make(folder)
-                done.touch()
-        return folder
 
 
 def _trace_into(folder: Path, checkpoint: Checkpoint) -> None:

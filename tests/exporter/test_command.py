@@ -8,7 +8,6 @@ import sys
 import types
 from pathlib import Path
 
-import checkpoints
 import pytest
 
 from cls_exporter import command, exporting
@@ -182,9 +181,9 @@ def test_a_bar_names_the_steps_on_a_terminal(fake, monkeypatch, stream, options,
 
 
 @pytest.mark.slow
-def test_the_bar_knows_how_many_steps_there_are(tmp_path):
+def test_the_bar_knows_how_many_steps_there_are(store, tmp_path, traced_once):
     """The export itself says them here, on a checkpoint of two layers."""
-    checkpoint = checkpoints.make_checkpoint(tmp_path / "small-bert", changes={"num_hidden_layers": 2})
+    checkpoint = store.checkpoint("bert", "encoder")
     config = ExportConfig(precisions=("fp32", "fp16"))
     said = []
     exporting.export(checkpoint, tmp_path / "bundle", config=config, progress=said.append)

@@ -61,12 +61,11 @@ def run(case: Case, bundle: Path, texts: list[str], folder: Path, *, width: int)
         program, command = folder / "program.py", str(python)
     program.write_text(case.program(texts), encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([command, program.name], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([command, program.name], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return np.fromfile(folder / VECTORS_FILE, "<f4").reshape(len(texts), width)
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_the_snippet_gives_pytorchs_vectors(case: Case, tmp_path: Path) -> None:
     bundle = bundle_in(case.layout)

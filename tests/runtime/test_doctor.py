@@ -51,7 +51,7 @@ def test_this_machine_is_usable():
     versions = {package.name: package.version for package in found.packages}
     assert versions["numpy"]
     assert versions["tokenizers"]
-    assert [engine.name for engine in found.engines] == list(choice.ENGINES)
+    assert [engine.name for engine in found.engines] == ["onnxruntime", "openvino", "cuda", "tensorrt"]
     assert next(engine.works for engine in found.engines if engine.name == "onnxruntime")
     assert found.auto.startswith("int8 on ")
     assert found.bundle is None
@@ -60,7 +60,7 @@ def test_this_machine_is_usable():
 def test_a_bundle_is_tried(bundle):
     status = doctor.diagnose(bundle).bundle
     assert status.usable
-    assert status.engine in choice.CPU_ENGINES
+    assert status.engine in ("onnxruntime", "openvino")
     assert status.variant == "fp32"
     assert any("variant fp32" in reason for reason in status.reasons)
     assert status.seconds_to_first_vector > 0

@@ -25,7 +25,7 @@ with Encoder.load({folder!r}, threads=2, token_budget=8) as encoder:
 
 def loaded(statements, names):
     code = PROBE.format(statements=statements, names=names)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 

@@ -9,7 +9,6 @@ import pytest
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-no_end = pytest.mark.timeout(3600)  # so that nothing hangs for ever; how long it takes is no part of what is tested
 
 FIRST_VECTOR = """
 import json, sys
@@ -101,7 +100,6 @@ def test_a_first_vector_opens_one_graph_and_hashes_none(make_bundle):
 
 
 @linux
-@no_end
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(make_bundle, engine):
     """On a tiny model: what could grow with the corpus is what the runtime and the engine hold, not the weights.
@@ -114,7 +112,6 @@ def test_memory_does_not_grow_with_the_corpus(make_bundle, engine):
 
 
 @linux
-@no_end
 @pytest.mark.slow
 def test_close_gives_the_weights_back(minilm_bundle, engine):
     """At least half of the graph's 91 MB."""

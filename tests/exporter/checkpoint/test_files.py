@@ -279,42 +279,51 @@ def load_from_hub(home: Path, *models: tuple[str, str | None]) -> list[list[obje
     """Loads each (model, revision) in a process that is offline and has `home` as its cache."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(LOAD_FROM_HUB), json.dumps(models)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=home)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=home)
     assert done.returncode == 0, done.stderr
     results: list[list[object]] = json.loads(done.stdout)
     return results
 
 
-def test_hub_ids_come_from_the_cache(folder: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    lay_out_cache(home, "someone/small-bert", COMMIT, folder)
-    lay_out_cache(home, "small-bert", COMMIT, folder)
-    pickled = checkpoints.make_checkpoint(tmp_path / "pickled", seed=1)
+FromHub = tuple[dict[tuple[str, str | None], list[object]], dict[str, str]]
+IN_THE_CACHE = (("someone/small-bert", None), ("small-bert", None), ("small-bert", "experiment"), ("small-bert", OTHER_COMMIT))
+NOT_THERE = (("someone/absent", None), ("someone/small-bert", "v2"), ("bad id!", None))
+
+
+@pytest.fixture(scope="module")
+def from_hub(tmp_path_factory: pytest.TempPathFactory) -> FromHub:
+    """What loading each of `IN_THE_CACHE` and `NOT_THERE` gives, in one process; and the SHA-256 of each commit's weights."""
+    work = tmp_path_factory.mktemp("hub")
+    home = work / "home"
+    plain, pickled = checkpoints.make_checkpoint(work / "plain"), checkpoints.make_checkpoint(work / "pickled", seed=1)
     torch.save(checkpoints.read_weights_of(pickled), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
+    lay_out_cache(home, "someone/small-bert", COMMIT, plain)
+    lay_out_cache(home, "small-bert", COMMIT, plain)
     lay_out_cache(home, "small-bert", OTHER_COMMIT, pickled, refs=("experiment",))
+    stored = {COMMIT: plain / "model.safetensors", OTHER_COMMIT: pickled / "pytorch_model.bin"}
+    asked = (*IN_THE_CACHE, *NOT_THERE)
+    loaded = dict(zip(asked, load_from_hub(home, *asked), strict=True))
+    return loaded, {commit: hashlib.sha256(path.read_bytes()).hexdigest() for commit, path in stored.items()}
 
-    asked = [("someone/small-bert", None), ("small-bert", None), ("small-bert", "experiment"), ("small-bert", OTHER_COMMIT)]
-    loaded = load_from_hub(home, *asked)
-    stored = {"main": folder / "model.safetensors", "experiment": pickled / "pytorch_model.bin"}
-    sha256 = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in stored.items()}
-    assert loaded == [
-        ["someone/small-bert", COMMIT, sha256["main"], checkpoints.MAX_POSITIONS],
-        ["small-bert", COMMIT, sha256["main"], checkpoints.MAX_POSITIONS],
-        ["small-bert", OTHER_COMMIT, sha256["experiment"], checkpoints.MAX_POSITIONS],
-        ["small-bert", OTHER_COMMIT, sha256["experiment"], checkpoints.MAX_POSITIONS],
+
+def test_hub_ids_come_from_the_cache(from_hub: FromHub) -> None:
+    loaded, sha256 = from_hub
+    assert [loaded[asked] for asked in IN_THE_CACHE] == [
+        ["someone/small-bert", COMMIT, sha256[COMMIT], checkpoints.MAX_POSITIONS],
+        ["small-bert", COMMIT, sha256[COMMIT], checkpoints.MAX_POSITIONS],
+        ["small-bert", OTHER_COMMIT, sha256[OTHER_COMMIT], checkpoints.MAX_POSITIONS],
+        ["small-bert", OTHER_COMMIT, sha256[OTHER_COMMIT], checkpoints.MAX_POSITIONS],
     ]
 
 
-def test_what_the_cache_lacks_is_one_clear_error_offline(folder: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    lay_out_cache(home, "someone/small-bert", COMMIT, folder)
-    asked = [("someone/absent", None), ("someone/small-bert", "v2"), ("bad id!", None)]
-    for (model, revision), (kind, message, exit_code) in zip(asked, load_from_hub(home, *asked), strict=True):
-        assert (kind, exit_code) == ("CheckpointError", 2)
-        assert str(message).startswith(f"{model} at revision {revision} cannot" if revision else f"{model} cannot be fetched from the hub")
-        assert "HF_HUB_OFFLINE" in str(message)
-        assert "\n" not in str(message)
+@pytest.mark.parametrize(("model", "revision"), NOT_THERE)
+def test_what_the_cache_lacks_is_one_clear_error_offline(model: str, revision: str | None, from_hub: FromHub) -> None:
+    kind, message, exit_code = from_hub[0][model, revision]
+    assert (kind, exit_code) == ("CheckpointError", 2)
+    assert str(message).startswith(f"{model} at revision {revision} cannot" if revision else f"{model} cannot be fetched from the hub")
+    assert "HF_HUB_OFFLINE" in str(message)
+    assert "\n" not in str(message)
 
 
 def test_only_the_files_that_are_needed_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

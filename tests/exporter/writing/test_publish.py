@@ -211,7 +211,7 @@ KILLED_EXPORT = """
 def test_a_killed_export_leaves_a_whole_bundle_or_none(old_bundle: Path, where: str, expected: str | None) -> None:
     command = [sys.executable, "-c", textwrap.dedent(KILLED_EXPORT), where, str(old_bundle)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert content_of(old_bundle) == expected
     assert siblings(old_bundle), "the killed export left nothing behind, so it was not killed where the test says"

@@ -18,9 +18,6 @@ from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PeerComparison
 from cls_runtime.bench.plots import PLOTS
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
-
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1", "--no-first-run"),
@@ -37,6 +34,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
     sides = (
         PeerSide(name="cls-export:onnxruntime:int8", versions={}, seconds=(1.0,), texts_per_second=100.0),
         PeerSide(name="fastembed:int8", versions={}, seconds=(2.0,), texts_per_second=50.0),
@@ -57,7 +56,7 @@ def browse(report):
             hidden = f"<style>section:not(#{only}), header, .headlines, .contents {{ display: none }}</style></head>"
             path.write_text(report.read_text(encoding="utf-8").replace("</head>", hidden), encoding="utf-8")
         command = [CHROMIUM, *OPTIONS, f"--user-data-dir={report.parent / 'profile'}", *options, path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

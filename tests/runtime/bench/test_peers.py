@@ -276,7 +276,7 @@ def test_a_peers_files_are_made_once_for_each_checkpoint_and_calibration(bundle:
 
     def convert(*calibration: str) -> Path:
         return converted(
-            "same", Path(sys.executable), tmp_path / "kept", checkpoint=bundle, max_length=16, calibration=calibration, limit_s=60
+            "same", Path(sys.executable), tmp_path / "kept", checkpoint=bundle, max_length=16, calibration=calibration, limit_s=600
         )
 
     first = convert("a")

@@ -61,7 +61,7 @@ def test_tokens_are_kept(tmp_path):
     assert read_golden(tmp_path / "golden.npz").token_ids is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(texts=st.lists(st.text().filter(lambda text: not text.endswith("\0")), min_size=1, max_size=5))
 def test_any_text_survives(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("golden") / "golden.npz"

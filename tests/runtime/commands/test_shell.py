@@ -180,7 +180,9 @@ def test_an_option_that_would_do_nothing_is_refused(argv, refused, capsys):
 def test_options_of_the_tables_exist_and_are_not_given_by_default(command):
     module = importlib.import_module(f"cls_runtime.commands.{command}")
     known = {string: action for action in module._parser()._actions for string in action.option_strings}
-    for option in (option for row in module._REQUIREMENTS for option in row.options):
+    options = [option for row in module._REQUIREMENTS for option in row.options]
+    assert options
+    for option in options:
         name, _, value = option.partition(" ")
         assert known[name].dest == name.removeprefix("--").replace("-", "_")
         assert known[name].default != value if value else known[name].default in (None, False)

@@ -65,25 +65,25 @@ def real(minilm, bundle, tmp_path_factory):
     return TextTokenizer.from_bundle(Bundle.open(folder)), Oracle(minilm, 24)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(items=st.lists(ITEM, min_size=1, max_size=4))
 def test_agrees_with_transformers(tiny, items):
     assert_agreement(*tiny, items)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(items=st.lists(ITEM, min_size=1, max_size=4))
 def test_agrees_with_transformers_cutting_on_the_left(tiny_left, items):
     assert_agreement(*tiny_left, items)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(items=st.lists(ITEM, min_size=1, max_size=4))
 def test_agrees_with_transformers_on_a_real_vocabulary(real, items):
     assert_agreement(*real, items)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(first=st.integers(0, 25), second=st.integers(0, 25))
 def test_pairs_are_cut_as_transformers_cuts_them(tiny, tiny_left, first, second):
     for ours, oracle in (tiny, tiny_left):

@@ -1,19 +1,26 @@
-"""`ClsEncoderModule` in the sentence-transformers that is installed: 6 in .venv, 5 in .venv-transformers4."""
+"""`ClsEncoderModule` in the sentence-transformers that is installed: 6 in .venv, 5 in .venv-transformers4.
+
+It takes seconds to import, so the tests do that: every worker collects this file, and one runs it.
+"""
 
 from __future__ import annotations
 
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from cls_runtime import BundleError, Encoder, TruncationWarning, UsageError
 
-torch = pytest.importorskip("torch")
-sentence_transformers = pytest.importorskip("sentence_transformers")
-ClsEncoderModule = pytest.importorskip("cls_runtime.integrations.sentence_transformers").ClsEncoderModule
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
+    from cls_runtime.integrations.sentence_transformers import ClsEncoderModule
+
+pytestmark = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
 TEXTS = ["The cat sleeps on the roof.", "", "Rain", "A cat is asleep on top of the house, and nobody knows how it got there."]
 
 
@@ -22,38 +29,50 @@ def encoder(minilm_bundle: Path) -> Encoder:
     return Encoder.load(minilm_bundle, threads=1)
 
 
-def model_of(module: ClsEncoderModule) -> sentence_transformers.SentenceTransformer:
-    return sentence_transformers.SentenceTransformer(modules=[module], device="cpu")
+def module_of(encoder: Encoder | Path, **options: Any) -> ClsEncoderModule:
+    from cls_runtime.integrations.sentence_transformers import ClsEncoderModule
+
+    return ClsEncoderModule(encoder, **options)
+
+
+def model_of(*modules: Any, **options: Any) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(modules=list(modules), device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
-def oracle(minilm: Path) -> sentence_transformers.SentenceTransformer:
+def oracle(minilm: Path) -> SentenceTransformer:
     """The same weights in PyTorch, pooled by their CLS row, then normalized."""
-    model = sentence_transformers.SentenceTransformer(str(minilm), device="cpu")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(minilm), device="cpu")
     width = model[0].auto_model.config.hidden_size
     pooling = type(model[1])(width, "cls")
-    return sentence_transformers.SentenceTransformer(modules=[model[0], pooling, model[2]], device="cpu")
+    return model_of(model[0], pooling, model[2])
 
 
-def test_vectors_are_those_of_the_same_model_in_pytorch(encoder: Encoder, oracle: sentence_transformers.SentenceTransformer) -> None:
+def test_vectors_are_those_of_the_same_model_in_pytorch(encoder: Encoder, oracle: SentenceTransformer) -> None:
     expected = oracle.encode(TEXTS)
-    vectors = model_of(ClsEncoderModule(encoder)).encode(TEXTS, batch_size=2)
+    vectors = model_of(module_of(encoder)).encode(TEXTS, batch_size=2)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=5e-5)
-    unnormalized = model_of(ClsEncoderModule(encoder, normalize=False)).encode(TEXTS)
+    unnormalized = model_of(module_of(encoder, normalize=False)).encode(TEXTS)
     assert np.abs(unnormalized - expected).max() > 0.1
 
 
-def test_prompts_go_before_the_text(encoder: Encoder, oracle: sentence_transformers.SentenceTransformer) -> None:
-    model = sentence_transformers.SentenceTransformer(modules=[ClsEncoderModule(encoder)], prompts={"query": "query: "}, device="cpu")
+def test_prompts_go_before_the_text(encoder: Encoder, oracle: SentenceTransformer) -> None:
+    model = model_of(module_of(encoder), prompts={"query": "query: "})
     expected = oracle.encode(["query: " + text for text in TEXTS])
     np.testing.assert_allclose(model.encode(TEXTS, prompt_name="query"), expected, rtol=0, atol=5e-5)
-    pair = model_of(ClsEncoderModule(encoder)).preprocess([("a", "b")], prompt="query: ")
+    pair = model_of(module_of(encoder)).preprocess([("a", "b")], prompt="query: ")
     assert pair == {"texts": [("query: a", "b")]}
 
 
 def test_what_a_model_is_asked_for(encoder: Encoder) -> None:
-    module = ClsEncoderModule(encoder)
+    import torch
+
+    module = module_of(encoder)
     model = model_of(module)
     assert (module.get_embedding_dimension(), module.get_sentence_embedding_dimension(), model.max_seq_length) == (384, 384, 256)
     vectors = model.encode(TEXTS, convert_to_tensor=True)
@@ -67,43 +86,49 @@ def test_what_a_model_is_asked_for(encoder: Encoder) -> None:
 
 
 def test_pooler_output(encoder: Encoder) -> None:
-    vectors = model_of(ClsEncoderModule(encoder, output="pooler", normalize=False)).encode(TEXTS)
+    vectors = model_of(module_of(encoder, output="pooler", normalize=False)).encode(TEXTS)
     np.testing.assert_allclose(vectors, encoder.encode(TEXTS, output="pooler"), rtol=0, atol=1e-5)
     assert np.abs(vectors - encoder.encode(TEXTS)).max() > 0.1
 
 
 def test_an_output_that_is_not_there_is_told_at_once(encoder: Encoder) -> None:
     with pytest.raises(UsageError, match="output is 'logits'"):
-        ClsEncoderModule(encoder, output="logits")
+        module_of(encoder, output="logits")
 
 
 def test_a_text_that_is_cut_is_told(encoder: Encoder) -> None:
     with pytest.warns(TruncationWarning):
-        model_of(ClsEncoderModule(encoder)).encode(["rain " * 300])
+        model_of(module_of(encoder)).encode(["rain " * 300])
 
 
 def test_saved_and_loaded_it_gives_the_same_vectors(encoder: Encoder, tmp_path: Path) -> None:
-    model = model_of(ClsEncoderModule(encoder, output="pooler", normalize=False))
+    from sentence_transformers import SentenceTransformer
+
+    from cls_runtime.integrations.sentence_transformers import ClsEncoderModule
+
+    model = model_of(module_of(encoder, output="pooler", normalize=False))
     model.save(str(tmp_path / "saved"), create_model_card=False)
     # sentence-transformers 6 calls every class but its own remote code, also where it is installed.
-    loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True, trust_remote_code=True)
+    loaded = SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True, trust_remote_code=True)
     assert isinstance(loaded[0], ClsEncoderModule)
     assert loaded[0].encoder.bundle.folder.is_relative_to(tmp_path / "saved")
     np.testing.assert_allclose(loaded.encode(TEXTS), model.encode(TEXTS), rtol=0, atol=1e-6)
 
 
 def test_a_saved_model_without_its_settings_is_refused(encoder: Encoder, tmp_path: Path) -> None:
-    ClsEncoderModule(encoder).save(str(tmp_path))
+    from cls_runtime.integrations.sentence_transformers import ClsEncoderModule
+
+    module_of(encoder).save(str(tmp_path))
     (tmp_path / "cls_encoder_module.json").write_text("[]")
     with pytest.raises(BundleError, match="save the model again"):
         ClsEncoderModule.load(str(tmp_path))
 
 
 def test_pickled_for_another_process_it_loads_its_bundle_again(encoder: Encoder) -> None:
-    again = pickle.loads(pickle.dumps(ClsEncoderModule(encoder, normalize=False)))  # what a pool of processes does
+    again = pickle.loads(pickle.dumps(module_of(encoder, normalize=False)))  # what a pool of processes does
     np.testing.assert_array_equal(again({"texts": TEXTS})["sentence_embedding"].numpy(), encoder.encode(TEXTS))
 
 
 def test_a_folder_is_loaded(minilm_bundle: Path, encoder: Encoder) -> None:
-    rows = ClsEncoderModule(minilm_bundle)({"texts": TEXTS})["sentence_embedding"].numpy()
+    rows = module_of(minilm_bundle)({"texts": TEXTS})["sentence_embedding"].numpy()
     np.testing.assert_allclose(rows, encoder.encode(TEXTS, normalize=True), rtol=0, atol=1e-5)

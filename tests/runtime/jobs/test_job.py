@@ -324,20 +324,23 @@ def test_without_pyarrow_the_extra_is_named_and_npy_works(bundle, tmp_path, run,
 
 @pytest.mark.slow
 @pytest.mark.timing
-def test_four_times_the_rows_cost_four_times_the_cpu_seconds(bundle, tmp_path, make_texts):
-    """In turns, so that a machine that becomes slower in between is slower for both; what else it does can only add to either."""
+def test_eight_times_the_rows_cost_eight_times_the_cpu_seconds(bundle, tmp_path, make_texts):
+    """In turns, so that a machine that becomes slower in between is slower for both; what else it does can only add to either.
+
+    Held to twice that, which a neighbour on the same core does not reach; 64 times, were it quadratic.
+    """
     sources = {}
-    for times in (1, 4):
+    for times in (1, 8):
         # The same rows again with other texts: as many repeats in every shard, so as much to compute for a row.
         sources[times] = tmp_path / f"{times}.txt"
-        sources[times].write_text("".join(f"{text} {part}\n" for part in range(times) for text in make_texts(20_000)))
+        sources[times].write_text("".join(f"{text} {part}\n" for part in range(times) for text in make_texts(10_000)))
 
     def cpu_seconds(times, turn):
         start = time.process_time()
-        run_job(bundle, [str(sources[times])], str(tmp_path / f"out{times}-{turn}"), options=JobOptions(threads=1, shard_rows=10_000))
+        run_job(bundle, [str(sources[times])], str(tmp_path / f"out{times}-{turn}"), options=JobOptions(threads=1, shard_rows=5_000))
         return time.process_time() - start
 
     cpu_seconds(1, 0)  # what is imported and made ready once
-    turns = [(cpu_seconds(1, turn), cpu_seconds(4, turn)) for turn in (1, 2, 3)]
+    turns = [(cpu_seconds(1, turn), cpu_seconds(8, turn)) for turn in (1, 2, 3)]
     few, many = map(min, zip(*turns, strict=True))
-    assert many < 1.3 * 4 * few  # 16 times, were it quadratic
+    assert many < 2 * 8 * few

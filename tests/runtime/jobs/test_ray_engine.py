@@ -10,7 +10,7 @@ from pyarrow import parquet
 from cls_runtime.bundle.files import PART
 from cls_runtime.jobs.job_manifest import JobState
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
