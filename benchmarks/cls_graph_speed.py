@@ -41,7 +41,6 @@ from cls_runtime.bench.spread import times_as_fast
 from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls
-from cls_runtime.engines.cpu import VNNI_FEATURES, cpu_features
 from cls_runtime.engines.installed import installed_versions
 
 Inputs = dict[str, NDArray[np.int64]]
@@ -120,18 +119,11 @@ def real_batch(checkpoint: Path, *, texts: int, tokens: int) -> Inputs:
     return {"input_ids": input_ids, "attention_mask": np.ones_like(input_ids), "token_type_ids": np.zeros_like(input_ids)}
 
 
-def session_options(features: frozenset[str] | None, *, threads: int) -> onnxruntime.SessionOptions:
-    """ONNX Runtime's defaults, and on a CPU without VNNI what the runtime sets there too, or its int8 kernels saturate."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    if not (features or frozenset()) & VNNI_FEATURES:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
-
-
 def open_graph(path: Path, inputs: Inputs, *, threads: int) -> Callable[[], NDArray[np.float32]]:
     """A function that runs the graph at `path` once on `inputs` and gives its `sentence_embedding`, float32 [B, H]."""
-    session = onnxruntime.InferenceSession(str(path), session_options(cpu_features(), threads=threads), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feed = {item.name: inputs[item.name] for item in session.get_inputs()}
     return lambda: np.asarray(session.run(["sentence_embedding"], feed)[0], dtype=np.float32)
 

@@ -61,6 +61,7 @@ def figures(bundle: Path, texts: Sequence[str], pairs: Sequence[Pair], *, engine
         scores = np.array([score for *_, score in pairs])
         by_variant[variant] = {
             "mean_cosine": parity.mean_cosine,
+            "p1_cosine": parity.p1_cosine,
             "min_cosine": parity.min_cosine,
             **({} if neighbours is None else {f"neighbours_{key}": value for key, value in dataclasses.asdict(neighbours).items()}),
             "spearman": spearman(cosines(halves[::2], halves[1::2]), scores) if pairs else None,

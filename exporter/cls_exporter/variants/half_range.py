@@ -14,7 +14,7 @@ from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.errors import ParityError
 from cls_exporter.graph.passes.half_precision import LARGEST_HALF
 from cls_exporter.graph.passes.rewriting import constant
-from cls_exporter.variants.calibration import run_graph
+from cls_exporter.variants.engine_run import run_graph
 from cls_runtime.engines.base import TokenBatch
 
 # Texts that nobody tried may go further, and so may the sums of a product on their way.

@@ -15,7 +15,6 @@ CGROUP_MOUNT = Path("/sys/fs/cgroup")
 CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
 # Any of these computes bf16 products; a CPU without them could only emulate it, slower than fp32 and less exact.
-VNNI_FEATURES = frozenset({"avx512_vnni", "avx_vnni"})
 BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, cast
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.engines.base import Float32, TokenBatch
-from cls_runtime.engines.cpu import VNNI_FEATURES, cpu_features
 from cls_runtime.engines.installed import is_installed
 from cls_runtime.errors import BundleError, ClosedError, EngineError, InstallationWarning, MissingExtraError
 
@@ -86,10 +85,6 @@ def _options(ort: ModuleType) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI an x86 kernel adds two products uint8 x int8 in 16 bits, and saturates; this makes such a CPU take another kernel. With
-    # VNNI nothing saturates, and the other kernel took 1.7 times as long.
-    if not (cpu_features() or frozenset()) & VNNI_FEATURES:
-        options.add_session_config_entry("session.x64quantprecision", "1")
     # A memory pattern is kept for each input shape, and texts come in many.
     options.enable_mem_pattern = False
     options.log_severity_level = 3

@@ -36,9 +36,12 @@ MAX_PADDED_TEXTS = 8
 # A lower mean cosine is no longer the same row with other numbers. Measured on all-MiniLM-L6-v2 against the CLS row: mean pooling 0.48, the
 # last row 0.32, the second 0.20.
 FAR_COSINE = 0.9
-# How far a mean cosine may be from the one that the export recorded on the same engine. int8's thresholds leave room for a wrong scale: one
-# weight's scale off by 10% moves all-MiniLM-L6-v2's mean cosine by 4e-5 to 1e-3, often within them.
+# How far a mean cosine may be from the one that the export recorded on the same engine: this much, and this part of what the variant loses.
+# int8's thresholds leave room for a wrong scale, and one weight's scale off by 10% moves all-MiniLM-L6-v2's mean cosine by 4e-5 to 1e-3.
+# Another CPU's kernels, and even another engine, move it by 5e-6, a hundredth of what is lost: now and then an activation that differs in
+# its last bit is rounded to another step.
 RECORDED_COSINE_MARGIN = 2e-5
+RECORDED_LOSS_MARGIN = 0.05
 
 
 class Encodes(Protocol):
@@ -171,7 +174,7 @@ def _compared(
         return Finding(passed=False, message=message)
     figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
-    if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= RECORDED_COSINE_MARGIN:
+    if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= recorded_margin(recorded):
         missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")
     if missed:
         extent = _extent(reference, vectors, thresholds)
@@ -179,6 +182,11 @@ def _compared(
     else:
         message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
     return Finding(passed=not missed, message=message, figures=asdict(figures))
+
+
+def recorded_margin(recorded: ParityFigures) -> float:
+    """How far a mean cosine may be from the recorded one, on whatever CPU."""
+    return max(RECORDED_COSINE_MARGIN, RECORDED_LOSS_MARGIN * (1 - recorded.mean_cosine))
 
 
 def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str:

@@ -18,18 +18,20 @@ from cls_exporter import ExportConfig, export
 from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.graph.families import FAMILIES
 from cls_exporter.variants import CalibrationTexts
+from cls_exporter.variants.exact_run import run_exactly
 from cls_runtime import Bundle, Encoder, EncoderOptions
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, read_manifest
 from cls_runtime.bundle.parity import THRESHOLDS, cosines, parity_figures, shortfalls
+from cls_runtime.encoding.batching import pad
+from cls_runtime.encoding.tokenizer import TokenizedText
 from cls_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from cls_runtime.errors import UsageError
 
 
 @pytest.fixture(scope="module")
-def bundle(minilm, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("int8") / "minilm"
-    export(str(minilm), folder, config=ExportConfig(precisions=("fp32", "int8"), allow_pooling_mismatch=True))
-    return folder
+def bundle(minilm_int8_bundle):
+    return minilm_int8_bundle
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +40,72 @@ def manifest(bundle):
         return encoder.manifest
 
 
-@pytest.mark.slow
-def test_parity_meets_the_contract_on_texts_that_did_not_calibrate(manifest):
+def test_no_text_that_calibrates_is_one_that_is_held():
     assert not set(builtin_texts("parity")) & set(builtin_texts("calibration"))
-    figures = manifest.variants["int8"].parity["cls"]
-    assert not shortfalls(figures, THRESHOLDS["int8"])
+
+
+@pytest.fixture(scope="module", params=["all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2"])
+def real_bundle(request, tmp_path_factory):
+    """A real model's bundle with int8."""
+    if request.param == "all-MiniLM-L6-v2":
+        return request.getfixturevalue("minilm_int8_bundle")
+    folder = tmp_path_factory.mktemp("bundles") / request.param
+    config = ExportConfig(precisions=("fp32", "fp16", "int8"), allow_pooling_mismatch=True)
+    export(request.getfixturevalue("paraphrase"), folder, config=config)
+    return folder
+
+
+# Of a threshold's room, 1 - threshold: what may be used up. The rest is for other CPUs' rounding of floats, which moved p1 by 0.06 of it.
+MOST_USED = 0.9
+
+
+def used(figures):
+    bounds = THRESHOLDS["int8"]
+    return {
+        name: (1 - getattr(figures, name)) / (1 - bound)
+        for name, bound in (("mean_cosine", bounds.mean_cosine), ("p1_cosine", bounds.p1_cosine), ("min_cosine", bounds.min_cosine))
+        if bound is not None
+    }
+
+
+@pytest.mark.slow
+def test_real_models_pass_with_margin_on_this_cpu(real_bundle):
+    """Measured on AVX2, mean and p1: 0.59 and 0.73 for L6's cls, 0.64 and 0.85 for its pooler, 0.53 and 0.64 for L3's cls."""
+    for output, figures in read_manifest(real_bundle).variants["int8"].parity.items():
+        assert max(used(figures).values()) <= MOST_USED, (output, used(figures))
+
+
+@pytest.mark.slow
+def test_real_models_pass_with_margin_where_integers_are_exact(real_bundle):
+    """Without any engine's kernels: what the graph itself says, on whatever CPU. Measured as above, p1 within 1e-4."""
+    golden = read_golden(real_bundle / GOLDEN_NAME)
+    (file,) = read_manifest(real_bundle).variants["int8"].engine_files["openvino"]
+    texts = [TokenizedText(np.array(ids, np.int32), np.zeros(len(ids), np.int32), removed=0) for ids in golden.token_ids]
+    batches = [pad([text], pad_id=0) for text in texts]
+    outputs = {name: GRAPH_OUTPUTS[name] for name in golden.vectors}
+    rows = list(run_exactly(ir.load(real_bundle / file.path), batches, list(outputs.values())))
+    for place, name in enumerate(outputs):
+        exact = np.concatenate([row[place] for row in rows]).astype(np.float32)
+        figures = parity_figures(golden.vectors[name], exact)
+        assert max(used(figures).values()) <= MOST_USED, (name, used(figures))
+
+
+def int8_weights(path):
+    """The weights [K, N] of a graph's int8 products."""
+    graph = onnx.load(path).graph
+    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    read = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
+    read |= {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [arrays[name].astype(int) for name in sorted(read & arrays.keys()) if arrays[name].dtype == np.int8]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["model_int8.onnx", "model_int8_openvino.onnx"])
+def test_no_weight_of_a_real_model_can_saturate(real_bundle, form):
+    """Two neighbouring rows add up to 128 at most: 255 * 128 fits in 16 bits."""
+    weights = int8_weights(real_bundle / "onnx" / form)
+    assert len(weights) == 6 * (read_manifest(real_bundle).num_layers - 1)
+    assert max(int((np.abs(weight[0::2]) + np.abs(weight[1::2])).max()) for weight in weights) == 128
 
 
 @pytest.mark.slow
@@ -73,6 +136,7 @@ def test_the_recipe_says_how_it_was_made(manifest):
     assert recipe["calibration_texts"] == texts.count == len(builtin_texts("calibration"))
     assert recipe["calibration_sha256"] == texts.sha256
     assert str(recipe["smoothing_alpha"]) in recipe["alphas_tried"]
+    assert recipe["weight_rounding"] in recipe["roundings_tried"]
     assert recipe["int8_products"] == 30  # six products in each of five full layers
 
 

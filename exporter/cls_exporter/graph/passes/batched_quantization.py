@@ -31,15 +31,15 @@ class BatchedQuantization(ir.passes.InPlacePass):
         self.twin = twin
 
     def call(self, model: ir.Model) -> Rewritten:
-        found: defaultdict[str, list[_Product]] = defaultdict(list)
+        products: defaultdict[str, list[_Product]] = defaultdict(list)
         for gemm in token_products(self.twin):
             product = _product(gemm)
-            found[product.weight_name].append(product)
-        matmuls = [node for node in batched_products(model) if (node.inputs[1].name or "") in found]  # type: ignore[union-attr]
-        smoothed: dict[tuple[int, str], ir.Value] = {}
+            products[product.weight_name].append(product)
+        matmuls = [node for node in batched_products(model) if (node.inputs[1].name or "") in products]  # type: ignore[union-attr]
+        smoothed: dict[tuple[ir.Value, str], ir.Value] = {}
         for matmul in matmuls:
-            _quantize(matmul, found[str(matmul.inputs[1].name)].pop(0), smoothed)  # type: ignore[union-attr]
-        if left := [name for name, products in found.items() if products]:
+            _quantize(matmul, products[str(matmul.inputs[1].name)].pop(0), smoothed)  # type: ignore[union-attr]
+        if left := [name for name, unused in products.items() if unused]:
             raise GraphError(f"{len(left)} quantized products have no twin in the graph of batches, {left[0]} among them; please report it")
         if matmuls:
             _take_over_weights(self.twin, model)
@@ -81,12 +81,12 @@ def _constants(values: Sequence[ir.Value | None]) -> tuple[NDArray[np.generic], 
     return tuple(array for array in arrays if array is not None)
 
 
-def _quantize(matmul: ir.Node, product: _Product, smoothed: dict[tuple[int, str], ir.Value]) -> None:
+def _quantize(matmul: ir.Node, product: _Product, smoothed: dict[tuple[ir.Value, str], ir.Value]) -> None:
     hidden, weight = matmul.inputs
     assert hidden is not None
     assert weight is not None
     build = Builder(matmul)
-    key = (id(hidden), product.input_name)
+    key = (hidden, product.input_name)
     if key not in smoothed:
         smoothed[key] = _quantized_input(build, hidden, product)
     integers, scales, zero_points = product.weight
@@ -116,18 +116,18 @@ def _set_bias(matmul: ir.Node, bias: NDArray[np.float32]) -> None:
     output = matmul.outputs[0]
     add = single_consumer(output)
     build = Builder(matmul)
-    found = build.initializer(bias, f"{output.name}.corrected_bias")
+    corrected = build.initializer(bias, f"{output.name}.corrected_bias")
     if add is not None and add.op_type == "Add" and not add.domain:
         place = 1 - list(add.inputs).index(output)
         array = constant(add.inputs[place])
         if array is not None and array.ndim == 1:
-            add.replace_input_with(place, found)
+            add.replace_input_with(place, corrected)
             return
     made = ir.Value(shape=output.shape, type=output.type)
     if output.is_graph_output():
         made.name, output.name = output.name, f"{output.name}.product"
     output.replace_all_uses_with(made, replace_graph_outputs=True)
-    build.graph.insert_after(matmul, ir.node("Add", [output, found], outputs=[made]))
+    build.graph.insert_after(matmul, ir.node("Add", [output, corrected], outputs=[made]))
 
 
 def _take_over_weights(twin: ir.Model, model: ir.Model) -> None:

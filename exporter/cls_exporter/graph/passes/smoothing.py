@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,17 +15,21 @@ from cls_exporter.graph.passes.rewriting import Builder, Rewritten, constant, kn
 from cls_exporter.graph.passes.token_rows import token_products
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+# Factors are powers of two and seven steps in between. So coarse, a factor does not depend on the last bits of what was measured.
+STEPS_IN_A_DOUBLING = 8
 
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """The smallest and the largest value of each channel of an activation, float32 [K] each."""
+    """The smallest and the largest value of each channel of an activation, float64 [K] each."""
 
-    low: Float32
-    high: Float32
+    low: Float64
+    high: Float64
 
     @property
-    def largest(self) -> Float32:
+    def largest(self) -> Float64:
         """The largest magnitude of each channel, [K]."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
@@ -50,23 +55,23 @@ class Smoothing(ir.passes.InPlacePass):
         self.factors = factors
 
     def call(self, model: ir.Model) -> Rewritten:
-        inputs: dict[str, ir.Value] = {}
-        weights: dict[int, tuple[ir.Value, Float32]] = {}
+        inputs: dict[ir.Value, Float32] = {}
+        weights: dict[ir.Value, Float32] = {}
         for product in token_products(model):
             value, weight = product.inputs[:2]
-            name = None if value is None else value.name
-            if value is not None and weight is not None and name is not None and name in self.factors:
-                inputs.setdefault(name, value)
-                weights.setdefault(id(weight), (weight, self.factors[name]))
-        for weight, factors in weights.values():
+            factors = self.factors.get(str(value.name)) if value is not None else None
+            if value is not None and weight is not None and factors is not None:
+                inputs.setdefault(value, factors)
+                weights.setdefault(weight, factors)
+        for weight, factors in weights.items():
             _scale(weight, factors[:, None])
-        for name, value in inputs.items():
-            _divide(model.graph, value, self.factors[name])
+        for value, factors in inputs.items():
+            _divide(model.graph, value, factors)
         return Rewritten.of(model, len(inputs))
 
 
 def smoothing_factors(model: ir.Model, ranges: Mapping[str, ChannelRange], *, alpha: float, skip: Sequence[str] = ()) -> dict[str, Float32]:
-    """The factors of each product's input, float32 [K] by the input's name: `|x|^alpha / |W|^(1 - alpha)` of each channel.
+    """The factors of each product's input, float32 [K] by the input's name: about `|x|^alpha / |W|^(1 - alpha)` of each channel.
 
     Args:
         model: a graph after `TokenRows`.
@@ -79,26 +84,34 @@ def smoothing_factors(model: ir.Model, ranges: Mapping[str, ChannelRange], *, al
         if any(name in skip for name in names):
             continue
         activation = np.max([ranges[name].largest for name in names], axis=0)
-        weight = np.max([np.abs(array).max(1) for array in weights], axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.power(activation, alpha) / np.power(weight, 1 - alpha)
-        dead = (activation < 1e-5) | (weight < 1e-8) | ~np.isfinite(found)
-        found = np.where(dead, 1.0, found).astype(np.float32)
-        factors.update(dict.fromkeys(names, found))
+        weight = np.max([np.abs(array).max(1) for array in weights], axis=0).astype(np.float64)
+        dead = (activation < 1e-5) | (weight < 1e-8)
+        activation, weight = np.where(dead, 1.0, activation), np.where(dead, 1.0, weight)
+        shared = _power_of_two(alpha * np.log2(activation) - (1 - alpha) * np.log2(weight))
+        factors.update(dict.fromkeys(names, shared))
+    return factors
+
+
+def _power_of_two(exponents: Float64) -> Float32:
+    """2 to the nearest of the steps, float32; every bit of it is the same on every machine."""
+    eighth = math.sqrt(math.sqrt(math.sqrt(2.0)))  # a square root is rounded the same everywhere, a power is not
+    between = np.cumprod([1.0, *[eighth] * (STEPS_IN_A_DOUBLING - 1)])
+    steps = np.rint(exponents * STEPS_IN_A_DOUBLING).astype(np.int64)
+    factors: Float32 = np.ldexp(between[steps % STEPS_IN_A_DOUBLING], steps // STEPS_IN_A_DOUBLING).astype(np.float32)
     return factors
 
 
 def _groups(model: ir.Model) -> list[tuple[list[str], list[Float32]]]:
     """Inputs and weights that must have the same factors: the connected parts of "is multiplied by"."""
-    parts: list[tuple[dict[str, None], dict[int, Float32]]] = []
+    parts: list[tuple[dict[str, None], dict[ir.Value, Float32]]] = []
     for product in token_products(model):
         value, weight = product.inputs[:2]
         array = constant(weight)
         if value is None or value.name is None or weight is None or array is None:
             raise GraphError(f"the product {product.name} has no constant weight")
         names: dict[str, None] = {value.name: None}
-        weights: dict[int, Float32] = {id(weight): np.asarray(array, dtype=np.float32)}
-        for part in [part for part in parts if value.name in part[0] or id(weight) in part[1]]:
+        weights: dict[ir.Value, Float32] = {weight: np.asarray(array, dtype=np.float32)}
+        for part in [part for part in parts if value.name in part[0] or weight in part[1]]:
             names = {**part[0], **names}
             weights = {**part[1], **weights}
             parts.remove(part)

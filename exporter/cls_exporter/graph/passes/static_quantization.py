@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -11,70 +12,60 @@ from numpy.typing import NDArray
 
 from cls_exporter.errors import GraphError
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, constant, known_dims
-from cls_exporter.graph.passes.smoothing import ChannelRange
 from cls_exporter.graph.passes.token_rows import token_products
 
 Float32 = NDArray[np.float32]
-_LARGEST_BIAS = 2.0**30  # of an int32 that the kernel still adds products to
-
-
-class StaticQuantization(ir.passes.InPlacePass):
-    """Puts `QuantizeLinear` and `DequantizeLinear` around the products over all tokens; engines turn the three into an int8 kernel.
-
-    1. The input is uint8 with one scale and zero point from `ranges`, which no batch changes. Products that read the same value share it.
-    2. A weight [K, N] is int8 with a scale for each column, symmetric. A weight that several products read is stored once.
-    3. A bias [N] is int32 in units of input scale times weight scale: the kernel adds it before it scales.
-
-    `weight_bits=7` keeps weights within -63 .. 63. A CPU without VNNI adds two products uint8 x int8 in 16 bits: 2 * 255 * 63 fits, so it
-    computes the same as one with VNNI; 2 * 255 * 127 does not.
-    """
-
-    def __init__(self, ranges: Mapping[str, ChannelRange], *, weight_bits: int) -> None:
-        self.ranges = ranges
-        self.weight_bits = weight_bits
-
-    def call(self, model: ir.Model) -> Rewritten:
-        products = [node for node in token_products(model) if not _is_quantized(node)]
-        quantize_products(products, self.ranges, weight_bits=self.weight_bits)
-        return Rewritten.of(model, len(products))
-
-
-def quantize_products(products: Sequence[ir.Node], ranges: Mapping[str, ChannelRange], *, weight_bits: int) -> None:
-    """Quantizes these products of one graph, in place; the rules are `StaticQuantization`'s."""
-    inputs = {id(node.inputs[0]): _activation(ranges, node) for node in products}
-    weights = {id(node.inputs[1]): node.inputs[1] for node in products}
-    stored = {key: _stored(weight, weight_bits, products, inputs) for key, weight in weights.items() if weight is not None}
-    quantized: dict[int, ir.Value] = {}
-    dequantized: dict[int, ir.Value] = {}
-    for node in products:
-        value, weight = node.inputs[:2]
-        activation = inputs[id(value)]
-        if id(value) not in quantized:
-            quantized[id(value)] = _quantize(Builder(node), value, activation)  # type: ignore[arg-type]
-        if id(weight) not in dequantized:
-            dequantized[id(weight)] = _dequantize(Builder(node), stored[id(weight)], axis=1)
-        if len(node.inputs) > 2:
-            bias = _stored_bias(node, activation, stored[id(weight)])
-            node.replace_input_with(2, _dequantize(Builder(node), bias, axis=0))
-        node.replace_input_with(0, quantized[id(value)])
-        node.replace_input_with(1, dequantized[id(weight)])
+_Numbers = TypeVar("_Numbers")
 
 
 @dataclass(frozen=True)
-class Activation:
-    """An input's scale and zero point: `x = scale * (uint8 - zero_point)`."""
+class InputScale:
+    """A product's input in steps: `x = scale * (uint8 - zero_point)`."""
 
     scale: np.float32
     zero_point: np.uint8
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An integer tensor with a scale for each index of its last axis."""
+class QuantizedWeight:
+    """A weight [K, N] as `integers * scales`: int8 [K, N] and float32 [N]."""
 
-    name: str
-    integers: NDArray[np.signedinteger]
+    integers: NDArray[np.int8]
     scales: Float32
+
+
+class StaticQuantization(ir.passes.InPlacePass):
+    """Puts `QuantizeLinear` and `DequantizeLinear` around the products over all tokens; engines turn the three into an int8 kernel.
+
+    1. The input is uint8 with one scale and zero point, which no batch changes. Products that read the same value share it.
+    2. A weight [K, N] is int8 with a scale for each column, symmetric. A weight that several products read is stored once.
+    3. A bias [N] is int32 in units of input scale times weight scale: the kernel adds it before it scales.
+
+    `inputs` are by the name of the value that a product reads, `weights` by the weight's name.
+    """
+
+    def __init__(self, inputs: Mapping[str, InputScale], weights: Mapping[str, QuantizedWeight]) -> None:
+        self.inputs = inputs
+        self.weights = weights
+
+    def call(self, model: ir.Model) -> Rewritten:
+        quantized: dict[ir.Value, ir.Value] = {}
+        dequantized: dict[ir.Value, ir.Value] = {}
+        products = [node for node in token_products(model) if not _is_quantized(node)]
+        for node in products:
+            value, weight = node.inputs[:2]
+            assert value is not None
+            assert weight is not None
+            scale, integers = _of(self.inputs, value), _of(self.weights, weight)
+            if len(node.inputs) > 2:
+                node.replace_input_with(2, _bias(node, scale, integers))
+            if value not in quantized:
+                quantized[value] = _quantize(Builder(node), value, scale)
+            if weight not in dequantized:
+                dequantized[weight] = _dequantize(Builder(node), str(weight.name), integers.integers, integers.scales, axis=1)
+            node.replace_input_with(0, quantized[value])
+            node.replace_input_with(1, dequantized[weight])
+        return Rewritten.of(model, len(products))
 
 
 def _is_quantized(node: ir.Node) -> bool:
@@ -82,52 +73,39 @@ def _is_quantized(node: ir.Node) -> bool:
     return weight is not None and weight.producer() is not None
 
 
-def _activation(ranges: Mapping[str, ChannelRange], node: ir.Node) -> Activation:
-    value = node.inputs[0]
-    found = ranges.get(value.name or "") if value is not None else None
-    if found is None:
-        raise GraphError(f"no range was calibrated for {value.name if value is not None else node.name}")
-    low, high = min(float(found.low.min()), 0.0), max(float(found.high.max()), 0.0)
-    scale = np.float32(max(high - low, 1e-6) / 255)
-    return Activation(scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255)))
+def _of(numbers: Mapping[str, _Numbers], value: ir.Value) -> _Numbers:
+    name = str(value.name)
+    if name not in numbers:
+        raise GraphError(f"{name} was not calibrated")
+    return numbers[name]
 
 
-def _stored(weight: ir.Value, bits: int, products: Sequence[ir.Node], inputs: Mapping[int, Activation]) -> Stored:
-    array = constant(weight)
-    if array is None:
-        raise GraphError(f"{weight.name} is not a constant")
-    most = 2 ** (bits - 1) - 1
-    scales = np.maximum(np.abs(array).max(0) / most, np.finfo(np.float32).tiny)
-    for node in products:
-        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        if node.inputs[1] is weight and bias is not None:
-            scales = np.maximum(scales, np.abs(bias) / (inputs[id(node.inputs[0])].scale * _LARGEST_BIAS))
-    scales = scales.astype(np.float32)
-    return Stored(str(weight.name), np.clip(np.rint(array / scales), -most, most).astype(np.int8), scales)
-
-
-def _stored_bias(node: ir.Node, activation: Activation, weight: Stored) -> Stored:
+def _bias(node: ir.Node, scale: InputScale, weight: QuantizedWeight) -> ir.Value:
+    """Rule 3."""
     value = node.inputs[2]
     array = constant(value)
     if value is None or array is None:
         raise GraphError(f"the bias of {node.name} is not a constant")
-    scales = (activation.scale * weight.scales).astype(np.float32)
-    scales = np.maximum(scales, np.finfo(np.float32).tiny)
-    return Stored(str(value.name), np.rint(array / scales.astype(np.float64)).astype(np.int32), scales)
+    scales = np.maximum((scale.scale * weight.scales).astype(np.float32), np.finfo(np.float32).tiny)
+    integers = np.rint(array / scales.astype(np.float64)).astype(np.int32)
+    return _dequantize(Builder(node), str(value.name), integers, scales, axis=0)
 
 
-def _quantize(build: Builder, value: ir.Value, activation: Activation) -> ir.Value:
-    scale = build.initializer(np.array(activation.scale, dtype=np.float32), f"{value.name}.scale")
-    zero_point = build.initializer(np.array(activation.zero_point, dtype=np.uint8), f"{value.name}.zero_point")
+def _quantize(build: Builder, value: ir.Value, scale: InputScale) -> ir.Value:
+    parameters = [
+        build.initializer(np.array(scale.scale, dtype=np.float32), f"{value.name}.scale"),
+        build.initializer(np.array(scale.zero_point, dtype=np.uint8), f"{value.name}.zero_point"),
+    ]
     shape = known_dims(value)
-    integers = build.node("QuantizeLinear", [value, scale, zero_point], shape, dtype=ir.DataType.UINT8, name=f"{value.name}.quantized")
-    return build.node("DequantizeLinear", [integers, scale, zero_point], shape, dtype=ir.DataType.FLOAT)
+    integers = build.node("QuantizeLinear", [value, *parameters], shape, dtype=ir.DataType.UINT8, name=f"{value.name}.quantized")
+    return build.node("DequantizeLinear", [integers, *parameters], shape, dtype=ir.DataType.FLOAT)
 
 
-def _dequantize(build: Builder, stored: Stored, *, axis: int) -> ir.Value:
-    integers = build.initializer(stored.integers, f"{stored.name}.{stored.integers.dtype}")
-    scales = build.initializer(stored.scales, f"{stored.name}.scale")
-    # One for each weight: ONNX Runtime's session.x64quantprecision rewrites it, and refuses to do so twice.
-    zero_points = build.initializer(np.zeros(len(stored.scales), dtype=stored.integers.dtype), f"{stored.name}.zero_point")
-    inputs = [integers, scales, zero_points]
-    return build.node("DequantizeLinear", inputs, stored.integers.shape, dtype=ir.DataType.FLOAT, attributes={"axis": axis})
+def _dequantize(build: Builder, name: str, integers: NDArray[np.signedinteger], scales: Float32, *, axis: int) -> ir.Value:
+    inputs = [
+        build.initializer(integers, f"{name}.{integers.dtype}"),
+        build.initializer(scales, f"{name}.scale"),
+        # One for each weight: session.x64quantprecision, which another program may set, rewrites it, and refuses to do so twice.
+        build.initializer(np.zeros(len(scales), dtype=integers.dtype), f"{name}.zero_point"),
+    ]
+    return build.node("DequantizeLinear", inputs, integers.shape, dtype=ir.DataType.FLOAT, attributes={"axis": axis})

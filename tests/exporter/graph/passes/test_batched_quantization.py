@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
+from quantization import quantize
 
 from cls_exporter.errors import GraphError
 from cls_exporter.graph.passes.batched_quantization import BatchedQuantization
-from cls_exporter.graph.passes.smoothing import ChannelRange, Smoothing
-from cls_exporter.graph.passes.static_quantization import StaticQuantization
+from cls_exporter.graph.passes.smoothing import Smoothing
 from cls_exporter.graph.passes.token_rows import TokenRows, token_products
 from cls_exporter.variants.bias_correction import set_biases
 
@@ -33,16 +33,12 @@ def batched(kind: str) -> ir.Model:
 def twin_of(model: ir.Model, *, smooth: bool = True) -> ir.Model:
     twin = model.clone()
     TokenRows()(twin)
-    bound = np.full(8, 4, dtype=np.float32)
-    names = [str(node.inputs[0].name) for node in token_products(twin) if node.inputs[0] is not None]
-    ranges = {name: ChannelRange(-bound, bound) for name in names}
     if smooth:
-        factors = dict.fromkeys(names, np.linspace(0.5, 2, 8).astype(np.float32))
-        Smoothing(factors)(twin)
-        ranges |= {f"{name}.smoothed": ranges[name].divided(factors[name]) for name in names}
+        names = [str(node.inputs[0].name) for node in token_products(twin)]  # type: ignore[union-attr]
+        Smoothing(dict.fromkeys(names, np.linspace(0.5, 2, 8).astype(np.float32)))(twin)
     widths = {str(node.outputs[0].name): node.inputs[1].shape[1] for node in token_products(twin)}  # type: ignore[union-attr, index]
     set_biases(twin, {name: np.full(int(width), 0.25, dtype=np.float32) for name, width in widths.items()})
-    StaticQuantization(ranges, weight_bits=8)(twin)
+    quantize(twin, largest=8)
     common.RemoveUnusedNodesPass()(twin)
     return twin
 

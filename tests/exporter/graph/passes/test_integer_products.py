@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import graphs
-import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
+from quantization import quantize
 
 from cls_exporter.graph.passes.integer_products import IntegerProducts
 from cls_exporter.graph.passes.rewriting import MICROSOFT_DOMAIN
-from cls_exporter.graph.passes.smoothing import ChannelRange
-from cls_exporter.graph.passes.static_quantization import StaticQuantization
-from cls_exporter.graph.passes.token_rows import TokenRows, token_products
+from cls_exporter.graph.passes.token_rows import TokenRows
 
 WEIGHTS = graphs.random_weights(E=(2, 4), W=(4, 8), b=(8,), V=(4, 4), c=(4,))
 
@@ -20,9 +18,7 @@ WEIGHTS = graphs.random_weights(E=(2, 4), W=(4, 8), b=(8,), V=(4, 4), c=(4,))
 def quantized(body: str, width: int) -> ir.Model:
     model = graphs.parse(f"g (int64[B,S] input_ids) => (float[B,S,{width}] y) {{ x = Gather<axis = 0>(E, input_ids)  {body} }}", WEIGHTS)
     TokenRows()(model)
-    bound = np.full(4, 4, dtype=np.float32)
-    names = [str(node.inputs[0].name) for node in token_products(model) if node.inputs[0] is not None]
-    StaticQuantization({name: ChannelRange(-bound, bound) for name in names}, weight_bits=8)(model)
+    quantize(model)
     common.RemoveUnusedNodesPass()(model)
     return model
 

@@ -60,9 +60,25 @@ def test_factors_are_those_of_the_paper(alpha: float) -> None:
     model = rows("y = MatMul(x, V)")
     value = token_products(model)[0].inputs[0]
     assert value is not None
-    largest = np.arange(1, 9, dtype=np.float32)
-    found = smoothing_factors(model, {str(value.name): ChannelRange(-largest, largest)}, alpha=alpha)[str(value.name)]
-    np.testing.assert_allclose(found, largest**alpha / np.abs(WEIGHTS["V"]).max(1) ** (1 - alpha), rtol=1e-5)
+    largest = np.arange(1, 9, dtype=np.float64)
+    factors = smoothing_factors(model, {str(value.name): ChannelRange(-largest, largest)}, alpha=alpha)[str(value.name)]
+    exact = largest**alpha / np.abs(WEIGHTS["V"]).max(1).astype(np.float64) ** (1 - alpha)
+    np.testing.assert_allclose(factors, exact, rtol=2 ** (1 / 16) - 1 + 1e-6)  # half a step of the grid
+    steps = np.log2(factors.astype(np.float64)) * 8
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-5)
+
+
+def test_factors_do_not_hang_on_the_last_bits_of_a_range() -> None:
+    """A CPU that adds up in another order changes them; factors are a step of a grid, and its steps have exact powers of two among them."""
+    model = rows("y = MatMul(x, V)")
+    value = token_products(model)[0].inputs[0]
+    assert value is not None
+    generator = np.random.default_rng(0)
+    largest = generator.uniform(0.1, 40, 8)
+    ranges = [largest * (1 + 1e-12 * generator.standard_normal(8)) for _ in range(2)]
+    first, second = (smoothing_factors(model, {str(value.name): ChannelRange(-size, size)}, alpha=0.9) for size in ranges)
+    assert not np.array_equal(*ranges)
+    assert np.array_equal(first[str(value.name)], second[str(value.name)])
 
 
 def test_a_dead_channel_is_left_alone() -> None:

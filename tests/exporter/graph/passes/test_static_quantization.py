@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
+from quantization import input_scales, nearest_weights, quantize
 
 from cls_exporter.errors import GraphError
-from cls_exporter.graph.passes.smoothing import ChannelRange
 from cls_exporter.graph.passes.static_quantization import StaticQuantization
-from cls_exporter.graph.passes.token_rows import TokenRows, token_products
+from cls_exporter.graph.passes.token_rows import TokenRows
 
 WEIGHTS = graphs.random_weights(E=(2, 8), W=(8, 8), b=(8,), V=(8, 4))
 
@@ -25,15 +25,10 @@ def rows(body: str, output: str = "float[B,S,8] y") -> ir.Model:
     return model
 
 
-def ranges_of(model: ir.Model, largest: float = 4.0) -> dict[str, ChannelRange]:
-    bound = np.full(8, largest, dtype=np.float32)
-    return {str(node.inputs[0].name): ChannelRange(-bound, bound) for node in token_products(model) if node.inputs[0] is not None}
-
-
 def test_a_product_reads_quantized_values_and_gives_nearly_the_same() -> None:
     model = rows("p = MatMul(x, W)  y = Add(p, b)")
-    ranges = ranges_of(model)
-    assert graphs.fires(lambda: StaticQuantization(ranges, weight_bits=8), model, tolerance=0.25) == 1
+    scales, weights = input_scales(model), nearest_weights(model)
+    assert graphs.fires(lambda: StaticQuantization(scales, weights), model, tolerance=0.25) == 1
     found = graphs.operators(model)
     assert found.count("QuantizeLinear") == 1
     assert found.count("DequantizeLinear") == 3  # the input, the weight, the bias
@@ -44,24 +39,26 @@ def test_a_product_reads_quantized_values_and_gives_nearly_the_same() -> None:
 
 def test_products_that_read_the_same_value_share_its_quantizer() -> None:
     model = rows("p = MatMul(x, W)  q = MatMul(x, V)  y = Identity(p)  z = Identity(q)", "float[B,S,8] y, float[B,S,4] z")
-    ranges = ranges_of(model)
-    assert graphs.fires(lambda: StaticQuantization(ranges, weight_bits=8), model, tolerance=0.25) == 2
+    scales, weights = input_scales(model), nearest_weights(model)
+    assert graphs.fires(lambda: StaticQuantization(scales, weights), model, tolerance=0.25) == 2
     assert graphs.operators(model).count("QuantizeLinear") == 1
 
 
-@pytest.mark.parametrize(("bits", "most"), [(8, 127), (7, 63)])
-def test_weights_use_the_range_of_their_bits(bits: int, most: int) -> None:
+def test_weights_and_scales_are_stored_as_they_were_given() -> None:
     model = rows("y = MatMul(x, W)")
-    StaticQuantization(ranges_of(model), weight_bits=bits)(model)
-    stored = model.graph.initializers["W.int8"].const_value
-    assert stored is not None
-    assert np.abs(stored.numpy().astype(int)).max(0).tolist() == [most] * 8
+    scales, weights = input_scales(model), nearest_weights(model)
+    StaticQuantization(scales, weights)(model)
+    stored = {str(name): value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value is not None}
+    assert np.array_equal(stored["W.int8"], weights["W"].integers)
+    assert np.array_equal(stored["W.scale"], weights["W"].scales)
+    ((name, scale),) = scales.items()
+    assert (stored[f"{name}.scale"], stored[f"{name}.zero_point"]) == (scale.scale, scale.zero_point)
 
 
 def test_the_scale_is_fixed_whatever_the_batch() -> None:
     """The same token gives the same numbers beside neighbours with other magnitudes, but for the order of a float sum."""
     model = rows("y = MatMul(x, W)")
-    StaticQuantization(ranges_of(model), weight_bits=8)(model)
+    quantize(model)
     alone = graphs.run(model, {"input_ids": np.array([[1]], dtype=np.int64)})["y"]
     together = graphs.run(model, {"input_ids": np.array([[0, 1, 0], [1, 1, 1]], dtype=np.int64)})["y"]
     np.testing.assert_allclose(together[0, 1], alone[0, 0], atol=1e-5)
@@ -69,9 +66,17 @@ def test_the_scale_is_fixed_whatever_the_batch() -> None:
 
 
 def test_an_input_that_was_not_calibrated_is_an_error() -> None:
-    with pytest.raises(GraphError, match="no range was calibrated"):
-        StaticQuantization({}, weight_bits=8)(rows("y = MatMul(x, W)"))
+    model = rows("y = MatMul(x, W)")
+    ((name, _),) = input_scales(model).items()
+    with pytest.raises(GraphError, match=f"{name} was not calibrated"):
+        StaticQuantization({}, nearest_weights(model))(model)
+
+
+def test_a_weight_that_was_not_rounded_is_an_error() -> None:
+    model = rows("y = MatMul(x, W)")
+    with pytest.raises(GraphError, match="W was not calibrated"):
+        StaticQuantization(input_scales(model), {})(model)
 
 
 def test_a_graph_without_products_over_tokens_stays_as_it_is() -> None:
-    assert graphs.fires(lambda: StaticQuantization({}, weight_bits=8), rows("y = Tanh(x)")) == 0
+    assert graphs.fires(lambda: StaticQuantization({}, {}), rows("y = Tanh(x)")) == 0
