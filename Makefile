@@ -33,9 +33,9 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
-	$(BIN)/pytest --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with everything that they can use installed
-	$(BIN)/pytest --ignore tests/runtime/jobs -m timing
+test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE)  ## everything that runs without a GPU
+	$(BIN)/pytest --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
+	$(BIN)/pytest --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs -m timing
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)

@@ -142,10 +142,17 @@ def export_graphs(
     checkpoint: Path, folder: Path, *, precisions: Sequence[Precision] = ("fp32", "int8"), texts: int = 32, tokens: int = 32
 ) -> Graphs:
     """Exports the wrapper and ours in each of `precisions` from `checkpoint` into `folder`."""
+    export(str(checkpoint), folder / "bundle", config=ExportConfig(precisions=tuple(precisions), allow_pooling_mismatch=True))
+    return graphs_of(folder / "bundle", checkpoint, folder, precisions=precisions, texts=texts, tokens=tokens)
+
+
+def graphs_of(
+    bundle: Path, checkpoint: Path, folder: Path, *, precisions: Sequence[Precision] = ("fp32", "int8"), texts: int = 32, tokens: int = 32
+) -> Graphs:
+    """Exports the wrapper of `checkpoint` into `folder`, to stand beside the graphs of a bundle of the same checkpoint."""
     inputs = real_batch(checkpoint, texts=texts, tokens=tokens)
-    wrapper, bundle = folder / "wrapper.onnx", folder / "bundle"
+    wrapper = folder / "wrapper.onnx"
     export_wrapper(checkpoint, wrapper, inputs)
-    export(str(checkpoint), bundle, config=ExportConfig(precisions=tuple(precisions), allow_pooling_mismatch=True))
     ours = {precision: bundle / FILE_NAMES[precision][0] for precision in precisions}
     return Graphs(checkpoint=checkpoint, wrapper=wrapper, ours=ours, inputs=inputs)
 

@@ -26,7 +26,7 @@ TEXTS = ["The cat sleeps on the roof.", "", "Rain", "A cat is asleep on top of t
 
 @pytest.fixture(scope="module")
 def encoder(minilm_bundle: Path) -> Encoder:
-    return Encoder.load(minilm_bundle, threads=1)
+    return Encoder.load(minilm_bundle, variant="fp32", threads=1)
 
 
 def module_of(encoder: Encoder | Path, **options: Any) -> ClsEncoderModule:
