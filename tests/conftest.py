@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,10 @@ from made_once import made_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's; the workers share the CPUs
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts `make test &` lets all that it starts ignore Ctrl-C, the programs too that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,9 +13,10 @@ from cls_runtime.bench.results import read_results, results_json
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_recorded_results_are_read_and_written_as_they_are() -> None:
+@pytest.mark.parametrize("kind", ["avx2", "vnni"])
+def test_the_recorded_results_are_read_and_written_as_they_are(kind: str) -> None:
     """Whatever their classes are called: the file's fields stay, or nobody's earlier results could be read."""
-    recorded = ROOT / "benchmarks" / "results" / "cls_bench.json"
+    recorded = ROOT / "benchmarks" / "results" / kind / "cls_bench.json"
     assert results_json(read_results(recorded)) == recorded.read_text(encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from bundle_builder import build_bundle
 from cls_runtime.bench.results import write_samples
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-RESULTS = BENCHMARKS / "results"
+RESULTS = BENCHMARKS / "results" / "vnni"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
 

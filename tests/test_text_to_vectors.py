@@ -12,7 +12,7 @@ from cls_runtime.bench.peers import PEERS, PeerComparison, SpeedRatio, side_name
 from cls_runtime.bench.results import Host
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-RESULTS = sorted((BENCHMARKS / "results").glob("peers_*.json"))
+RESULTS = sorted((BENCHMARKS / "results").glob("*/peers_*.json"))
 HOST = Host(
     system="", machine="", cpu="", cpu_features=(), cpus=2, usable_cpus=2, cpu_quota=None, memory_bytes=None, python="", versions={}
 )
@@ -66,7 +66,7 @@ def test_there_are_results() -> None:
     assert "peers_minilm" in [path.stem for path in RESULTS]
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_documentation_has_the_table_of_the_results(path: Path) -> None:
     measured = text_to_vectors.read(path)
     assert text_to_vectors.table(measured) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")

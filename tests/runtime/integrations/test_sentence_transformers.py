@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from cls_runtime.integrations.sentence_transformers import ClsEncoderModule
 
-pytestmark = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
+SPEC = find_spec("sentence_transformers")  # without an origin for a folder of that name
+pytestmark = pytest.mark.skipif(SPEC is None or SPEC.origin is None, reason="sentence-transformers is not installed")
 TEXTS = ["The cat sleeps on the roof.", "", "Rain", "A cat is asleep on top of the house, and nobody knows how it got there."]
 
 
