@@ -15,6 +15,11 @@ LAYOUTS := standard native broadcast
 INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
+# A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
+CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
+RESULTS = benchmarks/results/$(CPU_KIND)
+# Modules of tests that ask nothing of transformers.
+WITHOUT_TRANSFORMERS := test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
 .PHONY: help setup format check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
@@ -56,7 +61,7 @@ test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## 
 	$(call dispose,.venv-gpu .venv-both-wheels)
 
 test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x line of transformers
-	.venv-transformers4/bin/pytest tests/exporter -k "not vnni and not ten_thousand" $(PARALLEL)  # those two ask nothing of transformers
+	.venv-transformers4/bin/pytest tests/exporter -k "not ($(WITHOUT_TRANSFORMERS))" $(PARALLEL)
 	$(call dispose,.venv-transformers4)
 
 test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
@@ -74,9 +79,10 @@ demo: setup                     ## export, verify and use a real model, with exp
 	$(BIN)/python scripts/demo.py
 
 bench: setup .venv-bench/.installed $(BUNDLE)  ## measures, and fills in the speed figures of the documentation; takes minutes
-	$(BIN)/python benchmarks/cls_graph_speed.py --json benchmarks/results/graph_speed_minilm.json
-	$(BIN)/python benchmarks/cls_graph_speed.py --model bert-base --rounds 20 --json benchmarks/results/graph_speed_bert_base.json
-	.venv-bench/bin/cls-bench $(BUNDLE) --json benchmarks/results/cls_bench.json --plot benchmarks/results/cls_bench.svg --html build/bench.html
+	mkdir -p $(RESULTS)
+	$(BIN)/python benchmarks/cls_graph_speed.py --json $(RESULTS)/graph_speed_minilm.json
+	$(BIN)/python benchmarks/cls_graph_speed.py --model bert-base --rounds 20 --json $(RESULTS)/graph_speed_bert_base.json
+	.venv-bench/bin/cls-bench $(BUNDLE) --json $(RESULTS)/cls_bench.json --plot $(RESULTS)/cls_bench.svg --html build/bench.html
 	$(MAKE) bench-report
 
 bench-report: setup             ## the speed figures of the documentation, from benchmarks/results

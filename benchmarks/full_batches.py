@@ -1,7 +1,7 @@
 """How many tokens make a batch full, so that shorter texts get one of their own? `FULL_TOKENS` and
 `KERNELS_FOR_EACH_SHAPE` in `encoding/batching.py` come from here.
 
-    python benchmarks/full_batches.py BUNDLE --sides onnxruntime:int8 openvino:int8 --json benchmarks/results/full_batches.json
+    python benchmarks/full_batches.py BUNDLE --sides onnxruntime:int8 openvino:int8 --json full_batches.json
 
 Text to vectors, all sizes on all sides in one process and in turns, each round without another part of the texts. It counts the CPU time
 of the process, which sees every thread of an engine and little of what else the machine does.

@@ -3,9 +3,9 @@
 `cls-bench BUNDLE --against PEER` measures one bundle against any peer; this script runs all of them, one after the other, for the table in
 README.md: at most one peer's processes are alive beside this project's, and every ratio comes from one run in which the sides took turns.
 
-    python benchmarks/text_to_vectors.py BUNDLE --checkpoint DIR --json benchmarks/results/peers_minilm.json
-    python benchmarks/text_to_vectors.py BUNDLE --checkpoint DIR --peers openvino --json benchmarks/results/peers_minilm.json
-    python benchmarks/text_to_vectors.py --show benchmarks/results/peers_minilm.json benchmarks/results/peers_bert_base.json
+    python benchmarks/text_to_vectors.py BUNDLE --checkpoint DIR --json benchmarks/results/avx2/peers_minilm.json
+    python benchmarks/text_to_vectors.py BUNDLE --checkpoint DIR --peers openvino --json benchmarks/results/avx2/peers_minilm.json
+    python benchmarks/text_to_vectors.py --show benchmarks/results/vnni/peers_minilm.json benchmarks/results/vnni/peers_bert_base.json
 
 With --peers, the file keeps what it has of the others. --show prints the table of one or more files.
 """

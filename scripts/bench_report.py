@@ -5,9 +5,11 @@
 
 A page says where a figure goes, what it is, and from which file:
 
-    <!-- bench:begin throughput cls_bench.json -->
+    <!-- bench:begin throughput avx2/cls_bench.json -->
     (filled in)
     <!-- bench:end -->
+
+A folder of results is a kind of CPU: `avx2`, or `vnni` where it has int8 instructions. `make bench` writes into that of its own CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from cls_runtime.commands.bench import report_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/runtime.md")
-BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w.-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w./-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
 MARK = re.compile(r"<!-- bench:")
 
 
