@@ -39,8 +39,8 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/mypy
 
 test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE)  ## everything that runs without a GPU
-	$(BIN)/pytest --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
-	$(BIN)/pytest --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs -m timing
+	$(BIN)/pytest tests --minilm-bundle=$(BUNDLE) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
+	$(BIN)/pytest tests --minilm-bundle=$(BUNDLE) --ignore tests/runtime/jobs -m timing
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)

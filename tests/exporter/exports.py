@@ -26,6 +26,7 @@ from torch import Tensor
 from cls_exporter import ExportConfig, ExportReport, export, exporting
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.checkpoint.architectures import ARCHITECTURES
+from cls_exporter.config import Precision
 from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.graph.trace import trace
 from cls_exporter.variants.variant import FILE_NAMES
@@ -37,7 +38,7 @@ LABELS = 3
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint and its bundle with every variant. Read-only by agreement: copy what you damage."""
+    """A checkpoint and its bundle. Read-only by agreement: copy what you damage."""
 
     checkpoint: Path
     bundle: Path
@@ -51,10 +52,11 @@ class Exported:
 
 
 def every_output(model_type: str, kind: FamilyKind) -> ExportConfig:
-    """What to ask for to get every output that a checkpoint of the kind has, and every variant."""
+    """Every output that a checkpoint of the kind has, and every variant; of a classifier not int8, which takes long."""
     architecture = ARCHITECTURES[model_type]
     has_pooler = architecture.has_pooler and (kind == "encoder" or architecture.head == "pooled")
-    return ExportConfig(pooler=has_pooler, logits=kind == "classifier", precisions=("fp32", "fp16", "int8"))
+    variants: tuple[Precision, ...] = ("fp32", "fp16", "int8") if kind == "encoder" else ("fp32", "fp16")
+    return ExportConfig(pooler=has_pooler, logits=kind == "classifier", precisions=variants)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class ExportStore:
         return trace(checkpoint) if known is None else known
 
     def exported(self, model_type: str, kind: FamilyKind) -> Exported:
-        """The bundle of `checkpoint(model_type, kind)`, with every output and variant."""
+        """The bundle of `checkpoint(model_type, kind)`, as `every_output` asks for it."""
         if (model_type, kind) not in self._exported:
             checkpoint = self.checkpoint(model_type, kind)
             config = replace(every_output(model_type, kind), calibration=self._calibration())
@@ -140,8 +142,8 @@ class ExportStore:
         return self._exported[model_type, kind]
 
     def _calibration(self) -> Path:
-        """A sixth of the built-in texts: enough for so small a model, and int8 takes a sixth of the time."""
-        texts = "\n".join(builtin_texts("calibration")[::6])
+        """A third of the built-in texts: enough for so small a model, and int8 takes a third of the time."""
+        texts = "\n".join(builtin_texts("calibration")[::3])
         return made_once(self._folder / "calibration", lambda folder: (folder / "texts.txt").write_text(texts, "utf-8")) / "texts.txt"
 
     def check_untouched(self) -> None:
