@@ -135,7 +135,9 @@ class ExportStore:
         """The bundle of `checkpoint(model_type, kind)`, as `every_output` asks for it."""
         if (model_type, kind) not in self._exported:
             checkpoint = self.checkpoint(model_type, kind)
-            config = replace(every_output(model_type, kind), calibration=self._calibration())
+            config = every_output(model_type, kind)
+            if "int8" in config.precisions:
+                config = replace(config, calibration=self._calibration())
             folder = made_once(self._folder / f"{model_type}-{kind}" / "exported", lambda folder: self._export(checkpoint, folder, config))
             report = pickle.loads((folder / "report.pickle").read_bytes())
             self._exported[model_type, kind] = Exported(checkpoint, folder / "bundle", report)
