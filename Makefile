@@ -52,7 +52,7 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-exp
 
 test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
 	.venv-openvino/bin/python -m pytest tests/runtime --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs \
-		--ignore tests/runtime/bench/test_peers.py  # those are about a checkout, this is the wheel
+		--ignore tests/runtime/bench/test_peers.py $(PARALLEL)  # those are about a checkout, this is the wheel
 	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
@@ -65,7 +65,8 @@ test-transformers4: .venv-transformers4/.installed  ## the exporter with the 4.x
 	$(call dispose,.venv-transformers4)
 
 test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pandas, polars, DuckDB, datasets, Dask, and with Java Spark
-	.venv-jobs/bin/python -m pytest tests/runtime/jobs
+	.venv-jobs/bin/python -m pytest tests/runtime/jobs -m "not timing" $(PARALLEL)
+	.venv-jobs/bin/python -m pytest tests/runtime/jobs -m timing
 	$(call dispose,.venv-jobs)
 
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
@@ -109,12 +110,12 @@ clean:                          ## what make made; bundles in models/ stay
 
 # The wheel of cls-export alone is renewed where it changed; what it needs is large.
 .venv-openvino/.installed: dist/.built constraints.txt
-	$(call environment,.venv-openvino,constraints.txt) "$$(ls dist/*.whl)[cpu,openvino]" pytest pytest-timeout hypothesis onnx pyarrow
+	$(call environment,.venv-openvino,constraints.txt) "$$(ls dist/*.whl)[cpu,openvino]" pytest pytest-timeout pytest-xdist hypothesis onnx pyarrow
 	.venv-openvino/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
 .venv-jobs/.installed: dist/.built constraints.txt constraints-jobs.txt
-	$(call environment,.venv-jobs,constraints.txt) --constraint constraints-jobs.txt "$$(ls dist/*.whl)[cpu,jobs,ray]" pytest pytest-timeout hypothesis onnx \
+	$(call environment,.venv-jobs,constraints.txt) --constraint constraints-jobs.txt "$$(ls dist/*.whl)[cpu,jobs,ray]" pytest pytest-timeout pytest-xdist hypothesis onnx \
 		pandas polars duckdb datasets dask $(if $(shell command -v java 2>/dev/null),pyspark)  # pyspark without Java is half a gigabyte that does nothing
 	.venv-jobs/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
