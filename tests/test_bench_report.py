@@ -76,6 +76,6 @@ def test_a_mark_that_cannot_be_filled_in_is_an_error(root: Path, page: str, mess
 
 def test_an_unknown_figure_is_named(root: Path) -> None:
     bench = root / "benchmarks" / "results" / "cls_bench.json"
-    bench.write_text((ROOT / "benchmarks" / "results" / "cls_bench.json").read_text())
+    bench.write_text((ROOT / "benchmarks" / "results" / "vnni" / "cls_bench.json").read_text())
     with pytest.raises(ValueError, match="has no figure 'speed'; it has throughput"):
         bench_report.filled("<!-- bench:begin speed cls_bench.json -->\n<!-- bench:end -->", root=root)

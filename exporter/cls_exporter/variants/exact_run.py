@@ -24,12 +24,14 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor
 
-from cls_exporter.graph.passes.rewriting import Builder, known_dims
+from cls_exporter.graph.passes.rewriting import Builder, attribute, constant, known_dims
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.engines.cpu import available_cpus
 
 Float64 = NDArray[np.float64]
 Array = NDArray[Any]
+
+LARGE = 1024  # elements
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -44,12 +46,14 @@ def reduce_exactly(
     model: ir.Model, batches: Iterable[TokenBatch], outputs: Sequence[str], reduce: Callable[[list[Float64]], T]
 ) -> Iterator[T]:
     """What `reduce` makes of the outputs of each batch, in order. It is called on several threads at once."""
-    evaluator = ReferenceEvaluator(ir.to_proto(_in_float64(model)), new_ops=OPERATORS)
     inputs = [str(value.name) for value in model.graph.inputs]
+    wide = _in_float64(model)
+    weights = _taken_out(wide)
+    evaluator = ReferenceEvaluator(ir.to_proto(wide), new_ops=OPERATORS)
 
     def run(batch: TokenBatch) -> T:
         with np.errstate(all="ignore"):  # what a mask or a Where leaves out may be no number
-            values: Any = evaluator.run(list(outputs), {name: getattr(batch, name) for name in inputs})
+            values: Any = evaluator.run(list(outputs), {**weights, **{name: getattr(batch, name) for name in inputs}})
         return reduce(values)
 
     return in_parallel(run, batches)
@@ -81,6 +85,12 @@ def _in_float64(model: ir.Model) -> ir.Model:
         tables = node.op_type == "Gather" and _is_float(node.inputs[0]) and node.inputs[0].const_value is not None
         if not (tables or node.op_type == "DequantizeLinear" or any(value in values for value in node.inputs)):
             continue
+        if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].const_value is not None:
+            weight = _dequantized(node)  # once, not for every batch
+            node.outputs[0].replace_all_uses_with(weight)
+            wide.graph.remove(node, safe=True)
+            values.add(weight)
+            continue
         for place, value in enumerate(node.inputs):
             if value not in values and _is_float(value):
                 node.replace_input_with(place, _widened(node, value))
@@ -88,6 +98,30 @@ def _in_float64(model: ir.Model) -> ir.Model:
     for value in values:
         value.type = ir.TensorType(ir.DataType.DOUBLE)  # not its dtype: a clone shares the type
     return wide
+
+
+def _dequantized(node: ir.Node) -> ir.Value:
+    """What `DequantizeLinear` makes of constants, in float64."""
+    integers, scales, zero_points = (np.asarray(constant(value), dtype=np.float64) for value in node.inputs)
+    if scales.ndim:  # a scale for each part of the axis
+        axis = int(attribute(node, "axis", 1)) % integers.ndim
+        shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
+        scales, zero_points = scales.reshape(shape), zero_points.reshape(shape)
+    return Builder(node).initializer((integers - zero_points) * scales, f"{node.outputs[0].name}.float64")
+
+
+def _taken_out(model: ir.Model) -> dict[str, Array]:
+    """Makes inputs of the large constants, and gives them by name: a protocol buffer holds two gigabytes at most, and copies all of them."""
+    graph = model.graph
+    weights: dict[str, Array] = {}
+    for name, value in list(graph.initializers.items()):
+        array = constant(value)
+        if array is not None and array.size >= LARGE and not value.is_graph_output():
+            weights[name] = array
+            del graph.initializers[name]
+            value.const_value = None
+            graph.inputs.append(value)
+    return weights
 
 
 def _is_float(value: ir.Value | None) -> TypeGuard[ir.Value]:

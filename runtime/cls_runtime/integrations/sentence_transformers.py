@@ -77,9 +77,9 @@ class ClsEncoderModule(torch.nn.Module):
         return {**features, "sentence_embedding": torch.from_numpy(rows)}
 
     def save(self, output_path: str, safe_serialization: bool = True) -> None:  # noqa: ARG002 - a bundle has no weights to choose a format for
-        """Copies the bundle into the model's folder, so that the folder is complete."""
+        """Copies the bundle into the model's folder, so that the folder is complete; what is loaded from it computes the same variant."""
         shutil.copytree(self.encoder.bundle.folder, output_path, dirs_exist_ok=True)
-        settings = {"output": self.output, "normalize": self.normalize}
+        settings = {"variant": self.encoder.info.variant, "output": self.output, "normalize": self.normalize}
         (Path(output_path) / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -93,10 +93,10 @@ class ClsEncoderModule(torch.nn.Module):
         Bundle.open(folder)
         try:
             settings = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-            output, normalize = settings["output"], settings["normalize"]
+            variant, output, normalize = settings["variant"], settings["output"], settings["normalize"]
         except (OSError, ValueError, KeyError, TypeError):
             raise BundleError(f"{folder / _CONFIG} is missing or damaged; save the model again") from None
-        return cls(folder, output=output, normalize=normalize)
+        return cls(Encoder.load(folder, variant=variant), output=output, normalize=normalize)
 
 
 def _behind(prompt: str, text: Text) -> Text:

@@ -113,6 +113,7 @@ def test_saved_and_loaded_it_gives_the_same_vectors(encoder: Encoder, tmp_path: 
     loaded = SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True, trust_remote_code=True)
     assert isinstance(loaded[0], ClsEncoderModule)
     assert loaded[0].encoder.bundle.folder.is_relative_to(tmp_path / "saved")
+    assert loaded[0].encoder.info.variant == "fp32"  # as it was saved, whatever `auto` would take
     np.testing.assert_allclose(loaded.encode(TEXTS), model.encode(TEXTS), rtol=0, atol=1e-6)
 
 
@@ -130,6 +131,7 @@ def test_pickled_for_another_process_it_loads_its_bundle_again(encoder: Encoder)
     np.testing.assert_array_equal(again({"texts": TEXTS})["sentence_embedding"].numpy(), encoder.encode(TEXTS))
 
 
-def test_a_folder_is_loaded(minilm_bundle: Path, encoder: Encoder) -> None:
+def test_a_folder_is_loaded_as_encoder_does(minilm_bundle: Path) -> None:
     rows = module_of(minilm_bundle)({"texts": TEXTS})["sentence_embedding"].numpy()
-    np.testing.assert_allclose(rows, encoder.encode(TEXTS, normalize=True), rtol=0, atol=1e-5)
+    with Encoder.load(minilm_bundle) as encoder:
+        np.testing.assert_allclose(rows, encoder.encode(TEXTS, normalize=True), rtol=0, atol=1e-5)
