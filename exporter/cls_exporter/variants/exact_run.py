@@ -111,7 +111,7 @@ def _dequantized(node: ir.Node) -> ir.Value:
 
 
 def _taken_out(model: ir.Model) -> dict[str, Array]:
-    """Makes inputs of the large constants, and gives them by name: a protocol buffer holds two gigabytes at most, and copies all of them."""
+    """Makes inputs of the large constants, and gives them by name: a protocol buffer would copy them, and holds two gigabytes at most."""
     graph = model.graph
     weights: dict[str, Array] = {}
     for name, value in list(graph.initializers.items()):
