@@ -36,7 +36,7 @@ GRAPH_SPEEDS = {
 # int8 on ONNX Runtime, times our own fp32 there, on any CPU. The same batch of MiniLM: 2.67 with AVX512-VNNI; 1.46 on AMD Zen 3 with AVX2.
 INT8_OVER_FP32 = 1.2
 VNNI_FEATURES = frozenset({"avx512_vnni", "avx_vnni"})
-FIRST_VECTOR_SECONDS = {"fp32": 0.8, "int8": 0.6}
+FIRST_VECTOR_SECONDS = {"avx2": {"fp32": 1.0, "int8": 0.8}, "vnni": {"fp32": 0.8, "int8": 0.6}}  # the CPU with AVX2 alone is a slow one
 
 
 @pytest.fixture(params=KINDS)
@@ -124,11 +124,11 @@ def test_recorded_int8_is_faster_than_fp32_from_text_to_vector(recorded: BenchRe
     assert ratio(int8, fp32).median >= INT8_OVER_FP32
 
 
-@pytest.mark.parametrize("variant", FIRST_VECTOR_SECONDS)
-def test_the_recorded_first_vector_comes_in_time(variant: str, recorded: BenchResults) -> None:
-    """Every sample, from the start of a process; medians 0.44 s and 0.37 s.
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_the_recorded_first_vector_comes_in_time(kind: str, variant: str, recorded: BenchResults) -> None:
+    """Every sample, from the start of a process; medians 0.44 s and 0.37 s with VNNI.
 
     What it may do on the way there is in tests/runtime/test_imports.py and test_resource_limits.py.
     """
     (start,) = (item for item in recorded.starts if item.side == f"{variant} on onnxruntime")
-    assert max(start.seconds) < FIRST_VECTOR_SECONDS[variant]
+    assert max(start.seconds) < FIRST_VECTOR_SECONDS[kind][variant]
