@@ -28,7 +28,7 @@ def test_the_batch_is_real_text_without_padding(minilm: Path) -> None:
 FLOORS = {
     "all-MiniLM-L6-v2": {"fp32": 1.05, "int8": 1.0},  # 1.32 and 1.46; 1.40 and 2.67
     "two-layer": {"fp32": 1.25},  # 1.93
-    "two-wide-layers": {"fp32": 1.25, "int8": 1.0},  # 1.98 and 1.54
+    "two-wide-layers": {"fp32": 1.25},  # 1.98; its int8, 1.54 times as fast, takes minutes to export
 }
 
 
