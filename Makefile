@@ -18,8 +18,8 @@ GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tes
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
 RESULTS = benchmarks/results/$(CPU_KIND)
-# Modules of tests that ask nothing of transformers.
-WITHOUT_TRANSFORMERS := test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish
+# Modules of tests that ask nothing of transformers beyond what an export of every family in every variant holds already.
+WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
 .PHONY: help setup format check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
