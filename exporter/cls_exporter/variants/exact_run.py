@@ -66,11 +66,15 @@ def in_parallel(function: Callable[[Item], T], items: Iterable[Item]) -> Iterato
     """
     workers = available_cpus()
     remaining = iter(items)
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        under_way = deque(pool.submit(function, item) for item in islice(remaining, 2 * workers))
-        while under_way:
-            yield under_way.popleft().result()
-            under_way.extend(pool.submit(function, item) for item in islice(remaining, 1))
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            under_way = deque(pool.submit(function, item) for item in islice(remaining, 2 * workers))
+            while under_way:
+                yield under_way.popleft().result()
+                under_way.extend(pool.submit(function, item) for item in islice(remaining, 1))
+    finally:
+        torch.set_num_threads(threads)  # what a thread sets holds for all that start after it
 
 
 def _in_float64(model: ir.Model) -> ir.Model:
@@ -80,16 +84,10 @@ def _in_float64(model: ir.Model) -> ir.Model:
     model's, and float64 may round to another.
     """
     wide = model.clone()
-    values: set[ir.Value] = set()
+    values = _dequantized_constants(wide)
     for node in list(wide.graph):
         tables = node.op_type == "Gather" and _is_float(node.inputs[0]) and node.inputs[0].const_value is not None
         if not (tables or node.op_type == "DequantizeLinear" or any(value in values for value in node.inputs)):
-            continue
-        if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].const_value is not None:
-            weight = _dequantized(node)  # once, not for every batch
-            node.outputs[0].replace_all_uses_with(weight)
-            wide.graph.remove(node, safe=True)
-            values.add(weight)
             continue
         for place, value in enumerate(node.inputs):
             if value not in values and _is_float(value):
@@ -98,6 +96,18 @@ def _in_float64(model: ir.Model) -> ir.Model:
     for value in values:
         value.type = ir.TensorType(ir.DataType.DOUBLE)  # not its dtype: a clone shares the type
     return wide
+
+
+def _dequantized_constants(model: ir.Model) -> set[ir.Value]:
+    """Puts what `DequantizeLinear` makes of constants in its place, once and not for every batch; gives the new values."""
+    made: set[ir.Value] = set()
+    for node in list(model.graph):
+        if node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].const_value is not None:
+            value = _dequantized(node)
+            node.outputs[0].replace_all_uses_with(value)
+            model.graph.remove(node, safe=True)
+            made.add(value)
+    return made
 
 
 def _dequantized(node: ir.Node) -> ir.Value:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import checkpoints
@@ -137,11 +136,22 @@ def test_few_are_under_way_so_that_memory_does_not_grow_with_the_texts(monkeypat
     results.close()  # type: ignore[attr-defined]
 
 
+def test_threads_that_start_later_compute_as_before():
+    """PyTorch's number of threads is set for those that compute, and would hold for all that start after them."""
+    torch.set_num_threads(2)
+    list(in_parallel(lambda number: number, range(4)))
+    seen: list[int] = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    torch.set_num_threads(1)  # as all tests of the exporter
+    assert seen == [2]
+
+
 def test_an_error_ends_the_run():
     def fail(number: int) -> int:
         if number == 3:
             raise ZeroDivisionError("the third")
-        time.sleep(0)
         return number
 
     with pytest.raises(ZeroDivisionError, match="the third"):
