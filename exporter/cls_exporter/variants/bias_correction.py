@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from cls_exporter.graph.passes.rewriting import Builder, constant
 from cls_exporter.graph.passes.static_quantization import InputScale, QuantizedWeight
 from cls_exporter.graph.passes.token_rows import token_products
-from cls_exporter.variants.calibration import InputMoments
+from cls_exporter.variants.calibration import InputMeans
 
 Float32 = NDArray[np.float32]
 
 
 def corrected_biases(
-    model: ir.Model, scales: Mapping[str, InputScale], weights: Mapping[str, QuantizedWeight], moments: Mapping[str, InputMoments]
+    model: ir.Model, scales: Mapping[str, InputScale], weights: Mapping[str, QuantizedWeight], means: Mapping[str, InputMeans]
 ) -> dict[str, Float32]:
     """The bias of each product over all tokens that makes its int8 output right on average, float32 [N] by the product's output name.
 
@@ -29,15 +29,15 @@ def corrected_biases(
         model: the smoothed fp32 graph.
         scales: of each product's input, by name.
         weights: each weight in int8, by name.
-        moments: of each product's input, by name.
+        means: of each product's input, by name.
     """
     biases: dict[str, Float32] = {}
     for node in token_products(model):
         name, weight = str(node.inputs[0].name), node.inputs[1]  # type: ignore[union-attr]
         exact = np.asarray(constant(weight), dtype=np.float64)
         stored = weights[str(weight.name)]  # type: ignore[union-attr]
-        steps = moments[name].mean_steps @ stored.integers.astype(np.float64)
-        error = moments[name].mean @ exact - steps * stored.scales * float(scales[name].scale)
+        steps = means[name].steps @ stored.integers.astype(np.float64)
+        error = means[name].values @ exact - steps * stored.scales * float(scales[name].scale)
         bias = np.asarray(constant(node.inputs[2]), dtype=np.float64) if len(node.inputs) > 2 else 0.0
         biases[str(node.outputs[0].name)] = (bias + error).astype(np.float32)
     return biases

@@ -111,12 +111,14 @@ def activation_ranges(model: ir.Model, batches: Iterable[TokenBatch]) -> dict[st
     ranges: dict[str, ChannelRange] = {}
     for rows in run_exactly(measuring, batches, outputs):
         batch = {str(value.name): ChannelRange(rows[2 * place], rows[2 * place + 1]) for place, value in enumerate(inputs)}
-        ranges = merged(ranges, batch) if ranges else batch
+        ranges = merged(ranges, batch)
     return ranges
 
 
 def merged(first: Mapping[str, ChannelRange], second: Mapping[str, ChannelRange]) -> dict[str, ChannelRange]:
-    """The ranges over the texts of both; the two have the same names."""
+    """The ranges over the texts of both; the two have the same names, or one is of no texts and empty."""
+    if not first or not second:
+        return dict(first or second)
     return {
         name: ChannelRange(np.minimum(known.low, second[name].low), np.maximum(known.high, second[name].high))
         for name, known in first.items()
@@ -140,19 +142,25 @@ def with_quiet_channels_raised(model: ir.Model, ranges: Mapping[str, ChannelRang
 
 
 @dataclass(frozen=True)
+class InputMeans:
+    """The means over the calibration texts of an input x [tokens, K] and of its steps, the integers uint8 - zero_point; [K] each."""
+
+    values: Float64
+    steps: Float64
+
+
+@dataclass(frozen=True)
 class InputMoments:
-    """What the calibration texts make of an input x [tokens, K] and of its steps, the integers uint8 - zero_point.
+    """What the calibration texts make of an input.
 
     Attributes:
+        means: first moments.
         weight: of all rows together, in `products`.
-        mean: of x, [K].
-        mean_steps: of the steps, [K].
         products: the weighted sum of steps x steps, [K, K]; integers, and exact.
     """
 
+    means: InputMeans
     weight: int
-    mean: Float64
-    mean_steps: Float64
     products: Float64
 
 
@@ -252,32 +260,37 @@ class _Sums:
 
     def moments(self) -> InputMoments:
         """The moments of all batches."""
-        return InputMoments(self._weight, self._sum / self._tokens, self._steps / self._tokens, self._products.numpy())
+        means = InputMeans(self._sum / self._tokens, self._steps / self._tokens)
+        return InputMoments(means, self._weight, self._products.numpy())
 
 
 def _steps(model: ir.Model, value: ir.Value, scales: Mapping[str, InputScale]) -> str:
     """Adds `value` as uint8 to the graph's outputs, and gives the output's name."""
     scale = scales[str(value.name)]
-    build = Builder(next(node for node in model.graph if value in node.inputs))
+    build = _before_readers(model, value)
     parameters = [
         build.initializer(np.array(scale.scale, dtype=np.float64), f"{value.name}.step"),
         build.initializer(np.array(scale.zero_point, dtype=np.uint8), f"{value.name}.zero"),
     ]
     quantized = build.node("QuantizeLinear", [value, *parameters], known_dims(value), dtype=ir.DataType.UINT8, name=f"{value.name}.steps")
-    model.graph.outputs.append(quantized)
-    return str(quantized.name)
+    return _as_output(model, quantized)
 
 
 def _reduced(model: ir.Model, value: ir.Value, op_type: str) -> str:
     """Adds `value` [B*S, K], reduced over the tokens to [K], to the graph's outputs, and gives the output's name."""
     name = f"{value.name}.{op_type}"
-    axes = ir.Value(name=f"{name}.axes", const_value=ir.tensor(np.array([0], dtype=np.int64), name=f"{name}.axes"))
-    model.graph.register_initializer(axes)
-    width = value.shape[1] if value.shape is not None else None
-    output = ir.Value(name=name, shape=ir.Shape([width]), type=ir.TensorType(ir.DataType.FLOAT))
-    model.graph.append(ir.node(op_type, [value, axes], attributes={"keepdims": 0}, outputs=[output]))
-    model.graph.outputs.append(output)
-    return name
+    build = _before_readers(model, value)
+    inputs = [value, build.ints([0], f"{name}.axes")]
+    return _as_output(model, build.node(op_type, inputs, known_dims(value)[1:], attributes={"keepdims": 0}, name=name))
+
+
+def _before_readers(model: ir.Model, value: ir.Value) -> Builder:
+    return Builder(next(node for node in model.graph if value in node.inputs))
+
+
+def _as_output(model: ir.Model, value: ir.Value) -> str:
+    model.graph.outputs.append(value)
+    return str(value.name)
 
 
 def sentence_embeddings(model: ir.Model, batches: Sequence[TokenBatch]) -> NDArray[np.float32]:

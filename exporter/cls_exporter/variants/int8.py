@@ -6,7 +6,6 @@ the same texts give the same file on every CPU. docs/adr/0003-int8-recipe.md say
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from cls_exporter.graph.pipeline import apply_pass, clean
 from cls_exporter.variants.bias_correction import corrected_biases, set_biases
 from cls_exporter.variants.calibration import (
     CalibrationTexts,
-    InputMoments,
+    InputMeans,
     activation_ranges,
     input_moments,
     merged,
@@ -71,7 +70,7 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
     step = max(2, texts.count // SEARCH_TEXTS)
     probes = list(token_batches(checkpoint, islice(texts.open(), 0, step * SEARCH_TEXTS, step)))
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))
-    ranges = merged(others, activation_ranges(rows, probes)) if others else activation_ranges(rows, probes)
+    ranges = merged(others, activation_ranges(rows, probes))
     reference = sentence_embeddings(rows, probes)
     by_alpha = _search(rows, others or ranges, probes, reference)
     alpha = min(by_alpha, key=lambda item: _used_up(by_alpha[item]))
@@ -236,10 +235,10 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
 
     weights = _weights(smoothed)
     ways: dict[str, dict[str, QuantizedWeight]] = {"descent": {}, "nearest": {}}
-    means: dict[str, InputMoments] = {}
+    means: dict[str, InputMeans] = {}
     sums: dict[str, Float64] = {}
     for name, moments in input_moments(smoothed.model, smoothed.scales, batches, words):
-        means[name] = dataclasses.replace(moments, products=np.zeros((0, 0)))  # the matrix is large
+        means[name] = moments.means
         products = moments.products + np.diag(np.rint(UNSEEN * moments.weight * smoothed.reach[name] ** 2))
         for key, weight in weights.items():
             if name in weight.inputs:

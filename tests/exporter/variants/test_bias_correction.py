@@ -27,10 +27,10 @@ def test_a_quantized_product_is_right_on_average(body):
     TokenRows()(model)
     common.RemoveUnusedNodesPass()(model)
     scales, weights = input_scales(model, largest=60), nearest_weights(model)
-    moments = dict(input_moments(model, scales, lambda: TEXTS, list))
+    means = {name: moments.means for name, moments in input_moments(model, scales, lambda: TEXTS, list)}
     (exact,) = next(run_exactly(model, TEXTS, ["y"]))
     errors = {}
-    for name, biases in {"as it was": {}, "corrected": corrected_biases(model, scales, weights, moments)}.items():
+    for name, biases in {"as it was": {}, "corrected": corrected_biases(model, scales, weights, means)}.items():
         quantized = model.clone()
         set_biases(quantized, biases)
         StaticQuantization(scales, weights)(quantized)

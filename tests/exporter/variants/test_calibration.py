@@ -88,8 +88,8 @@ def test_moments_are_those_of_the_steps(rows):
 
     texts, words = steps(TEXTS), steps(WORDS)
     assert moments[name].weight == TEXT_WEIGHT * len(texts) + WORD_WEIGHT * len(words)
-    np.testing.assert_allclose(moments[name].mean, embeddings(TEXTS).mean(0), rtol=1e-12)
-    assert np.array_equal(moments[name].mean_steps, texts.mean(0))
+    np.testing.assert_allclose(moments[name].means.values, embeddings(TEXTS).mean(0), rtol=1e-12)
+    assert np.array_equal(moments[name].means.steps, texts.mean(0))
     assert np.array_equal(moments[name].products, TEXT_WEIGHT * texts.T @ texts + WORD_WEIGHT * words.T @ words)
 
 

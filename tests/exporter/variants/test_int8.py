@@ -232,7 +232,7 @@ import sys
 from pathlib import Path
 import torch
 from cls_exporter import ExportConfig, export
-from cls_runtime.bench.first_vector import peak_bytes
+from cls_runtime.bench.resident import peak_bytes
 
 torch.set_num_threads(1)
 config = ExportConfig(precisions=("int8",), calibration=Path(sys.argv[3]))

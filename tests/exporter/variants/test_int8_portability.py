@@ -22,6 +22,8 @@ import torch
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.config import ExportConfig
 from cls_exporter.gate.parity_texts import builtin_texts
+from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.pipeline import compile_graph
 from cls_exporter.variants import CalibrationTexts, exact_run
 from cls_exporter.variants.int8 import build_int8
 from cls_exporter.variants.variant import Built
@@ -76,9 +78,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def graph(checkpoint, store):
     """Its compiled fp32 graph."""
-    from cls_exporter.graph.families import FAMILIES
-    from cls_exporter.graph.pipeline import compile_graph
-
     loaded = load_checkpoint(str(checkpoint), config=ExportConfig())
     return compile_graph(store.trace(loaded), family=FAMILIES["bert"], num_layers=2, layout="standard").model
 
