@@ -101,7 +101,8 @@ def export(
             copies += written.copies
             steps.start("parity", f"Holding {name} to PyTorch on {len(golden.texts)} texts")
             variants[name] = _held(name, written, bundle, golden)
-        manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies))
+        # Without the fingerprint of the manifest that had no variants: it is computed again.
+        manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies), fingerprint="")
         _write_manifest(folder, manifest)
     steps.end()
     return ExportReport(

@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.folder import Bundle, require_fingerprint
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
@@ -25,7 +25,7 @@ from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
 from cls_runtime.encoding.vectors import OnInvalid, finish_rows
 from cls_runtime.engines.base import Engine
-from cls_runtime.engines.choice import choose, engine_module
+from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
 
 Float32 = NDArray[np.float32]
@@ -39,7 +39,7 @@ class Encoder:
         (2, 384)
 
     Safe to use from several threads at once; all of them together use `info.threads` CPU threads. Not after a fork: load it in the
-    child process. Pickling sends the bundle's path and the options, and loads it again on the other side.
+    child process. Pickling sends the bundle's path, its fingerprint and the options, and loads it again on the other side.
     """
 
     def __init__(
@@ -88,8 +88,9 @@ class Encoder:
         token_budget: int = TOKEN_BUDGET,
         max_wait_ms: float = MAX_WAIT_MS,
         max_waiting_texts: int = MAX_WAITING_TEXTS,
+        fingerprint: str | None = None,
     ) -> Encoder:
-        """Opens a bundle and loads its graph.
+        """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
 
         Args:
             path: the bundle's folder.
@@ -102,9 +103,10 @@ class Encoder:
             token_budget: tokens in a batch, padding included; memory grows with it.
             max_wait_ms: how long `aencode` waits for other requests to compute together with; 0 for not at all.
             max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
+            fingerprint: the bundle's, where another bundle than that one must not be loaded; None for whichever is there.
 
         Raises:
-            BundleError: the bundle is missing, damaged, foreign or unsafe.
+            BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
             IntegrityError: `check_hashes`, and a file's hash differs.
             MissingExtraError: the engine is not installed.
             EngineError: the engine or the variant cannot run on this machine.
@@ -120,19 +122,25 @@ class Encoder:
             token_budget=token_budget,
             max_wait_ms=max_wait_ms,
             max_waiting_texts=max_waiting_texts,
+            fingerprint=fingerprint,
         )
         return cls._load(Path(path), options)
 
     @classmethod
     def _load(cls, path: Path, options: EncoderOptions) -> Encoder:
-        bundle = Bundle.open(path, check_hashes=options.check_hashes)
-        choice = choose(bundle.manifest, engine=options.engine, variant=options.variant)
         threads = options.threads or available_cpus()
-        tokenizer = TextTokenizer.from_bundle(bundle)
-        engine = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
-        # The chosen variant, not "auto": a copy in another process must give the same vectors.
-        options = dataclasses.replace(options, variant=choice.variant, threads=threads)
-        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute())
+
+        def read(bundle: Bundle) -> tuple[Manifest, Choice, TextTokenizer, Engine]:
+            if options.fingerprint is not None:
+                require_fingerprint(bundle, options.fingerprint)
+            choice = choose(bundle.manifest, engine=options.engine, variant=options.variant)
+            tokenizer = TextTokenizer.from_bundle(bundle)
+            return bundle.manifest, choice, tokenizer, engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
+
+        manifest, choice, tokenizer, engine = Bundle.read(path, read, check_hashes=options.check_hashes)
+        # The chosen variant, not "auto", and of this very bundle: a copy in another process must give the same vectors.
+        options = dataclasses.replace(options, variant=choice.variant, threads=threads, fingerprint=manifest.fingerprint)
+        return cls(Bundle(path, manifest), tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute())
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None) -> Encoder:

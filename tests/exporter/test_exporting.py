@@ -134,6 +134,17 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     assert not list(bundle.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
+def test_the_same_weights_under_another_configuration_have_another_fingerprint(checkpoint: Path, tmp_path: Path, traced_once: None) -> None:
+    """No weight tells of the heads, the activation or the epsilon; the graph does."""
+    fingerprints = []
+    for changes in ({}, {"num_attention_heads": 2}, {"hidden_act": "relu"}, {"layer_norm_eps": 1e-3}):
+        folder = Path(shutil.copytree(checkpoint, tmp_path / f"model{len(fingerprints)}"))
+        checkpoints.edit_json(folder / "config.json", changes)
+        fingerprints.append(export(folder, tmp_path / f"bundle{len(fingerprints)}").manifest.fingerprint)
+    assert len(set(fingerprints)) == len(fingerprints)
+
+
 def test_golden_vectors_are_pytorchs_and_the_bundles(bundle: Path, checkpoint: Path) -> None:
     golden = read_golden(bundle / "golden.npz")
     loaded = load_checkpoint(str(checkpoint), config=ExportConfig(pooler=True))

@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from cls_runtime import (
     Bundle,
+    BundleError,
     ClosedError,
     Encoder,
     EncodeReport,
@@ -353,6 +355,16 @@ class TestLife:
                 with pytest.raises(TextTooLongError):
                     copy.encode([LONG])
 
+    def test_a_copy_of_another_bundle_is_refused(self, make_bundle):
+        """Which is at the path by the time it is unpickled: its vectors are not comparable."""
+        folder, other = make_bundle(), make_bundle(max_length=12)
+        with Encoder.load(folder, threads=1) as encoder:
+            data = pickle.dumps(encoder)
+        shutil.rmtree(folder)
+        other.rename(folder)
+        with pytest.raises(BundleError, match="has fingerprint .*another bundle is there by now"):
+            pickle.loads(data)
+
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_a_fork_is_refused_clearly(self, encoder):
         # Not os.fork in the test process: pytest's own threads and buffers would be copied.
@@ -444,7 +456,42 @@ class TestOnAnEngineOfOnesOwn:
             pickle.dumps(watched)
 
 
+ODD_ROWS = {
+    "one row for all": lambda rows: rows[:1],
+    "one number a row": lambda rows: rows[:, :1],
+    "a row too many": lambda rows: np.concatenate([rows, rows[:1]]),
+    "a row too few": lambda rows: rows[1:],
+    "one number too many": lambda rows: np.concatenate([rows, rows[:, :1]], axis=1),
+    "every token's": lambda rows: rows[:, None, :],
+    "one vector": lambda rows: rows[0],
+    "a number": lambda rows: rows[0, 0],
+    "nothing": lambda rows: np.zeros((0, rows.shape[1]), np.float32),
+    "float64": lambda rows: rows.astype(np.float64),
+    "float16": lambda rows: rows.astype(np.float16),
+    "int64": lambda rows: rows.astype(np.int64),
+    "strings": lambda rows: rows.astype(np.str_),
+    "objects": lambda rows: rows.astype(object),
+    "a list": lambda rows: rows.tolist(),
+    "None": lambda rows: None,
+}
+
+
+@pytest.mark.parametrize("case", ODD_ROWS)
+def test_what_an_engine_gives_is_float32_of_the_batchs_shape_or_refused(watched, watched_engine, case):
+    """numpy would broadcast, cast or drop it into rows that look right."""
+    watched_engine.around = lambda run, batch, outputs: [ODD_ROWS[case](rows) for rows in run(batch, outputs)]
+    with pytest.raises(BundleError, match=r"the graph's sentence_embedding is .*, expected float32 \[\d+, 8\]"):
+        watched.encode(["the cat", "a dog", "runs"])
+
+
 class TestLoad:
+    def test_another_fingerprint_is_refused(self, bundle):
+        with Encoder.load(bundle, threads=1) as encoder:
+            fingerprint = encoder.manifest.fingerprint
+        Encoder.load(bundle, threads=1, fingerprint=fingerprint).close()
+        with pytest.raises(BundleError, match=f"has fingerprint {fingerprint[:12]}, expected 00000000:"):
+            Encoder.load(bundle, threads=1, fingerprint="0" * 8)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

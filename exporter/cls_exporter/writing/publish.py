@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cls_runtime.bundle.files import sync_folder
+from cls_runtime.bundle.folder import aside
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.errors import UsageError
 
@@ -65,10 +66,6 @@ def _prefix(target: Path) -> str:
     return f".{target.name}.cls-export-"
 
 
-def _aside(target: Path) -> Path:
-    return target.parent / f"{_prefix(target)}old"
-
-
 def _check_replaceable(target: Path, *, force: bool) -> None:
     if target.is_symlink():
         raise UsageError(f"{target} is a symbolic link; expected a folder or nothing; export to the folder that it points to")
@@ -88,10 +85,10 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
 
 def _recover(target: Path) -> None:
     """Puts back a bundle that a killed export had renamed aside, and removes what dead exports left."""
-    aside = _aside(target)
-    if aside.is_dir() and not target.exists() and not target.is_symlink():
-        aside.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    old = aside(target)
+    if old.is_dir() and not target.exists() and not target.is_symlink():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     pattern = re.compile(re.escape(_prefix(target)) + r"(\d+)-(\d+)-[0-9a-f]{8}")
     for sibling in target.parent.iterdir():
         owner = pattern.fullmatch(sibling.name)
@@ -140,14 +137,14 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _replace_in_two_steps(folder: Path, target: Path) -> None:
-    aside = _aside(target)
-    target.rename(aside)
+    old = aside(target)
+    target.rename(old)
     try:
         folder.rename(target)
     except OSError:
-        aside.rename(target)
+        old.rename(target)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

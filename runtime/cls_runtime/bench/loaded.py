@@ -64,6 +64,7 @@ def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: in
         threads=threads,
         token_budget=token_budget,
         on_overflow="truncate",
+        fingerprint=bundle.manifest.fingerprint,
     ) as encoder:
         engine = engine_module(side.engine).load(bundle, variant=side.variant, threads=threads)
         try:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeVar
 
 from cls_runtime.bundle.files import sha256
-from cls_runtime.bundle.manifest import BundleFile, Manifest, read_manifest
+from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
+from cls_runtime.bundle.onnx_form import read_form
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
+
+T = TypeVar("T")
+
+READINGS = 50
+# Between two renames a bundle has no name for microseconds, where a file system cannot exchange folders in one step.
+_BETWEEN_RENAMES_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,38 @@ class Bundle:
         if check_hashes:
             bundle.check_hashes()
         return bundle
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], work: Callable[[Bundle], T], *, check_hashes: bool = False) -> T:
+        """What `work` makes of a bundle's files, all of them of one bundle, also while `cls-export --force` replaces the folder.
+
+        On Linux the folder is held by a descriptor, and read through it whatever has its name by now. Elsewhere, and where reading fails
+        because an export deletes what it has replaced, everything is read again.
+
+        Args:
+            path: the bundle's folder.
+            work: reads the files of the bundle that it is given, which is good for this alone: its folder may be a descriptor.
+            check_hashes: as of `open`.
+
+        Raises:
+            BundleError: as `open`, or the folder is replaced again and again.
+            Exception: what `work` raises.
+        """
+        folder = Path(path)
+        for _ in range(READINGS):
+            before = _identity(folder)
+            with _held(folder) as held:
+                try:
+                    result = work(cls.open(held, check_hashes=check_hashes))
+                except Exception as error:
+                    if _identity(folder) == before and (before is not None or not aside(folder).is_dir()):
+                        _call_by_name(error, held, folder)
+                        raise
+                    time.sleep(_BETWEEN_RENAMES_S)
+                    continue
+            if held != folder or _identity(folder) == before:
+                return result
+        raise BundleError(f"bundle {folder} was replaced {READINGS} times while it was read; load it when the exports have ended")
 
     def files(self) -> Iterator[BundleFile]:
         """Every file that the manifest names, companions first, each once."""
@@ -86,11 +128,12 @@ class Bundle:
         raise BundleError(f"the manifest of bundle {self.folder} names no {name}; it is incomplete, export the bundle again")
 
     def graph(self, variant: str, *, engine: str) -> Path:
-        """The path of a variant's ONNX file for an engine.
+        """The path of a variant's ONNX file for an engine, which is safe to give to it: all that the graph reads is in `files`.
 
         Raises:
             UsageError: the bundle has no such variant.
-            BundleError: the variant names no file, or `locate` fails.
+            BundleError: the variant names no file, `locate` fails, the file has what no export writes (`read_form`), or it reads a file
+                that the manifest does not name beside it.
         """
         if variant not in self.manifest.variants:
             held = ", ".join(self.manifest.variants) or "none"
@@ -99,7 +142,16 @@ class Bundle:
         files = entry.engine_files.get(engine, entry.files)
         if not files:
             raise BundleError(f"variant {variant} of bundle {self.folder} names no file; the manifest is damaged, export the bundle again")
-        return self.locate(files[0])
+        path = self.locate(files[0])
+        beside = PurePosixPath(files[0].path).parent
+        listed = {file.path for file in files[1:]}
+        for location in sorted(read_form(path).external):
+            if (beside / location).as_posix() not in listed:
+                raise BundleError(
+                    f"{path} reads its weights from {location!r:.80}, which the manifest does not name beside it, so no hash covers them; "
+                    "do not use this bundle"
+                )
+        return path
 
     def check_hashes(self) -> None:
         """Compares the SHA-256 of every file with the manifest's.
@@ -114,6 +166,54 @@ class Bundle:
                     f"{self.folder / file.path} has sha256 {digest[:16]}..., the manifest says {file.sha256[:16]}...; "
                     "the file was changed or damaged, copy or export the bundle again"
                 )
+
+
+def require_fingerprint(bundle: Bundle, expected: str) -> None:
+    """Refuses another bundle than the one that was meant.
+
+    Raises:
+        BundleError: the fingerprint is not the expected one.
+    """
+    held = bundle.manifest.fingerprint
+    if held != expected:
+        raise BundleError(
+            f"bundle {bundle.folder} has fingerprint {held[:12]}, expected {expected[:12]}: another bundle is there by now, whose vectors "
+            "are not comparable; put the first one back, or start anew with this one"
+        )
+
+
+def aside(folder: Path) -> Path:
+    """Where a bundle is while another one takes its place, if the file system cannot exchange two folders in one step."""
+    return folder.parent / f".{folder.name}.cls-export-old"
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[Path]:
+    """A path that leads to this very folder even when another one gets its name; the folder's own where the system has none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield folder
+        return
+    try:
+        held = Path(f"/proc/self/fd/{descriptor}")
+        yield held if held.is_dir() else folder
+    finally:
+        os.close(descriptor)
+
+
+def _call_by_name(error: Exception, held: Path, folder: Path) -> None:
+    """Names the folder as the caller does in an error's message."""
+    error.args = tuple(part.replace(str(held), str(folder)) if isinstance(part, str) else part for part in error.args)
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """What tells a bundle from another one that has its name later: renaming a folder changes its time. None where there is none."""
+    try:
+        found, manifest = folder.stat(), (folder / MANIFEST_NAME).stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino, found.st_ctime_ns, manifest.st_ino, manifest.st_size, manifest.st_mtime_ns)
 
 
 def _check_size(path: Path, file: BundleFile) -> None:

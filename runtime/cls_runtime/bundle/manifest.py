@@ -19,6 +19,7 @@ from cls_runtime.errors import BundleError, UsageError
 MANIFEST_NAME = "cls_export.json"
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # what decides the tokens; the second says on which side a text is cut
 
 PoolerState = Literal["trained", "absent", "untrained"]
 Output = Literal["cls", "pooler", "logits"]
@@ -168,21 +169,29 @@ class Manifest:
 
 
 def compute_fingerprint(manifest: Manifest) -> str:
-    """Names the vector space: sha256 over what decides a text's vector, precision aside.
+    """Names what decides a text's vector: sha256 over the weights, every graph and what it reads, the tokenizer, the pooling, the limits.
 
-    Two bundles with the same fingerprint give the same vectors (within a variant's tolerance), so their vectors may share an index.
+    Two bundles with the same fingerprint give the same vectors (each variant within its tolerance), so their vectors may share an index.
+    The reverse does not hold: a bundle with one variant more, or exported by another version, may give the same vectors too.
     """
+    pooling = manifest.source_pooling
     decides = {
         "schema_version": manifest.schema_version,
         "weights": manifest.source.weights_sha256,
-        "tokenizer": [file.sha256 for file in manifest.files if file.path == "tokenizer.json"],
+        "tokenizer": {file.path: file.sha256 for file in manifest.files if file.path in TOKENIZER_FILES},
         "architecture": manifest.architecture,
         "max_length": manifest.max_length,
         "inputs": list(manifest.inputs),
-        "dense": list(manifest.source_pooling.dense),
+        "pooling": [pooling.mode, pooling.normalize, list(pooling.dense), pooling.include_prompt],
         "outputs": [[output.name, output.width] for output in manifest.outputs],
+        "graphs": {name: graph_hashes(variant) for name, variant in manifest.variants.items()},
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def graph_hashes(variant: Variant) -> dict[str, list[str]]:
+    """The SHA-256 of a variant's graph and of what it reads, by the engine whose own form it is; "" for all others."""
+    return {engine: [file.sha256 for file in files] for engine, files in {"": variant.files, **variant.engine_files}.items()}
 
 
 def to_json(manifest: Manifest) -> str:
@@ -217,7 +226,7 @@ def from_json(text: str) -> Manifest:
     if manifest.fingerprint != expected:
         raise BundleError(
             f"{MANIFEST_NAME} says fingerprint {manifest.fingerprint[:12]}, its fields give {expected[:12]}; "
-            "the manifest was edited, export the bundle again"
+            "the manifest was edited or is of another version of cls-export, export the bundle again"
         )
     return manifest
 

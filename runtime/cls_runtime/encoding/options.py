@@ -31,6 +31,7 @@ class EncoderOptions:
     token_budget: int = TOKEN_BUDGET
     max_wait_ms: float = MAX_WAIT_MS
     max_waiting_texts: int = MAX_WAITING_TEXTS
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         _check_one_of("on_overflow", self.on_overflow, get_args(OnOverflow))
@@ -42,6 +43,8 @@ class EncoderOptions:
         if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait <= LONGEST_WAIT_MS:
             raise UsageError(f"max_wait_ms is {wait!r}, expected a number from 0 to {LONGEST_WAIT_MS}")
         _check_count("max_waiting_texts", self.max_waiting_texts)
+        if self.fingerprint is not None and not isinstance(self.fingerprint, str):
+            raise UsageError(f"fingerprint is {self.fingerprint!r}, expected that of a manifest, or None")
 
 
 def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from cls_runtime.encoding.batching import Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.report import EncodeReport, check_overflow, truncations
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
+from cls_runtime.encoding.vectors import check_rows
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
 
@@ -150,6 +151,7 @@ class BatchRunner:
             if self._closed:
                 raise ClosedError(CLOSED)
             (vectors,) = self._engine.run(padded, [output])
+        check_rows(vectors, count=batch.rows, width=rows.shape[1], output=output)
         rows[batch.indices] = vectors[: len(batch.indices)]
 
 

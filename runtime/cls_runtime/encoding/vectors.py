@@ -7,9 +7,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.errors import InvalidVectorError
+from cls_runtime.errors import BundleError, InvalidVectorError
 
 OnInvalid = Literal["raise", "keep"]
+
+
+def check_rows(rows: object, *, count: int, width: int, output: str) -> None:
+    """Holds what an engine gave to the shape that it must have: numpy would broadcast, cast or drop what has another.
+
+    Raises:
+        BundleError: `rows` is no float32 array [count, width].
+    """
+    if isinstance(rows, np.ndarray) and rows.dtype == np.float32 and rows.shape == (count, width):
+        return
+    given = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else type(rows).__name__
+    raise BundleError(
+        f"the graph's {output} is {given} for a batch of {count} texts, expected float32 {[count, width]}; it is not what the manifest "
+        "says, copy or export the bundle again"
+    )
 
 
 def finish_rows(rows: NDArray[np.float32], *, first_index: int, normalize: bool, on_invalid: OnInvalid, zero_is_valid: bool) -> None:

@@ -65,7 +65,7 @@ class OpenVinoEngine:
         try:
             request.infer(feeds, share_inputs=True)
             # A copy: the tensor is the request's own, and the next batch overwrites it.
-            return [np.array(request.get_tensor(self._ports[name]).data, dtype=np.float32) for name in outputs]
+            return [np.array(request.get_tensor(self._ports[name]).data) for name in outputs]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on a batch of shape {batch.input_ids.shape}: {_reason(error)}") from error
         finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.jobs.columns import EMBEDDING
@@ -40,6 +41,7 @@ class EmbedBatches:
 
     Raises:
         UsageError: an option that is not understood.
+        BundleError: there is no bundle here. One with another fingerprint on another machine is refused there.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class EmbedBatches:
         check_vectors(output, normalize, dtype)
         check_computing(variant, engine, threads)
         self._bundle = str(Path(bundle).absolute())
+        self._fingerprint = Bundle.open(bundle).manifest.fingerprint
         self._column = column
         self._output: Output = output
         self._normalize = normalize
@@ -104,7 +107,12 @@ class EmbedBatches:
         """This process's Encoder, loaded when it is first needed."""
         if self._encoder is None:
             self._encoder = Encoder.load(
-                self._bundle, variant=self._variant, engine=self._engine, threads=self._threads, on_overflow="truncate"
+                self._bundle,
+                variant=self._variant,
+                engine=self._engine,
+                threads=self._threads,
+                on_overflow="truncate",
+                fingerprint=self._fingerprint,
             )
         return self._encoder
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.manifest import Manifest, ParityFigures
+from cls_runtime.bundle.manifest import TOKENIZER_FILES, Manifest, ParityFigures, graph_hashes
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
@@ -112,16 +112,17 @@ def require_compatible(manifest: Manifest, other: Manifest | str, *, variant: st
 
 def differences(manifest: Manifest, other: Manifest) -> tuple[str, ...]:
     """What makes two fingerprints differ, in words; empty where they are equal."""
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "weights": (manifest.source.weights_sha256[:12], other.source.weights_sha256[:12]),
         "tokenizer": (_tokenizer(manifest), _tokenizer(other)),
         "architecture": (manifest.architecture, other.architecture),
         "maximum length": (manifest.max_length, other.max_length),
         "inputs": (", ".join(manifest.inputs), ", ".join(other.inputs)),
+        "pooling": (_pooling(manifest), _pooling(other)),
         "Dense modules": (_listed(manifest.source_pooling.dense), _listed(other.source_pooling.dense)),
         "outputs": (_outputs(manifest), _outputs(other)),
         "schema version": (manifest.schema_version, other.schema_version),
-    }
+    } | {f"graph of {name}": (_graph(manifest, name), _graph(other, name)) for name in {**manifest.variants, **other.variants}}
     return tuple(f"{name}: {ours} -> {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs)
 
 
@@ -192,7 +193,9 @@ class _Encoded:
 def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: str, engine: str) -> _Encoded:
     bundle = Bundle.open(path)
     tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
-    with Encoder.load(path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep") as encoder:
+    with Encoder.load(
+        path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep", fingerprint=bundle.manifest.fingerprint
+    ) as encoder:
         encoded = {name: encoder.encode_with_report(texts, output=name) for name in encoder.outputs}
         vectors: dict[str, Float32] = {name: rows for name, (rows, _) in encoded.items()}
         removed = {item.index: item.removed_tokens for item in encoded["cls"][1].truncated}
@@ -226,7 +229,27 @@ def _changed(first: Mapping[int, int], second: Mapping[int, int]) -> int:
 
 
 def _tokenizer(manifest: Manifest) -> str:
-    return next((file.sha256[:12] for file in manifest.files if file.path == "tokenizer.json"), "none")
+    return " and ".join(file.sha256[:12] for file in manifest.files if file.path in TOKENIZER_FILES) or "none"
+
+
+def _pooling(manifest: Manifest) -> str:
+    pooling = manifest.source_pooling
+    parts = [
+        pooling.mode or "none",
+        *(["normalize"] if pooling.normalize else []),
+        *([] if pooling.include_prompt else ["without the prompt"]),
+    ]
+    return ", ".join(parts)
+
+
+def _graph(manifest: Manifest, variant: str) -> str:
+    """The hashes of a variant's files, an engine's own form behind the engine's name; none where the bundle lacks the variant."""
+    if variant not in manifest.variants:
+        return "none"
+    forms = graph_hashes(manifest.variants[variant])
+    return " and ".join(
+        " ".join([*([engine] if engine else []), *(digest[:12] for digest in digests)]) for engine, digests in forms.items()
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

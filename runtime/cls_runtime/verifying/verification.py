@@ -148,7 +148,14 @@ class Verification:
     def _load(self, variant: str, engine: str) -> _Loaded:
         if (variant, engine) not in self._loaded:
             self.close()
-            encoder = Encoder.load(self.bundle.folder, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep")
+            encoder = Encoder.load(
+                self.bundle.folder,
+                variant=variant,
+                engine=engine,
+                on_overflow="truncate",
+                on_invalid="keep",
+                fingerprint=self.bundle.manifest.fingerprint,
+            )
             self._loaded[variant, engine] = _Loaded(encoder, vector_checks.EncodedOnce(encoder))
         return self._loaded[variant, engine]
 

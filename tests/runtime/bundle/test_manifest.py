@@ -114,6 +114,11 @@ def changed(manifest, **values):
     return dataclasses.replace(manifest, fingerprint="", **values)
 
 
+def with_files(variant, *hashes):
+    """The variant with a graph of another hash, and files that it reads."""
+    return dataclasses.replace(variant, files=tuple(dataclasses.replace(variant.files[0], sha256=digest) for digest in hashes))
+
+
 class TestFingerprint:
     def test_names_the_vector_space(self, manifest):
         for change in (
@@ -124,12 +129,20 @@ class TestFingerprint:
             {"source": dataclasses.replace(manifest.source, weights_sha256="1" * 64)},
             {"files": tuple(dataclasses.replace(file, sha256="1" * 64) for file in manifest.files)},
             {"source_pooling": dataclasses.replace(manifest.source_pooling, dense=("1" * 64,))},
+            {"source_pooling": dataclasses.replace(manifest.source_pooling, mode="mean")},
+            {"source_pooling": dataclasses.replace(manifest.source_pooling, normalize=True)},
+            {"source_pooling": dataclasses.replace(manifest.source_pooling, include_prompt=False)},
+            {"variants": {}},
+            {"variants": {"fp32": with_files(manifest.variants["fp32"], "1" * 64)}},
+            {"variants": {"fp32": with_files(manifest.variants["fp32"], manifest.variants["fp32"].files[0].sha256, "1" * 64)}},
+            {"variants": {"fp32": dataclasses.replace(manifest.variants["fp32"], engine_files={"openvino": manifest.files})}},
+            {"variants": {"fp16": manifest.variants["fp32"]}},
         ):
             assert changed(manifest, **change).fingerprint != manifest.fingerprint, change
 
-    def test_is_the_same_for_every_precision_and_date(self, manifest):
+    def test_is_the_same_for_every_name_date_and_figure(self, manifest):
         for change in (
-            {"variants": {}},
+            {"variants": {"fp32": dataclasses.replace(manifest.variants["fp32"], parity={}, recipe={"smoothing": 1})}},
             {"created": "2026-01-01"},
             {"tool_versions": {"torch": "9"}},
             {"source": dataclasses.replace(manifest.source, name="other", revision="r")},

@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 from cls_runtime import Encoder, EncoderOptions, UsageError
+from cls_runtime.bundle.manifest import read_manifest
 
 
 def test_they_are_those_of_load_with_the_same_defaults():
@@ -27,6 +28,7 @@ def test_every_option_of_load_is_handed_on(bundle):
         "token_budget": 99,
         "max_wait_ms": 7.5,
         "max_waiting_texts": 11,
+        "fingerprint": read_manifest(bundle).fingerprint,
     }
     assert set(options) == {field.name for field in dataclasses.fields(EncoderOptions) if field.default != options[field.name]}
     with Encoder.load(bundle, **options) as encoder:
@@ -44,6 +46,7 @@ def test_they_are_frozen():
     [
         ({"threads": 0}, "threads is 0, expected a whole number of at least 1"),
         ({"threads": True}, "threads is True, expected a whole number of at least 1"),
+        ({"fingerprint": 7}, "fingerprint is 7, expected that of a manifest, or None"),
         ({"token_budget": 1.5}, "token_budget is 1.5, expected a whole number of at least 1"),
         ({"on_overflow": "cut"}, "on_overflow is 'cut', expected one of warn, truncate, raise"),
         ({"on_invalid": "skip"}, "on_invalid is 'skip', expected one of raise, keep"),

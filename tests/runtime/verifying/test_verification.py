@@ -134,7 +134,7 @@ def test_a_corrupt_graph_of_the_right_size_fails_to_load(own):
     path.write_bytes(b"\xff" * path.stat().st_size)
     messages = failed(own)
     assert list(messages) == ["files", "load"]
-    assert "is not a graph that ONNX Runtime reads" in messages["load"]
+    assert "is not a graph that an export writes" in messages["load"]
 
 
 def test_another_maximum_length_is_seen(own):
