@@ -6,6 +6,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 DISPOSE ?=
+FUZZ_EXAMPLES ?= 2000
 BIN := .venv/bin
 # Files of tests side by side; one file's tests share what its fixtures make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -22,7 +23,7 @@ RESULTS = benchmarks/results/$(CPU_KIND)
 WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
-.PHONY: help setup format check test test-fast test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
+.PHONY: help setup format check test test-fast fuzz test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -44,6 +45,9 @@ test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
+
+fuzz: setup                     ## new hostile inputs for every reader and command, until one gets through; FUZZ_EXAMPLES of each
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz $(PARALLEL)
 
 test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
