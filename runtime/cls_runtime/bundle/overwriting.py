@@ -63,7 +63,7 @@ def refuse_replacing(target: Path, *, what: str, read: Iterable[Path]) -> None:
             raise UsageError(f"{what} {where} {path}, which is read and must stay as it is; choose another place")
 
 
-def is_below(path: Path, folder: Path) -> tuple[str, ...] | None:
+def names_below(path: Path, folder: Path) -> tuple[str, ...] | None:
     """The names that lead from `folder` to `path`, none where they are the same; None where `path` is elsewhere."""
     there = _stat(folder)
     real = Path(os.path.realpath(path))

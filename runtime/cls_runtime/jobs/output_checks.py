@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cls_runtime.bundle.overwriting import is_below, refuse_overwriting
+from cls_runtime.bundle.overwriting import names_below, refuse_overwriting
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.filesystems import is_uri
 from cls_runtime.jobs.inputs import JobInputs
@@ -50,7 +50,7 @@ def check_output_folder(out: str, *, bundle: Path, names: Sequence[str], inputs:
     folder = Path(_local(out))
     refuse_overwriting(folder, what=what, folders=[bundle])
     for parent in {os.path.dirname(_local(file.name)) or "." for file in inputs.files if not is_uri(_local(file.name))}:  # noqa: PTH120
-        if folder.is_dir() and is_below(Path(parent), folder) == ():
+        if folder.is_dir() and names_below(Path(parent), folder) == ():
             raise UsageError(f"{what} holds inputs of this job, shards would lie among them; choose another folder")
     _refuse_as_input(folder, names, what)
 
@@ -60,7 +60,7 @@ def _refuse_as_input(path: Path, names: Sequence[str], what: str) -> None:
     for name in names:
         folder = Path(_local(name))
         if folder.is_dir():
-            parts = is_below(path, folder)
+            parts = names_below(path, folder)
             if parts is not None and not any(part.startswith((".", "_")) for part in parts):
                 raise UsageError(f"{what} is in the input folder {name} and would be read as an input next time; choose another place")
 

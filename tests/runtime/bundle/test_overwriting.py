@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cls_runtime.bundle.overwriting import is_below, refuse_overwriting, refuse_replacing
+from cls_runtime.bundle.overwriting import names_below, refuse_overwriting, refuse_replacing
 from cls_runtime.errors import UsageError
 
 
@@ -92,6 +92,6 @@ def test_another_folder_may_be(work, monkeypatch, target, read):
 
 
 def test_the_way_down_from_a_folder(work):
-    assert is_below(work / "folder" / "onnx" / "new", work / "bundle") == ("onnx", "new")
-    assert is_below(work / "folder", work / "bundle") == ()
-    assert is_below(work, work / "bundle") is None
+    assert names_below(work / "folder" / "onnx" / "new", work / "bundle") == ("onnx", "new")
+    assert names_below(work / "folder", work / "bundle") == ()
+    assert names_below(work, work / "bundle") is None
