@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="a hub id such as bert-base-uncased, or a folder with a checkpoint")
     parser.add_argument("-o", dest="output", metavar="DIR", type=Path, help="the bundle's folder (default: models/<last part of MODEL>)")
     parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id")
-    parser.add_argument("--force", action="store_true", help="replace DIR if it exists; the old bundle stays until the new one is whole")
+    parser.add_argument(
+        "--force", action="store_true", help="replace DIR if it is a bundle and nothing else; it stays until the new one is whole"
+    )
     outputs = parser.add_argument_group("what the graph gives besides the CLS row")
     outputs.add_argument("--pooler", action="store_true", help="add pooler_output (dense layer and tanh on the CLS row)")
     outputs.add_argument("--logits", action="store_true", help="add the logits of a sequence classifier")

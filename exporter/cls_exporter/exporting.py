@@ -27,6 +27,7 @@ from cls_runtime import __version__
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, OutputSpec, Source, Variant, to_json
+from cls_runtime.bundle.overwriting import refuse_replacing
 from cls_runtime.engines.choice import require_engine
 from cls_runtime.engines.installed import installed_versions
 
@@ -62,7 +63,7 @@ def export(
         progress: called with each step in words.
 
     Raises:
-        UsageError: `output` exists and `force` is false, or the options make no sense.
+        UsageError: `output` exists and `force` is false, it is or holds what is read, or the options make no sense.
         CheckpointError: the checkpoint cannot be read, or its vectors would be silently wrong.
         UnsupportedError: its architecture or one of its modules is not supported.
         GraphError: an expected rewrite of the graph did not happen.
@@ -71,6 +72,8 @@ def export(
     """
     config = ExportConfig() if config is None else config
     require_engine("onnxruntime")
+    read = [Path(model), *([] if config.calibration is None else [Path(config.calibration)])]
+    refuse_replacing(Path(output), what=f"output {os.fspath(output)}", read=read)
     calibration = _calibration(config)
     steps = _Steps(progress)
     with staged(Path(output), force=force) as folder:

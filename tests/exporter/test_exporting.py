@@ -58,6 +58,21 @@ def bundle(exported: Exported) -> Path:
     return exported.bundle
 
 
+@pytest.mark.parametrize("spelling", ["{model}", "{model}/../model", "{link}", "{above}", "{link}/.."])
+def test_the_checkpoint_is_not_replaced_under_whatever_name(tmp_path: Path, spelling: str) -> None:
+    """It may even hold a bundle's manifest; nothing of it is read before this is refused."""
+    above, model, link = tmp_path / "above", tmp_path / "above" / "model", tmp_path / "link"
+    model.mkdir(parents=True)
+    link.symlink_to(model)
+    for folder in (above, model):
+        (folder / "cls_export.json").write_text("{}")
+    (model / "config.json").write_text("{}")
+    target = spelling.format(model=model, link=link, above=above)
+    with pytest.raises(UsageError, match="which is read and must stay as it is"):
+        export(model, target, force=True)
+    assert sorted(path.name for path in model.iterdir()) == ["cls_export.json", "config.json"]
+
+
 @pytest.fixture
 def own_bundle(bundle: Path, tmp_path: Path) -> Path:
     """A copy for one test, as `tmp_path / "bundle"`."""

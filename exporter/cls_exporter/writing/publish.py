@@ -5,14 +5,16 @@ kill at any point leaves the old bundle whole or the new one whole. Where the fi
 renamed aside, the new one renamed in, and the old one deleted; a kill between the two renames then leaves no bundle under the target's
 name, and the next export to it puts the old one back. What a killed export leaves behind is removed by the next one.
 
-Names beside the target `DIR`: `.DIR.cls-export-PID-START-xxxx` is being written by the process PID that started at START, and
-`.DIR.cls-export-old` is a bundle on its way out.
+Names beside the target `DIR`, with one token for all that an export makes: `.DIR.cls-export-TOKEN` is being written,
+`.DIR.cls-export-TOKEN.old` is a bundle on its way out, and `.DIR.cls-export-TOKEN.lock` is locked as long as that export lives, wherever it
+runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import secrets
@@ -20,14 +22,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from cls_exporter.errors import one_line
+from cls_runtime.bundle.file_locks import held, is_held
 from cls_runtime.bundle.files import sync_folder
-from cls_runtime.bundle.folder import aside
+from cls_runtime.bundle.folder import ASIDE, staged_prefix
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.errors import UsageError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -41,25 +47,28 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         ...     (folder / "config.json").write_text("{}")
 
     Raises:
-        UsageError: `target` exists and `force` is false, or it is not a bundle and so must not be replaced, or cannot be written beside.
+        UsageError: `target` exists and `force` is false, or it is not a bundle and nothing else, so that it must not be replaced, or it
+            cannot be written beside.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow the symbolic link that is refused below
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _recover(target)
-        _check_replaceable(target, force=force)
-        folder = target.parent / f"{_prefix(target)}{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(4)}"
-        folder.mkdir()
-    except OSError as error:
-        raise UsageError(f"{target.parent} cannot be written ({error.strerror or error}); choose another folder with -o") from None
-    try:
-        yield folder
-        _sync(folder)
-        # It may have appeared while the export ran.
-        _check_replaceable(target, force=force)
-        _put_in_place(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = target.parent / f"{staged_prefix(target)}{secrets.token_hex(8)}"
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _recover(target)
+            _check_replaceable(target, force=force)
+            stack.enter_context(held(folder.with_name(folder.name + _LOCK)))
+            folder.mkdir()
+        except OSError as error:
+            raise UsageError(f"{target.parent} cannot be written ({error.strerror or error}); choose another folder with -o") from None
+        try:
+            yield folder
+            _sync(folder)
+            # It may have appeared while the export ran.
+            _check_replaceable(target, force=force)
+            _put_in_place(folder, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(target: Path) -> str:
@@ -81,40 +90,62 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
             f"{target} exists and is not a bundle (it has no {MANIFEST_NAME}), so --force does not delete it; move it away, or "
             "choose another folder with -o"
         )
+    if not empty:
+        _refuse_more_than_a_bundle(target)
+
+
+def _refuse_more_than_a_bundle(target: Path) -> None:
+    """Refuses to delete what no export has written: a bundle's manifest names every file of it."""
+    own = {MANIFEST_NAME, *_named_files(target)}
+    held_files = (Path(root, name).relative_to(target).as_posix() for root, _, names in os.walk(target) for name in names)
+    foreign = sorted(name for name in held_files if name not in own)
+    if foreign:
+        raise UsageError(
+            f"{target} exists and holds {foreign[0]!r}, which is not the bundle's, so --force does not delete it; move that away, or "
+            "choose another folder with -o"
+        )
+
+
+def _named_files(target: Path) -> set[str]:
+    """Every path in a manifest, of whatever version."""
+
+    def paths(value: Any) -> Iterator[str]:
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            if key == "path" and isinstance(item, str):
+                yield item
+            yield from paths(item)
+
+    try:
+        return set(paths(json.loads((target / MANIFEST_NAME).read_bytes())))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{target} exists and what is the bundle's in it cannot be told, so --force does not delete it ({one_line(error)}); move it "
+            "away, or choose another folder with -o"
+        ) from None
 
 
 def _recover(target: Path) -> None:
     """Puts back a bundle that a killed export had renamed aside, and removes what dead exports left."""
-    old = aside(target)
-    if old.is_dir() and not target.exists() and not target.is_symlink():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    pattern = re.compile(re.escape(_prefix(target)) + r"(\d+)-(\d+)-[0-9a-f]{8}")
+    pattern = re.compile(re.escape(staged_prefix(target)) + rf"[0-9a-f]{{16}}(|{ASIDE}|{_LOCK})")
+    left: dict[Path, list[Path]] = {}
     for sibling in target.parent.iterdir():
-        owner = pattern.fullmatch(sibling.name)
-        if owner and not _runs(int(owner.group(1)), int(owner.group(2))):
-            shutil.rmtree(sibling, ignore_errors=True)
+        name = pattern.fullmatch(sibling.name)
+        if name is not None:
+            left.setdefault(sibling.with_name(sibling.name.removesuffix(name.group(1)) + _LOCK), []).append(sibling)
+    for lock, siblings in left.items():
+        with contextlib.suppress(BlockingIOError):
+            if not is_held(lock):
+                with held(lock):  # so that two exports do not clear up the same
+                    for sibling in siblings:
+                        _clear(sibling, target)
 
 
-def _runs(pid: int, started: int) -> bool:
-    """Whether the process `pid` that started at `started` still runs; another one may have got its number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    now = _started(pid)
-    return 0 in (now, started) or now == started
-
-
-def _started(pid: int) -> int:
-    """When the process started, in clock ticks since boot; 0 where the platform does not say."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return int(stat.rsplit(")", 1)[1].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
+def _clear(sibling: Path, target: Path) -> None:
+    if sibling.suffix == ASIDE and not target.exists() and not target.is_symlink():
+        sibling.rename(target)
+    elif sibling.suffix != _LOCK:
+        shutil.rmtree(sibling, ignore_errors=True)
 
 
 def _put_in_place(folder: Path, target: Path) -> None:
@@ -137,14 +168,14 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _replace_in_two_steps(folder: Path, target: Path) -> None:
-    old = aside(target)
-    target.rename(old)
+    aside = folder.with_name(folder.name + ASIDE)
+    target.rename(aside)
     try:
         folder.rename(target)
     except OSError:
-        old.rename(target)
+        aside.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

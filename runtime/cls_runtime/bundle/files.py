@@ -6,12 +6,18 @@ import contextlib
 import hashlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from cls_runtime.bundle.file_locks import is_held, is_named, lock
+
 PART = ".part"
 _BLOCK_BYTES = 2**20
+_TOKEN_BYTES = 4
+_LONGEST_NAME_BYTES = 200  # with what a hidden name has more, it fits into the 255 that file systems take
+_ABANDONED_SECONDS = 86_400.0  # without locks, a file that nobody has written to for so long has no writer
 
 
 @contextlib.contextmanager
@@ -19,7 +25,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """An open file that becomes `path` when the block ends normally, on the disk for good; when it does not, nothing is left of it.
 
     Until then it is a hidden file beside the target (`part_name`), and what was there under the target's name stays as it was. A symbolic
-    link stays one: what it points to is replaced.
+    link stays one: what it points to is replaced. What a killed process leaves, `remove_parts` removes.
 
     Example:
         >>> with whole_file(Path("report.xml")) as file:  # doctest: +SKIP
@@ -29,26 +35,27 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         OSError: nothing can be written there, the disk is full, or failed.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(part_name(target.name))
+    part, file = _locked_part(target)
     try:
-        file = part.open("xb")
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if sys.platform == "win32":  # which cannot rename an open file
+                file.close()
+            part.replace(target)  # still locked, or another process might take it for a dead one's
         except BaseException:
             with contextlib.suppress(OSError):  # closing writes what is buffered, which on a full disk fails again
                 file.close()
             raise
         file.close()
-        part.replace(target)
     finally:
         part.unlink(missing_ok=True)  # once it is renamed, nothing has this name
     sync_folder(target.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or not there; a device or a pipe is written to as it is.
+    """Writes a file that is whole or not there; a device or a pipe is written to as it is. What a killed writer of it left is removed.
 
     Raises:
         OSError: as `whole_file`.
@@ -56,13 +63,63 @@ def write_whole(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
+    remove_parts(path)
     with whole_file(path) as file:
         file.write(data)
 
 
 def part_name(name: str) -> str:
-    """What a file is called while it is written: hidden, and never twice the same."""
-    return f".{name}.{secrets.token_hex(4)}{PART}"
+    """What a file is called while it is written: hidden, and never twice the same.
+
+    Half of its digits follow from the other half and the name, so that no file of somebody else is taken for one (`is_part`).
+    """
+    token = secrets.token_hex(_TOKEN_BYTES)
+    return f"{_part_prefix(name)}{token}{_check_digits(name, token)}{PART}"
+
+
+def is_part(part: str, name: str) -> bool:
+    """Whether `part` is what `part_name` calls the file `name`."""
+    token = part[len(_part_prefix(name)) :][: 2 * _TOKEN_BYTES]
+    return part == f"{_part_prefix(name)}{token}{_check_digits(name, token)}{PART}"
+
+
+def remove_parts(path: Path) -> None:
+    """Removes what killed processes left beside `path` when they wrote it. What is still being written stays."""
+    target = Path(os.path.realpath(path))
+    with contextlib.suppress(OSError):
+        for name in os.listdir(target.parent):  # noqa: PTH208  names are enough
+            if is_part(name, target.name):
+                remove_dead(target.with_name(name))
+
+
+def remove_dead(part: Path) -> None:
+    """Removes a hidden file (`part_name`) unless a process is still writing it."""
+    if not is_held(part, stale_seconds=_ABANDONED_SECONDS):
+        part.unlink(missing_ok=True)
+
+
+def _locked_part(target: Path) -> tuple[Path, BinaryIO]:
+    """A new hidden file beside the target, open and locked."""
+    while True:
+        part = target.with_name(part_name(target.name))
+        file = part.open("xb")
+        with contextlib.suppress(BlockingIOError):
+            if not lock(file.fileno()) or is_named(file.fileno(), part):
+                return part, file
+        file.close()  # who looks for leftovers has found it before it was locked
+
+
+def _part_prefix(name: str) -> str:
+    short = name if len(os.fsencode(name)) <= _LONGEST_NAME_BYTES else _digest(name)
+    return f".{short}."
+
+
+def _check_digits(name: str, token: str) -> str:
+    return _digest(f"{name}/{token}")[: 2 * _TOKEN_BYTES]
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

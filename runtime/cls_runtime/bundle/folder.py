@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import stat
 import time
@@ -19,6 +20,7 @@ from cls_runtime.errors import BundleError, IntegrityError, UsageError
 T = TypeVar("T")
 
 READINGS = 50
+ASIDE = ".old"  # how the name ends of a bundle on its way out
 # Between two renames a bundle has no name for microseconds, where a file system cannot exchange folders in one step.
 _BETWEEN_RENAMES_S = 0.02
 
@@ -76,7 +78,7 @@ class Bundle:
                 try:
                     result = work(cls.open(held, check_hashes=check_hashes))
                 except Exception as error:
-                    if _identity(folder) == before and (before is not None or not aside(folder).is_dir()):
+                    if _identity(folder) == before and (before is not None or not _is_aside(folder)):
                         _call_by_name(error, held, folder)
                         raise
                     time.sleep(_BETWEEN_RENAMES_S)
@@ -182,9 +184,14 @@ def require_fingerprint(bundle: Bundle, expected: str) -> None:
         )
 
 
-def aside(folder: Path) -> Path:
-    """Where a bundle is while another one takes its place, if the file system cannot exchange two folders in one step."""
-    return folder.parent / f".{folder.name}.cls-export-old"
+def staged_prefix(folder: Path) -> str:
+    """How the names begin of what an export makes beside the bundle's folder."""
+    return f".{folder.name}.cls-export-"
+
+
+def _is_aside(folder: Path) -> bool:
+    """Whether another bundle is taking this one's place, on a file system that cannot exchange two folders in one step."""
+    return any(folder.parent.glob(f"{glob.escape(staged_prefix(folder))}*{ASIDE}"))
 
 
 @contextlib.contextmanager

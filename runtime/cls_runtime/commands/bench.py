@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -123,9 +124,16 @@ def _check(arguments: argparse.Namespace) -> None:
     if (arguments.bundle is None) == (arguments.results is None):
         raise UsageError("expected a BUNDLE to measure, or --from FILE with what was measured, and not both; see cls-bench --help")
     shell.check_requirements(arguments, _REQUIREMENTS)
+    written: dict[str, str] = {}
+    read = [path for path in (arguments.results, arguments.texts) if path is not None]
+    kept = [Path(path) for path in (arguments.bundle, arguments.checkpoint) if path is not None]
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot), ("--html", arguments.html)):
         if path is not None and path != "-":
-            shell.check_writable(Path(path), option)
+            shell.check_writable(Path(path), option, files=read, folders=kept)
+            place = os.path.realpath(path)
+            if place in written and (Path(path).is_file() or not Path(path).exists()):
+                raise UsageError(f"{option} {path} is the file of {written[place]} too; choose another name")
+            written[place] = option
     if arguments.plot is not None and arguments.plot.suffix not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {arguments.plot} is neither {' nor '.join(PLOT_SUFFIXES)}; name a file that ends so")
     if arguments.plot is not None or arguments.html is not None:

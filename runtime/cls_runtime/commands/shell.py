@@ -16,13 +16,14 @@ import tempfile
 import textwrap
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from cls_runtime import __version__
+from cls_runtime.bundle.overwriting import refuse_overwriting
 from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
@@ -146,23 +147,31 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Finds out before any work whether `path`, the value of `option`, can be written later.
+def check_writable(path: Path, option: str, *, files: Iterable[str | Path] = (), folders: Iterable[Path] = ()) -> None:
+    """Finds out before any work whether `path`, the value of `option`, can be written later. A symbolic link stands for what it points to.
+
+    Args:
+        path: where to.
+        option: which option it is the value of.
+        files: that the command reads, as `refuse_overwriting` takes them.
+        folders: that must stay as they are.
 
     Raises:
-        UsageError: its folder does not exist or cannot be written to, or it is a folder itself.
+        UsageError: its folder does not exist or cannot be written to, it is a folder itself, or one of `files` or in one of `folders`.
     """
+    refuse_overwriting(path, what=f"{option} {path}", files=files, folders=folders)
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder, expected a file's name")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: the folder {folder if path.is_symlink() else path.parent} does not exist; make it first")
     if path.exists() and not path.is_file():
         return  # a device or a pipe, which nothing is made beside
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"{option} {path}: the folder {path.parent} cannot be written to ({error.strerror}); choose another") from None
+        raise UsageError(f"{option} {path}: the folder {folder} cannot be written to ({error.strerror}); choose another") from None
 
 
 def shorten(text: str, limit: int = 60) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -16,7 +16,7 @@ from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
-from cls_runtime.errors import CheckFailedError, UsageError
+from cls_runtime.errors import CheckFailedError, ClsError, UsageError
 from cls_runtime.reading.text_files import read_texts
 from cls_runtime.verifying.compare import compare_bundles
 from cls_runtime.verifying.report import Check, VerifyReport
@@ -76,22 +76,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     shell.check_requirements(arguments, _REQUIREMENTS)
-    if arguments.junit is not None:
-        shell.check_writable(arguments.junit, "--junit")
-    texts = None if arguments.texts is None else _texts(arguments.texts)
     if arguments.compare is not None:
-        return _compare(arguments, texts)
-    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
-        report = verify(
-            arguments.bundle,
-            variants=None if arguments.variant is None else [arguments.variant],
-            engines=None if arguments.engine is None else [arguments.engine],
-            against=arguments.against,
-            texts=texts,
-            progress=None if arguments.json else _say_check,
-        )
-    if arguments.junit is not None:
-        write_whole(arguments.junit, junit_xml(report))
+        return _compare(arguments, _texts(arguments.texts))
+    with _junit_file(arguments) as write_junit:
+        report = _verify(arguments)
+        write_junit(report)
     if arguments.json:
         shell.print_json(report_document(report))
     if not report.passed:
@@ -102,6 +91,42 @@ def _run(arguments: argparse.Namespace) -> int:
         skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
         shell.say(f"\n{done} checks passed{skipped} in {report.seconds:.1f} s: {report.bundle} gives the vectors of {report.source}")
     return shell.EXIT_DONE
+
+
+@contextlib.contextmanager
+def _junit_file(arguments: argparse.Namespace) -> Iterator[Callable[[VerifyReport], None]]:
+    """What writes the report to `--junit FILE`. An older one never stays as if it were this run's: until then the file holds a failure."""
+    path: Path | None = arguments.junit
+    if path is None:
+        yield lambda _: None
+        return
+    folders = [arguments.bundle, *([] if arguments.against is None else [Path(arguments.against)])]
+    shell.check_writable(path, "--junit", files=[] if arguments.texts is None else [arguments.texts], folders=folders)
+    if path.is_file() or not path.exists():  # a pipe takes one report
+        write_whole(path, junit_xml(_unfinished(arguments.bundle, "the checks were not finished")))
+    try:
+        yield lambda report: write_whole(path, junit_xml(report))
+    except (ClsError, OSError) as error:
+        write_whole(path, junit_xml(_unfinished(arguments.bundle, str(error))))
+        raise
+
+
+def _unfinished(bundle: Path, reason: str) -> VerifyReport:
+    check = Check(name="cls-verify", variant=None, engine=None, passed=False, message=reason, figures={}, seconds=0.0)
+    return VerifyReport(bundle=bundle, source="", fingerprint="", checks=(check,))
+
+
+def _verify(arguments: argparse.Namespace) -> VerifyReport:
+    texts = _texts(arguments.texts)
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        return verify(
+            arguments.bundle,
+            variants=None if arguments.variant is None else [arguments.variant],
+            engines=None if arguments.engine is None else [arguments.engine],
+            against=arguments.against,
+            texts=texts,
+            progress=None if arguments.json else _say_check,
+        )
 
 
 def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
@@ -120,7 +145,9 @@ def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
     return shell.EXIT_DONE
 
 
-def _texts(name: str) -> list[str]:
+def _texts(name: str | None) -> list[str] | None:
+    if name is None:
+        return None
     texts = list(itertools.islice(read_texts([name]), MAX_TEXTS + 1))
     if len(texts) > MAX_TEXTS:
         raise UsageError(f"--texts {name} has more than {MAX_TEXTS:,} texts, each is encoded several times; take a sample")

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cls_runtime.bundle.files import remove_parts, whole_file
 from cls_runtime.encoder import Encoder
 from cls_runtime.engines.choice import Choice
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import END, JobInputs
 from cls_runtime.jobs.npy_writer import check_npy_target, npy_writer
 from cls_runtime.jobs.options import JobOptions
-from cls_runtime.jobs.output_folder import output_folder
+from cls_runtime.jobs.output_checks import check_output_file
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.reading_ahead import read_ahead
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
-from cls_runtime.jobs.shards import skipped_lines
+from cls_runtime.jobs.skipped_list import check_list_place, is_skipped_list, skipped_lines
 from cls_runtime.jobs.truncation import CutTexts, warn_of_cut_texts
 
 
@@ -53,7 +54,12 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         BundleError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
     """
     check_npy_target(out)
+    listed = skipped_list_of(out)
+    if options.on_error != "raise":
+        check_list_place(listed, what=f"output {out}")
     job_inputs = JobInputs.find(inputs, column=options.column, on_error=options.on_error, with_columns=False)
+    may_list = None if options.on_error == "raise" else listed
+    check_output_file(out, bundle=bundle, names=inputs, inputs=job_inputs, listed=may_list)
     overflow = options.encoder_overflow
     with (
         Encoder.load(bundle, variant=options.variant, engine=options.engine, threads=options.threads, on_overflow=overflow) as encoder,
@@ -63,13 +69,15 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         counts = job_inputs.row_counts()
         progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts), bar=progress_bar))
         cut = CutTexts()
-        with npy_writer(out, width=width) as writer, _SkippedList(out) as skipped:
+        with npy_writer(out, width=width) as writer, _SkippedList(listed) as skipped:
             blocks = embed_blocks(encoder, _read(job_inputs, stack), output=options.output, normalize=options.normalize)
             for embedded in stack.enter_context(contextlib.closing(blocks)):
                 writer.append(embedded.vectors)
                 skipped.add(embedded)
                 cut.add(embedded.cut)
                 progress.add(embedded.counts, fraction=embedded.block.fraction)
+        if not skipped.used and is_skipped_list(listed):
+            listed.unlink()  # an earlier run's, of rows that have vectors now
         report = NpyReport(
             width=width,
             choice=Choice(encoder.info.engine, encoder.info.variant, encoder.info.reasons),
@@ -78,7 +86,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
             fingerprint=encoder.manifest.fingerprint,
             total=progress.counts,
             seconds=progress.seconds,
-            skipped_list=str(skipped.path),
+            skipped_list=str(listed),
         )
     if options.on_overflow == "warn" and report.total.truncated:
         warn_of_cut_texts(report.total, max_length=report.max_length, cut=cut, stacklevel=2)
@@ -92,18 +100,24 @@ def _read(inputs: JobInputs, stack: contextlib.ExitStack) -> Iterator[RowBlock]:
     return stack.enter_context(contextlib.closing(read_ahead(blocks)))
 
 
-class _SkippedList(contextlib.ExitStack):
-    """`OUT.skipped.jsonl` beside OUT, where there is anything to list; it appears when it is whole."""
+def skipped_list_of(out: Path) -> Path:
+    """Where the rows that could not be read are listed: beside `out`."""
+    return out.with_name(f"{out.name}.skipped.jsonl")
 
-    def __init__(self, out: Path) -> None:
+
+class _SkippedList(contextlib.ExitStack):
+    """The list at `path`, where there is anything to list; it appears when it is whole."""
+
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = out.with_name(f"{out.name}.skipped.jsonl")
-        self._used = False
+        self.used = False
+        self._path = path
+        remove_parts(path)
 
     def add(self, embedded: EmbeddedBlock) -> None:
         if not embedded.block.skipped:
             return
-        if not self._used:
-            self._file = self.enter_context(output_folder(str(self.path.parent)).write(self.path.name))
-            self._used = True
+        if not self.used:
+            self._file = self.enter_context(whole_file(self._path))
+            self.used = True
         self._file.write(skipped_lines(embedded.block.skipped))

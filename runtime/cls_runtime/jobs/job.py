@@ -11,14 +11,16 @@ from cls_runtime.engines.choice import Choice, choose
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import JobInputs
-from cls_runtime.jobs.job_manifest import SKIPPED_NAME, JobSpec, JobState, open_job
+from cls_runtime.jobs.job_folder import SKIPPED_NAME, open_job
+from cls_runtime.jobs.job_manifest import JobSpec, JobState
 from cls_runtime.jobs.local import run_local
 from cls_runtime.jobs.options import JobOptions, RayOptions
+from cls_runtime.jobs.output_checks import check_output_folder
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.ray_engine import WORKER_THREADS, parquet_rows, run_on_ray
 from cls_runtime.jobs.rows import Counts
 from cls_runtime.jobs.shards import ShardFormat
-from cls_runtime.jobs.task import JobTask
+from cls_runtime.jobs.task import JobTask, graph_sha256
 from cls_runtime.jobs.truncation import warn_of_cut_texts
 from cls_runtime.reading.parquet_files import require_pyarrow
 
@@ -75,14 +77,16 @@ def run_job(
     opened = Bundle.open(bundle)
     choice = choose(opened.manifest, engine=options.engine, variant=options.variant)
     job_inputs = JobInputs.find(inputs, column=options.column, id_column=options.id_column, keep=options.keep, on_error=options.on_error)
-    task = _task(opened, choice, job_inputs, out, options)
+    check_output_folder(out, bundle=opened.folder, names=inputs, inputs=job_inputs)
+    spec = JobSpec(inputs=job_inputs.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
+    task = _task(opened, choice, job_inputs, out, options, spec)
     if ray is not None:
         parquet_rows(task)  # before there is a folder
     folder = task.folder()
     folder.create()
     with folder.lock():
-        spec = JobSpec(inputs=job_inputs.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
-        state = open_job(folder, spec, where=out)
+        rows = None if task.row_counts is None else sum(task.row_counts)
+        state = open_job(folder, spec, where=out, input_rows=rows, seekable=job_inputs.seekable)
         if not job_inputs.seekable and state.shards:  # a finished one too: whether this is the same input nobody can know
             raise UsageError(f"output {out} holds a job that read standard input, which cannot be read again; choose another folder")
         before = sum(shard.stop - shard.start for shard in state.shards)
@@ -106,8 +110,8 @@ def run_job(
     )
 
 
-def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: JobOptions) -> JobTask:
-    origin = {**_vectors(bundle, choice), "output": options.output, "normalized": str(options.normalize).lower()}
+def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: JobOptions, spec: JobSpec) -> JobTask:
+    origin = {**spec.vectors, "output": options.output, "normalized": str(options.normalize).lower()}
     return JobTask(
         bundle=bundle.folder.absolute(),
         variant=choice.variant,
@@ -118,17 +122,16 @@ def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: 
         normalize=options.normalize,
         inputs=inputs,
         row_counts=inputs.row_counts(),
-        form=ShardFormat(inputs.plan, options.dtype, bundle.manifest.width(options.output), origin),
+        form=ShardFormat(inputs.plan, options.dtype, bundle.manifest.width(options.output), origin, spec.token),
         shard_rows=options.shard_rows,
         out=out,
+        fingerprint=spec.vectors["fingerprint"],
     )
 
 
 def _vectors(bundle: Bundle, choice: Choice) -> dict[str, str]:
-    """Where the vectors come from. A precision that an engine makes itself has no file of its own."""
-    variants = bundle.manifest.variants
-    files = (variants.get(choice.variant) or variants["fp32"]).files
-    graph = files[0].sha256 if files else ""
+    """Where the vectors come from."""
+    graph = graph_sha256(bundle.manifest, choice.variant, choice.engine)
     return {"fingerprint": bundle.manifest.fingerprint, "variant": choice.variant, "graph_sha256": graph, "engine": choice.engine}
 
 

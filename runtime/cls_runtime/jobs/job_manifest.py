@@ -5,21 +5,23 @@ It is replaced as a whole after every shard. The same command reads it and goes 
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from cls_runtime.bundle.files import PART
+from cls_runtime.bundle.typed_json import plain, typed
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import END, InputIdentity
 from cls_runtime.jobs.output_folder import OutputFolder
 from cls_runtime.jobs.rows import Counts
 
 JOB_NAME = "_job.json"
-SKIPPED_NAME = "_skipped.jsonl"
-FORMAT = 1
+FORMAT = 2
+MAX_JOB_BYTES = 256 * 2**20  # some 700,000 shards
+_MAX_TOKENS = 2**62
+_SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,13 @@ class JobSpec:
     inputs: tuple[InputIdentity, ...]
     options: Mapping[str, Any]
     vectors: Mapping[str, str]
+
+    @property
+    def token(self) -> str:
+        """Sixteen digits that stand in the job's files and follow from what it is; `on_error` is left out, since it may change."""
+        options = {name: value for name, value in self.options.items() if name != "on_error"}
+        decides = json.dumps([plain(self.inputs), options, plain(self.vectors)], sort_keys=True)
+        return hashlib.sha256(decides.encode()).hexdigest()[:16]
 
 
 @dataclass(kw_only=True)
@@ -83,9 +92,9 @@ class JobState:
         Raises:
             OSError: the disk is full, or failed.
         """
-        document = {"format": FORMAT, **dataclasses.asdict(self), "complete": self.complete}
+        document = {"format": FORMAT, **plain(self), "complete": self.complete}
         with folder.write(JOB_NAME) as file:
-            file.write(json.dumps(document, indent=1, ensure_ascii=False).encode())
+            file.write(json.dumps(document, indent=1).encode())
 
 
 def shard_name(start: int) -> str:
@@ -93,65 +102,79 @@ def shard_name(start: int) -> str:
     return f"part-{start:012d}.parquet"
 
 
-def skipped_name(start: int) -> str:
-    """The list of the rows of this shard that could not be read, until the job is finished."""
-    return f"_skipped-{start:012d}.jsonl"
+def read_job(data: bytes, spec: JobSpec, *, where: str, input_rows: int | None) -> JobState:
+    """The state that `_job.json` holds, of this very job.
 
-
-def open_job(folder: OutputFolder, spec: JobSpec, *, where: str) -> JobState:
-    """The state of the folder's job, or a new one; what a crash left behind is removed.
+    Args:
+        data: the file's bytes.
+        spec: what is to be done now; its `on_error` may be another one than before.
+        where: the output folder, for errors.
+        input_rows: rows of all inputs, where that is known.
 
     Raises:
-        UsageError: the folder holds something else, or a job that is not this one; the message says in what they differ.
+        UsageError: it is damaged, or of another job; the message says in what they differ.
     """
-    folder.create()
-    sizes = folder.sizes()
-    if JOB_NAME not in sizes:
-        foreign = sorted(name for name in sizes if not name.endswith(PART))
-        if foreign:
-            raise UsageError(f"output {where} holds {foreign[0]!r} and no {JOB_NAME}; choose an empty folder or a new one")
-        state = JobState(spec=spec)
-    else:
-        state = _read(folder, where)
-        _check_same(state.spec, spec, where)
-        state.spec = spec
-        state.shards = [shard for shard in state.shards if sizes.get(shard.name) == shard.size_bytes]
-    done = {name for shard in state.shards for name in (shard.name, skipped_name(shard.start))}
-    for name in sizes:
-        if name.endswith(PART) or (name.startswith(("part-", "_skipped-")) and name not in done):
-            folder.remove(name)
+    try:
+        raw = json.loads(data, parse_constant=_refuse_constant)
+        if not isinstance(raw, dict) or type(raw.get("format")) is not int:
+            raise ValueError("it has no format")
+        if raw["format"] != FORMAT:
+            raise UsageError(
+                f"{where}/{JOB_NAME} has format {_shown(raw['format'])}, this version of cls-export reads {FORMAT}; "
+                "go on with the version that began the job, or choose another folder"
+            )
+        old = typed(raw.get("spec"), JobSpec, "spec")
+        read = typed({"shards": raw.get("shards"), "total_rows": raw.get("total_rows")}, _Progress, "job")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        _refuse_damage(where, str(error))
+    _check_same(old, spec, where)
+    state = JobState(spec=spec, shards=sorted(read.shards, key=lambda shard: shard.start), total_rows=read.total_rows)
+    for objection in _objections(state, input_rows):
+        _refuse_damage(where, objection)
     return state
 
 
-def finish_job(folder: OutputFolder, state: JobState, total_rows: int) -> None:
-    """Records that the input has ended: puts the lists of skipped rows together in `_skipped.jsonl`, in the rows' order."""
-    state.total_rows = total_rows
-    names = folder.sizes()
-    pieces = sorted(name for name in names if name.startswith("_skipped-"))
-    if pieces and SKIPPED_NAME not in names:  # it is there when a finished job made a lost shard again, with the same rows in it
-        with folder.write(SKIPPED_NAME) as merged:
-            for name in pieces:
-                merged.write(folder.read(name))
-    state.save(folder)
-    for name in pieces:
-        folder.remove(name)
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    shards: tuple[Shard, ...]
+    total_rows: int | None
 
 
-def _read(folder: OutputFolder, where: str) -> JobState:
-    try:
-        raw = json.loads(folder.read(JOB_NAME))
-        if raw["format"] != FORMAT:
-            raise UsageError(f"{where}/{JOB_NAME} has format {raw['format']!r}, this version of cls-export reads {FORMAT}; upgrade it")
-        spec = raw["spec"]
-        return JobState(
-            spec=JobSpec(inputs=tuple(InputIdentity(**item) for item in spec["inputs"]), options=spec["options"], vectors=spec["vectors"]),
-            shards=[Shard(**{**item, "counts": Counts(**item["counts"])}) for item in raw["shards"]],
-            total_rows=raw["total_rows"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{where}/{JOB_NAME} is damaged ({error}); remove the folder and start again") from None
+def _refuse_damage(where: str, reason: str) -> NoReturn:
+    raise UsageError(f"{where}/{JOB_NAME} is damaged ({reason[:_SHOWN]}); choose another folder, or remove this one and start again")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of a job")
+
+
+def _objections(state: JobState, input_rows: int | None) -> Iterator[str]:
+    """What is impossible about finished ranges: none may overlap, cross the grid of shards or claim rows that its counts do not have."""
+    shard_rows, keeps_all = state.spec.options["shard_rows"], state.spec.options["on_error"] == "null"
+    behind = 0
+    for shard in state.shards:
+        where = f"shard {_shown(shard.start)} to {_shown(shard.stop)}"
+        counts = shard.counts
+        is_only = len(state.shards) == 1 and (shard.start, shard.stop) == (0, 0)
+        if not (is_only or behind <= shard.start < shard.stop <= END):
+            yield f"{where} overlaps another one or holds no rows"
+            return
+        if shard.stop > (shard.start // shard_rows + 1) * shard_rows:
+            yield f"{where} is more than the {shard_rows} rows of a shard"
+        if min(shard.size_bytes, *vars(counts).values()) < 0 or counts.tokens > _MAX_TOKENS:
+            yield f"{where} has impossible counts"
+        if counts.read != shard.stop - shard.start or counts.read != counts.rows + (0 if keeps_all else counts.skipped):
+            yield f"{where} has the counts of {_shown(counts.read)} rows"
+        if max(counts.skipped, counts.truncated, counts.duplicates) > counts.read:
+            yield f"{where} has impossible counts"
+        behind = shard.stop
+    if state.total_rows is not None:
+        if state.total_rows < behind or state.total_rows > END:
+            yield f"total_rows is {_shown(state.total_rows)}, its shards end at {behind}"
+        if input_rows is not None and state.total_rows != input_rows:
+            yield f"total_rows is {_shown(state.total_rows)}, the inputs have {input_rows} rows"
 
 
 def _check_same(old: JobSpec, new: JobSpec, where: str) -> None:
@@ -163,8 +186,10 @@ def _check_same(old: JobSpec, new: JobSpec, where: str) -> None:
     for kind, before, now in (("vectors", old.vectors, new.vectors), ("options", old.options, new.options)):
         for key in sorted({*before, *now}):
             held, wanted = before.get(key), now.get(key)
-            if held != wanted and not (kind == "options" and key == "on_error" and held == "raise"):
-                raise UsageError(f"output {where} holds a job with {key.replace('_', ' ')} {held!r}, this one has {wanted!r}{hint}")
+            same = held == wanted and type(held) is type(wanted)
+            if not same and not (kind == "options" and key == "on_error" and held == "raise"):
+                label = _shown(key, str).replace("_", " ")
+                raise UsageError(f"output {where} holds a job with {label} {_shown(held)}, this one has {_shown(wanted)}{hint}")
     _check_same_inputs(old.inputs, new.inputs, where, hint)
 
 
@@ -175,4 +200,11 @@ def _check_same_inputs(old: Sequence[InputIdentity], new: Sequence[InputIdentity
         for key, label in (("name", "the name"), ("size_bytes", "bytes"), ("edges_sha256", "the hash of the first and last 64 KiB")):
             held, wanted = getattr(before, key), getattr(now, key)
             if held != wanted:
-                raise UsageError(f"output {where} holds a job whose input {place} has {label} {held!r}, it is now {wanted!r}{hint}")
+                raise UsageError(
+                    f"output {where} holds a job whose input {place} has {label} {_shown(held)}, it is now {_shown(wanted)}{hint}"
+                )
+
+
+def _shown(value: object, form: Any = repr) -> str:
+    words = str(form(value))
+    return words if len(words) <= _SHOWN else f"{words[: _SHOWN - 1]}…"

@@ -7,7 +7,8 @@ import itertools
 import operator
 from collections.abc import Iterator
 
-from cls_runtime.jobs.job_manifest import JobState, finish_job
+from cls_runtime.jobs.job_folder import finish_job
+from cls_runtime.jobs.job_manifest import JobState
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.reading_ahead import read_ahead
 from cls_runtime.jobs.rows import EmbeddedBlock, RowBlock

@@ -9,6 +9,7 @@ Leaving the block normally writes the row count into the header and shows the fi
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.files import whole_file
+from cls_runtime.bundle.files import remove_parts, whole_file
 from cls_runtime.errors import UsageError
 
 _HEADER_BYTES = 128  # numpy aligns data to 64 bytes; one fixed size leaves room for any row count
@@ -49,7 +50,8 @@ def npy_writer(path: Path, *, width: int) -> Iterator[NpyWriter]:
     """Opens the file `path` for rows; it appears, or replaces an older one, when the block ends normally.
 
     Args:
-        path: the target, a name that ends in `.npy` in an existing folder. A symbolic link is followed.
+        path: the target, a name that ends in `.npy` in an existing folder. A symbolic link is followed. What a kill left of an earlier
+            writer is removed.
         width: numbers in a row.
 
     Raises:
@@ -59,6 +61,7 @@ def npy_writer(path: Path, *, width: int) -> Iterator[NpyWriter]:
     check_npy_target(path)
     with contextlib.ExitStack() as stack:
         try:
+            remove_parts(path)
             file = stack.enter_context(whole_file(path))
         except OSError as error:
             raise UsageError(f"output {path} cannot be written ({error.strerror or error}); choose another") from None
@@ -77,8 +80,9 @@ def check_npy_target(path: Path) -> None:
     """
     if path.suffix != ".npy":
         raise UsageError(f"output {path}: expected a name that ends in .npy")
-    if not path.parent.is_dir():
-        raise UsageError(f"output {path}: the folder {path.parent} does not exist; make it first")
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise UsageError(f"output {path}: the folder {folder} does not exist; make it first")
     if path.exists() and not path.is_file():
         raise UsageError(f"output {path}: this is there already and is not a file; choose another name")
 

@@ -14,7 +14,8 @@ from typing import Any
 from cls_runtime.encoder import Encoder
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import ClsError, EngineError, MissingExtraError, UsageError
-from cls_runtime.jobs.job_manifest import JobState, Shard, finish_job
+from cls_runtime.jobs.job_folder import finish_job
+from cls_runtime.jobs.job_manifest import JobState, Shard
 from cls_runtime.jobs.options import RayOptions
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.rows import Counts

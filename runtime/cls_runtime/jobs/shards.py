@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from cls_runtime.jobs.columns import ColumnPlan
-from cls_runtime.jobs.job_manifest import Shard, shard_name, skipped_name
+from cls_runtime.jobs.job_folder import shard_mark, skipped_name
+from cls_runtime.jobs.job_manifest import Shard, shard_name
 from cls_runtime.jobs.output_folder import OutputFolder
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, SkippedRow
+from cls_runtime.jobs.skipped_list import skipped_lines
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
 
 ROW_GROUP_ROWS = 8192
@@ -26,12 +28,13 @@ _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """How a shard looks: its columns, how vectors are stored, their width, and what the file says about their origin."""
+    """How a shard looks: its columns, how vectors are stored, their width, what the file says about their origin, and its job's token."""
 
     plan: ColumnPlan
     dtype: VectorType
     width: int
     origin: dict[str, str]
+    job: str
 
     def schema(self) -> Any:
         """The Arrow schema."""
@@ -76,10 +79,13 @@ def write_shard(folder: OutputFolder, start: int, blocks: Iterable[EmbeddedBlock
                     waiting.popleft().result()
             for future in waiting:
                 future.result()
+            end = end if stop is None else stop
+            appender.finish(shard_mark(form.job, start, end))
         size_bytes = int(file.tell())
         if skipped:  # before the shard has its name: a shard without its list would look whole
-            _write_skipped(folder, start, skipped)
-    return Shard(start=start, stop=end if stop is None else stop, size_bytes=size_bytes, counts=counts)
+            with folder.write(skipped_name(start, form.job)) as listed:
+                listed.write(skipped_lines(skipped))
+    return Shard(start=start, stop=end, size_bytes=size_bytes, counts=counts)
 
 
 @contextlib.contextmanager
@@ -115,6 +121,10 @@ class _Appender:
             self._writer.write_table(pa.Table.from_batches(self._batches), row_group_size=self._rows)
         self._batches, self._rows = [], 0
 
+    def finish(self, mark: dict[str, str]) -> None:
+        self.flush()
+        self._writer.add_key_value_metadata(mark)
+
 
 @contextlib.contextmanager
 def _appender(file: Any, form: ShardFormat) -> Iterator[_Appender]:
@@ -126,20 +136,8 @@ def _appender(file: Any, form: ShardFormat) -> Iterator[_Appender]:
     appender = _Appender(writer, form)
     try:
         yield appender
-        appender.flush()
     except BaseException:
         with contextlib.suppress(Exception):  # on a full disk closing fails as writing did
             writer.close()
         raise
     writer.close()
-
-
-def _write_skipped(folder: OutputFolder, start: int, skipped: Iterable[SkippedRow]) -> None:
-    with folder.write(skipped_name(start)) as file:
-        file.write(skipped_lines(skipped))
-
-
-def skipped_lines(skipped: Iterable[SkippedRow]) -> bytes:
-    """The rows that could not be read, a JSON object a line."""
-    lines = [json.dumps({"row": item.row, "reason": item.reason}, ensure_ascii=False) for item in skipped]
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")

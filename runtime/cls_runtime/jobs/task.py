@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_runtime.bundle.manifest import Output
+from cls_runtime.bundle.manifest import Manifest, Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import OnOverflow
+from cls_runtime.engines.choice import graph_variant
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.output_folder import OutputFolder, output_folder
@@ -34,6 +35,7 @@ class JobTask:
         form: how a shard looks.
         shard_rows: rows of the input that a shard covers.
         out: the output folder, a path or a URI.
+        fingerprint: the bundle's, when the job began.
     """
 
     bundle: Path
@@ -48,14 +50,23 @@ class JobTask:
     form: ShardFormat
     shard_rows: int
     out: str
+    fingerprint: str
 
     def load_encoder(self) -> Encoder:
         """The Encoder.
 
         Raises:
-            BundleError, MissingExtraError, EngineError, UsageError: as `Encoder.load`.
+            BundleError: another bundle is at the path by now; also as `Encoder.load`.
+            MissingExtraError, EngineError, UsageError: as `Encoder.load`.
         """
-        return Encoder.load(self.bundle, variant=self.variant, engine=self.engine, threads=self.threads, on_overflow=self.on_overflow)
+        return Encoder.load(
+            self.bundle,
+            variant=self.variant,
+            engine=self.engine,
+            threads=self.threads,
+            on_overflow=self.on_overflow,
+            fingerprint=self.fingerprint,
+        )
 
     def folder(self) -> OutputFolder:
         """The output folder."""
@@ -66,3 +77,10 @@ class JobTask:
         """The blocks with their vectors; leaving the block stops the work."""
         with contextlib.closing(embed_blocks(encoder, blocks, output=self.output, normalize=self.normalize)) as embedded:
             yield embedded
+
+
+def graph_sha256(manifest: Manifest, variant: str, engine: str) -> str:
+    """The hash of the graph file that an engine reads for a variant; of a precision that it makes itself, the one it makes it from."""
+    entry = manifest.variants[graph_variant(variant)]
+    files = entry.engine_files.get(engine, entry.files)
+    return files[0].sha256 if files else ""

@@ -14,21 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.manifest import Output
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
+from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, read_manifest
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
-from cls_runtime.errors import ClsError, MissingExtraError, UsageError
+from cls_runtime.errors import BundleError, ClsError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks
+from cls_runtime.verifying.file_check import files_finding
 from cls_runtime.verifying.plan import combinations
 from cls_runtime.verifying.report import Check, Planned, VerifyReport
 from cls_runtime.verifying.vector_checks import Finding
@@ -38,6 +39,7 @@ ProgressFunction = Callable[[Check], None]
 
 RECORDED_ENGINE = "onnxruntime"  # on which an export measures the figures that the manifest holds
 REFERENCE_GROUP = "cls_export.reference"
+_LONGEST_REASON = 300
 
 
 class Reference(Protocol):
@@ -68,8 +70,10 @@ class Verification:
         against: a hub id or checkpoint folder; its vectors are computed now, with PyTorch, and compared.
         texts: texts of your own for the checks that need no golden vectors, and for `against`; None takes the golden texts.
 
+    Damage of any kind is found by the checks: of a bundle whose manifest cannot be read there is one, `files`, which says so.
+
     Raises:
-        BundleError: the bundle cannot be opened at all: no manifest, a missing file, a wrong size.
+        BundleError: there is no bundle: no folder, or no manifest in it.
         UsageError: a variant that the bundle does not have, an unknown engine, or no texts.
         MissingExtraError: no engine is installed, or not one that was named, or `against` without PyTorch.
     """
@@ -85,12 +89,32 @@ class Verification:
     ) -> None:
         if texts is not None and not texts:
             raise UsageError("the list of texts is empty, expected at least one")
-        self.bundle = Bundle.open(path)
-        planned = combinations(self.bundle.manifest, variants=variants, engines=engines)
-        self._golden = read_golden(self.bundle.companion(GOLDEN_NAME))
-        self._probes = texts or self._golden.inputs
-        self._live = None if against is None else _live_vectors(against, self._probes, self.bundle)
+        self.folder = Path(path)
+        self.bundle: Bundle | None = None
+        self.plan: tuple[Planned, ...] = (Planned(name="files"),)
+        self._damage: list[str] = []
+        self._golden: Golden | None = None
+        self._probes = texts
+        self._live: Mapping[str, Float32] | None = None
         self._loaded: dict[tuple[str, str], _Loaded] = {}
+        if not (self.folder / MANIFEST_NAME).exists():
+            Bundle.open(path)  # says what there is in the place of a bundle
+        try:
+            bundle = Bundle(self.folder, read_manifest(self.folder))
+            planned = combinations(bundle.manifest, variants=variants, engines=engines)
+        except BundleError as error:
+            self._damage.append(str(error))
+            return
+        self.bundle = bundle
+        if not planned:
+            self._damage.append(f"the manifest of bundle {self.folder} names no variant; export the bundle again")
+        try:
+            self._golden = read_golden(bundle.companion(GOLDEN_NAME))
+            self._probes = texts or self._golden.inputs
+        except Exception as error:  # noqa: BLE001  whatever a damaged file makes of its reader
+            self._damage.append(_reason(error))
+        if against is not None and self._probes is not None:
+            self._live = _live_vectors(against, self._probes, bundle)
         # What an engine cannot run is no failure as long as something else is checked, and nobody asked for just that.
         required = (variants is not None and engines is not None) or all(combination.objection for combination in planned)
         checks = [Planned(name="files"), Planned(name="tokens")]
@@ -98,18 +122,18 @@ class Verification:
             variant, engine, objection = combination.variant, combination.engine, combination.objection
             checks.append(Planned(name="load", variant=variant, engine=engine, objection=objection, required=required))
             if objection is None:
-                checks += [Planned(name=name, variant=variant, engine=engine) for name in self._vector_checks(variant)]
+                checks += [Planned(name=name, variant=variant, engine=engine) for name in self._vector_checks(bundle, variant)]
         self.plan = tuple(checks)
 
     def run(self, planned: Planned) -> Check:
-        """Runs one check of `plan`. An error on purpose inside it is a failure of it."""
+        """Runs one check of `plan`. An error inside it is a failure of it, also one that a damaged file causes in somebody else's code."""
         start = time.perf_counter()
         try:
             finding = self._finding(planned)
         except MissingExtraError:
             raise
-        except ClsError as error:
-            finding = Finding(passed=False, message=str(error))
+        except Exception as error:  # noqa: BLE001  a check that cannot be made has failed
+            finding = Finding(passed=False, message=_reason(error))
         return Check(
             name=planned.name,
             variant=planned.variant,
@@ -134,54 +158,63 @@ class Verification:
         self.close()
 
     def _finding(self, planned: Planned) -> Finding:
-        if planned.name == "files":
-            return _files(self.bundle)
+        bundle = self.bundle
+        if planned.name == "files" or bundle is None:
+            return files_finding(bundle, self._damage)
         if planned.name == "tokens":
-            return input_checks.tokens(self.bundle, self._golden)
+            return input_checks.tokens(bundle, self._held_golden())
         if planned.objection is not None:
             return Finding(passed=not planned.required, message=planned.objection, skipped=not planned.required)
-        loaded = self._load(str(planned.variant), str(planned.engine))
+        loaded = self._load(bundle, str(planned.variant), str(planned.engine))
         if planned.name == "load":
             return Finding(passed=True, message=f"loaded on {', '.join(loaded.encoder.info.providers)}")
-        return self._vector_checks(str(planned.variant))[planned.name](loaded)
+        return self._vector_checks(bundle, str(planned.variant))[planned.name](loaded)
 
-    def _load(self, variant: str, engine: str) -> _Loaded:
+    def _held_golden(self) -> Golden:
+        if self._golden is None:
+            raise BundleError(f"{GOLDEN_NAME} cannot be read; the check of the files says why")
+        return self._golden
+
+    def _load(self, bundle: Bundle, variant: str, engine: str) -> _Loaded:
         if (variant, engine) not in self._loaded:
             self.close()
             encoder = Encoder.load(
-                self.bundle.folder,
+                bundle.folder,
                 variant=variant,
                 engine=engine,
                 on_overflow="truncate",
                 on_invalid="keep",
-                fingerprint=self.bundle.manifest.fingerprint,
+                fingerprint=bundle.manifest.fingerprint,
             )
             self._loaded[variant, engine] = _Loaded(encoder, vector_checks.EncodedOnce(encoder))
         return self._loaded[variant, engine]
 
-    def _vector_checks(self, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
-        """The checks of a loaded variant by name, in the order in which they run."""
+    def _vector_checks(self, bundle: Bundle, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
+        """The checks of a loaded variant by name, in the order in which they run; without texts, those that need none."""
         thresholds = thresholds_for(variant, "cls")
-        outputs = self.bundle.manifest.encoder_outputs
-        checks: dict[str, Callable[[_Loaded], Finding]] = {
-            "finite": lambda loaded: vector_checks.finite(loaded.once, self._probes, outputs)
-        }
+        outputs, probes, golden = bundle.manifest.encoder_outputs, self._probes, self._golden
+        checks: dict[str, Callable[[_Loaded], Finding]] = {}
+        if probes is not None:
+            checks["finite"] = lambda loaded: vector_checks.finite(loaded.once, probes, outputs)
         for output in outputs:
             held_to = thresholds_for(variant, output)
-            checks[f"golden {output}"] = partial(self._golden_check, variant, output)
-            if self._live is not None:
-                checks[f"pytorch {output}"] = partial(_live, self._probes, self._live[output], output, held_to)
-        checks["batch invariance"] = lambda loaded: vector_checks.batch_invariance(loaded.once, self._probes, thresholds)
-        checks["truncation"] = lambda loaded: vector_checks.truncation(loaded.once, self._golden, thresholds)
-        checks["refusals"] = lambda loaded: input_checks.refusals(loaded.encoder, self.bundle)
+            if golden is not None:
+                checks[f"golden {output}"] = partial(self._golden_check, bundle, variant, output)
+            if self._live is not None and probes is not None:
+                checks[f"pytorch {output}"] = partial(_live, probes, self._live[output], output, held_to)
+        if probes is not None:
+            checks["batch invariance"] = lambda loaded: vector_checks.batch_invariance(loaded.once, probes, thresholds)
+        if golden is not None:
+            checks["truncation"] = lambda loaded: vector_checks.truncation(loaded.once, golden, thresholds)
+        checks["refusals"] = lambda loaded: input_checks.refusals(loaded.encoder, bundle)
         return checks
 
-    def _golden_check(self, variant: str, output: Output, loaded: _Loaded) -> Finding:
-        entry = self.bundle.manifest.variants.get(variant)  # None for what the engine makes itself, such as bf16
+    def _golden_check(self, bundle: Bundle, variant: str, output: Output, loaded: _Loaded) -> Finding:
+        entry = bundle.manifest.variants.get(variant)  # None for what the engine makes itself, such as bf16
         recorded = (
             None if entry is None or loaded.encoder.info.engine != RECORDED_ENGINE or output == "logits" else entry.parity.get(output)
         )
-        return vector_checks.golden_vectors(loaded.once, self._golden, output, thresholds_for(variant, output), recorded=recorded)
+        return vector_checks.golden_vectors(loaded.once, self._held_golden(), output, thresholds_for(variant, output), recorded=recorded)
 
 
 def verify(
@@ -204,7 +237,8 @@ def verify(
         progress: called with each check when it is done.
 
     Returns:
-        The report. A failed check is an entry in it, not an exception. A variant that does not load has no further checks.
+        The report. A failed check is an entry in it, not an exception. A variant that does not load has no further checks. Where the
+        manifest cannot be read, `source` and `fingerprint` are empty.
 
     Raises:
         BundleError, UsageError, MissingExtraError: as `Verification`.
@@ -221,9 +255,12 @@ def verify(
                 broken.add((check.variant, check.engine))
             if progress is not None:
                 progress(check)
-        bundle = verification.bundle
+        manifest = None if verification.bundle is None else verification.bundle.manifest
     return VerifyReport(
-        bundle=bundle.folder, source=bundle.manifest.source.name, fingerprint=bundle.manifest.fingerprint, checks=tuple(checks)
+        bundle=verification.folder,
+        source="" if manifest is None else manifest.source.name,
+        fingerprint="" if manifest is None else manifest.fingerprint,
+        checks=tuple(checks),
     )
 
 
@@ -231,19 +268,11 @@ def _live(texts: Sequence[Text], reference: Float32, output: Output, thresholds:
     return vector_checks.live(loaded.once, texts, reference, output, thresholds)
 
 
-def _files(bundle: Bundle) -> Finding:
-    """Every file's hash. Sizes were checked when the bundle was opened."""
-    files = list(bundle.files())
-    size_bytes = sum(file.size_bytes for file in files)
-    changed = [file for file in files if sha256(bundle.locate(file)) != file.sha256]
-    figures = {"files": len(files), "bytes": size_bytes, "changed": len(changed)}
-    if changed:
-        names = ", ".join(file.path for file in changed)
-        message = (
-            f"{len(changed)} of {len(files)} files are not the ones that were exported (sha256 differs): {names}; copy or export again"
-        )
-        return Finding(passed=False, message=message, figures=figures)
-    return Finding(passed=True, message=f"{len(files)} files, {size_bytes:,} bytes, every sha256 as in the manifest", figures=figures)
+def _reason(error: Exception) -> str:
+    """An error in words: ours as it is, one of somebody else's code with its class, on one line."""
+    if isinstance(error, ClsError):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
 
 
 def _live_vectors(model: str, texts: Sequence[Text], bundle: Bundle) -> Mapping[str, Float32]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cls_runtime.bundle import files
-from cls_runtime.bundle.files import PART, sha256, whole_file, write_whole
+from cls_runtime.bundle import file_locks, files
+from cls_runtime.bundle.files import PART, is_part, part_name, remove_parts, sha256, whole_file, write_whole
 
 EXISTING = [None, b"old"]
 
@@ -120,6 +120,54 @@ def test_a_kill_leaves_the_old_file_and_a_hidden_one(target):
     assert done.returncode == -signal.SIGKILL
     assert content(target) == before
     assert [name for name in names(target.parent) if name.endswith(PART)]
+    write_whole(target, b"the next one clears up")
+    assert names(target.parent) == [target.name]
+
+
+OTHERS_PART = part_name("other.bin")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".out.bin.part", ".out.bin.0badcafe.part", ".out.bin.0badcafe0badcafe.part", "out.bin.part", ".out.bin.x.part", OTHERS_PART],
+    ids=["no digits", "too few", "digits that do not fit", "not hidden", "no hexadecimal digits", "another file's"],
+)
+def test_what_only_looks_like_a_leftover_stays(target, name):
+    (target.parent / name).write_bytes(b"mine")
+    remove_parts(target)
+    write_whole(target, b"new")
+    assert names(target.parent) == sorted([target.name, name])
+
+
+def test_what_is_still_being_written_stays(target):
+    with whole_file(target) as file:
+        write_whole(target, b"another writer")
+        file.write(b"the last one")
+        dead = target.with_name(part_name(target.name))
+        dead.touch()
+        remove_parts(target)
+        assert not dead.exists()
+    assert content(target) == b"the last one"
+    assert names(target.parent) == [target.name]
+
+
+def test_without_locks_only_what_is_old_is_left_over(target, monkeypatch):
+    monkeypatch.setattr(file_locks, "lock", lambda descriptor: False)
+    old, young = (target.with_name(part_name(target.name)) for _ in range(2))
+    for part in (old, young):
+        part.touch()
+    os.utime(old, (0, 0))
+    remove_parts(target)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 201, "\u00fc" * 127, "a", "a" * 200])
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path, name):
+    write_whole(tmp_path / name, b"new")
+    assert content(tmp_path / name) == b"new"
+    assert names(tmp_path) == [name]
+    assert is_part(part_name(name), name)
+    assert not is_part(part_name(name), f"{name}b")
 
 
 def test_it_is_on_the_disk_before_it_has_its_name(target, monkeypatch):

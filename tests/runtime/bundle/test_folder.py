@@ -14,7 +14,7 @@ import pytest
 from bundle_builder import describe, write_manifest
 
 from cls_runtime import Bundle, BundleError, Encoder, IntegrityError, UsageError
-from cls_runtime.bundle.folder import aside
+from cls_runtime.bundle.folder import ASIDE, staged_prefix
 from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
 
 
@@ -269,6 +269,11 @@ def test_listed_external_data_behind_a_link_that_leaves_is_refused(own_bundle):
 
 
 # ---------------------------------------------------------------- a bundle that is replaced
+
+
+def aside(folder):
+    """Where an export puts a bundle that it replaces, until the new one has its name."""
+    return folder.with_name(f"{staged_prefix(folder)}0123456789abcdef{ASIDE}")
 
 
 def exchange(folder, other):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 
 import pytest
@@ -109,6 +110,48 @@ def test_the_samples_are_kept_when_the_reader_of_the_tables_goes_away(results_fi
     out = tmp_path / "again.json"
     assert run("--from", results_file, "--json", out) == 141
     assert out.read_text() == results_file.read_text()
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot", "--html"])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("own/golden.npz", "is in "),
+        ("own/new.svg", "is in "),
+        ("bundle.svg", "is in "),
+        ("hard.svg", "by another name"),
+        ("mine.txt", "is the file "),
+        ("mine.svg", "is the file "),
+        ("checkpoint/config.json", "is in "),
+    ],
+)
+def test_reports_replace_nothing_that_is_read(own_bundle, tmp_path, measured, capsys, option, target, message):
+    (tmp_path / "mine.txt").write_text("a text\n")
+    (tmp_path / "mine.svg").symlink_to(tmp_path / "mine.txt")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "bundle.svg").symlink_to(own_bundle / "report.svg")
+    os.link(own_bundle / "golden.npz", tmp_path / "hard.svg")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    arguments = ["--texts", tmp_path / "mine.txt", "--against", "fastembed", "--checkpoint", tmp_path / "checkpoint"]
+    assert run(own_bundle, *arguments, option, tmp_path / target) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {option} {tmp_path / target} is ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_the_results_file_stays_what_it_is(results_file, measured, capsys):
+    before = results_file.read_bytes()
+    assert run("--from", results_file, "--html", results_file) == 2
+    assert "is the file " in capsys.readouterr().err
+    assert results_file.read_bytes() == before
+
+
+def test_two_reports_are_two_files(results_file, tmp_path, measured, capsys):
+    (tmp_path / "link.svg").symlink_to(tmp_path / "page.svg")
+    assert run("--from", results_file, "--plot", tmp_path / "page.svg", "--html", tmp_path / "link.svg") == 2
+    assert f"error: --html {tmp_path}/link.svg is the file of --plot too; choose another name\n" == capsys.readouterr().err
 
 
 def test_help_has_examples(capsys):

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -150,13 +152,100 @@ def overwrite(data):
 
 @pytest.mark.parametrize("name", ["cls_export.json", "golden.npz", "onnx/model.onnx", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), overwrite(b""), overwrite(b"\x00garbage")])
-def test_no_damage_ends_in_a_traceback(golden_bundle, tmp_path, capsys, name, damage):
-    bundle = shutil.copytree(golden_bundle, tmp_path / "own")
-    damage(bundle / name)
-    assert run(bundle) == 2
+def test_damage_is_a_fail_line_exit_code_1_and_a_report(own_bundle, tmp_path, capsys, name, damage):
+    """Only where there is no manifest there is no bundle."""
+    damage(own_bundle / name)
+    is_bundle = (own_bundle / "cls_export.json").exists()
+    assert run(own_bundle, "--junit", tmp_path / "report.xml") == (1 if is_bundle else 2)
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
+    assert captured.out.startswith("FAIL  all                files  " if is_bundle else "")
+    (case, *_) = ET.parse(tmp_path / "report.xml").getroot().iter("testcase")
+    assert case.get("name") == ("files" if is_bundle else "cls-verify")
+    assert case.find("failure").get("message") in captured.err
+    assert run(own_bundle, "--json") == (1 if is_bundle else 2)
+    assert not is_bundle or json.loads(capsys.readouterr().out)["passed"] is False
+
+
+PASSED = b"<testsuites><testsuite name='cls-verify old' failures='0'/></testsuites>"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["{work}/none"],
+        ["{bundle}", "--variant", "int8"],
+        ["{bundle}", "--texts", "{work}/none.txt"],
+        ["{bundle}", "--texts", "{work}/empty.txt"],
+    ],
+)
+def test_an_old_report_does_not_stay_when_the_checks_cannot_be_made(golden_bundle, tmp_path, capsys, arguments):
+    (tmp_path / "empty.txt").touch()
+    report = tmp_path / "report.xml"
+    report.write_bytes(PASSED)
+    assert run(*(item.format(bundle=golden_bundle, work=tmp_path) for item in arguments), "--junit", report) == 2
+    (failure,) = ET.parse(report).getroot().iter("failure")
+    assert f"error: {failure.get('message')}\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_old_report_does_not_stay_when_the_checks_are_ended(golden_bundle, tmp_path, number):
+    report = tmp_path / "report.xml"
+    report.write_bytes(PASSED)
+    program = (
+        "import os, sys\nfrom cls_runtime.commands import verify\n"
+        f"verify.verify = lambda *_, **__: os.kill(os.getpid(), {int(number)}) or sys.stdin.read()\nsys.exit(verify.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, str(golden_bundle), "--junit", str(report)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    (failure,) = ET.parse(report).getroot().iter("failure")
+    assert failure.get("message") == "the checks were not finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.xml"]
+
+
+def linked(path, target, how):
+    how(target, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda bundle, work: bundle / "golden.npz",
+        lambda bundle, work: bundle / "cls_export.json",
+        lambda bundle, work: bundle / "onnx" / "report.xml",
+        lambda bundle, work: bundle / "onnx" / ".." / "tokenizer.json",
+        lambda bundle, work: linked(work / "link.xml", bundle / "golden.npz", os.symlink),
+        lambda bundle, work: linked(work / "dangling.xml", bundle / "new.xml", os.symlink),
+        lambda bundle, work: linked(work / "hard.xml", bundle / "golden.npz", os.link),
+        lambda bundle, work: linked(work / "folder", bundle, os.symlink) / "golden.npz",
+        lambda bundle, work: work / "mine.txt",
+        lambda bundle, work: linked(work / "mine.xml", work / "mine.txt", os.link),
+        lambda bundle, work: work / "checkpoint" / "model.safetensors",
+    ],
+)
+def test_the_report_replaces_nothing_that_is_read(own_bundle, tmp_path, capsys, place):
+    (tmp_path / "mine.txt").write_text("my own\n")
+    (tmp_path / "checkpoint").mkdir()
+    target = place(own_bundle, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run(own_bundle, "--texts", tmp_path / "mine.txt", "--against", tmp_path / "checkpoint", "--junit", target) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --junit {target} is ")
+    assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_report_through_a_pipe_is_one_report(golden_bundle, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run(golden_bundle, "--junit", pipe) == 0
+        assert os.read(reader, 2**20).count(b"</testsuites>") == 1
+    finally:
+        os.close(reader)
 
 
 def test_a_vector_that_is_nan_is_json_all_the_same(golden_bundle, tmp_path, capsys):

@@ -11,9 +11,9 @@ import pytest
 from pyarrow import parquet
 
 from cls_runtime import Encoder, TextTooLongError, TruncationWarning
+from cls_runtime.bundle.files import part_name
 from cls_runtime.jobs import JobOptions, run_job
 from cls_runtime.jobs.embed_npy import embed_to_npy
-from cls_runtime.jobs.job_manifest import JOB_NAME
 
 
 def expected(bundle, texts, **options):
@@ -102,8 +102,7 @@ def test_a_lost_or_changed_shard_is_made_again(bundle, corpus, tmp_path, run, sh
     whole = shard_bytes(out)
     (out / "part-000000001000.parquet").unlink()
     (out / "part-000000002000.parquet").write_bytes(b"half")
-    (out / ".part-000000000000.parquet.0badcafe.part").write_bytes(b"from a crash")
-    (out / "part-000000009000.parquet").write_bytes(b"a shard that the manifest does not know")
+    (out / part_name("part-000000000000.parquet")).write_bytes(b"from a crash")
     assert run(bundle, corpus, "-o", out, "--shard-rows", 1000) == 0
     assert shard_bytes(out) == whole
     assert not list(out.glob(".*"))
@@ -184,14 +183,6 @@ def test_a_folder_with_something_else_is_refused(bundle, corpus, tmp_path, run, 
     assert run(bundle, corpus, "-o", tmp_path / "out") == 2
     assert "holds 'thesis.tex' and no _job.json; choose an empty folder or a new one" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', '{"format": 9}'])
-def test_a_damaged_manifest_is_one_line(bundle, corpus, tmp_path, run, capsys, content):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / JOB_NAME).write_text(content)
-    assert run(bundle, corpus, "-o", tmp_path / "out") == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/out/_job.json ")
 
 
 FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.npy"

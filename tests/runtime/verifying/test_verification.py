@@ -1,16 +1,17 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from bundle_builder import EXACT, HIDDEN, tiny_graph
+from bundle_builder import EXACT, HIDDEN, tiny_graph, write_manifest
 from damage import DAMAGES, INT8, build_damageable, edit
 from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_golden
 
 from cls_runtime import Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
-from cls_runtime.bundle.manifest import ParityFigures, Variant, read_manifest
+from cls_runtime.bundle.manifest import MANIFEST_NAME, ParityFigures, Variant, read_manifest
 from cls_runtime.bundle.parity import THRESHOLDS, shortfalls
 from cls_runtime.engines import choice
 from cls_runtime.errors import BundleError, MissingExtraError, UsageError
@@ -222,21 +223,110 @@ def test_misuse_is_an_error_not_a_failed_check(intact, monkeypatch, options, err
         verify(intact, **options)
 
 
-@pytest.mark.parametrize("name", [GOLDEN_NAME, "onnx/model.onnx", "tokenizer.json", "cls_export.json"])
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_bundle_that_cannot_be_opened_is_an_error(own, name, damage):
-    path = own / name
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(BundleError, match=path.name):
-        verify(own)
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
 
 
-def test_a_bundle_without_golden_vectors_is_an_error(bundle):
-    with pytest.raises(BundleError, match=r"names no golden\.npz"):
-        verify(bundle)
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+FILE_DAMAGE = {
+    "missing": Path.unlink,
+    "cut": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage of the same size": lambda path: path.write_bytes(b"\xff" * path.stat().st_size),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "a folder": a_folder,
+}
+
+
+NAMES = [GOLDEN_NAME, "onnx/model.onnx", "tokenizer.json", "tokenizer_config.json", MANIFEST_NAME]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [(name, damage) for name in NAMES for damage in FILE_DAMAGE if (name, damage) != (MANIFEST_NAME, "missing")]
+)
+def test_a_damaged_file_is_a_failed_check_of_the_files(own, name, damage):
+    FILE_DAMAGE[damage](own / name)
+    messages = failed(own)
+    assert next(iter(messages)) == "files"
+    assert Path(name).name in messages["files"]
+    assert "\n" not in "".join(messages.values())
+
+
+def unlisted_golden(folder):
+    manifest = read_manifest(folder)
+    write_manifest(folder, dataclasses.replace(manifest, files=tuple(file for file in manifest.files if file.path != GOLDEN_NAME)))
+
+
+def no_variants(folder):
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), variants={}, fingerprint=""))
+
+
+def unknown_variant(folder):
+    manifest = read_manifest(folder)
+    write_manifest(folder, dataclasses.replace(manifest, variants={"fp7": manifest.variants["fp32"]}, fingerprint=""))
+
+
+def unreadable_golden(folder):
+    (folder / GOLDEN_NAME).write_bytes(b"PK no zip")
+    agree(folder)
+
+
+def path_outside(folder):
+    manifest = read_manifest(folder)
+    first, *others = manifest.files
+    write_manifest(folder, dataclasses.replace(manifest, files=(dataclasses.replace(first, path="../elsewhere"), *others), fingerprint=""))
+
+
+def link_outside(folder):
+    shutil.move(folder / "tokenizer.json", folder.with_name("tokenizer.json"))
+    (folder / "tokenizer.json").symlink_to(folder.with_name("tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (unlisted_golden, "names no golden.npz"),
+        (no_variants, "names no variant"),
+        (unknown_variant, "has a variant 'fp7'"),
+        (unreadable_golden, "golden.npz"),
+        (path_outside, "which leaves the folder"),
+        (link_outside, "is a link that leaves the bundle"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_files_is_a_failed_check_of_them(own, damage, message):
+    damage(own)
+    assert message in failed(own)["files"]
+
+
+def test_own_texts_are_checked_without_golden_vectors(own):
+    (own / GOLDEN_NAME).unlink()
+    names = [check.name for check in verify(own, texts=["a text"]).checks]
+    assert names == ["files", "tokens", "load"]  # an Encoder does not load a bundle that lacks a file
+    manifest = read_manifest(own)
+    write_manifest(own, dataclasses.replace(manifest, files=tuple(file for file in manifest.files if file.path != GOLDEN_NAME)))
+    report = verify(own, texts=["a text"])
+    assert [check.name for check in report.checks] == ["files", "tokens", "load", "finite", "batch invariance", "refusals"]
+    assert [check.name for check in report.failures] == ["files", "tokens"]
+
+
+def test_an_error_of_somebody_elses_code_is_a_failed_check(own, monkeypatch):
+    def broken(*_):
+        raise IndexError("too many indices\nfor array")
+
+    monkeypatch.setattr(vector_checks, "batch_invariance", broken)
+    assert failed(own) == {"batch invariance": "IndexError: too many indices for array"}
+
+
+@pytest.mark.parametrize("name", ["none", "file", "empty"])
+def test_what_is_no_bundle_is_an_error(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match=name):
+        verify(tmp_path / name)
 
 
 PROVIDER = """
