@@ -113,7 +113,10 @@ def fitting(known: Known) -> Known:
 def parity(known: Known) -> Known:
     """Each side's vectors of the golden texts against PyTorch's. A bundle without them is measured all the same, and the report says so."""
     try:
-        golden = read_golden(known.bundle.folder / GOLDEN_NAME)
+        golden = read_golden(known.bundle.companion(GOLDEN_NAME))
+        held, expected = golden.vectors["cls"].shape[1], known.bundle.manifest.width("cls")
+        if held != expected:
+            raise BundleError(f"{GOLDEN_NAME} has vectors of {held} numbers, the bundle's have {expected}")
     except BundleError as error:
         return replace(known, notes=(*known.notes, f"no parity: {error}"))
     every = -(-len(golden.texts) // known.plan.parity_texts)

@@ -1,4 +1,4 @@
-"""Files: written so that they are whole or not there, and recognized by their SHA-256."""
+"""Files: written so that they are whole or not there, read only where they are plain files, and recognized by their SHA-256."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from cls_runtime.bundle.file_locks import is_held, is_named, lock
+from cls_runtime.errors import BundleError
 
 PART = ".part"
 _BLOCK_BYTES = 2**20
@@ -132,10 +134,52 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def open_regular(path: Path, *, max_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """Opens a file of a bundle to read it, and only a plain file: a pipe would wait for its writer, a device may never end.
+
+    Raises:
+        BundleError: it is not a regular file, or has more than `max_bytes` bytes.
+        OSError: it does not exist or cannot be opened.
+    """
+    _check_regular(path, path.stat(), max_bytes=max_bytes)
+    # What is opened may be another file by now, so it is looked at again. Without O_NONBLOCK a pipe would not even open.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        _check_regular(path, os.fstat(descriptor), max_bytes=max_bytes)
+        yield file
+
+
+def read_regular(path: Path, *, max_bytes: int) -> bytes:
+    """The content of a file of a bundle.
+
+    Raises:
+        BundleError: it is not a regular file, or has more than `max_bytes` bytes.
+        OSError: it does not exist or cannot be read.
+    """
+    with open_regular(path, max_bytes=max_bytes) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:  # it grew, or its size is not what it holds, as in /proc
+        raise BundleError(f"{path} has more than {max_bytes:,} bytes, expected at most so many; it is not a file of a bundle")
+    return data
+
+
+def _check_regular(path: Path, status: os.stat_result, *, max_bytes: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is not a regular file; the bundle is damaged, copy or export it again")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise BundleError(f"{path} has {status.st_size:,} bytes, expected at most {max_bytes:,}; it is not a file of a bundle")
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, read block by block."""
+    """The SHA-256 of a file in hexadecimal, read block by block.
+
+    Raises:
+        BundleError: it is not a regular file.
+        OSError: it does not exist or cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.bundle.files import open_regular
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
+from cls_runtime.bundle.typed_json import shown
 from cls_runtime.errors import BundleError
 
 Float32 = NDArray[np.float32]
@@ -30,6 +35,16 @@ OUTPUTS = tuple(GRAPH_OUTPUTS)
 MAX_GOLDEN_BYTES = 256 * 2**20
 _TEXT_ARRAYS = ("texts", "text_pairs")
 _TOKEN_ARRAYS = ("token_counts", "token_ids")
+# Of each there is far less; more of them would be lists of Python's objects that are many times the file.
+_MAX_TEXTS = 100_000
+_MAX_TOKENS = 2**23
+_MAX_DIRECTORY_BYTES = 2**16
+# The end of a zip without a comment: signature, two disk numbers, two counts, the directory's size and offset, the comment's length.
+_ZIP_END = struct.Struct("<4s4H2LH")
+_ZIP64_LOCATOR, _ZIP64_LOCATOR_BYTES = b"PK\6\7", 20
+# What numpy writes before the numbers, of an array of float32, int32 or text in one or two dimensions.
+_NPY_START = re.compile(rb"\x93NUMPY(..)(..)", re.DOTALL)
+_NPY_HEADER = re.compile(rb"\{'descr': '(<f4|<i4|<U[1-9]\d{0,7})', 'fortran_order': False, 'shape': \((\d{1,12}), ?(\d{1,12})?\), ?\} *\n")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
@@ -67,7 +82,7 @@ class Golden:
         if "cls" not in self.vectors or not set(self.vectors) <= set(OUTPUTS):
             raise ValueError(f"vectors for {sorted(self.vectors)}, expected cls and at most {', '.join(OUTPUTS)}")
         for name, vectors in self.vectors.items():
-            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(self.texts):
+            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(self.texts) or not vectors.shape[1]:
                 raise ValueError(f"{name} is {vectors.dtype} {list(vectors.shape)}, expected float32 [{len(self.texts)}, width]")
 
     @property
@@ -104,16 +119,11 @@ def read_golden(path: Path) -> Golden:
         BundleError: the file is missing, damaged, larger than `MAX_GOLDEN_BYTES` unpacked, or not what `write_golden` writes.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size_bytes = sum(member.file_size for member in archive.infolist())
-            if size_bytes > MAX_GOLDEN_BYTES:
-                raise BundleError(
-                    f"{path} unpacks to {size_bytes:,} bytes, expected at most {MAX_GOLDEN_BYTES:,}; do not trust this bundle"
-                )
-            arrays = {name.removesuffix(".npy"): _array(name, archive.read(name)) for name in archive.namelist()}
+        with open_regular(path, max_bytes=MAX_GOLDEN_BYTES) as file:
+            arrays = _arrays(file)
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; export the bundle again") from None
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"{path} cannot be read ({_reason(error)}); export the bundle again") from None
     try:
         return _golden(arrays)
@@ -121,28 +131,73 @@ def read_golden(path: Path) -> Golden:
         raise BundleError(f"{path} does not hold golden vectors: {error}; export the bundle again") from None
 
 
+def _arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    """The arrays of a zip by name. Nothing is unpacked before it is known to be one of ours and within the bounds."""
+    _check_directory(file)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        names = sorted(member.filename.removesuffix(".npy") for member in members)
+        unknown = [name for name in names if name not in {*_TEXT_ARRAYS, *_TOKEN_ARRAYS, *OUTPUTS}]
+        if unknown or "texts" not in names:
+            raise ValueError(f"arrays {shown(names)}, expected texts and cls" + (f", not {shown(unknown[0])}" if unknown else ""))
+        if len(set(names)) < len(names):
+            raise ValueError(f"arrays {shown(names)}, expected each once")
+        size_bytes = sum(member.file_size for member in members)
+        if size_bytes > MAX_GOLDEN_BYTES:
+            raise ValueError(f"it unpacks to {size_bytes:,} bytes, expected at most {MAX_GOLDEN_BYTES:,}; do not trust this bundle")
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{member.filename} is packed by method {member.compress_type}, expected stored or deflated")
+        return {member.filename.removesuffix(".npy"): _array(member.filename, archive.read(member)) for member in members}
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """Refuses a zip whose list of members is large: `ZipFile` makes an object of each entry, whatever their number is said to be."""
+    size = file.seek(0, os.SEEK_END)
+    if size < _ZIP_END.size:
+        raise zipfile.BadZipFile("it is not a zip file")
+    file.seek(max(0, size - _ZIP_END.size - _ZIP64_LOCATOR_BYTES))
+    tail = file.read()
+    signature, *_, directory_bytes, _offset, comment_bytes = _ZIP_END.unpack(tail[-_ZIP_END.size :])
+    if signature != b"PK\5\6" or comment_bytes:
+        raise zipfile.BadZipFile("it is not a zip file, or does not end with its directory")
+    if directory_bytes > _MAX_DIRECTORY_BYTES or tail.startswith(_ZIP64_LOCATOR):
+        raise zipfile.BadZipFile(f"its directory has {directory_bytes:,} bytes, expected at most {_MAX_DIRECTORY_BYTES:,}")
+
+
 def _array(name: str, data: bytes) -> NDArray[Any]:
-    """One `.npy` file from memory. numpy.load would allocate whatever shape the header claims; this believes only the bytes."""
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
+    """One `.npy` file from memory. numpy would parse the header as Python and allocate what it claims; this believes only the bytes."""
+    start = _NPY_START.match(data)
+    if start is None:
+        raise ValueError(f"{name} is no array")
+    version, header_bytes = tuple(start[1]), int.from_bytes(start[2], "little")
     if version != (1, 0):
         raise ValueError(f"{name} has format version {version}, expected (1, 0)")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    body = data[stream.tell() :]
-    if dtype.hasobject or fortran_order or math.prod(shape) * dtype.itemsize != len(body):
+    header = _NPY_HEADER.fullmatch(data, start.end(), start.end() + header_bytes)
+    if header is None:
+        raise ValueError(f"{name} has another header than float32, int32 or text in one or two dimensions")
+    dtype, shape = np.dtype(header[1].decode()), tuple(int(size) for size in header.groups()[1:] if size is not None)
+    body = memoryview(data)[header.end() :]
+    if math.prod(shape) * dtype.itemsize != len(body):
         raise ValueError(f"{name} says {dtype} {list(shape)} but holds {len(body)} bytes")
-    if not body:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(body, dtype=dtype).reshape(shape)
+    if dtype.kind == "U":
+        _check_text(name, np.frombuffer(body, dtype="<u4"))
+    return np.frombuffer(body, dtype=dtype).reshape(shape) if body else np.zeros(shape, dtype)
+
+
+def _check_text(name: str, codes: NDArray[np.uint32]) -> None:
+    """Refuses numbers that are no characters: Python aborts, or makes a str that nothing can encode."""
+    wrong = codes[(codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))]
+    if len(wrong):
+        raise ValueError(f"{name} has the number {int(wrong[0]):#x} for a character, expected Unicode")
 
 
 def _golden(arrays: Mapping[str, NDArray[Any]]) -> Golden:
-    unknown = sorted(set(arrays) - {*_TEXT_ARRAYS, *_TOKEN_ARRAYS, *OUTPUTS})
-    if unknown or "texts" not in arrays:
-        raise ValueError(f"arrays {sorted(arrays)}, expected texts and cls" + (f", not {unknown[0]}" if unknown else ""))
     for name in _TEXT_ARRAYS:
         if name in arrays and (arrays[name].dtype.kind != "U" or arrays[name].ndim != 1):
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, expected unicode [n]")
+        if name in arrays and len(arrays[name]) > _MAX_TEXTS:
+            raise ValueError(f"{name} has {len(arrays[name]):,} texts, expected at most {_MAX_TEXTS:,}")
     pairs = arrays.get("text_pairs")
     return Golden(
         texts=tuple(arrays["texts"].tolist()),
@@ -159,6 +214,8 @@ def _token_ids(arrays: Mapping[str, NDArray[Any]]) -> tuple[tuple[int, ...], ...
     for name in held:
         if arrays[name].dtype != np.int32 or arrays[name].ndim != 1:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, expected int32 [n]")
+        if len(arrays[name]) > _MAX_TOKENS:
+            raise ValueError(f"{name} has {len(arrays[name]):,} numbers, expected at most {_MAX_TOKENS:,}")
     if len(held) < 2:
         raise ValueError(f"{held[0]} without {(set(_TOKEN_ARRAYS) - set(held)).pop()}, expected both")
     counts, ids = arrays["token_counts"], arrays["token_ids"].tolist()

@@ -13,19 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from cls_runtime.bundle.typed_json import plain, typed
+from cls_runtime.bundle.files import read_regular
+from cls_runtime.bundle.typed_json import between, known, parsed, plain, shown, typed
 from cls_runtime.errors import BundleError, UsageError
 
 MANIFEST_NAME = "cls_export.json"
 SCHEMA_VERSION = 1
-MAX_MANIFEST_BYTES = 16 * 2**20
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # what decides the tokens; the second says on which side a text is cut
+MAX_MANIFEST_BYTES = 4 * 2**20
+# Far above every encoder that there is, and low enough that a reader can make arrays of these sizes.
+MAX_WIDTH = 2**16
+MAX_LAYERS = 2**10
+MAX_TOKENS = 2**20
+MAX_FILES = 1000
 
 PoolerState = Literal["trained", "absent", "untrained"]
 Output = Literal["cls", "pooler", "logits"]
 
 # Which output of the graph each output of an Encoder is.
 GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
+_GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_VARIANTS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,7 @@ class OutputSpec:
     """One graph output: its name, and the width of its last axis."""
 
     name: str
-    width: int
+    width: int = field(metadata=between(1, MAX_WIDTH))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +122,7 @@ class Variant:
 
     files: tuple[BundleFile, ...]
     recipe: Mapping[str, Any]
-    parity: Mapping[str, ParityFigures]
+    parity: Mapping[str, ParityFigures] = field(metadata=known(tuple(GRAPH_OUTPUTS)))
     batch_invariance_max_abs: float
     cpu_features: tuple[str, ...] = ()
     batch_invariance_min_cosine: float = 1.0
@@ -129,15 +137,22 @@ class Manifest:
 
     source: Source
     architecture: str
-    hidden_size: int
-    num_layers: int
-    max_length: int
+    hidden_size: int = field(metadata=between(1, MAX_WIDTH))
+    num_layers: int = field(metadata=between(1, MAX_LAYERS))
+    max_length: int = field(metadata=between(1, MAX_TOKENS))
     layout: Literal["standard", "native", "broadcast"]
-    inputs: tuple[str, ...]
-    outputs: tuple[OutputSpec, ...]
+    inputs: tuple[str, ...] = field(metadata=known(_GRAPH_INPUTS, required=_GRAPH_INPUTS[:2], distinct=True))
+    outputs: tuple[OutputSpec, ...] = field(
+        metadata=known(
+            ("last_hidden_state", *GRAPH_OUTPUTS.values()),
+            name=lambda output: str(output.name),
+            required=[GRAPH_OUTPUTS["cls"]],
+            distinct=True,
+        )
+    )
     pooler: Pooler
     source_pooling: SourcePooling
-    variants: Mapping[str, Variant]
+    variants: Mapping[str, Variant] = field(metadata=known(_VARIANTS))
     files: tuple[BundleFile, ...]
     tool_versions: Mapping[str, str]
     labels: tuple[str, ...] = ()
@@ -208,41 +223,55 @@ def from_json(text: str) -> Manifest:
         BundleError: broken JSON, another schema version, a missing or mistyped field, or a fingerprint that does not fit.
     """
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        raw = parsed(text)
+    except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME} is not valid JSON ({error}); export the bundle again") from None
     if not isinstance(raw, dict) or "schema_version" not in raw:
         raise BundleError(f"{MANIFEST_NAME} has no schema_version; it is not a cls-export manifest")
     if raw["schema_version"] != SCHEMA_VERSION:
         raise BundleError(
-            f"{MANIFEST_NAME} has schema version {raw['schema_version']!r}, this version of cls-export reads {SCHEMA_VERSION}; "
+            f"{MANIFEST_NAME} has schema version {shown(raw['schema_version'])}, this version of cls-export reads {SCHEMA_VERSION}; "
             "upgrade cls-export or export the bundle again"
         )
     try:
         manifest = typed(raw, Manifest, MANIFEST_NAME)
     except ValueError as error:
         raise BundleError(f"{error}; export the bundle again") from None
+    _check_files(manifest)
     expected = compute_fingerprint(manifest)
     if manifest.fingerprint != expected:
         raise BundleError(
-            f"{MANIFEST_NAME} says fingerprint {manifest.fingerprint[:12]}, its fields give {expected[:12]}; "
+            f"{MANIFEST_NAME} says fingerprint {shown(manifest.fingerprint[:12])}, its fields give {expected[:12]}; "
             "the manifest was edited or is of another version of cls-export, export the bundle again"
         )
     return manifest
+
+
+def _check_files(manifest: Manifest) -> None:
+    """Refuses more files than a bundle has, and one path with two contents, of which a reader would check either."""
+    held: dict[str, BundleFile] = {}
+    groups = [manifest.files]
+    for variant in manifest.variants.values():
+        groups += [variant.files, *variant.engine_files.values()]
+    files = [file for group in groups for file in group]
+    if len(files) > MAX_FILES:
+        raise BundleError(f"{MANIFEST_NAME} names {len(files):,} files, expected at most {MAX_FILES:,}; do not trust this bundle")
+    for file in files:
+        if held.setdefault(file.path, file) != file:
+            raise BundleError(f"{MANIFEST_NAME} names {shown(file.path)} twice, with two hashes or sizes; export the bundle again")
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Reads `folder/cls_export.json`.
 
     Raises:
-        BundleError: the file is missing, unreadable, too large or not a manifest.
+        BundleError: the file is missing, unreadable, too large, a link out of the folder, or not a manifest.
     """
     path = folder / MANIFEST_NAME
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} has {size_bytes} bytes, a manifest has at most {MAX_MANIFEST_BYTES}; it is not a manifest")
-        return from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        if not path.resolve(strict=True).is_relative_to(folder.resolve()):
+            raise BundleError(f"{path} is a link that leaves the bundle; copy the bundle with its links resolved")
+        return from_json(read_regular(path, max_bytes=MAX_MANIFEST_BYTES).decode("utf-8"))
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise BundleError(f"{path} {reason}; a bundle is a folder made by cls-export") from None

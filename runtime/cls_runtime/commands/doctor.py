@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for warning in diagnosis.warnings:
             shell.warn(warning)
     for problem in diagnosis.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        shell.say_error(problem)
     return shell.EXIT_USAGE if diagnosis.problems else shell.EXIT_DONE
 
 

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from cls_runtime import __version__
 from cls_runtime.bundle.overwriting import refuse_overwriting
+from cls_runtime.commands.printable import printable
 from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
@@ -36,7 +37,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2."""
-        self.exit(EXIT_USAGE, f"error: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"error: {printable(message)}; see {self.prog} --help\n")
 
 
 def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str, str]], json_file: bool = False) -> CommandParser:
@@ -129,7 +130,9 @@ def _is_given(arguments: argparse.Namespace, option: str) -> bool:
 
 
 def say(text: str = "") -> None:
-    """Prints a line on standard output, whatever characters its encoding lacks."""
+    """Prints a line on standard output, whatever characters its encoding lacks. Empty lines may come before it."""
+    line = text.lstrip("\n")
+    text = "\n" * (len(text) - len(line)) + printable(line)
     try:
         print(text)
     except UnicodeEncodeError:
@@ -139,7 +142,12 @@ def say(text: str = "") -> None:
 
 def warn(text: str) -> None:
     """Prints a `warning:` line on standard error."""
-    print(f"warning: {text}", file=sys.stderr)
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
+def say_error(text: str) -> None:
+    """Prints an `error:` line on standard error."""
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:
@@ -181,6 +189,7 @@ def shorten(text: str, limit: int = 60) -> str:
 
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as indented lines, each column as wide as its longest cell."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -228,7 +237,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    say_error(message)
     return code
 
 

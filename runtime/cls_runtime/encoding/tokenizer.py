@@ -5,7 +5,6 @@ What is over the maximum length is removed here and counted, not by the tokenize
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.typed_json import parsed, shown
+from cls_runtime.encoding.tokenizer_form import MAX_ID, check_form, check_model
 from cls_runtime.errors import BundleError, TextError
 
 # A text, or a pair of texts that the model reads as one input.
@@ -25,6 +27,11 @@ Int32 = NDArray[np.int32]
 
 # An Encoding holds some hundred bytes a token beside the ids, so texts become Encodings in blocks of this many characters.
 BLOCK_CHARACTERS = 2**18
+
+MAX_TOKENIZER_BYTES = 2**27
+MAX_CONFIG_BYTES = 2**24
+# Tokenized when a bundle is opened, so that a tokenizer that fails does it then: a letter, nothing, a sign of no vocabulary, a pair.
+_PROBES: tuple[Text, ...] = ("a", "", "\U00012031", ("a", "a"))
 
 
 @dataclass(frozen=True)
@@ -42,39 +49,56 @@ class TokenizedText:
 class TextTokenizer:
     """A bundle's tokenizer. Safe to use from several threads at once."""
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, truncate_left: bool, with_type_ids: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        pad_id: int,
+        truncate_left: bool,
+        with_type_ids: bool,
+        vocabulary_size: int | None = None,
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._truncate_left = truncate_left
         self._with_type_ids = with_type_ids
+        self._largest_id = MAX_ID if vocabulary_size is None else vocabulary_size - 1
         self.max_length = max_length
         self.pad_id = pad_id
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> TextTokenizer:
-        """Reads `tokenizer.json` and `tokenizer_config.json`.
+        """Reads `tokenizer.json` and `tokenizer_config.json`, and the size of the vocabulary in `config.json` where there is one.
 
         Raises:
-            BundleError: a file is missing or broken, the padding token is unknown, or the maximum length leaves no room for a token.
+            BundleError: a file is missing or broken, says what no tokenizer of a bundle says (`tokenizer_form`), the padding token is
+                unknown, or the maximum length leaves no room for a token.
         """
         path = bundle.companion("tokenizer.json")
         config = _read_object(bundle.companion("tokenizer_config.json"))
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  the library raises the bare class
-            raise BundleError(f"{path} is not a tokenizer ({error}); the bundle is damaged, copy or export it again") from None
+        tokenizer = _read_tokenizer(path)
         max_length = bundle.manifest.max_length
-        special = tokenizer.num_special_tokens_to_add(True)
-        if max_length <= special:
-            raise BundleError(f"bundle {bundle.folder} has max_length {max_length}, a pair needs more than {special} tokens")
-        return cls(
+        for pair, name in ((False, "text"), (True, "pair")):
+            special = tokenizer.num_special_tokens_to_add(pair)
+            if max_length <= special:
+                raise BundleError(f"bundle {bundle.folder} has max_length {max_length}, a {name} needs more than {special} tokens")
+        made = cls(
             tokenizer,
             max_length=max_length,
             pad_id=_pad_id(tokenizer, config, bundle),
             truncate_left=config.get("truncation_side") == "left",
             with_type_ids="token_type_ids" in bundle.manifest.inputs,
+            vocabulary_size=_vocabulary_size(bundle),
         )
+        try:
+            for probe in _PROBES:
+                made.tokenize([probe])
+            made.check_ids(np.array([made.pad_id]))
+        except TextError as error:
+            raise BundleError(f"{path} cannot be used: {error}; the bundle is damaged, copy or export it again") from None
+        return made
 
     def tokenize(self, texts: Sequence[Text], *, indices: Sequence[int] | None = None) -> list[TokenizedText]:
         """Tokens of each text, special tokens included, at most `max_length` of them.
@@ -85,7 +109,8 @@ class TextTokenizer:
 
         Raises:
             TypeError: an item is neither a str nor a pair of str.
-            TextError: a text that is not valid Unicode (a lone surrogate).
+            TextError: a text that is not valid Unicode (a lone surrogate), or that the library fails on.
+            BundleError: a token's id is not one of the model's.
         """
         places = range(len(texts)) if indices is None else indices
         inputs = [checked_text(text, index) for text, index in zip(texts, places, strict=True)]
@@ -97,7 +122,9 @@ class TextTokenizer:
                 # One short text is quicker without the library's thread pool.
                 small = count == 1 and characters(block[0]) < 4096
                 encodings = [self._encode_one(block[0])] if small else self._tokenizer.encode_batch_fast(block)
-            except Exception as error:  # noqa: BLE001  TypeError or the bare class, by version
+            except BaseException as error:  # TypeError or the bare class, by version; or a panic
+                if not isinstance(error, Exception) and not _is_panic(error):
+                    raise
                 raise _explain(block, places[len(tokenized) :], error) from None
             tokenized += [self._limited(encoding) for encoding in encodings]
         return tokenized
@@ -106,13 +133,28 @@ class TextTokenizer:
         return self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)
 
     def _limited(self, encoding: Encoding) -> TokenizedText:
-        ids = np.array(encoding.ids, dtype=np.int32)
+        whole = np.array(encoding.ids, dtype=np.int64)
+        self.check_ids(whole)
+        ids = whole.astype(np.int32)
         type_ids = np.array(encoding.type_ids, dtype=np.int32) if self._with_type_ids else None
         removed = len(ids) - self.max_length
         if removed <= 0:
             return TokenizedText(ids, type_ids, 0)
         kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=self._truncate_left)
         return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed)
+
+    def check_ids(self, ids: NDArray[np.int64]) -> None:
+        """Refuses token ids [n] that the model has no row for; an engine may read beside its table.
+
+        Raises:
+            BundleError: there is one.
+        """
+        largest = int(ids.max(initial=0))
+        if largest > self._largest_id:
+            raise BundleError(
+                f"tokenizer.json has the token id {largest}, the model knows ids up to {self._largest_id}; they are of different models, "
+                "export the bundle again"
+            )
 
 
 def kept_positions(sequence_ids: Sequence[int | None], max_length: int, *, truncate_left: bool = False) -> NDArray[np.intp]:
@@ -178,7 +220,17 @@ def _block_sizes(texts: Sequence[Text]) -> list[int]:
     return sizes
 
 
-def _explain(texts: Sequence[Text], indices: Sequence[int], error: Exception) -> TextError:
+def _is_panic(error: BaseException) -> bool:
+    """Whether the library's Rust code panicked, which is no Exception to Python, and so passes every handler."""
+    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
+
+
+def _one_line(error: BaseException) -> str:
+    """What the library says; it may quote from the file, at any length."""
+    return " ".join(str(error).split())[:300]
+
+
+def _explain(texts: Sequence[Text], indices: Sequence[int], error: BaseException) -> TextError:
     """The error for a block that the library refused: which text it was, and why."""
     for text, index in zip(texts, indices):  # noqa: B905  the indices go on behind the block
         for part in (text,) if isinstance(text, str) else text:
@@ -190,13 +242,38 @@ def _explain(texts: Sequence[Text], indices: Sequence[int], error: Exception) ->
                     "which is no Unicode character; decode the source with errors='replace'",
                     index=index,
                 )
-    return TextError(f"the tokenizer refused a text among {indices[0]} to {indices[len(texts) - 1]}: {error}")
+    return TextError(f"the tokenizer refused a text among {indices[0]} to {indices[len(texts) - 1]}: {_one_line(error)}")
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        data = read_regular(path, max_bytes=MAX_TOKENIZER_BYTES)
+        check_form(data)
+        tokenizer = Tokenizer.from_buffer(data)
+        check_model(tokenizer, data)
+    except BundleError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not _is_panic(error):
+            raise
+        raise BundleError(
+            f"{path} is not a tokenizer of a bundle ({_one_line(error)}); the bundle is damaged, copy or export it again"
+        ) from None
+    return tokenizer
+
+
+def _vocabulary_size(bundle: Bundle) -> int | None:
+    """The rows of the model's table of tokens, as config.json has them; None where it does not say."""
+    if not any(file.path == "config.json" for file in bundle.manifest.files):
+        return None
+    size = _read_object(bundle.companion("config.json")).get("vocab_size")
+    return size if isinstance(size, int) and 0 < size <= MAX_ID else None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        value = parsed(read_regular(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8"))
+    except (ValueError, OSError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}); the bundle is damaged, copy or export it again") from None
     if not isinstance(value, dict):
         raise BundleError(f"{path} holds a {type(value).__name__}, expected an object; the bundle is damaged, export it again")
@@ -209,5 +286,7 @@ def _pad_id(tokenizer: Tokenizer, config: dict[str, Any], bundle: Bundle) -> int
         token = token.get("content")
     pad_id = tokenizer.token_to_id(token) if isinstance(token, str) else None
     if pad_id is None:
-        raise BundleError(f"tokenizer_config.json of bundle {bundle.folder} has pad_token {token!r}, expected a token of tokenizer.json")
+        raise BundleError(
+            f"tokenizer_config.json of bundle {bundle.folder} has pad_token {shown(token)}, expected a token of tokenizer.json"
+        )
     return int(pad_id)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import platform
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from bundle_builder import build_bundle
-from golden_bundle import TEXTS, build_golden_bundle
+from golden_bundle import TEXTS, build_golden_bundle, replace_golden
 
 from cls_runtime import ClosedError, Encoder, EngineError, UsageError
 from cls_runtime.bench import matrix_rates, steps
@@ -25,6 +26,7 @@ from cls_runtime.bench.results import read_results, results_json
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import batch_jobs, texts_of_length
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import MultiplyAdds, Variant, read_manifest
 from cls_runtime.encoding.batching import plan_batches
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
@@ -258,8 +260,20 @@ def test_a_bundle_without_golden_vectors_is_measured_and_says_so(tmp_path):
     plain = build_bundle(tmp_path / "plain")
     results = run_benchmark(plain, texts=MANY[:3], origin="a test", plan=TINY, sides=[SIDE], threads=1)
     assert results.parity == ()
-    assert "golden.npz does not exist" in results.notes[0]
+    assert "names no golden.npz" in results.notes[0]
     assert of(results, "text_to_vector")[0].multiply_adds == {}
+
+
+def test_golden_vectors_of_another_width_are_a_note(bundle):
+    other = shutil.copytree(bundle, bundle.parent / "other")
+    golden = read_golden(other / GOLDEN_NAME)
+    narrower = {name: rows[:, :5] for name, rows in golden.vectors.items()}
+    replace_golden(other, dataclasses.replace(golden, vectors=narrower))
+    opened = Bundle.open(other)
+    with contextlib.ExitStack() as stack:
+        tokenizer = TextTokenizer.from_bundle(opened)
+        known = steps.Known(bundle=opened, tokenizer=tokenizer, planned=[SIDE], threads=1, plan=TINY, texts=(), tokenized=(), opened=stack)
+        assert "golden.npz has vectors of 5 numbers, the bundle's have 8" in steps.parity(known).notes[0]
 
 
 def test_matrix_rates_are_of_every_arithmetic_and_thread_count(results):

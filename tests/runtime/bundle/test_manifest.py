@@ -1,11 +1,17 @@
 import dataclasses
 import json
+import os
+import socket
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from bundle_builder import HIDDEN, LABELS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from json_mutations import mutated
 
-from cls_runtime import BundleError, UsageError
+from cls_runtime import Bundle, BundleError, UsageError
 from cls_runtime.bundle.manifest import (
     MANIFEST_NAME,
     MultiplyAdds,
@@ -19,6 +25,11 @@ from cls_runtime.bundle.manifest import (
 
 @pytest.fixture
 def manifest(bundle):
+    return read_manifest(bundle)
+
+
+@pytest.fixture(scope="module")
+def whole(bundle):
     return read_manifest(bundle)
 
 
@@ -90,6 +101,37 @@ def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message)
         (lambda raw: raw["variants"]["fp32"]["parity"]["cls"].update(max_abs="0"), r"variants.fp32: parity.cls: max_abs is str"),
         (lambda raw: raw["files"][0].update(size_bytes=1.5), r"files\[0\]: size_bytes is float, expected int"),
         (lambda raw: raw.update(max_length=12), "the manifest was edited"),
+        (lambda raw: raw.update(fingerprint="\x1b[2J"), r"says fingerprint '\\x1b\[2J'"),
+        (lambda raw: raw.update(schema_version=[1] * 1000), r"schema version \[1, 1, 1, 1, 1, 1, \.\.\.\]"),
+        (lambda raw: raw.update(schema_version=10**400), r"schema version 10+\.\.\.0+, this"),
+        (lambda raw: raw.update(layout="x" * 10**6), r"layout is 'x+\.\.\.x+', expected"),
+        (lambda raw: raw["files"][0].update(size_bytes=10**400), r"size_bytes is 10+\.\.\.0+, expected a number of 64 bits"),
+        (lambda raw: raw["variants"]["fp32"].update(batch_invariance_max_abs=10**400), "expected a number of 64 bits"),
+        (lambda raw: raw["source"].update(name="x" * 10**6), "name has 1,000,000 characters, expected at most 65,536"),
+        (lambda raw: raw["outputs"][1].update(width=0), r"outputs\[1\]: width is 0, expected 1 to 65,536"),
+        (lambda raw: raw["outputs"][1].update(width=-5), "width is -5, expected 1 to 65,536"),
+        (lambda raw: raw["outputs"][1].update(width=10**9), "width is 1000000000, expected 1 to 65,536"),
+        (lambda raw: raw["outputs"][1].update(width=10**30), "width is 10+, expected a number of 64 bits"),
+        (lambda raw: raw["outputs"][1].update(width=1e30), "width is float, expected int"),
+        (lambda raw: raw["outputs"][1].update(width=True), "width is bool, expected int"),
+        (lambda raw: raw.update(hidden_size=0), "hidden_size is 0, expected 1 to 65,536"),
+        (lambda raw: raw.update(hidden_size=10**9), "hidden_size is 1000000000, expected 1 to 65,536"),
+        (lambda raw: raw.update(num_layers=100_000), "num_layers is 100000, expected 1 to 1,024"),
+        (lambda raw: raw.update(max_length=0), "max_length is 0, expected 1 to 1,048,576"),
+        (lambda raw: raw.update(max_length=10**12), "max_length is 1000000000000, expected 1 to 1,048,576"),
+        (lambda raw: raw.update(inputs=[]), r"inputs is \[\], expected input_ids among them"),
+        (lambda raw: raw.update(inputs=["input_ids"]), r"inputs is \['input_ids'\], expected attention_mask among them"),
+        (lambda raw: raw.update(inputs=[*raw["inputs"], "input_ids"]), r"inputs is \['input_ids', .*\], expected each once"),
+        (lambda raw: raw["inputs"].append("position_ids"), "inputs is 'position_ids', expected one of input_ids, attention_mask"),
+        (lambda raw: raw.update(outputs=[]), r"outputs is \[\], expected sentence_embedding among them"),
+        (lambda raw: raw["outputs"].append(raw["outputs"][1]), "outputs is .* expected each once"),
+        (lambda raw: raw["outputs"][2].update(name="other"), "outputs is 'other', expected one of last_hidden_state, sentence_emb"),
+        (lambda raw: raw["variants"].update(int3=raw["variants"]["fp32"]), "variants is 'int3', expected one of fp32, fp16, int8"),
+        (lambda raw: raw["variants"]["fp32"]["parity"].update(mean=raw["variants"]["fp32"]["parity"]["cls"]), "parity is 'mean', expected"),
+        (lambda raw: raw["variants"]["fp32"].update(engine_files={"\x1b[2J": 1}), r"engine_files\.'\\x1b\[2J' is int, expected a list"),
+        (lambda raw: raw.update(files=raw["files"] * 600), "names 1,201 files, expected at most 1,000"),
+        (lambda raw: raw["files"].append(raw["files"][0] | {"sha256": "1" * 64}), "names 'tokenizer.json' twice, with two hashes or sizes"),
+        (lambda raw: raw["files"].append(raw["variants"]["fp32"]["files"][0] | {"size_bytes": 1}), "names 'onnx/model.onnx' twice"),
     ],
 )
 def test_a_wrong_field_is_named(manifest, change, message):
@@ -97,16 +139,102 @@ def test_a_wrong_field_is_named(manifest, change, message):
         from_json(edited(manifest, change))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "nope"])
-def test_broken_json(text):
-    with pytest.raises(BundleError, match="not valid JSON"):
+def test_a_bundle_has_room_for_what_there_is(manifest):
+    largest = {"hidden_size": 2**16, "num_layers": 2**10, "max_length": 2**20, "files": manifest.files * 400}
+    widest = tuple(dataclasses.replace(output, width=2**16) for output in manifest.outputs)
+    assert from_json(to_json(changed(manifest, outputs=widest, **largest))).max_length == 2**20
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("nope", "Expecting value"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"recipe":' * 50_000, "nested too deeply"),
+        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' is there twice"),
+        ('{"a": [{"b": 1, "b": 1}]}', "the key 'b' is there twice"),
+        ('{"a": NaN}', "Out of range float"),
+        ('{"a": -Infinity}', "Out of range float"),
+        ('{"a": [1e999]}', "Out of range float"),
+        ('{"a": %s}' % ("9" * 5000), "Exceeds the limit"),
+        (r'{"a": "\ud800"}', r"a lone surrogate U\+D800"),
+        (r'{"a": {"\udfff": 1}}', r"a lone surrogate U\+DFFF"),
+        (r'{"a": "\ude00\ud83d"}', r"a lone surrogate U\+DE00"),
+    ],
+)
+def test_broken_json(text, reason):
+    with pytest.raises(BundleError, match=f"not valid JSON \\(.*{reason}") as caught:
         from_json(text)
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("place", ["name", "recipe", "key", "path", "unknown"])
+def test_a_lone_surrogate_anywhere(manifest, place):
+    def change(raw):
+        at = {
+            "name": lambda: raw["source"].update(name="\ud800"),
+            "recipe": lambda: raw["variants"]["fp32"]["recipe"].update(a=[{"b": "\ud800"}]),
+            "key": lambda: raw["tool_versions"].update({"\ud800": "1"}),
+            "path": lambda: raw["files"][0].update(path="token\ud800.json"),
+            "unknown": lambda: raw.update(later="\ud800"),
+        }
+        at[place]()
+
+    with pytest.raises(BundleError, match="a lone surrogate U\\+D800"):
+        from_json(edited(manifest, change))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_any_mutation_is_read_or_one_clear_error(whole, data):
+    """Whatever stands in a manifest, with a fingerprint that fits wherever one can be made."""
+    raw = mutated(data, json.loads(to_json(whole)))
+    if isinstance(raw, dict):
+        raw.pop("fingerprint", None)
+    message = ""
+    try:
+        to_json(from_json(json.dumps(raw))).encode()
+    except BundleError as error:
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 2000
+
+
+def not_a_file(kind, path):
+    """Puts something that is not a plain file under `path`."""
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link out":
+        path.symlink_to("/proc/version")
+    elif kind == "link to itself":
+        path.symlink_to(path.name)
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link out", "link to itself", "socket"])
+@pytest.mark.parametrize("name", [MANIFEST_NAME, "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"])
+def test_what_is_not_a_file_is_not_read(own_bundle, monkeypatch, kind, name):
+    monkeypatch.chdir((own_bundle / name).parent)  # a socket's path has at most 108 bytes
+    not_a_file(kind, Path((own_bundle / name).name))
+    with pytest.raises(BundleError, match="not a regular file|leaves the bundle|has no file|cannot be read"):
+        Bundle.open(own_bundle)
 
 
 def test_a_manifest_that_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr("cls_runtime.bundle.manifest.MAX_MANIFEST_BYTES", 10)
     (tmp_path / MANIFEST_NAME).write_text('{"schema_version": 1}')
-    with pytest.raises(BundleError, match="21 bytes, a manifest has at most 10"):
+    with pytest.raises(BundleError, match="21 bytes, expected at most 10"):
         read_manifest(tmp_path)
 
 

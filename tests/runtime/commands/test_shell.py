@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 
@@ -42,6 +43,61 @@ def test_every_error_is_one_line_and_its_exit_code(kind, capsys):
     captured = capsys.readouterr()
     assert captured.err == "error: went wrong\n"
     assert captured.out == ""
+
+
+# What somebody else may have put into a name, a path, or an error: (text, what is printed of it).
+OBEYED = [
+    ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+    ("\x1b[2J\x1b[31m", r"\x1b[2J\x1b[31m"),
+    ("\x9b2J\x84", r"\x9b2J\x84"),
+    ("a\x00\x08\x7f", r"a\x00\x08\x7f"),
+    ("\u202ecod.exe\u2066\u200f", r"\u202ecod.exe\u2066\u200f"),
+    ("zero\u200bwidth\ufeff\xad", r"zero\u200bwidth\ufeff\xad"),
+    ("\udce9\ud800", r"\udce9\ud800"),
+    ("\U000e0041", r"\U000e0041"),
+    ("grün 日本 🙂 ñ", "grün 日本 🙂 ñ"),
+]
+
+
+@pytest.mark.parametrize(("text", "printed"), OBEYED)
+def test_a_terminal_shows_what_it_would_obey(text, printed, capsys):
+    def command(arguments):
+        shell.say(f"said {text}")
+        shell.say(f"\nafter an empty line {text}")
+        shell.warn(f"warned {text}")
+        for line in shell.table_lines([(f"cell {text}", "next"), ("", "cell")]):
+            shell.say(line)
+        warnings.warn(f"python warned {text}", errors.TruncationWarning, stacklevel=1)
+        raise errors.BundleError(f"failed {text}")
+
+    assert run(command) == 2
+    captured = capsys.readouterr()
+    indent = " " * (len(printed) + 9)
+    assert captured.out == f"said {printed}\n\nafter an empty line {printed}\n  cell {printed}  next\n{indent}cell\n"
+    assert captured.err == f"warning: warned {printed}\nwarning: python warned {printed}\nerror: failed {printed}\n"
+
+
+def test_arguments_and_paths_are_printable_too(capsys):
+    assert run(raising(AssertionError()), ["--\x1b[2J"]) == 2
+    assert run(raising(PermissionError(13, "Permission denied", "a\x1b[2J\nb"))) == 2
+    assert capsys.readouterr().err == (
+        "error: unrecognized arguments: --\\x1b[2J; see cls-demo --help\nerror: a\\x1b[2J b: Permission denied\n"
+    )
+
+
+def test_no_text_makes_a_second_line_or_a_long_one(capsys):
+    assert run(raising(errors.BundleError("start " + "x" * 10**6 + " end"))) == 2
+    shell.warn("start " + "\x1b" * 10**6 + " end")
+    shell.say("pass\nFAIL\r" + "x" * 10**6)
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert len(line) < 10_000
+        assert "start" in line
+        assert line.endswith("end")
+    assert captured.out.startswith("pass\\nFAIL\\rxxx")
+    assert len(captured.out) < 10_000
 
 
 @pytest.mark.parametrize(
