@@ -103,8 +103,9 @@ def _is_native(architecture: Architecture, native: tuple[str, ...], saved_as: tu
 def _native_head(candidates: Mapping[str, Tensor], names: tuple[str, ...], configuration: Configuration) -> FoundHead:
     architecture, loaded = configuration.architecture, configuration.loaded
     if architecture.head == "modernbert" and loaded.classifier_pooling != "cls":
+        pooling = shown_name(str(loaded.classifier_pooling))
         raise UnsupportedError(
-            f"--logits: the classifier reads the {shown_name(str(loaded.classifier_pooling))} of all tokens (classifier_pooling in config.json); "
+            f"--logits: the classifier reads the {pooling} of all tokens (classifier_pooling in config.json); "
             "the exported graph computes the CLS row only, expected 'cls'"
         )
     output = "classifier.out_proj.weight" if "classifier.out_proj.weight" in names else "classifier.weight"
