@@ -14,8 +14,9 @@ _SHOWN.maxdict = _SHOWN.maxlist = 4
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of a library says, on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """What an error of a library says, on one line of at most 300 characters; what a terminal acts on is written out."""
+    text = " ".join(str(error)[:3000].split())[:300]
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def shown(value: object) -> str:
