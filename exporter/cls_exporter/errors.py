@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import reprlib
+from collections.abc import Callable, Iterator
+
 from cls_runtime.errors import CheckFailedError, ClsError
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxlong, _SHOWN.maxother = 3, 100, 40, 100
+_SHOWN.maxdict = _SHOWN.maxlist = 4
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of a library says, on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """What an error of a library says, on one line of at most 300 characters; what a terminal acts on is written out."""
+    text = " ".join(str(error)[:3000].split())[:300]
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def shown(value: object) -> str:
+    """A value that a file gave, for a message: its `repr`, on one line and shortened in the middle where it is long."""
+    return _SHOWN.repr(value)
 
 
 class ExportError(ClsError):
@@ -16,6 +30,27 @@ class ExportError(ClsError):
 
 class CheckpointError(ExportError):
     """A checkpoint that cannot be read, or whose vectors would be silently wrong."""
+
+
+@contextlib.contextmanager
+def as_checkpoint_error(describe: Callable[[str], str], *, hidden: str = "") -> Iterator[None]:
+    """Whatever a library raises on a checkpoint's data becomes a CheckpointError with the message `describe(reason)`.
+
+    Libraries raise bare Exceptions for what they cannot parse, and one written in Rust panics with a BaseException of its own. `hidden`
+    is a temporary path that the reason does not show.
+
+    Raises:
+        CheckpointError: the block raised anything but this project's own errors, or what ends a program.
+    """
+    try:
+        yield
+    except ClsError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = one_line(error).replace(hidden, "") if hidden else one_line(error)
+        raise CheckpointError(describe(f"{type(error).__name__}: {reason}" if reason else type(error).__name__)) from None
 
 
 class UnsupportedError(ExportError):

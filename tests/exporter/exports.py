@@ -7,6 +7,7 @@ a graph that was traced before and put theirs into it.
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -122,10 +123,8 @@ class ExportStore:
         """`graph.trace.trace`, once for the same configuration, inputs and outputs; the copy is the caller's."""
         weights = checkpoint.model.state_dict()
         shapes = [(name, list(tensor.shape)) for name, tensor in weights.items()]
-        described = (
-            f"{checkpoint.inputs} {checkpoint.model.output_names} {shapes}".encode() + (checkpoint.folder / "config.json").read_bytes()
-        )
-        key = hashlib.sha256(described).hexdigest()
+        described = f"{checkpoint.inputs} {checkpoint.model.output_names} {shapes} {json.dumps(checkpoint.stored_config)}"
+        key = hashlib.sha256(described.encode()).hexdigest()
         if key not in self._traced:
             self._traced[key] = Traced.read(made_once(self._folder / f"traced-{key}", lambda folder: _trace_into(folder, checkpoint)))
         known = self._traced[key].with_weights(weights)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cls_exporter.errors import UnsupportedError
+from cls_exporter.errors import UnsupportedError, shown
 
 HeadKind = Literal["pooled", "sequence", "distilbert", "context", "modernbert"]
 
@@ -141,17 +141,17 @@ def architecture_of(config: Mapping[str, Any], *, where: str) -> Architecture:
     supported = ", ".join(ARCHITECTURES)
     if not model_type:
         raise UnsupportedError(f'{where}: config.json has no "model_type"; expected one of {supported}; add it to config.json')
-    architecture = ARCHITECTURES.get(str(model_type))
+    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if architecture is None:
-        raise UnsupportedError(f"{where} is a {model_type!r} model; supported architectures are {supported}")
+        raise UnsupportedError(f"{where} is a {shown(model_type)} model; supported architectures are {supported}")
     if config.get("is_decoder"):
         raise UnsupportedError(
-            f"{where} is a decoder (is_decoder is true in config.json): its first token sees no other; "
+            f"{where} is a decoder (is_decoder is {shown(config['is_decoder'])} in config.json): its first token sees no other; "
             "expected an encoder, set is_decoder to false if it was trained as one"
         )
     if config.get("position_embedding_type", "absolute") not in (None, "absolute"):
         raise UnsupportedError(
-            f"{where} has position_embedding_type {config['position_embedding_type']!r}; "
+            f"{where} has position_embedding_type {shown(config['position_embedding_type'])}; "
             "transformers 5 no longer computes it, supported is 'absolute'"
         )
     if config.get("quantization_config"):

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from cls_exporter.checkpoint.architectures import Architecture, architecture_of
-from cls_exporter.checkpoint.source import read_json_object
-from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
+from cls_exporter.checkpoint.config_fields import check_fields, check_sizes
+from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error
+
+# How weights were stored and where, what is computed beside the vectors, and labels, which `heads` reads itself: transformers acts on them,
+# by files of other names or a loop over a million labels, and an encoder's vectors have nothing to do with them.
+_NOT_THE_ENCODERS = (
+    "attn_implementation",
+    "chunk_size_feed_forward",
+    "configuration_files",
+    "dtype",
+    "id2label",
+    "label2id",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "quantization_config",
+    "torch_dtype",
+    "torchscript",
+)
 
 
 @dataclass(frozen=True)
@@ -22,11 +41,13 @@ class Configuration:
         architecture: its line in the table of architectures.
         loaded: transformers' configuration, with the defaults of its class.
         stored: the object in the file.
+        runs_code: its model is made by code of the checkpoint's own, which the caller trusts.
     """
 
     architecture: Architecture
     loaded: PretrainedConfig
     stored: Mapping[str, Any]
+    runs_code: bool
 
     @property
     def hidden(self) -> int:
@@ -34,25 +55,30 @@ class Configuration:
         return int(self.loaded.hidden_size)
 
 
-def read_configuration(folder: Path, name: str, *, trust_remote_code: bool) -> Configuration:
-    """Reads `folder/config.json`; `name` is the checkpoint's in errors.
+def read_configuration(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> Configuration:
+    """Reads the folder's config.json; `name` is the checkpoint's in errors.
 
     Raises:
-        CheckpointError: the file is missing or broken, or the checkpoint brings code that was not allowed to run.
+        CheckpointError: the file is missing or broken, a field makes no sense, or the checkpoint brings code that was not allowed to run.
         UnsupportedError: an adapter, or an architecture that is not in the table.
     """
     stored = _stored(folder, name, trust_remote_code=trust_remote_code)
     architecture = architecture_of(stored, where=name)
-    return Configuration(architecture, _loaded(folder, trust_remote_code=trust_remote_code), stored)
+    check_fields(stored, name=name)
+    runs_code = bool(stored.get("auto_map"))
+    loaded = _loaded(folder, stored, runs_code=runs_code)
+    if not runs_code:
+        check_sizes(loaded, architecture, name=name)
+    return Configuration(architecture, loaded, stored, runs_code)
 
 
-def _stored(folder: Path, name: str, *, trust_remote_code: bool) -> dict[str, Any]:
-    if (folder / "adapter_config.json").exists():
+def _stored(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> dict[str, Any]:
+    if folder.has("adapter_config.json"):
         raise UnsupportedError(f"{name} is an adapter (adapter_config.json); merge it into its base model and export that")
-    if not (folder / "config.json").exists():
+    if not folder.has("config.json"):
         raise CheckpointError(f"{name} has no config.json; expected a checkpoint as save_pretrained() writes it")
-    stored = read_json_object(folder / "config.json")
-    custom = [file for file in ("config.json", "tokenizer_config.json") if read_json_object(folder / file).get("auto_map")]
+    stored = folder.json_object("config.json")
+    custom = [file for file in ("config.json", "tokenizer_config.json") if folder.json_object(file).get("auto_map")]
     if custom and not trust_remote_code:
         raise CheckpointError(
             f"{name} comes with Python code of its own (auto_map in {' and '.join(custom)}), which would run on this machine; "
@@ -61,16 +87,18 @@ def _stored(folder: Path, name: str, *, trust_remote_code: bool) -> dict[str, An
     return stored
 
 
-def _loaded(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"config.json in {folder.name} is not a configuration that transformers reads ({one_line(error)}); correct it"
-        ) from None
-    config.return_dict = True
-    config.use_cache = False
-    if hasattr(config, "reference_compile"):
-        # ModernBERT would otherwise compile itself on some machines.
-        config.reference_compile = False
+def _loaded(folder: CheckpointFolder, stored: Mapping[str, Any], *, runs_code: bool) -> PretrainedConfig:
+    with as_checkpoint_error(
+        lambda reason: f"config.json in {folder.name} is not a configuration that transformers reads ({reason}); correct it"
+    ):
+        if runs_code:
+            config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=True, local_files_only=True)
+        else:
+            fields = {key: value for key, value in stored.items() if key not in _NOT_THE_ENCODERS and not key.startswith("_")}
+            config = CONFIG_MAPPING[stored["model_type"]].from_dict(fields)
+        config.return_dict = True
+        config.use_cache = False
+        if hasattr(config, "reference_compile"):
+            # ModernBERT would otherwise compile itself on some machines.
+            config.reference_compile = False
     return config  # type: ignore[no-any-return]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from cls_exporter.checkpoint.architectures import Architecture
 from cls_exporter.checkpoint.configuration import Configuration
 from cls_exporter.checkpoint.model import ClassifierHead
-from cls_exporter.checkpoint.weights import some_of
-from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.checkpoint.tensor_files import as_float32
+from cls_exporter.checkpoint.weights import shown_name, some_of
+from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error
 
 _WRAPPER_NAMES = ("fc", "classifier", "head")
 # Parts of transformers' classifier module, in order, and what the first one reads.
@@ -83,7 +84,7 @@ def _is_native(architecture: Architecture, native: tuple[str, ...], saved_as: tu
     other = [name for name in saved_as if name.endswith(("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering"))]
     if other:
         raise UnsupportedError(
-            f"--logits: config.json says {other[0]}, whose classifier is not one of whole sequences; "
+            f"--logits: config.json says {some_of(other[:1])}, whose classifier is not one of whole sequences; "
             f"expected {architecture.classifier_class}"
         )
     if architecture.classifier_class in saved_as or architecture.head != "pooled":
@@ -94,7 +95,7 @@ def _is_native(architecture: Architecture, native: tuple[str, ...], saved_as: tu
         return True
     raise CheckpointError(
         f"{native[0]} may read the pooler (as in {architecture.classifier_class}) or the CLS row (as in a wrapper): config.json "
-        f"says {', '.join(saved_as)}; set its architectures to "
+        f"says {some_of(saved_as)}; set its architectures to "
         f"[{architecture.classifier_class!r}], or rename the classifier to fc for the CLS row"
     )
 
@@ -102,16 +103,17 @@ def _is_native(architecture: Architecture, native: tuple[str, ...], saved_as: tu
 def _native_head(candidates: Mapping[str, Tensor], names: tuple[str, ...], configuration: Configuration) -> FoundHead:
     architecture, loaded = configuration.architecture, configuration.loaded
     if architecture.head == "modernbert" and loaded.classifier_pooling != "cls":
+        pooling = shown_name(str(loaded.classifier_pooling))
         raise UnsupportedError(
-            f"--logits: the classifier reads the {loaded.classifier_pooling} of all tokens (classifier_pooling in config.json); "
+            f"--logits: the classifier reads the {pooling} of all tokens (classifier_pooling in config.json); "
             "the exported graph computes the CLS row only, expected 'cls'"
         )
     output = "classifier.out_proj.weight" if "classifier.out_proj.weight" in names else "classifier.weight"
-    rows = int(candidates[output].shape[0])
+    rows = _rows(candidates, output)
     labels = _labels(configuration.stored, rows, output)
     parts = _classifier_parts(configuration, labels=rows)
     for part, module in parts.items():
-        weights = {name: candidates[f"{part}.{name}"].float() for name in module.state_dict()}
+        weights = {name: as_float32(f"{part}.{name}", candidates[f"{part}.{name}"]) for name in module.state_dict()}
         for name, parameter in module.state_dict().items():
             if weights[name].shape != parameter.shape:
                 shape, expected = list(weights[name].shape), list(parameter.shape)
@@ -135,23 +137,35 @@ def _classifier_parts(configuration: Configuration, *, labels: int) -> dict[str,
     fields = {**configuration.loaded.to_dict(), "id2label": id2label, "label2id": label2id}
     fields.pop("num_labels", None)
     sized = type(configuration.loaded).from_dict(fields)
-    with torch.device("meta"), warnings.catch_warnings():
+    name = configuration.architecture.classifier_class
+    with (
+        as_checkpoint_error(lambda reason: f"--logits: config.json does not describe a {name} that can be built ({reason}); correct it"),
+        torch.device("meta"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
-        model = getattr(transformers, configuration.architecture.classifier_class)(sized)
-    return {part: getattr(model, part) for part in _PARTS[configuration.architecture.head]}
+        model = getattr(transformers, name)(sized)
+        return {part: getattr(model, part) for part in _PARTS[configuration.architecture.head]}
+
+
+def _rows(candidates: Mapping[str, Tensor], name: str) -> int:
+    shape = candidates[name].shape
+    if len(shape) != 2 or not shape[0]:
+        raise CheckpointError(f"{name} is {list(shape)}; expected [labels, width] with at least one label")
+    return int(shape[0])
 
 
 def _linear_head(candidates: Mapping[str, Tensor], part: str, configuration: Configuration) -> FoundHead:
     hidden = configuration.hidden
     names = tuple(name for name in (f"{part}.weight", f"{part}.bias") if name in candidates)
-    weight = candidates[f"{part}.weight"].float()
-    bias = candidates[f"{part}.bias"].float() if len(names) == 2 else torch.zeros(len(weight))
-    if weight.ndim != 2 or weight.shape[1] != hidden or bias.shape != weight.shape[:1]:
+    rows = _rows(candidates, f"{part}.weight")
+    weight = as_float32(f"{part}.weight", candidates[f"{part}.weight"])
+    bias = as_float32(f"{part}.bias", candidates[f"{part}.bias"]) if len(names) == 2 else torch.zeros(rows)
+    if weight.shape[1] != hidden or bias.shape != weight.shape[:1]:
         raise CheckpointError(
             f"{part}.weight is {list(weight.shape)} and {part}.bias {list(bias.shape)}; a Linear on the CLS row is [labels, {hidden}] "
             "and [labels]; it cannot be placed"
         )
-    rows = int(weight.shape[0])
     module = nn.Linear(hidden, rows, device="meta")
     module.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     note = f"logits: {part}.weight was read as a Linear on the CLS row ({rows} outputs), without pooler"
@@ -162,7 +176,7 @@ def _labels(stored: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:
     named = stored.get("id2label")
     if named is None:
         return tuple(f"LABEL_{index}" for index in range(rows))
-    if not isinstance(named, dict) or sorted(named) != sorted(str(index) for index in range(rows)):
+    if named.keys() != {str(index) for index in range(rows)}:
         raise CheckpointError(
             f"{name} has {rows} outputs but id2label in config.json names {len(named)}; expected one label for each; correct config.json"
         )

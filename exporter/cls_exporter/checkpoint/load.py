@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint.architectures import Architecture
 from cls_exporter.checkpoint.configuration import Configuration, read_configuration
+from cls_exporter.checkpoint.encoder import build_encoder
 from cls_exporter.checkpoint.heads import FoundHead, find_head
 from cls_exporter.checkpoint.model import ClsModel, RowModules
-from cls_exporter.checkpoint.placement import Placement, place
+from cls_exporter.checkpoint.placement import Placement
 from cls_exporter.checkpoint.pooler import FoundPooler, TanhPooler, find_pooler
 from cls_exporter.checkpoint.sentence_transformers import SentenceModules, read_sentence_modules
 from cls_exporter.checkpoint.source import encoder_folder, find_source
 from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, check_vocabulary, load_tokenizer
 from cls_exporter.checkpoint.weights import read_weights, sha256_of, some_of
 from cls_exporter.config import ExportConfig
-from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
+from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.bundle.manifest import Pooler, SourcePooling
 from cls_runtime.errors import UsageError
+
+# A model with 16 heads and 8,192 positions needs half of it.
+_ATTENTION_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Checkpoint:
     Attributes:
         name: hub id, or the folder's last part; never a path.
         revision: the hub's commit; None for a local folder.
-        folder: where the encoder's files are.
+        stored_config: the object in its config.json.
         architecture: its line in the table of architectures.
         config: transformers' configuration.
         model: the PyTorch module, in eval mode, fp32, on the CPU.
@@ -54,7 +55,7 @@ class Checkpoint:
 
     name: str
     revision: str | None
-    folder: Path
+    stored_config: Mapping[str, Any]
     architecture: Architecture
     config: PretrainedConfig
     model: ClsModel
@@ -97,10 +98,8 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
         source.folder, folder, hidden=configuration.hidden, allow_pooling_mismatch=asked.allow_pooling_mismatch
     )
     tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=sentence.lowercase)
-    encoder = _build_encoder(configuration.loaded, trust_remote_code=trusted)
     weights = read_weights(folder)
-    placement = place(weights.tensors, encoder.state_dict(), computed=configuration.architecture.computed)
-    _fill(encoder, placement)
+    encoder, placement = build_encoder(configuration, weights.tensors)
     check_vocabulary(tokenizer.tokenizer, rows=encoder.get_input_embeddings().weight.shape[0], name=source.name)
     parts = _parts(placement, configuration, asked)
     head = parts.head
@@ -111,7 +110,7 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     return Checkpoint(
         name=source.name,
         revision=source.revision,
-        folder=folder,
+        stored_config=configuration.stored,
         architecture=configuration.architecture,
         config=configuration.loaded,
         model=ClsModel(encoder, row_modules, hidden=configuration.hidden, token_type_ids=takes_types),
@@ -122,31 +121,10 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
         pooler=parts.state,
         source_pooling=sentence.pooling,
         labels=() if head is None else head.labels,
-        weights_sha256=sha256_of((*weights.files, *sentence.dense_files), root=source.folder),
+        weights_sha256=sha256_of((*weights.files, *sentence.dense_files), root=source.folder.path),
         tokenizer_sha256=tokenizer.sha256,
         notes=placement.notes + parts.notes + sentence.notes + tokenizer.notes,
     )
-
-
-def _build_encoder(config: PretrainedConfig, *, trust_remote_code: bool) -> Any:
-    """The architecture's encoder without pooler, in eval mode; its weights are placeholders. The caller's random state is kept."""
-    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    kind: Any = AutoModel._model_mapping.get(type(config), None)  # noqa: SLF001
-    if kind is not None and "add_pooling_layer" in inspect.signature(kind).parameters:
-        kwargs["add_pooling_layer"] = False
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            factory: Any = AutoModel
-            encoder = factory.from_config(config, attn_implementation="eager", dtype=torch.float32, **kwargs)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, OSError, ImportError) as error:
-        raise CheckpointError(f"config.json does not describe a model that can be built ({one_line(error)}); correct it") from None
-    return encoder.eval()
-
-
-def _fill(encoder: nn.Module, placement: Placement) -> None:
-    weights = {name: tensor.detach().float().contiguous() for name, tensor in placement.encoder.items()}
-    encoder.load_state_dict(weights, strict=False, assign=True)
 
 
 @dataclass(frozen=True)
@@ -226,10 +204,21 @@ def _max_length(configuration: Configuration, tokenizer: LoadedTokenizer, senten
     special = tokenizer.tokenizer.num_special_tokens_to_add()
     if limit <= special:
         raise CheckpointError(f"the checkpoint takes {limit} tokens at most and {special} of them are special; correct its configuration")
+    if asked is not None and asked > limit:
+        raise UsageError(f"--max-length {asked} is more than the model takes, {limit} tokens; it can only be lowered")
+    _check_attention(configuration, limit if asked is None else asked)
     if asked is None:
         return limit
-    if asked > limit:
-        raise UsageError(f"--max-length {asked} is more than the model takes, {limit} tokens; it can only be lowered")
     if asked <= special:
         raise UsageError(f"--max-length {asked} leaves no room for text: {special} tokens are special; expected at least {special + 1}")
     return asked
+
+
+def _check_attention(configuration: Configuration, tokens: int) -> None:
+    """PyTorch needs a matrix [A, S, S] for the longest texts; where no weight holds the positions, config.json may say any S."""
+    size_bytes = 4 * int(configuration.loaded.num_attention_heads) * tokens**2
+    if size_bytes > _ATTENTION_BYTES:
+        raise CheckpointError(
+            f"the checkpoint takes texts of {tokens} tokens, for which attention needs {size_bytes / 2**30:.0f} GiB of memory in PyTorch, "
+            f"expected at most {_ATTENTION_BYTES // 2**30}; lower it with --max-length, or correct max_position_embeddings in config.json"
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cls_exporter.checkpoint.tensor_files import as_float32
 from cls_exporter.errors import CheckpointError
 from cls_runtime.bundle.manifest import Pooler
 
@@ -55,7 +56,7 @@ def find_pooler(rest: dict[str, Tensor], *, hidden: int, initializer_range: floa
     missing = [name for name in names if name not in rest]
     if missing:
         raise CheckpointError(f"the pooler lacks {missing[0]}; expected {names[0]} and {names[1]}")
-    weight, bias = rest[names[0]].float(), rest[names[1]].float()
+    weight, bias = (as_float32(name, rest[name]) for name in names)
     if weight.shape != (hidden, hidden) or bias.shape != (hidden,):
         raise CheckpointError(
             f"the pooler's {names[0]} is {list(weight.shape)} and its bias {list(bias.shape)}; expected {[hidden, hidden]} and {[hidden]}"

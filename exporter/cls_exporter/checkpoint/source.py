@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import fnmatch
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from cls_exporter.errors import CheckpointError, one_line
+from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.errors import CheckpointError, as_checkpoint_error, shown
 from cls_runtime.errors import UsageError
 
 # Named one by one, so that a repository's ONNX, TensorFlow, Flax and training files stay where they are.
@@ -38,7 +38,7 @@ class SourceFolder:
 
     name: str
     revision: str | None
-    folder: Path
+    folder: CheckpointFolder
 
 
 def find_source(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
@@ -50,12 +50,14 @@ def find_source(model: str, *, revision: str | None, trust_remote_code: bool) ->
         CheckpointError: there is no such folder, repository or revision, or the hub cannot be reached and the cache does not have it.
         UsageError: a revision for a local folder.
     """
-    path = Path(model).expanduser()
-    if model and path.is_dir():
+    with as_checkpoint_error(lambda reason: f"{shown(model)} is no hub id and no folder's name ({reason}); expected one of them"):
+        path = Path(model).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    if model and is_folder:
         if revision is not None:
             raise UsageError(f"{model} is a local folder, --revision {revision} names a commit of a hub repository; leave one of them out")
-        return SourceFolder(name=path.resolve().name, revision=None, folder=path)
-    if model and path.exists():
+        return SourceFolder(name=path.resolve().name, revision=None, folder=CheckpointFolder.of(path))
+    if model and is_there:
         raise CheckpointError(f"{model} is a file; expected a hub id or the folder that holds config.json and the weights")
     if _looks_like_path(model):
         raise CheckpointError(
@@ -72,69 +74,33 @@ def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> S
     code = ("*.py",) if trust_remote_code else ()
     folder = _snapshot(model, revision=revision, patterns=_SMALL_FILES + _MODULE_FILES + _SAFETENSORS + code)
     commit = folder.name
-    encoder = encoder_folder(folder)
-    if not any(encoder.glob("model*.safetensors*")):
+    encoder = encoder_folder(CheckpointFolder.of(folder))
+    if not any(fnmatch.fnmatch(name, "model*.safetensors*") for name in encoder.names()):
         # The commit, not the branch: it may have moved since the first half was fetched.
         folder = _snapshot(model, revision=commit, patterns=_PICKLES)
-    return SourceFolder(name=model, revision=commit, folder=folder)
+    return SourceFolder(name=model, revision=commit, folder=CheckpointFolder.of(folder))
 
 
 def _snapshot(model: str, *, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_NEVER)))
-    except (OSError, ValueError) as error:
-        at = f" at revision {revision}" if revision else ""
-        raise CheckpointError(
-            f"{model}{at} cannot be fetched from the hub ({type(error).__name__}: {one_line(error)}); expected a local folder, a hub id "
+    at = f" at revision {revision}" if revision else ""
+    # A network fails in more ways than the hub's client has errors for.
+    with as_checkpoint_error(
+        lambda reason: (
+            f"{model}{at} cannot be fetched from the hub ({reason}); expected a local folder, a hub id "
             "that exists, or one that is in the cache; check the name, the network, HF_HUB_OFFLINE and, for a gated model, `hf auth login`"
-        ) from None
+        )
+    ):
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_NEVER)))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of the checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} in {path.parent.name} cannot be read as JSON ({error}); fetch the checkpoint again") from None
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The same for a file that holds an object; an absent file is an empty one."""
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} in {path.parent.name} holds a {type(content).__name__}, expected a JSON object")
-    return content
-
-
-def inside(folder: Path, name: str, *, named_by: str) -> Path:
-    """`folder/name` for a relative `name` that a file of the checkpoint gives.
-
-    Judged by the name alone: the files of a hub snapshot are symbolic links into the cache's blobs.
-
-    Raises:
-        CheckpointError: the name is absolute or climbs out of the folder.
-    """
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in name:
-        raise CheckpointError(f"{named_by} names {name!r}, which leaves the checkpoint's folder; expected a path inside it")
-    return folder.joinpath(*parts.parts)
-
-
-def encoder_folder(folder: Path) -> Path:
+def encoder_folder(folder: CheckpointFolder) -> CheckpointFolder:
     """The folder with config.json and the weights: `folder`, or the one that modules.json gives for its first module."""
-    modules = folder / "modules.json"
-    if not modules.exists():
+    if not folder.has("modules.json"):
         return folder
-    listed = read_json(modules)
+    listed = folder.json("modules.json")
     first = listed[0] if isinstance(listed, list) and listed else None
     if not isinstance(first, dict) or not isinstance(first.get("path", ""), str):
         raise CheckpointError(f"modules.json in {folder.name} is not a list of modules with a path; expected sentence-transformers' format")
-    return inside(folder, first.get("path", ""), named_by="modules.json")
+    return folder.inner(first.get("path", ""), named_by="modules.json")

@@ -12,13 +12,14 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cls_exporter.checkpoint.source import read_json_object
-from cls_exporter.errors import CheckpointError, UnsupportedError, one_line
+from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.checkpoint.tokenizer_files import SETTINGS, staged_tokenizer, vocabulary_files
+from cls_exporter.checkpoint.weights import shown_name
+from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, shown
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
 _PROBES = ("a", "two words", "")
-_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json", "*.model")
 _SEVERAL_HAN = re.compile(r"[\u4e00-\u9fff]{2}")
 
 
@@ -42,7 +43,7 @@ class LoadedTokenizer:
         return hashlib.sha256(self.serialized.encode()).hexdigest()
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool, lowercase: bool) -> LoadedTokenizer:
+def load_tokenizer(folder: CheckpointFolder, *, trust_remote_code: bool, lowercase: bool) -> LoadedTokenizer:
     """Loads the tokenizer, converting a slow one.
 
     `lowercase` says that sentence-transformers lowercases texts before this tokenizer sees them.
@@ -51,14 +52,30 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, lowercase: bool) ->
         CheckpointError: there is none, it cannot be read or converted, or it does not put one fixed token first.
         UnsupportedError: what it does cannot be written in tokenizer.json.
     """
-    if not any(path for pattern in _VOCABULARY_FILES for path in folder.glob(pattern)):
+    if not vocabulary_files(folder) and not folder.has(SETTINGS):
         raise CheckpointError(f"{folder.name} has no tokenizer; expected tokenizer.json or vocab.txt beside the weights; save it there")
-    notes: list[str] = []
-    if not (folder / "tokenizer.json").exists():
-        notes.append("the tokenizer had no tokenizer.json and was converted to one")
-    tokenizer = _load(folder, trust_remote_code=trust_remote_code)
+    with staged_tokenizer(folder) as (stage, notes):
+        # Code of the checkpoint's own is trusted with everything, and reads the files that it came with.
+        runs_code = trust_remote_code and any(folder.json_object(name).get("auto_map") for name in (SETTINGS, "config.json"))
+        with as_checkpoint_error(
+            lambda reason: (
+                f"the tokenizer of {folder.name} cannot be loaded ({reason}); expected one that transformers' "
+                "AutoTokenizer loads; save it again with save_pretrained()"
+            ),
+            hidden=f"{stage}/",
+        ):
+            tokenizer = _load(folder.path if runs_code else stage, folder, trust_remote_code=runs_code)
+            return _understood(tokenizer, folder, lowercase=lowercase, notes=notes)
+
+
+def _understood(
+    tokenizer: PreTrainedTokenizerFast, folder: CheckpointFolder, *, lowercase: bool, notes: tuple[str, ...]
+) -> LoadedTokenizer:
+    """Makes the tokenizer pad on the right, tries it on a few texts, and takes from it what a bundle needs."""
+    if not folder.has("tokenizer.json"):
+        notes += ("the tokenizer had no tokenizer.json and was converted to one",)
     if tokenizer.padding_side != "right":
-        notes.append("the tokenizer padded on the left; a bundle pads on the right, so that row 0 is the CLS token")
+        notes += ("the tokenizer padded on the left; a bundle pads on the right, so that row 0 is the CLS token",)
         tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         raise CheckpointError(
@@ -82,41 +99,30 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool, lowercase: bool) ->
         emits_token_types=types is not None,
         largest_token_type=max(types or [0]),
         limit=int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
-def _load(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
-    settings = read_json_object(folder / "tokenizer_config.json")
-    kind = str(settings.get("tokenizer_class", ""))
-    try:
-        if kind.startswith("RoFormer") or (not kind and read_json_object(folder / "config.json").get("model_type") == "roformer"):
-            return _load_roformer(folder)
-        if kind == "TokenizersBackend":
-            # transformers 5 writes this name, transformers 4 does not know it.
-            backend: Any = PreTrainedTokenizerFast
-            tokenizer: PreTrainedTokenizerFast = backend.from_pretrained(folder, local_files_only=True)
-            return tokenizer
-        loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-        if not isinstance(loaded, PreTrainedTokenizerFast):
-            return _converted(loaded, folder)
-    except (CheckpointError, UnsupportedError):
-        raise
-    # tokenizers raises bare Exceptions for what it cannot parse.
-    except Exception as error:  # noqa: BLE001
-        raise CheckpointError(
-            f"the tokenizer of {folder.name} cannot be loaded ({type(error).__name__}: {one_line(error)}); expected one that transformers' "
-            "AutoTokenizer loads; save it again with save_pretrained()"
-        ) from None
-    return loaded
+def _load(files: Path, folder: CheckpointFolder, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer that transformers makes of the folder `files`; `folder` is the checkpoint's own, for what it says and its name."""
+    kind = folder.json_object(SETTINGS).get("tokenizer_class") or ""
+    if kind.startswith("RoFormer") or (not kind and folder.json_object("config.json").get("model_type") == "roformer"):
+        return _load_roformer(files, folder.name)
+    if kind == "TokenizersBackend":
+        # transformers 5 writes this name, transformers 4 does not know it.
+        backend: Any = PreTrainedTokenizerFast
+        tokenizer: PreTrainedTokenizerFast = backend.from_pretrained(files, local_files_only=True)
+        return tokenizer
+    loaded: Any = AutoTokenizer.from_pretrained(files, trust_remote_code=trust_remote_code, local_files_only=True)
+    return loaded if isinstance(loaded, PreTrainedTokenizerFast) else _converted(loaded, folder.name)
 
 
-def _converted(slow: Any, folder: Path) -> PreTrainedTokenizerFast:
+def _converted(slow: Any, name: str) -> PreTrainedTokenizerFast:
     from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, convert_slow_tokenizer
 
     if type(slow).__name__ not in SLOW_TO_FAST_CONVERTERS:
         raise UnsupportedError(
-            f"the tokenizer of {folder.name} is a {type(slow).__name__}, written in Python, which cannot be converted to tokenizer.json; "
+            f"the tokenizer of {name} is a {type(slow).__name__}, written in Python, which cannot be converted to tokenizer.json; "
             "expected a fast tokenizer"
         )
     special = {name: str(token) for name, token in slow.special_tokens_map.items() if isinstance(token, str)}
@@ -131,17 +137,17 @@ def _converted(slow: Any, folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _load_roformer(folder: Path) -> PreTrainedTokenizerFast:
+def _load_roformer(files: Path, name: str) -> PreTrainedTokenizerFast:
     """RoFormer's own tokenizer cuts Chinese words with Jieba, which no tokenizer.json can say; characters alone need no Jieba."""
     # Any: transformers 5 exports this name at run time only.
     library: Any = transformers
-    tokenizer: PreTrainedTokenizerFast = library.BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerFast = library.BertTokenizerFast.from_pretrained(files, local_files_only=True)
     words = [token for token in tokenizer.get_vocab() if _SEVERAL_HAN.search(token)]
     if words:
         raise UnsupportedError(
-            f"the tokenizer of {folder.name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such "
-            f"as {words[0]!r}), which tokenizer.json cannot express; supported are RoFormer models whose vocabulary holds single Chinese "
-            "characters"
+            f"the tokenizer of {name} cuts Chinese words with Jieba (its vocabulary has {len(words)} of them, such "
+            f"as {shown(words[0])}), which tokenizer.json cannot express; supported are RoFormer models whose vocabulary holds single "
+            "Chinese characters"
         )
     return tokenizer
 
@@ -152,9 +158,10 @@ def _check_first_token(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     expected = tokenizer.cls_token_id
     if len(firsts) == 1 and first and (first[0] == expected if expected is not None else first[0] in tokenizer.all_special_ids):
         return
+    cls = shown_name(tokenizer.cls_token or "a CLS token")
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
     raise CheckpointError(
-        f"the tokenizer of {name} does not put {tokenizer.cls_token or 'a CLS token'} first: 'a' becomes {tokens}; row 0 would be a word; "
+        f"the tokenizer of {name} does not put {cls} first: 'a' becomes {shown(tokens)}; row 0 would be a word; "
         "expected a post-processor in tokenizer.json that adds the special tokens"
     )
 
@@ -165,9 +172,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, *, rows: int, name: str
     Raises:
         CheckpointError: a token's id has no row.
     """
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", 0))
     if largest >= rows:
         raise CheckpointError(
-            f"the tokenizer of {name} has the token {token!r} with id {largest}, the embedding table has {rows} rows; they are of "
+            f"the tokenizer of {name} has the token {shown(token)} with id {largest}, the embedding table has {rows} rows; they are of "
             "different models, or the table was not resized after tokens were added"
         )

@@ -6,6 +6,8 @@ from importlib.resources import files
 
 from transformers import PreTrainedTokenizerFast
 
+from cls_exporter.errors import CheckpointError
+
 
 def builtin_texts(name: str) -> tuple[str, ...]:
     """The lines of `texts/<name>.txt`: `parity` or `calibration`. The two have no text in common."""
@@ -17,6 +19,9 @@ def parity_texts(tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> tupl
     """The built-in texts, the empty text, and texts made of them that have about `max_length` tokens, exactly as many, and twice as many.
 
     None of them is used for calibration.
+
+    Raises:
+        CheckpointError: a longer text does not get more tokens.
     """
     texts = builtin_texts("parity")
     return ("", *texts, *(_of_length(tokenizer, texts, tokens) for tokens in (max_length - 1, max_length, max_length + 1, 2 * max_length)))
@@ -25,8 +30,15 @@ def parity_texts(tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> tupl
 def _of_length(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], tokens: int) -> str:
     """The shortest run of words of `texts` that has at least `tokens` tokens, special ones included."""
     words = " ".join(texts).split()
-    while _count(tokenizer, words) < tokens:
+    count = _count(tokenizer, words)
+    while count < tokens:
         words += words
+        fewer, count = count, _count(tokenizer, words)
+        if count <= fewer:
+            raise CheckpointError(
+                f"the tokenizer makes {count} tokens of {len(words)} words and as many of half of them; no text is as long as the model "
+                "takes; expected more tokens for a longer text; correct tokenizer.json"
+            )
     low, high = 1, len(words)
     while low < high:
         middle = (low + high) // 2

@@ -61,6 +61,8 @@ class CalibrationTexts:
         Raises:
             UsageError: the file cannot be read or holds no text.
         """
+        if file.exists() and not file.is_file():
+            raise UsageError(f"calibration file {file} is no regular file; it is read several times, expected a file of one text a line")
         texts = _counted(lambda: (text for text in read_texts([file]) if text.strip()))
         if not texts.count:
             raise UsageError(f"calibration file {file} holds no text; expected one text a line, some hundred of them")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cls_exporter.checkpoint import Checkpoint
-from cls_exporter.checkpoint.source import read_json_object
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Machine paths, code, and how the weights were stored: none of it is true of the bundle.
@@ -41,7 +40,7 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    fields = {name: value for name, value in read_json_object(checkpoint.folder / "config.json").items() if name not in _NOT_OURS}
+    fields = {name: value for name, value in checkpoint.stored_config.items() if name not in _NOT_OURS}
     fields["architectures"] = [checkpoint.architecture.encoder_class]
     fields["model_type"] = checkpoint.architecture.model_type
     if checkpoint.labels:
@@ -95,9 +94,9 @@ def _special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _write_vocabulary(path: Path, vocabulary: Mapping[str, int]) -> None:
-    """A line a token, in the order of ids, where the ids leave no gap: a line's number is its id."""
+    """A line a token, in the order of ids, where the ids leave no gap and no token ends a line: a line's number is its id."""
     tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
-    if [vocabulary[token] for token in tokens] == list(range(len(tokens))):
+    if [vocabulary[token] for token in tokens] == list(range(len(tokens))) and not any({*token} & {*"\r\n"} for token in tokens):
         path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
 
 

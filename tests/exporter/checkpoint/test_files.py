@@ -17,7 +17,7 @@ import torch
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.checkpoint.source import inside
+from cls_exporter.checkpoint.folder import inside
 from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.errors import UsageError
 

@@ -143,7 +143,7 @@ def test_dense_modules_that_are_refused(folder: Path, changes: dict[str, Any], m
 def test_a_dense_module_of_another_width_is_refused(folder: Path) -> None:
     add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
     write_dense(folder / "2_Dense", inner=16, outer=8)
-    with pytest.raises(CheckpointError, match=r"the Dense module in 2_Dense holds .*a weight of \[8, 32\]"):
+    with pytest.raises(CheckpointError, match="the Dense module in 2_Dense has in_features 16 and out_features 8; expected 32"):
         load_checkpoint(str(folder))
 
 

@@ -6,6 +6,10 @@ import unicodedata
 from importlib import resources
 
 import pytest
+from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+from cls_exporter.errors import CheckpointError
+from cls_exporter.gate.parity_texts import parity_texts
 
 
 def lines(name: str) -> list[str]:
@@ -34,3 +38,18 @@ def test_parity_texts_are_ragged_and_in_many_scripts() -> None:
     assert min(map(len, texts)) == 1
     scripts = {unicodedata.name(letter).split()[0] for text in texts for letter in text if letter.isalpha()}
     assert scripts >= {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "CJK", "HIRAGANA", "HANGUL", "THAI"}
+
+
+class NeverLonger(PreTrainedTokenizerFast):
+    """Gives three tokens for any text, as one does whose normalizer replaces all of it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, *_: object, **__: object) -> BatchEncoding:
+        return BatchEncoding({"input_ids": [1, 2, 3]})
+
+
+def test_a_tokenizer_that_gives_no_more_tokens_for_more_words_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="makes 3 tokens of .* words and as many of half of them"):
+        parity_texts(NeverLonger(), max_length=16)

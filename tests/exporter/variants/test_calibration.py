@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import graphs
 import numpy as np
@@ -23,6 +25,7 @@ from cls_exporter.variants.calibration import (
     with_random_words,
 )
 from cls_runtime.engines.base import TokenBatch
+from cls_runtime.errors import UsageError
 
 WEIGHTS = graphs.random_weights(E=(6, 8), W=(8, 8), b=(8,), V=(8, 4))
 TEXTS = ([[0, 1, 2], [3, 4, 5]], [[5, 5]])
@@ -125,3 +128,11 @@ def test_random_words_leave_special_tokens_and_lengths():
         assert batch.attention_mask is source.attention_mask
     again = list(with_random_words(given, special=[0, 1, 2, 3], vocabulary=1000))
     assert all(np.array_equal(first.input_ids, second.input_ids) for first, second in zip(made, again, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_texts_come_from_a_regular_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "texts.txt"
+    {"pipe": os.mkfifo, "device": lambda place: place.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](path)
+    with pytest.raises(UsageError, match="is no regular file"):
+        calibration.CalibrationTexts.of_file(path)

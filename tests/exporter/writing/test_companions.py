@@ -148,3 +148,12 @@ def test_sentence_transformers_reads_the_folder(tmp_path: Path) -> None:
     mode = pooling.pooling_mode if hasattr(pooling, "pooling_mode") else pooling.get_pooling_mode_str()
     assert mode == "cls"
     assert modules.Transformer.load_config(str(tmp_path / "bundle"))["max_seq_length"] == checkpoints.MAX_POSITIONS
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "carriage\r", "\r\n"])
+def test_a_token_that_ends_a_line_leaves_no_vocabulary_of_lines(tmp_path: Path, token: str) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][token] = len(tokenizer["model"]["vocab"])
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "vocab.txt" not in write(model, tmp_path / "bundle")

@@ -1,0 +1,132 @@
+"""What each field of config.json may be, checked before transformers computes or allocates anything by it.
+
+Only what the supported encoders read is listed. Whether sizes fit the weights is decided by the weights (`checkpoint.encoder`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.activations import ACT2FN
+
+from cls_exporter.checkpoint.architectures import Architecture
+from cls_exporter.errors import CheckpointError, shown
+
+_LARGEST = 2**31 - 1
+_LAYERS = 256
+_LABELS = 2**20
+_LABEL_CHARACTERS = 1000
+# Numbers in a table that transformers computes one by one in Python; the largest that was published has 1,536 rows of 64.
+_COMPUTED_NUMBERS = 2**22
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What a value must be, in words and as a test."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+def is_integer(value: Any, low: int, high: int = _LARGEST) -> bool:
+    """Whether a value from JSON is an integer, which true and false are not, in a range."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _integers(low: int, high: int = _LARGEST) -> _Field:
+    return _Field(f"an integer from {low} to {high}", lambda value: is_integer(value, low, high))
+
+
+def _or_null(field: _Field) -> _Field:
+    return _Field(f"{field.expected} or null", lambda value: value is None or field.accepts(value))
+
+
+def _are_labels(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _LABELS
+        and all(isinstance(label, (str, int)) and len(str(label)) <= _LABEL_CHARACTERS for label in value.values())
+    )
+
+
+_SIZE = _integers(1)
+_COUNT = _integers(0)
+_LAYER_COUNT = _integers(1, _LAYERS)
+_SHARE = _Field("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+_POSITIVE = _Field("a number above 0 and at most 1e9", lambda value: is_number(value) and 0 < value <= 10**9)
+_EPSILON = _Field("a number above 0 and at most 1", lambda value: is_number(value) and 0 < value <= 1)
+_SWITCH = _Field("true or false", lambda value: isinstance(value, bool))
+_ACTIVATION = _Field("the name of an activation that transformers has", lambda value: isinstance(value, str) and value in ACT2FN)
+_WORDS = _Field("a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+_FIELDS: Mapping[str, _Field] = {
+    **dict.fromkeys(("hidden_size", "dim", "num_attention_heads", "n_heads", "intermediate_size", "hidden_dim", "vocab_size"), _SIZE),
+    **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num"), _LAYER_COUNT),
+    **dict.fromkeys(("max_position_embeddings", "local_attention", "global_attn_every_n_layers", "relative_attention_num_buckets"), _SIZE),
+    **dict.fromkeys(("embedding_size", "pooler_hidden_size"), _or_null(_SIZE)),
+    **dict.fromkeys(("type_vocab_size", "conv_kernel_size", "task_type_vocab_size"), _COUNT),
+    **dict.fromkeys(("position_buckets", "max_relative_positions"), _integers(-1)),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), _or_null(_COUNT)),
+    **dict.fromkeys(("hidden_act", "activation", "hidden_activation", "pooler_hidden_act", "classifier_activation"), _ACTIVATION),
+    **dict.fromkeys(("layer_norm_eps", "norm_eps"), _EPSILON),
+    **dict.fromkeys(
+        ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"), _SHARE
+    ),
+    **dict.fromkeys(("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "pooler_dropout"), _or_null(_SHARE)),
+    **dict.fromkeys(("initializer_range", "rope_theta", "global_rope_theta", "local_rope_theta"), _or_null(_POSITIVE)),
+    **dict.fromkeys(("relative_attention", "position_biased_input", "share_att_key", "rotary_value", "sinusoidal_pos_embds"), _SWITCH),
+    **dict.fromkeys(("norm_bias", "mlp_bias", "attention_bias", "classifier_bias", "use_task_id", "tie_word_embeddings"), _SWITCH),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), _or_null(_Field("an object", lambda value: isinstance(value, dict)))),
+    **dict.fromkeys(("architectures", "layer_types"), _or_null(_WORDS)),
+    "pos_att_type": _or_null(_Field("a name or a list of names", lambda value: isinstance(value, str) or _WORDS.accepts(value))),
+    "id2label": _or_null(_Field(f"an object of labels of at most {_LABEL_CHARACTERS} characters", _are_labels)),
+    "label2id": _or_null(_Field("an object", lambda value: isinstance(value, dict))),
+    "num_labels": _or_null(_integers(0, _LABELS)),
+}
+
+
+def check_fields(stored: Mapping[str, Any], *, name: str) -> None:
+    """Holds each field that is in config.json to its kind; `name` is the checkpoint's in the error.
+
+    Raises:
+        CheckpointError: a field is of another type, or out of any range that makes sense.
+    """
+    for field, kind in _FIELDS.items():
+        if field in stored and not kind.accepts(stored[field]):
+            raise CheckpointError(
+                f"config.json of {name} has {field} {shown(stored[field])}; expected {kind.expected}; correct it or fetch it again"
+            )
+
+
+def check_sizes(config: Any, architecture: Architecture, *, name: str) -> None:
+    """Holds the sizes of transformers' `config`, defaults included, to each other.
+
+    Raises:
+        CheckpointError: heads do not divide the hidden size, the padding token has no row, or no position is left for a text.
+    """
+    where = f"config.json of {name} has"
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    if hidden % heads:
+        raise CheckpointError(f"{where} hidden_size {hidden} and num_attention_heads {heads}; expected a multiple of the heads")
+    padding = config.pad_token_id
+    if padding is None and architecture.positions_follow_padding_id:
+        raise CheckpointError(f"{where} no pad_token_id, which a {architecture.model_type} model counts its positions from")
+    if padding is not None and padding >= config.vocab_size:
+        raise CheckpointError(f"{where} pad_token_id {padding} and vocab_size {config.vocab_size}; expected an id below vocab_size")
+    if architecture.longest_input(config) < 1:
+        raise CheckpointError(
+            f"{where} max_position_embeddings {config.max_position_embeddings}, of which padding takes all; expected more positions"
+        )
+    if architecture.computed and config.max_position_embeddings * (hidden // heads) > _COMPUTED_NUMBERS:
+        raise CheckpointError(
+            f"{where} max_position_embeddings {config.max_position_embeddings}; expected at most "
+            f"{_COMPUTED_NUMBERS // (hidden // heads)}, since this model's table of positions is computed"
+        )
