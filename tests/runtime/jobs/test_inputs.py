@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.jobs.inputs import END, JobInputs, expand
+from cls_runtime.jobs.inputs import END, JobInputs
+from cls_runtime.jobs.names import expand
 
 
 def rows_of(inputs, ranges=((0, END),), **options):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cls_runtime.errors import MissingExtraError, TextError, UsageError
-from cls_runtime.reading import line_formats
+from cls_runtime.reading import lines
 from cls_runtime.reading.text_files import read_texts
 
 
@@ -46,7 +46,7 @@ def test_bad_utf8_names_file_and_line(tmp_path):
 
 
 def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(line_formats, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     with pytest.raises(TextError, match="line 2 is longer than 100 bytes"):
         list(read_texts([write(tmp_path / "in.txt", b"a\n" + b"x" * 101)]))
     assert list(read_texts([write(tmp_path / "in.txt", b"x" * 100)])) == ["x" * 100]
