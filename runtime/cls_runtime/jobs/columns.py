@@ -11,7 +11,7 @@ from typing import Any
 from cls_runtime.errors import TextError, UsageError
 from cls_runtime.jobs.filesystems import opened_parquet
 from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
-from cls_runtime.reading.rows import Columns, Record, Rows, listed
+from cls_runtime.reading.rows import Columns, Record, listed
 from cls_runtime.reading.text_files import TextFile
 
 ID, EMBEDDING, SCALE = "id", "embedding", "embedding_scale"

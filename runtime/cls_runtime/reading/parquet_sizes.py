@@ -11,7 +11,8 @@ from typing import Any
 from cls_runtime.errors import TextError
 from cls_runtime.reading.rows import BATCH_ROWS
 
-MAX_BATCH_BYTES = 2**26
+MAX_BATCH_BYTES = 2**24
+MAX_DICTIONARY_BYTES = 2**26
 # A column chunk that is larger and packed tighter is no text that somebody wrote.
 _MAX_PACKED, _SUSPECT_BYTES = 200, 2**27
 _SKEWED_ROWS = 16
@@ -43,8 +44,8 @@ def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name:
         one = _dictionary_bytes(chunk, source)
         advice = "write the file again with smaller row groups and pages"
         where = f"{name}: column {chunk.path_in_schema!r} in row group {number}"
-        if one > MAX_BATCH_BYTES:
-            raise TextError(f"{where} has a dictionary of {one:,} bytes, more than {MAX_BATCH_BYTES:,}; {advice}")
+        if one > MAX_DICTIONARY_BYTES:
+            raise TextError(f"{where} has a dictionary of {one:,} bytes, more than {MAX_DICTIONARY_BYTES:,}; {advice}")
         if whole > _SUSPECT_BYTES and whole > _MAX_PACKED * max(1, packed):
             raise TextError(f"{where} unpacks from {packed:,} to {whole:,} bytes, more than {_MAX_PACKED} times; {advice}")
         if "DELTA_BYTE_ARRAY" in chunk.encodings:  # a string may be all but a letter of the one before
