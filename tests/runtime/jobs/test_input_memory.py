@@ -63,7 +63,7 @@ def prefixes(path):
 # All rows at once would be 1,100 MB of the third, and 400 of the last.
 CASES = {
     "documents of 100 kB": ("in.jsonl.gz", documents, 400, ""),
-    "a line without end": ("in.txt.gz", endless, 0, "line 1 has more than 1,073,741,824 bytes and no end"),
+    "a line without end": ("in.txt.gz", endless, 1, "line 1 has more than 1,073,741,824 bytes and no end"),
     "a string that all rows name": ("in.parquet", one_string, 400, ""),
     "strings that are the one before": ("in.parquet", prefixes, 400, ""),
 }
