@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cls_runtime.errors import TextError, UsageError
 from cls_runtime.jobs.filesystems import opened_parquet
 from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
-from cls_runtime.reading.rows import Columns, Record, Rows, listed
+from cls_runtime.reading.rows import Columns, Record, listed
 from cls_runtime.reading.text_files import TextFile
 
 ID, EMBEDDING, SCALE = "id", "embedding", "embedding_scale"
@@ -30,12 +31,15 @@ class OutputColumn:
         """The values as an Arrow array.
 
         Raises:
-            ArrowInvalid, ArrowTypeError, OverflowError: a value of another type.
+            TextError: a value of another type, or one that cannot be written.
         """
         pa = require_pyarrow("Parquet shards")
-        if self.as_json:
-            values = [value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
-        return pa.array(values, self.type)
+        try:
+            if self.as_json:
+                values = [value if value is None or isinstance(value, str) else _json(value) for value in values]
+            return pa.array(values, self.type)
+        except (pa.ArrowException, OverflowError, ValueError, RecursionError) as error:
+            raise TextError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,13 @@ class ColumnPlan:
 
     def misfit(self, record: Record, where: str) -> str:
         """Why a record's values do not fit the columns; empty if they do."""
-        import pyarrow as pa
-
         for column, value in zip(self.passed, record.values, strict=True):
             if column.name == ID and value is None:
-                return f"{where} has no {column.source!r}, which is the id column"
+                return no_id(where, column)
             try:
                 column.array([value])
-            except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-                return f"{where}: {column.source!r} is {value!r:.80}, expected {column.type} as in the first records"
+            except TextError:
+                return f"{where}: {column.source!r} is {reprlib.repr(value)}, expected {_expected(column)} as in the first records"
         return ""
 
 
@@ -96,7 +98,7 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         raise UsageError(f"--keep names a column twice: {', '.join(column.name for column in plan)}")
     types: list[list[_Kind]] = []
     if plan:
-        samples = [_sample(file, columns) for file in files]
+        samples = [_sampled(file, columns) for file in files]
         _check_fields(files, samples, columns.others)
         types = [_types(file, columns, sample) for file, sample in zip(files, samples, strict=True)]
     passed = []
@@ -111,27 +113,48 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
 _Kind = tuple[Any, bool] | None
 
 
-def _sample(file: TextFile, columns: Columns) -> list[Record]:
-    """The first records of a JSON file; what other formats have, they say themselves."""
+@dataclass
+class _Sample:
+    """What the first records of a JSON file have: the types of each column's values, and the names of all fields."""
+
+    kinds: list[set[type]]
+    fields: dict[str, None] = field(default_factory=dict)
+    records: int = 0
+
+
+def _sampled(file: TextFile, columns: Columns) -> _Sample:
+    """Looks at a JSON file; what other formats have, they say themselves."""
+    sample = _Sample([set() for _ in columns.others])
     if file.kind != ".jsonl":
-        return []
+        return sample
+    if file.once:
+        raise UsageError(f"{file.label} can be read only once, and the types of its columns are not known before; write it to a file")
+    seen = 0
     with file.rows(columns) as reader:
-        return [record for record in reader.take(SAMPLE_RECORDS).records if record.values]
+        while seen < SAMPLE_RECORDS and (records := reader.take(SAMPLE_RECORDS - seen).records):
+            seen += len(records)
+            for record in records:
+                if record.values:
+                    sample.records += 1
+                    sample.fields.update(dict.fromkeys(record.fields))
+                    for kinds, value in zip(sample.kinds, record.values, strict=True):
+                        kinds.add(type(value))
+    return sample
 
 
-def _check_fields(files: Sequence[TextFile], samples: Sequence[Sequence[Record]], names: Sequence[str]) -> None:
+def _check_fields(files: Sequence[TextFile], samples: Sequence[_Sample], names: Sequence[str]) -> None:
     """Refuses a name that not one of the first records has: it is a mistake, and would give a column of nulls."""
-    records = [record for sample in samples for record in sample]
+    records = sum(sample.records for sample in samples)
     if not records or any(file.kind != ".jsonl" for file in files):
         return
-    fields = list(dict.fromkeys(name for record in records for name in record.fields))
+    fields = list(dict.fromkeys(name for sample in samples for name in sample.fields))
     for name in names:
         if name not in fields:
             where = files[0].label if len(files) == 1 else f"{len(files)} files"
-            raise UsageError(f"column {name!r} is in none of the first {len(records)} records of {where}, only {listed(fields)}")
+            raise UsageError(f"column {name!r} is in none of the first {records} records of {where}, only {listed(fields)}")
 
 
-def _types(file: TextFile, columns: Columns, sample: Sequence[Record]) -> list[_Kind]:
+def _types(file: TextFile, columns: Columns, sample: _Sample) -> list[_Kind]:
     import pyarrow as pa
 
     if file.kind == ".parquet":
@@ -143,7 +166,7 @@ def _types(file: TextFile, columns: Columns, sample: Sequence[Record]) -> list[_
                 raise UsageError(f"{file.label} is plain text, it has no column {name!r}")
     if file.kind != ".jsonl":
         return [(pa.string(), False)] * len(columns.others)
-    return [_json_kind({type(record.values[place]) for record in sample}) for place in range(len(columns.others))]
+    return [_json_kind(kinds) for kinds in sample.kinds]
 
 
 def _plain(parquet: ParquetRows, name: str) -> Any:
@@ -180,43 +203,15 @@ def _common(name: str, kinds: Sequence[_Kind], files: Sequence[TextFile]) -> tup
     return first, as_json
 
 
-def with_arrays(plan: ColumnPlan, rows: Rows, name: str) -> tuple[Rows, list[Any]]:
-    """The rows of the file `name`, and one Arrow array for each passed column. A row whose values do not fit the plan becomes an error."""
-    if rows.batch is not None:
-        arrays = [rows.batch.column(column.source) for column in plan.passed]
-        return rows, [
-            array if array.type == column.type else array.cast(column.type) for array, column in zip(arrays, plan.passed, strict=True)
-        ]
-    if not plan.passed:
-        return rows, []
-    try:
-        return rows, _arrays(plan, rows.records)
-    except TextError:
-        checked = [_checked(plan, record, name) for record in rows.records]
-        return Rows.of_records(checked), _arrays(plan, checked)
+def _json(value: Any) -> str:
+    """JSON text, which has no NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _checked(plan: ColumnPlan, record: Record, name: str) -> Record:
-    """The record, turned into an error where its values do not fit the plan."""
-    wrong = plan.misfit(record, f"{name} line {record.line}") if record.values else ""
-    return Record(record.line, None, error=wrong) if wrong else record
+def _expected(column: OutputColumn) -> str:
+    return "what JSON can say" if column.as_json else str(column.type)
 
 
-def _arrays(plan: ColumnPlan, records: Sequence[Record]) -> list[Any]:
-    """One Arrow array for each passed column; null for a record that has no values.
-
-    Raises:
-        TextError: a value does not fit.
-    """
-    import pyarrow as pa
-
-    arrays = []
-    for place, column in enumerate(plan.passed):
-        values = [record.values[place] if record.values else None for record in records]
-        if column.name == ID and any(value is None and record.text is not None for value, record in zip(values, records, strict=True)):
-            raise TextError("a record has no id")
-        try:
-            arrays.append(column.array(values))
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-            raise TextError(str(error)) from None
-    return arrays
+def no_id(where: str, column: OutputColumn) -> str:
+    """Why a row without an id is none."""
+    return f"{where} has no {column.source!r}, which is the id column"

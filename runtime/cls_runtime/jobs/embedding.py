@@ -21,8 +21,9 @@ from cls_runtime.errors import InvalidVectorError, TextTooLongError
 from cls_runtime.jobs.repeats import RepeatTable
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
 
-# Rows that wait for their vectors; while there are this many, repeats are computed like other texts, which moves the rows on.
+# Rows that wait for their vectors; while there are this many, or this much, repeats are computed like other texts, which moves the rows on.
 MAX_WAITING_ROWS = 2**14
+MAX_WAITING_BYTES = 2**24
 _NO_TEXT = -1
 
 
@@ -61,6 +62,7 @@ class _Open:
     duplicates: int
     truncated: int = 0
     tokens: int = 0
+    held_bytes: int = 0
     cut: list[Truncation] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ class _Waiting:
     _given: int = 0
     _filled: int = 0
     _rows: int = 0
+    _bytes: int = 0
     _first_rows: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ class _Waiting:
             numbers = np.full(len(block.texts), _NO_TEXT, dtype=np.int64)
             texts: list[str] = []
             duplicates = 0
-            may_repeat = self._rows < MAX_WAITING_ROWS
+            may_repeat = self._rows < MAX_WAITING_ROWS and self._bytes < MAX_WAITING_BYTES
             for place, text in enumerate(block.texts):
                 if text is None:
                     continue
@@ -105,11 +108,13 @@ class _Waiting:
         vectors = np.empty((len(numbers), self.width), dtype=np.float32)
         vectors[numbers == _NO_TEXT] = np.nan
         admitted = _Open(block, numbers, vectors, last=int(numbers.max(initial=_NO_TEXT)), duplicates=duplicates)
+        admitted.held_bytes = block.held_bytes
         known = np.flatnonzero((numbers != _NO_TEXT) & (numbers < min(self._filled, self._table.capacity)))
         vectors[known] = self._table.vectors(numbers[known])
         admitted.truncated = int(self._table.truncated(numbers[known]).sum())
         self._open.append(admitted)
         self._rows += len(numbers)
+        self._bytes += admitted.held_bytes
 
     def fill(self, vectors: NDArray[np.float32], *, cut: Sequence[Truncation], tokens: int) -> None:
         """Takes the next vectors, [n, width]; `cut` are those of their texts that were truncated."""
@@ -132,6 +137,7 @@ class _Waiting:
         while self._open and self._open[0].last < self._filled:
             item = self._open.popleft()
             self._rows -= len(item.numbers)
+            self._bytes -= item.held_bytes
             counts = Counts(
                 read=item.block.stop - item.block.start,
                 rows=len(item.numbers),

@@ -29,7 +29,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
     try:
         known, path = fs.FileSystem.from_uri(uri)
         return known, path
-    except (pa.ArrowException, OSError) as arrow_error:
+    except (pa.ArrowException, OSError, ValueError) as arrow_error:
         reason = str(arrow_error)
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
@@ -74,7 +74,7 @@ def opened_bytes(uri: str) -> Iterator[Any]:
     system, path = filesystem(uri)
     try:
         file = system.open_input_file(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{uri} cannot be read ({_line(error)})") from None
     with file:
         yield file
@@ -89,9 +89,12 @@ def parquet_files_under(uri: str) -> list[str]:
     from pyarrow import fs
 
     system, path = filesystem(uri)
-    if system.get_file_info(path).type != fs.FileType.Directory:
-        return [uri]
-    selected = system.get_file_info(fs.FileSelector(path, recursive=True))
+    try:
+        if system.get_file_info(path).type != fs.FileType.Directory:
+            return [uri]
+        selected = system.get_file_info(fs.FileSelector(path, recursive=True))
+    except (OSError, ValueError) as error:  # names that are not UTF-8 are a ValueError
+        raise UsageError(f"{uri} cannot be read ({_line(error)})") from None
     base = uri.rstrip("/")
     names = [
         item.path[len(path.rstrip("/")) + 1 :] for item in selected if item.type == fs.FileType.File and item.path.endswith(".parquet")

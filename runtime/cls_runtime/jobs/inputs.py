@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, plan_columns, with_arrays
-from cls_runtime.jobs.filesystems import is_uri, opened_bytes, opened_parquet, opened_rows, parquet_files_under
+from cls_runtime.jobs.column_arrays import with_arrays
+from cls_runtime.jobs.columns import NO_COLUMNS, ColumnPlan, plan_columns
+from cls_runtime.jobs.file_contents import contents_sha256, file_stamp
+from cls_runtime.jobs.filesystems import is_uri, opened_parquet, opened_rows
+from cls_runtime.jobs.names import expand
 from cls_runtime.jobs.rows import OnError, RowBlock, SkippedRow
+from cls_runtime.reading.changes import Stamp, check_unchanged
 from cls_runtime.reading.rows import BATCH_ROWS, Columns, Rows
-from cls_runtime.reading.text_files import FORMATS, STANDARD_INPUT, TextFile, checked_files, is_named_as_texts
+from cls_runtime.reading.text_files import TextFile, checked_files
 
-EDGE_BYTES = 2**16
 END = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputIdentity:
-    """What a file is recognized by: the last part of its name, its size, and the SHA-256 of its first and last 64 KiB."""
+    """What a file is recognized by: the last part of its name (bytes that are not UTF-8 in escapes), its size, and the SHA-256 of what is
+    in it, as `contents_sha256` has it. Of what can be read only once nobody knows either.
+    """
 
     name: str
     size_bytes: int
-    edges_sha256: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class JobInputs:
         columns: what is read from them.
         plan: the id and the kept columns.
         on_error: what becomes of a row that cannot be read.
+        stamps: of each file, when it was looked up: the one that is read later must be the same. None where that is unknown.
     """
 
     files: tuple[TextFile, ...]
     columns: Columns
     plan: ColumnPlan
     on_error: OnError
+    stamps: tuple[Stamp | None, ...] = ()
 
     @classmethod
     def find(
@@ -68,19 +71,28 @@ class JobInputs:
         columns = Columns(column, tuple([] if id_column is None else [id_column]) + tuple(keep))
         expanded = [path for name in names for path in expand(name)]
         local = [name for name in expanded if not is_uri(name)]
+        stamps = tuple(file_stamp(name) for name in expanded)
         known = {file.name: file for file in checked_files(local, columns)}
         files = tuple(known.get(name) or _remote(name, columns) for name in expanded)
         plan = plan_columns(files, columns=columns, id_column=id_column) if with_columns else NO_COLUMNS
-        return cls(files, columns, plan, on_error)
+        return cls(files, columns, plan, on_error, stamps)
 
     @property
     def seekable(self) -> bool:
-        """Whether the rows can be read again: standard input cannot."""
-        return all(file.name != STANDARD_INPUT for file in self.files)
+        """Whether the rows can be read again: standard input and named pipes cannot."""
+        return not any(not is_uri(file.name) and file.once for file in self.files)
 
     def identities(self) -> tuple[InputIdentity, ...]:
-        """What the files are recognized by, in order."""
-        return tuple(_identity(file.name) for file in self.files)
+        """What the files are recognized by, in order. Each is read for it, from its first byte to its last.
+
+        Raises:
+            TextError: a file was changed since it was looked up.
+            UsageError: a file has gone.
+        """
+        known: dict[str, InputIdentity] = {}
+        for file, stamp in zip(self.files, self.stamps, strict=True):
+            known[file.name] = known.get(file.name) or _identity(file, stamp)
+        return tuple(known[file.name] for file in self.files)
 
     def row_counts(self) -> tuple[int, ...] | None:
         """Rows of each file, where all are Parquet and say so; None otherwise."""
@@ -97,7 +109,8 @@ class JobInputs:
         ends = np.cumsum(row_counts)
         first = int(np.searchsorted(ends, start, side="right"))
         last = int(np.searchsorted(ends, stop, side="left"))
-        return replace(self, files=self.files[first : last + 1]), int(ends[first] - row_counts[first])
+        # Another machine may have a copy of the file, of the same size and of another time.
+        return replace(self, files=self.files[first : last + 1], stamps=()), int(ends[first] - row_counts[first])
 
     def blocks(self, ranges: Iterable[tuple[int, int]], *, first_row: int = 0) -> Iterator[RowBlock]:
         """The rows of ascending `ranges` (start, stop), in blocks that cross neither a range's nor a file's end.
@@ -107,24 +120,28 @@ class JobInputs:
             first_row: the number of the first row in these files.
 
         Raises:
-            TextError: a row that cannot be read, with `on_error="raise"`; a file that is damaged as a whole.
+            TextError: a row that cannot be read, with `on_error="raise"`; a file that is damaged as a whole, or was changed.
             UsageError: a file has gone.
         """
         wanted = iter(ranges)
         part = next(wanted, None)
         position = first_row
-        sizes = _InputSizes(self.files)
+        sizes = _InputSizes([stamp.size_bytes if stamp else None for stamp in self.stamps])
         for place, file in enumerate(self.files):
             if part is None:
                 return
             with opened_rows(file, self.columns) as reader:
+                opened = self.stamps[place] if self.stamps else reader.stamp()
+                check_unchanged(opened, reader.stamp(), file.label)
                 while part is not None:
                     start, stop = part
                     if position < start:
                         position += reader.skip(start - position)
                         if position < start:
                             break  # the file ends before the range begins
-                    rows, arrays = with_arrays(self.plan, reader.take(min(BATCH_ROWS, stop - position)), file.label)
+                    taken = reader.take(min(BATCH_ROWS, stop - position))
+                    check_unchanged(opened, reader.stamp(), file.label)
+                    rows, arrays = with_arrays(self.plan, taken, file)
                     if not rows.texts:
                         break
                     yield self._block(rows, arrays, part=start, start=position, fraction=sizes.fraction(place, reader.position()))
@@ -147,33 +164,6 @@ class JobInputs:
         return RowBlock(part, start, stop, numbers, texts, columns, skipped, fraction)
 
 
-def expand(name: str) -> list[str]:
-    """The files that a name stands for: itself, or those of a folder or a glob, by name.
-
-    Raises:
-        UsageError: a folder without a file to read, a glob that matches nothing.
-    """
-    if is_uri(name):
-        return parquet_files_under(name)
-    path = Path(name)
-    if path.is_dir():
-        files = [item for item in path.rglob("*") if _belongs(item, path)]
-    elif glob.has_magic(name) and not path.exists():
-        files = [Path(item) for item in glob.glob(name, recursive=True) if Path(item).is_file()]  # noqa: PTH207  any pattern, absolute too
-    else:
-        return [name]
-    if not files:
-        what = "folder holds no" if path.is_dir() else "pattern matches no"
-        raise UsageError(f"{name}: the {what} {', '.join(FORMATS)} files")
-    return [str(item) for item in sorted(files)]
-
-
-def _belongs(path: Path, folder: Path) -> bool:
-    """Files of a known format; what starts with a dot or an underscore is bookkeeping, as everywhere in the Hadoop world."""
-    hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    return not hidden and is_named_as_texts(path) and path.is_file()
-
-
 def _remote(uri: str, columns: Columns) -> TextFile:
     file = TextFile.named(uri)
     if file.kind != ".parquet":
@@ -182,26 +172,20 @@ def _remote(uri: str, columns: Columns) -> TextFile:
         return file
 
 
-def _identity(name: str) -> InputIdentity:
-    if name == STANDARD_INPUT:
-        return InputIdentity(name=name, size_bytes=0, edges_sha256="")
-    with opened_bytes(name) if is_uri(name) else open(name, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        size = int(file.tell())
-        file.seek(0)
-        digest = hashlib.sha256(file.read(EDGE_BYTES))
-        file.seek(max(0, size - EDGE_BYTES))
-        digest.update(file.read(EDGE_BYTES))
-    return InputIdentity(name=name.rstrip("/").rsplit("/", 1)[-1], size_bytes=size, edges_sha256=digest.hexdigest())
+def _identity(file: TextFile, stamp: Stamp | None) -> InputIdentity:
+    name = file.name.rstrip("/").rsplit("/", 1)[-1].encode("utf-8", "backslashreplace").decode()
+    if not is_uri(file.name) and file.once:
+        return InputIdentity(name=name, size_bytes=0, sha256="")
+    size, digest = contents_sha256(file.name)
+    check_unchanged(stamp, file_stamp(file.name), file.label)
+    return InputIdentity(name=name, size_bytes=size, sha256=digest)
 
 
 class _InputSizes:
-    """The bytes of the local files, to tell how much of them was read."""
+    """The bytes of the files, to tell how much of them was read; None where a size is unknown."""
 
-    def __init__(self, files: Sequence[TextFile]) -> None:
-        names = [file.name for file in files]
-        known = all(name != STANDARD_INPUT and not is_uri(name) for name in names)
-        self._sizes = [Path(name).stat().st_size for name in names] if known else []
+    def __init__(self, sizes: Sequence[int | None]) -> None:
+        self._sizes = [] if None in sizes else [size for size in sizes if size is not None]
 
     def fraction(self, place: int, position: int | None) -> float | None:
         """How much was read with `position` bytes of file number `place`; None where that is unknown."""

@@ -197,7 +197,7 @@ def _check_same_inputs(old: Sequence[InputIdentity], new: Sequence[InputIdentity
     if len(old) != len(new):
         raise UsageError(f"output {where} holds a job with {len(old)} input files, this one has {len(new)}{hint}")
     for place, (before, now) in enumerate(zip(old, new, strict=True), start=1):
-        for key, label in (("name", "the name"), ("size_bytes", "bytes"), ("edges_sha256", "the hash of the first and last 64 KiB")):
+        for key, label in (("name", "the name"), ("size_bytes", "bytes"), ("sha256", "the hash of its contents")):
             held, wanted = getattr(before, key), getattr(now, key)
             if held != wanted:
                 raise UsageError(

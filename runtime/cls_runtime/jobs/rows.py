@@ -45,6 +45,12 @@ class RowBlock:
     skipped: tuple[SkippedRow, ...] = ()
     fraction: float | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory its texts and columns take."""
+        texts = sum(len(text) for text in self.texts if text is not None)
+        return texts if self.columns is None else texts + int(self.columns.nbytes)
+
 
 @dataclass(frozen=True)
 class Counts:

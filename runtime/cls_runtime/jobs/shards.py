@@ -22,6 +22,7 @@ from cls_runtime.jobs.skipped_list import skipped_lines
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
 
 ROW_GROUP_ROWS = 8192
+ROW_GROUP_BYTES = 2**26  # kept columns may hold whole documents
 _WAITING_BLOCKS = 8
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
 
@@ -106,12 +107,13 @@ class _Appender:
         self._writer = writer
         self._form = form
         self._batches: list[Any] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def append(self, embedded: EmbeddedBlock) -> None:
         self._batches.append(self._form.batch(embedded))
         self._rows += len(self._batches[-1])
-        if self._rows >= ROW_GROUP_ROWS:
+        self._bytes += self._batches[-1].nbytes
+        if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -119,7 +121,7 @@ class _Appender:
 
         if self._rows:
             self._writer.write_table(pa.Table.from_batches(self._batches), row_group_size=self._rows)
-        self._batches, self._rows = [], 0
+        self._batches, self._rows, self._bytes = [], 0, 0
 
     def finish(self, mark: dict[str, str]) -> None:
         self.flush()

@@ -5,17 +5,17 @@ A record that cannot be read does not end the file: the caller decides (`Record.
 
 from __future__ import annotations
 
-import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.reading.rows import Columns, Record, Rows, listed
-
-MAX_LINE_BYTES = 64 * 2**20
-_UTF8_BOM = b"\xef\xbb\xbf"
+from cls_runtime.reading.changes import Stamp, stamp_of
+from cls_runtime.reading.csv_rows import CsvRows
+from cls_runtime.reading.lines import Lines, decoded
+from cls_runtime.reading.rows import BLOCK_BYTES, Columns, Record, Rows, listed
 
 
 class LineRows:
@@ -26,32 +26,43 @@ class LineRows:
         name: what errors call it.
         kind: `.txt`, `.jsonl` or `.csv`.
         columns: what is wanted; `.txt` has a text and nothing else.
+        on_disk: the open file that `file` decompresses, or itself; None for standard input.
     """
 
-    def __init__(self, file: BinaryIO, name: str, kind: str, columns: Columns) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, name: str, kind: str, columns: Columns, on_disk: BinaryIO | None = None) -> None:
+        self._on_disk = on_disk
+        self._lines = Lines(file, name)
         formats: dict[str, type[_Format]] = {".txt": _Txt, ".jsonl": _Jsonl, ".csv": _Csv}
-        self._records = formats[kind](file, name, columns)
+        self._records = formats[kind](self._lines, name, columns)
 
     def skip(self, count: int) -> int:
         """Passes over `count` records without reading what is in them; how many there were."""
         return sum(1 for _ in islice(self._records.raw, count))
 
     def take(self, count: int) -> Rows:
-        """The next `count` records; fewer at the end of the file.
+        """The next `count` records, or those that bring it to `BLOCK_BYTES` bytes; fewer at the end of the file.
 
         Raises:
             TextError: what follows cannot be told apart into records, or its compression is damaged.
         """
-        return Rows.of_records(list(islice(self._records, count)))
+        records = []
+        start = self._lines.taken_bytes
+        for record in islice(self._records, count):
+            records.append(record)
+            if self._lines.taken_bytes - start >= BLOCK_BYTES:
+                break
+        return Rows.of_records(records)
 
     def position(self) -> int | None:
-        """How many bytes of the file on the disk were read, compressed ones of a gzip file; None where that is unknown."""
-        on_disk = getattr(self._file, "fileobj", self._file)
+        """How many bytes of the file on the disk were read, compressed ones of a compressed file; None where that is unknown."""
         try:
-            return int(on_disk.tell())
+            return None if self._on_disk is None else int(self._on_disk.tell())
         except (OSError, ValueError):
             return None
+
+    def stamp(self) -> Stamp | None:
+        """What the open file has now."""
+        return stamp_of(self._on_disk)
 
 
 class _Format(Protocol):
@@ -59,7 +70,7 @@ class _Format(Protocol):
 
     raw: Iterator[Any]
 
-    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None: ...
+    def __init__(self, lines: Lines, name: str, columns: Columns) -> None: ...
 
     def __iter__(self) -> Iterator[Record]: ...
 
@@ -69,8 +80,8 @@ class _Format(Protocol):
 class _Txt:
     """A line is a text, an empty line an empty text; only the line's end (LF or CRLF) is taken off."""
 
-    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
-        self.raw = _lines(file)
+    def __init__(self, lines: Lines, name: str, columns: Columns) -> None:
+        self.raw: Iterator[Any] = lines
         self._name = name
         self._others = len(columns.others)  # they can only be the text once more
 
@@ -79,7 +90,7 @@ class _Txt:
 
     def __next__(self) -> Record:
         number, line = next(self.raw)
-        text, error = _decoded(line, f"{self._name} line {number}")
+        text, error = decoded(line, f"{self._name} line {number}")
         if text.endswith("\n"):
             text = text.removesuffix("\n").removesuffix("\r")
         return Record(number, None, error=error) if error else Record(number, text, (text,) * self._others)
@@ -88,10 +99,12 @@ class _Txt:
 class _Jsonl:
     """A line is an object, or a string that is the text. Blank lines are not records."""
 
-    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
-        self.raw: Iterator[tuple[int, bytes | None]] = ((number, line) for number, line in _lines(file) if line is None or line.strip())
+    def __init__(self, lines: Lines, name: str, columns: Columns) -> None:
+        self.raw: Iterator[tuple[int, bytes | None]] = ((number, line) for number, line in lines if line is None or line.strip())
         self._name = name
         self._columns = columns
+        # A name in quotes more than once, or letters in escapes: then a field may be there twice.
+        self._quoted = [json.dumps(column, ensure_ascii=False) for column in (columns.text, *columns.others)]
 
     def __iter__(self) -> Iterator[Record]:
         return self
@@ -99,10 +112,12 @@ class _Jsonl:
     def __next__(self) -> Record:
         number, line = next(self.raw)
         where = f"{self._name} line {number}"
-        text, error = _decoded(line, where)
+        text, error = decoded(line, where)
         if error:
             return Record(number, None, error=error)
         try:
+            if "\\u00" in text or any(text.count(name) > 1 for name in self._quoted):
+                return self._record(number, json.loads(text, object_pairs_hook=_Once), where)
             return self._record(number, json.loads(text), where)
         except TextError as reason:
             return Record(number, None, error=str(reason))
@@ -117,6 +132,9 @@ class _Jsonl:
             raise TextError(f"{where} is a JSON {_json_kind(value)}, expected an object with {column!r}, or a string")
         if column not in value:
             raise TextError(f"{where} has no {column!r}, only {listed(list(value))}; choose one with --column")
+        for name in (column, *self._columns.others):
+            if isinstance(value, _Once) and name in value.twice:
+                raise TextError(f"{where} has {name!r} twice")
         text = value[column]
         others = tuple(value.get(name) for name in self._columns.others)
         error = _no_text(text, column, where)
@@ -124,13 +142,14 @@ class _Jsonl:
 
 
 class _Csv:
-    """Comma-separated with a header. Blank lines are not records; strict, or a lost quote would swallow the rest of the file."""
+    """Comma-separated with a header. Blank lines are not records."""
 
-    def __init__(self, file: BinaryIO, name: str, columns: Columns) -> None:
-        rows = _csv_rows(file, name)
+    def __init__(self, lines: Lines, name: str, columns: Columns) -> None:
+        rows = CsvRows(lines, name)
         header = next(rows, None)
         self._places, self._width = _csv_places(header, columns, name)
-        self.raw = rows
+        rows.width = self._width
+        self.raw: Iterator[Any] = rows
         self._name = name
 
     def __iter__(self) -> Iterator[Record]:
@@ -156,57 +175,9 @@ def csv_header(file: BinaryIO, name: str, columns: Columns) -> None:
 
     Raises:
         UsageError: one is missing or there twice, or the file is empty.
+        TextError: it is not UTF-8 at all.
     """
-    _csv_places(next(_csv_rows(file, name), None), columns, name)
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """The lines with their ends and numbers; None for one that is too long. Only LF ends a line: a text may contain any other separator."""
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(_UTF8_BOM)
-        if len(line) <= MAX_LINE_BYTES:
-            yield number, line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES)
-        yield number, None
-
-
-def _decoded(line: bytes | None, where: str) -> tuple[str, str]:
-    """The line as text, or the error."""
-    if line is None:
-        return "", f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is it a text file?"
-    try:
-        return line.decode("utf-8"), ""
-    except UnicodeDecodeError as error:
-        bad = f"byte 0x{line[error.start]:02x} at place {error.start + 1}"
-        return "", f"{where} is not UTF-8 ({bad}); convert the file to UTF-8"
-
-
-def _csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, list[str], str]]:
-    """Rows with the number of their last line, or an error; bytes that are not UTF-8 are lone surrogates."""
-
-    def decoded() -> Iterator[str]:
-        for number, line in _lines(file):
-            if line is None:
-                raise TextError(_decoded(None, f"{name} line {number}")[1])
-            yield line.decode("utf-8", "surrogateescape")
-
-    reader = csv.reader(decoded(), strict=True)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            hint = "; use .jsonl for texts this long" if "limit" in str(error) else ""
-            yield reader.line_num, [], f"{name} line {reader.line_num} is not CSV ({error}){hint}"
-            continue
-        if row:
-            yield reader.line_num, row, ""
+    _csv_places(next(CsvRows(Lines(file, name), name), None), columns, name)
 
 
 def _csv_places(header: tuple[int, list[str], str] | None, columns: Columns, name: str) -> tuple[list[int], int]:
@@ -239,5 +210,14 @@ def _no_text(value: Any, column: str, where: str) -> str:
 
 
 def _json_kind(value: Any) -> str:
-    kinds = {bool: "boolean", type(None): "null", int: "number", float: "number", list: "array", dict: "object", str: "string"}
-    return kinds[type(value)]
+    kinds = {bool: "boolean", type(None): "null", int: "number", float: "number", list: "array", str: "string"}
+    return kinds.get(type(value), "object")
+
+
+class _Once(dict[str, Any]):
+    """A JSON object, and the names that it has more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs) if len(self) < len(pairs) else Counter()
+        self.twice = {name for name, count in counts.items() if count > 1}

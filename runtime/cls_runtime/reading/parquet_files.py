@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
-from cls_runtime.errors import MissingExtraError, TextError, UsageError
-from cls_runtime.reading.rows import BATCH_ROWS, Columns, Rows, listed
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime.errors import ClsError, MissingExtraError, TextError, UsageError
+from cls_runtime.reading.changes import Stamp, stamp_of
+from cls_runtime.reading.lines import MAX_LINE_BYTES, decoded
+from cls_runtime.reading.parquet_sizes import batch_rows
+from cls_runtime.reading.rows import BLOCK_BYTES, Columns, Rows, listed
 
 _STRINGS = ("string", "large_string", "string_view")
+_AT_ONCE_BYTES = 2**20  # of a column chunk, which else would be read whole
 
 
 def require_pyarrow(what: str) -> ModuleType:
@@ -29,120 +37,212 @@ class ParquetRows:
     """An open Parquet file with a column of strings; a `RowReader`.
 
     Args:
-        source: a path or an open Arrow file.
+        source: an open file, Python's or Arrow's.
         name: what errors call it.
         columns: what is wanted; all of it must be there.
+        on_disk: `source` where it is a file of this machine.
 
     Raises:
         MissingExtraError: without pyarrow.
         UsageError: it is not a Parquet file, or a column is missing or of another type.
     """
 
-    def __init__(self, source: Any, name: str, columns: Columns) -> None:
-        pa = require_pyarrow(f"{name}: Parquet files")
+    def __init__(self, source: Any, name: str, columns: Columns, *, on_disk: BinaryIO | None = None) -> None:
+        require_pyarrow(f"{name}: Parquet files")
         from pyarrow import parquet
 
-        self._failures = (pa.ArrowException, OSError)
+        self._source = source
+        self._on_disk = on_disk
         self._name = name
         self._columns = columns
+        self._names = list(dict.fromkeys((columns.text, *columns.others)))
         self._row = 0
-        self._batches: Iterator[Any] | None = None  # from `_row` on; None where they begin elsewhere
-        self._rest: Any = None
-        try:
-            self._file = parquet.ParquetFile(source)
-        except (pa.ArrowException, ValueError) as error:
-            raise UsageError(f"{name} is not a Parquet file ({' '.join(str(error).split())})") from None
-        try:
-            self._check()
-        except UsageError:
-            self._file.close()
-            raise
+        self._pieces: Iterator[tuple[Any, NDArray[np.int64]]] | None = None  # from `_row` on; None where they begin elsewhere
+        self._rest: tuple[Any, NDArray[np.int64]] | None = None
+        with contextlib.ExitStack() as stack:
+            with self._damage_as(UsageError, "is not a Parquet file ({})"):
+                self._file = parquet.ParquetFile(source, buffer_size=_AT_ONCE_BYTES, page_checksum_verification=True)
+                stack.callback(self._file.close)
+                self._metadata = self._file.metadata
+                self._schema = self._file.schema_arrow
+                self._check()
+                self._group_rows = [int(self._metadata.row_group(group).num_rows) for group in range(self._metadata.num_row_groups)]
+                if min(self._group_rows, default=0) < 0 or sum(self._group_rows) != self.rows:
+                    raise UsageError(
+                        f"{name} is damaged (it says that it has {self.rows} rows, its row groups have others); restore the file"
+                    )
+            stack.pop_all()
 
     @property
     def rows(self) -> int:
         """How many rows the file has."""
-        return int(self._file.metadata.num_rows)
+        return int(self._metadata.num_rows)
 
     def field(self, column: str) -> Any:
         """The Arrow type of a column."""
-        return self._file.schema_arrow.field(column).type
+        return self._schema.field(column).type
 
     def skip(self, count: int) -> int:
         """Passes over `count` rows; how many there were. Whole row groups are not read."""
         passed = min(count, self.rows - self._row)
         if passed:
             self._row += passed
-            self._batches, self._rest = None, None
+            self._pieces, self._rest = None, None
         return passed
 
     def take(self, count: int) -> Rows:
-        """1 to `count` rows; none behind the last.
+        """1 to `count` rows, no more than `BLOCK_BYTES` of them but for the last one; none behind the last of the file.
 
         Raises:
-            TextError: a row group is damaged.
+            TextError: a row group is damaged, or too large to be read.
         """
-        batch = self._rest if self._rest is not None else self._next()
-        if batch is None:
+        import pyarrow as pa
+
+        first = self._row + 1
+        taken: list[Any] = []
+        rows, size = 0, 0
+        while rows < count and size < BLOCK_BYTES:
+            with self._damage_as(TextError, f"is damaged after row {self._row} ({{}}); restore the file"):
+                batch, ends = self._next()
+                if batch is None:
+                    break
+                fitting = max(1, int(np.searchsorted(ends, BLOCK_BYTES - size, side="right")))
+                fitting = min(fitting, count - rows, len(batch))
+                if taken and size + int(ends[fitting - 1]) > BLOCK_BYTES:
+                    break
+                taken.append(_plain(batch.slice(0, fitting)))
+            size += int(ends[fitting - 1])
+            self._rest = (batch.slice(fitting), ends[fitting:] - ends[fitting - 1]) if fitting < len(batch) else None
+            rows += fitting
+            self._row += fitting
+        if not taken:
             return Rows([], [])
-        self._rest = batch.slice(count) if len(batch) > count else None
-        batch = batch.slice(0, count)
-        texts: list[str | None] = batch.column(self._columns.text).to_pylist()
-        errors = [self._null(place) if text is None else "" for place, text in enumerate(texts)]
-        self._row += len(batch)
-        return Rows(texts, errors, batch=batch)
+        batch = taken[0] if len(taken) == 1 else pa.Table.from_batches(taken).combine_chunks().to_batches()[0]
+        return self._rows(batch, first)
 
     def position(self) -> int | None:
         """None: a Parquet file says how many rows it has."""
         return None
 
+    def stamp(self) -> Stamp | None:
+        """What the open file has now; None behind a URI."""
+        return stamp_of(self._on_disk)
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def _from(self, row: int) -> Iterator[Any]:
-        """All batches from `row` on."""
-        metadata, first = self._file.metadata, 0
-        for group in range(metadata.num_row_groups):
-            rows = metadata.row_group(group).num_rows
+    def _next(self) -> tuple[Any, NDArray[np.int64]]:
+        """The next rows as a record batch, None at the end; and how many bytes it has up to each of them."""
+        if self._rest is not None:
+            return self._rest
+        if self._pieces is None:
+            self._pieces = self._from(self._row)
+        self._rest = next(self._pieces, None)
+        if self._rest is None:
+            if self._row != self.rows:
+                raise ValueError(f"it has {self.rows} rows by its own account")
+            return None, np.empty(0, dtype=np.int64)
+        return self._rest
+
+    def _from(self, row: int) -> Iterator[tuple[Any, NDArray[np.int64]]]:
+        """All batches from `row` on. Each row group by itself, so that what is in a batch does not depend on where it began."""
+        first = 0
+        for group, rows in enumerate(self._group_rows):
             if first + rows > row:
-                break
+                seen = 0
+                size = batch_rows(self._metadata.row_group(group), group, self._names, self._source, self._name)
+                for batch in self._file.iter_batches(batch_size=size, row_groups=[group], columns=self._names, use_threads=False):
+                    ends = np.cumsum(_row_bytes(batch))
+                    passed = min(max(0, row - first - seen), len(batch))
+                    seen += len(batch)
+                    if passed < len(batch):
+                        yield batch.slice(passed), ends[passed:] - (ends[passed - 1] if passed else 0)
+                if seen != rows:
+                    raise ValueError(f"row group {group} has {seen} rows, {rows} by its own account")
             first += rows
-        else:
-            return iter(())
-        groups = list(range(group, metadata.num_row_groups))
-        names: Sequence[str] = list(dict.fromkeys((self._columns.text, *self._columns.others)))
-        return _dropping(self._file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=names), row - first)
 
-    def _next(self) -> Any:
-        if self._batches is None:
-            self._batches = self._from(self._row)
+    def _rows(self, batch: Any, first: int) -> Rows:
+        """The rows of a batch, the first of which is number `first` of the file."""
+        column = batch.column(batch.schema.names.index(self._columns.text))
         try:
-            return next(self._batches, None)
-        except self._failures as error:
-            reason = " ".join(str(error).split())
-            raise TextError(f"{self._name} is damaged after row {self._row} ({reason}); restore the file") from None
+            texts: list[str | None] = column.to_pylist()
+            errors = ["" if text is not None and len(text) <= MAX_LINE_BYTES // 4 else None for text in texts]
+        except UnicodeDecodeError:
+            texts, errors = [None] * len(batch), [None] * len(batch)
+        for place, known in enumerate(errors):
+            if known is None:
+                texts[place], errors[place] = self._looked_at(_bytes(column[place]), first + place)
+        return Rows(texts, [error or "" for error in errors], batch=batch, first=first)
 
-    def _null(self, place: int) -> str:
-        """The error for the row that is `place` behind the next one; rows count from 1, as lines do."""
-        return f"{self._name} row {self._row + place + 1}: {self._columns.text!r} is null, expected a string"
+    def _looked_at(self, value: bytes | None, row: int) -> tuple[str | None, str]:
+        """A text, or why it is none. Rows count from 1, as lines do."""
+        where = f"{self._name} row {row}"
+        if value is None:
+            return None, f"{where}: {self._columns.text!r} is null, expected a string"
+        text, error = decoded(value if len(value) <= MAX_LINE_BYTES else None, f"{where}: {self._columns.text!r}")
+        return (None, error) if error else (text, "")
 
     def _check(self) -> None:
-        names = self._file.schema_arrow.names
+        names = self._schema.names
         for column in (self._columns.text, *self._columns.others):
             if names.count(column) != 1:
+                many = "no column" if column not in names else "more than one column"
                 hint = "; choose one with --column" if column == self._columns.text else ""
-                raise UsageError(f"{self._name} has no column {column!r}; its columns are {listed(names)}{hint}")
+                raise UsageError(f"{self._name} has {many} {column!r}; its columns are {listed(names)}{hint}")
         kind = self.field(self._columns.text)
-        kind = getattr(kind, "value_type", kind)  # a dictionary column counts as the strings in it
+        kind = getattr(kind, "value_type", kind) if _is_dictionary(kind) else kind  # counts as the strings in it
         if str(kind) not in _STRINGS:
             raise UsageError(f"{self._name}: column {self._columns.text!r} is {kind}, expected string")
 
+    @contextlib.contextmanager
+    def _damage_as(self, kind: type[ClsError], message: str) -> Iterator[None]:
+        """An error of one line for whatever Arrow raises: of damaged bytes it raises its own errors, Python's, and those of decoding."""
+        try:
+            yield
+        except ClsError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise kind(f"{self._name} {message.format(' '.join(str(error).split())[:300] or type(error).__name__)}") from None
 
-def _dropping(batches: Iterator[Any], rows: int) -> Iterator[Any]:
-    """`batches` without their first `rows` rows."""
-    for batch in batches:
-        if rows >= len(batch):
-            rows -= len(batch)
-            continue
-        yield batch.slice(rows) if rows else batch
-        rows = 0
+
+def _is_dictionary(kind: Any) -> bool:
+    return str(kind).startswith("dictionary")
+
+
+def _plain(batch: Any) -> Any:
+    """The batch with dictionaries as the values in them."""
+    import pyarrow as pa
+
+    if not any(_is_dictionary(field.type) for field in batch.schema):
+        return batch
+    arrays = [array.dictionary_decode() if _is_dictionary(array.type) else array for array in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _row_bytes(batch: Any) -> NDArray[np.int64]:
+    """About how many bytes each row has, [n]: strings by their own lengths, anything else by what it has on average."""
+    sizes = np.zeros(len(batch), dtype=np.int64)
+    for array in batch.columns:
+        sizes += _string_bytes(array) if _has_lengths(array.type) else array.nbytes // max(1, len(batch))
+    return sizes
+
+
+def _has_lengths(kind: Any) -> bool:
+    kind = kind.value_type if _is_dictionary(kind) else kind
+    return str(kind) in ("string", "large_string", "binary", "large_binary")
+
+
+def _string_bytes(array: Any) -> NDArray[np.int64]:
+    from pyarrow import compute
+
+    if not _is_dictionary(array.type):
+        lengths = compute.binary_length(array)
+    else:
+        lengths = compute.binary_length(array.dictionary).take(array.indices)
+    return cast("NDArray[np.int64]", lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def _bytes(value: Any) -> bytes | None:
+    """The bytes of a string that may not be UTF-8."""
+    return value.as_buffer().to_pybytes() if value.is_valid else None

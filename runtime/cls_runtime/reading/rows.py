@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cls_runtime.reading.changes import Stamp
+
 BATCH_ROWS = 1024  # how many are worth reading at once
+BLOCK_BYTES = 2**20  # and with how many bytes
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Rows:
         errors: [n]; why there is none, with the file and the line; empty where there is a text.
         records: [n], the rows of a file of lines; empty for Parquet.
         batch: the rows of a Parquet file as an Arrow record batch; None for others.
+        first: the number of the first row in its Parquet file, from 1.
     """
 
     texts: list[str | None]
     errors: list[str]
     records: tuple[Record, ...] = ()
     batch: Any = None
+    first: int = 1
 
     @classmethod
     def of_records(cls, records: Sequence[Record]) -> Rows:
@@ -61,7 +66,7 @@ class RowReader(Protocol):
         """Passes over rows; how many there were."""
 
     def take(self, count: int) -> Rows:
-        """1 to `count` rows; none at the end.
+        """1 to `count` rows, no more than `BLOCK_BYTES` of them but for the last one; none at the end.
 
         Raises:
             TextError: the file is damaged as a whole.
@@ -69,6 +74,9 @@ class RowReader(Protocol):
 
     def position(self) -> int | None:
         """How many bytes of the file were read; None where that is unknown."""
+
+    def stamp(self) -> Stamp | None:
+        """What tells that the open file was changed; None for what is no file here."""
 
 
 def listed(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from cls_runtime.errors import TextError, UsageError
+from cls_runtime.reading.changes import check_unchanged
 from cls_runtime.reading.line_formats import LineRows, csv_header
 from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
 from cls_runtime.reading.rows import BATCH_ROWS, Columns, RowReader
@@ -68,37 +69,46 @@ class TextFile:
             MissingExtraError: it needs pyarrow.
         """
         if self.name == STANDARD_INPUT:
+            _check_standard_input()
             return
-        path = Path(self.name)
-        _check_readable(path)
-        # A header is checked now only where reading it does not use it up: a named pipe gives its bytes once.
-        if stat.S_ISREG(path.stat().st_mode):
+        mode = _checked_mode(Path(self.name))
+        if stat.S_ISFIFO(mode) and self.kind == ".parquet":
+            raise UsageError(f"{self.name} is a named pipe, which a Parquet file cannot be read from; write it to a disk")
+        # A header is checked now only where reading it does not use it up: a named pipe gives its bytes once, and opening one waits.
+        if stat.S_ISREG(mode):
             if self.kind == ".parquet":
                 with self.parquet(columns):
                     return
-            with _damage_named(self.name), self.open() as file:
+            with _damage_named(self.name), self._opened() as (file, _):
                 if self.kind == ".csv":
                     csv_header(file, self.name, columns)
 
+    @property
+    def once(self) -> bool:
+        """Whether it can be read only once: standard input, or a named pipe."""
+        return self.name == STANDARD_INPUT or stat.S_ISFIFO(_checked_mode(Path(self.name)))
+
     @contextlib.contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """The file's bytes, uncompressed.
+    def _opened(self) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+        """The file's bytes, uncompressed; and the open file on the disk, None for standard input.
 
         Raises:
             MissingExtraError: zstd without pyarrow.
         """
         if self.name == STANDARD_INPUT:
-            yield sys.stdin.buffer
-        elif self.compression == ".gz":
-            with gzip.open(self.name, "rb") as unzipped:
-                yield cast("BinaryIO", unzipped)
-        elif self.compression == ".zst":
-            pa = require_pyarrow(f"{self.name}: zstd files")
-            with pa.input_stream(self.name, compression="zstd") as packed, io.BufferedReader(packed) as unpacked:
-                yield cast("BinaryIO", unpacked)
-        else:
-            with open(self.name, "rb") as file:
-                yield file
+            yield _check_standard_input(), None
+            return
+        # Opened here and not by Arrow, which takes no name that is not UTF-8.
+        with open(self.name, "rb") as file:
+            if self.compression == ".gz":
+                with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
+                    yield cast("BinaryIO", unzipped), file
+            elif self.compression == ".zst":
+                pa = require_pyarrow(f"{self.name}: zstd files")
+                with pa.input_stream(file, compression="zstd") as packed, io.BufferedReader(packed) as unpacked:
+                    yield cast("BinaryIO", unpacked), file
+            else:
+                yield file, file
 
     @contextlib.contextmanager
     def rows(self, columns: Columns) -> Iterator[RowReader]:
@@ -113,8 +123,8 @@ class TextFile:
             with self.parquet(columns) as parquet:
                 yield parquet
             return
-        with _damage_named(self.label), self.open() as file:
-            yield LineRows(file, self.label, self.kind, columns)
+        with _damage_named(self.label), self._opened() as (file, on_disk):
+            yield LineRows(file, self.label, self.kind, columns, on_disk)
 
     @contextlib.contextmanager
     def parquet(self, columns: Columns) -> Iterator[ParquetRows]:
@@ -123,7 +133,11 @@ class TextFile:
         Raises:
             UsageError, TextError, MissingExtraError: as `rows`.
         """
-        with _damage_named(self.label), contextlib.closing(ParquetRows(Path(self.name), self.label, columns)) as parquet:
+        with (
+            _damage_named(self.label),
+            open(self.name, "rb") as file,
+            contextlib.closing(ParquetRows(file, self.label, columns, on_disk=file)) as parquet,
+        ):
             yield parquet
 
 
@@ -186,7 +200,9 @@ def _format_of(name: str) -> tuple[str, str] | None:
 
 def _texts(file: TextFile, columns: Columns) -> Iterator[str]:
     with file.rows(columns) as reader:
+        opened = reader.stamp()
         while (rows := reader.take(BATCH_ROWS)).texts:
+            check_unchanged(opened, reader.stamp(), file.label)
             for text, error in zip(rows.texts, rows.errors, strict=True):
                 if text is None:
                     raise TextError(error)
@@ -207,13 +223,38 @@ def _damage_named(name: str) -> Iterator[None]:
         raise UsageError(f"{name} cannot be read ({os.strerror(error.errno)})") from None
 
 
-def _check_readable(path: Path) -> None:
+def _checked_mode(path: Path) -> int:
+    """The mode of a file that texts can be read from.
+
+    Raises:
+        UsageError: it is missing, unreadable, a folder, or a device or a socket, which may have no end.
+    """
     try:
         mode = path.stat().st_mode
-    except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({getattr(error, 'strerror', error)})"
         raise UsageError(f"{path} {reason}") from None
     if stat.S_ISDIR(mode):
         raise UsageError(f"{path} is a folder, expected a file of texts")
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        raise UsageError(f"{path} is a device or a socket, expected a file of texts")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{path} cannot be read (permission denied)")
+    return mode
+
+
+def _check_standard_input() -> BinaryIO:
+    """Standard input, open and waiting for what comes.
+
+    Raises:
+        UsageError: it was closed, or does not wait: what comes late would be taken for the end.
+    """
+    if sys.stdin is None or getattr(sys.stdin, "closed", False):
+        raise UsageError("standard input is closed; give a file, or something on standard input")
+    buffer = sys.stdin.buffer
+    waits = True
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a program may have put something else there; Windows has no such mode
+        waits = os.get_blocking(buffer.fileno())
+    if not waits:
+        raise UsageError("standard input is set not to wait for its writer (O_NONBLOCK); pass it through cat")
+    return buffer

@@ -75,6 +75,16 @@ def test_a_million_repeats_do_not_pile_up(encoder, monkeypatch):
     assert max(waiting) <= 1000 + 2 * 4096 + 200
 
 
+def test_large_repeats_do_not_pile_up(encoder, monkeypatch):
+    monkeypatch.setattr(embedding, "MAX_WAITING_BYTES", 100_000)
+    waiting = []
+    complete = embedding._Waiting.complete
+    monkeypatch.setattr(embedding._Waiting, "complete", lambda self: waiting.append(self._bytes) or complete(self))
+    vectors, _ = embedded(encoder, ["cat " * 250] * 12_000)
+    assert len(vectors) == 12_000
+    assert max(waiting) <= 100_000 + 2 * 4096 * 1000 + 2 * 100_000
+
+
 def test_the_table_is_bounded(encoder, make_texts, monkeypatch):
     monkeypatch.setattr(repeats, "TABLE_BYTES", 50 * (4 * 8 + 200))
     texts = make_texts(9000)

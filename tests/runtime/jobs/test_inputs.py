@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from cls_runtime.errors import TextError, UsageError
-from cls_runtime.jobs.inputs import END, JobInputs, expand
+from cls_runtime.jobs.inputs import END, JobInputs
+from cls_runtime.jobs.names import expand
 
 
 def rows_of(inputs, ranges=((0, END),), **options):
@@ -117,6 +118,26 @@ def test_the_types_of_json_columns(tmp_path, values, kind, kept):
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": "t", "c": value}) + "\n" for value in values))
     column = columns_of(tmp_path / "in.jsonl", keep=["c"])["c"]
     assert (column.type, column.to_pylist()) == (kind, kept)
+
+
+@pytest.mark.parametrize(
+    ("first", "value"),
+    [
+        ("1", "1" + "0" * 300),
+        ("1.5", '"a"'),
+        ('"a"', '"\\ud800"'),
+        ("[1]", "[NaN]"),
+        ("[1]", '["\\ud800"]'),
+        ("1", "[" * 900 + "]" * 900),
+    ],
+)
+def test_a_kept_value_that_does_not_fit_is_a_bad_row(tmp_path, first, value):
+    filler = f'{{"text": "t", "c": {first}}}\n' * 1000
+    (tmp_path / "in.jsonl").write_text(f'{filler}{{"text": "bad", "c": {value}}}\n{{"text": "last", "c": {first}}}\n')
+    (skipped,) = [item for block in find(tmp_path / "in.jsonl", keep=["c"], on_error="skip").blocks([(0, END)]) for item in block.skipped]
+    assert skipped.row == 1000
+    assert "line 1001: 'c' is " in skipped.reason
+    assert len(skipped.reason) < 300 + len(str(tmp_path))
 
 
 def test_a_json_column_that_some_records_lack_is_null_there(tmp_path):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cls_runtime.errors import MissingExtraError, TextError, UsageError
-from cls_runtime.reading import line_formats
+from cls_runtime.reading import lines
 from cls_runtime.reading.text_files import read_texts
 
 
@@ -46,7 +46,7 @@ def test_bad_utf8_names_file_and_line(tmp_path):
 
 
 def test_a_line_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(line_formats, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     with pytest.raises(TextError, match="line 2 is longer than 100 bytes"):
         list(read_texts([write(tmp_path / "in.txt", b"a\n" + b"x" * 101)]))
     assert list(read_texts([write(tmp_path / "in.txt", b"x" * 100)])) == ["x" * 100]
@@ -72,6 +72,11 @@ def test_jsonl_reads_objects_and_strings(tmp_path):
         ('{"text": null}', "'text' is a JSON null, expected a string"),
         ('{"text": true}', "'text' is a JSON boolean"),
         ('{"text": "a\\ud800"}', r"line 2 has a lone surrogate U\+D800 at character 1, which is no Unicode character"),
+        ('{"text": "a", "id": 1, "text": "b"}', "line 2 has 'text' twice"),
+        ('{"te\\u0078t": "a", "text": "b"}', "line 2 has 'text' twice"),
+        ('{"text": "a", "n": 1' + "0" * 5000 + "}", "line 2 is not JSON"),
+        ('{"text": "' + "x" * 2**24 + '"}', "line 2 is longer than 16,777,216 bytes"),
+        ("\ufeff" + '"a"', "line 2 is not JSON"),
         ('"\\udfff"', r"line 2 has a lone surrogate U\+DFFF at character 0"),
     ],
 )
@@ -80,6 +85,24 @@ def test_bad_jsonl_names_the_line(tmp_path, line, message):
     with pytest.raises(TextError, match=message) as caught:
         list(read_texts([path]))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_file_in_utf8_is_refused_as_a_whole(tmp_path):
+    for kind in ("txt", "jsonl"):
+        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+            path = write(tmp_path / f"in.{kind}", '"cat and dog"\n'.encode(encoding))
+            with pytest.raises(TextError, match=r"is UTF-16 or UTF-32; convert it to UTF-8"):
+                list(read_texts([path]))
+
+
+def test_a_line_without_end_is_not_looked_through_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_PASSED_BYTES", 2**21)
+    file = SimpleNamespace(readline=bytes)
+    rows = lines.Lines(file, "zeros")
+    assert next(rows) == (1, None)
+    with pytest.raises(TextError, match="zeros line 1 has more than 2,097,152 bytes and no end"):
+        next(rows)
 
 
 def test_csv_reads_the_column(tmp_path):

@@ -1,0 +1,83 @@
+"""How many rows of a Parquet row group can be read at once, whatever they hold.
+
+A file of some hundred bytes can hold a terabyte of text: a string that is stored once and named by every row. How large a string can be,
+the file says in advance: no larger than the dictionary that it is in, or than all pages together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cls_runtime.errors import TextError
+from cls_runtime.reading.rows import BATCH_ROWS
+
+MAX_BATCH_BYTES = 2**24
+MAX_DICTIONARY_BYTES = 2**26
+# A column chunk that is larger and packed tighter is no text that somebody wrote.
+_MAX_PACKED, _SUSPECT_BYTES = 200, 2**27
+_SKEWED_ROWS = 16
+_HEADER_BYTES = 64
+_DICTIONARY_PAGE = 2
+
+
+def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name: str) -> int:
+    """How many rows of a row group are at most some `MAX_BATCH_BYTES` in the columns `names`.
+
+    Args:
+        row_group: its metadata.
+        number: which it is, for errors.
+        names: of columns.
+        source: the open file.
+        name: what errors call it.
+
+    Raises:
+        TextError: a page of it would not fit.
+    """
+    rows = BATCH_ROWS
+    for place in range(row_group.num_columns):
+        chunk = row_group.column(place)
+        if chunk.path_in_schema.split(".")[0] not in names and chunk.path_in_schema not in names:
+            continue
+        if chunk.physical_type != "BYTE_ARRAY":
+            continue
+        whole, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+        one = _dictionary_bytes(chunk, source)
+        advice = "write the file again with smaller row groups and pages"
+        where = f"{name}: column {chunk.path_in_schema!r} in row group {number}"
+        if one > MAX_DICTIONARY_BYTES:
+            raise TextError(f"{where} has a dictionary of {one:,} bytes, more than {MAX_DICTIONARY_BYTES:,}; {advice}")
+        if whole > _SUSPECT_BYTES and whole > _MAX_PACKED * max(1, packed):
+            raise TextError(f"{where} unpacks from {packed:,} to {whole:,} bytes, more than {_MAX_PACKED} times; {advice}")
+        if "DELTA_BYTE_ARRAY" in chunk.encodings:  # a string may be all but a letter of the one before
+            one = max(one, whole)
+        rows = min(rows, max(1, MAX_BATCH_BYTES // max(1, one)))
+        if whole > MAX_BATCH_BYTES:  # all of it may be in a few rows
+            rows = min(rows, _SKEWED_ROWS)
+    return rows
+
+
+def _dictionary_bytes(chunk: Any, source: Any) -> int:
+    """The uncompressed size of a chunk's dictionary page by its header, 0 where there is none.
+
+    The header is Thrift's compact form of parquet.thrift's PageHeader, which begins with the page's type and this size: two i32.
+    """
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
+    if not start or not 0 < start < chunk.data_page_offset:  # where Arrow begins to read
+        start = chunk.data_page_offset
+    source.seek(start)
+    kind, rest = _i32(source.read(_HEADER_BYTES))
+    size, _ = _i32(rest)
+    return size if kind == _DICTIONARY_PAGE else 0
+
+
+def _i32(header: bytes) -> tuple[int, bytes]:
+    """The i32 that stands first in a compact struct as the field behind the last one, and what follows it."""
+    if header[:1] != b"\x15":
+        raise ValueError("a page header is damaged")
+    number, shift = 0, 0
+    for place, byte in enumerate(header[1:11], start=2):
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1), header[place:]
+    raise ValueError("a page header is damaged")
