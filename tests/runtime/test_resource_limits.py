@@ -12,15 +12,16 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 FIRST_VECTOR = """
 import json, sys
+from os.path import realpath  # at the time: the bundle's folder is read through a descriptor
 
 opened = []
-sys.addaudithook(lambda event, details: opened.append(str(details[0])) if event == "open" else None)
+sys.addaudithook(lambda event, details: opened.append(realpath(str(details[0]))) if event == "open" else None)
 import onnxruntime
 
 graphs = []
 class Session(onnxruntime.InferenceSession):
     def __init__(self, path, *arguments, **options):
-        graphs.append(path)
+        graphs.append(realpath(path))
         super().__init__(path, *arguments, **options)
 onnxruntime.InferenceSession = Session
 
@@ -89,14 +90,14 @@ def run(program, *arguments):
 
 
 def test_a_first_vector_opens_one_graph_and_hashes_none(make_bundle):
-    """Of a bundle's files Python reads the small ones alone; a hash of the graphs would take longer than all the rest."""
+    """Of a bundle's files Python reads the small ones alone, and of one graph its form; a hash would take longer than all the rest."""
     folder = make_bundle(variants={"fp32": None, "int8": None})
     (folder / "golden.npz").touch()
     touched = json.loads(run(FIRST_VECTOR, folder))
     assert touched["graphs"] == [str(folder / "onnx" / "model_int8.onnx")]
     opened = {path.removeprefix(f"{folder}/") for path in touched["opened"] if path.startswith(str(folder))}
     assert MANIFEST_NAME in opened
-    assert not [path for path in opened if not path.endswith(".json")]
+    assert {path for path in opened if not path.endswith(".json")} <= {"onnx/model_int8.onnx"}
 
 
 @linux

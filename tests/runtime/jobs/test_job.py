@@ -174,7 +174,7 @@ def test_another_bundle_is_refused(bundle, corpus, tmp_path, run, capsys):
     assert run(longer, corpus, "-o", tmp_path / "out") == 2
     assert "holds a job with fingerprint " in capsys.readouterr().err
     assert run(weights, corpus, "-o", tmp_path / "out") == 2
-    assert "holds a job with graph sha256 " in capsys.readouterr().err
+    assert "holds a job with fingerprint " in capsys.readouterr().err
 
 
 def test_a_folder_with_something_else_is_refused(bundle, corpus, tmp_path, run, capsys):

@@ -1,6 +1,7 @@
 """An option that is not understood is refused when it is given: what it is, what was found, what is expected."""
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -39,16 +40,18 @@ BATCHES = VECTORS | {
 }
 
 
-def embed_batches(**options):
-    return EmbedBatches("no/such/bundle", **options)
+KINDS = {"job": (JobOptions, JOB, ""), "ray": (RayOptions, RAY, "ray "), "batches": (EmbedBatches, BATCHES, "")}
 
 
-KINDS = {"job": (JobOptions, JOB, ""), "ray": (RayOptions, RAY, "ray "), "batches": (embed_batches, BATCHES, "")}
+@pytest.fixture
+def maker(bundle):
+    """What makes the options of a kind."""
+    return lambda kind: functools.partial(EmbedBatches, bundle) if kind == "batches" else KINDS[kind][0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_field_takes_what_it_says(kind):
-    make, fields, _ = KINDS[kind]
+def test_every_field_takes_what_it_says(kind, maker):
+    make, fields = maker(kind), KINDS[kind][1]
     for name, (taken, _, _) in fields.items():
         for value in taken:
             options = make(**{name: value})
@@ -56,8 +59,8 @@ def test_every_field_takes_what_it_says(kind):
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, fields, _) in KINDS.items() for name in fields])
-def test_every_field_refuses_the_rest_by_name(kind, name):
-    make, fields, prefix = KINDS[kind]
+def test_every_field_refuses_the_rest_by_name(kind, name, maker):
+    make, (_, fields, prefix) = maker(kind), KINDS[kind]
     _, refused, expected = fields[name]
     for value in refused:
         with pytest.raises(UsageError) as caught:

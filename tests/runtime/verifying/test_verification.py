@@ -291,7 +291,7 @@ def link_outside(folder):
     [
         (unlisted_golden, "names no golden.npz"),
         (no_variants, "names no variant"),
-        (unknown_variant, "has a variant 'fp7'"),
+        (unknown_variant, "variants is 'fp7'"),
         (unreadable_golden, "golden.npz"),
         (path_outside, "which leaves the folder"),
         (link_outside, "is a link that leaves the bundle"),
