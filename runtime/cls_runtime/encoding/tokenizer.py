@@ -1,13 +1,16 @@
 """Texts and text pairs to token ids, exactly as transformers' `AutoTokenizer(..., truncation=True)` does it, without transformers.
 
-What is over the maximum length is removed here and counted, not by the tokenizers library, which does not say how much it removed.
+What is over the maximum length is removed here and counted, not by the tokenizers library, which does not say how much it removed. Of a
+long text no more is tokenized than settles which tokens stay.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.encoding.cuts import Cuts, cuts_of
 from cls_runtime.errors import BundleError, TextError
 
 # A text, or a pair of texts that the model reads as one input.
@@ -26,14 +30,21 @@ Int32 = NDArray[np.int32]
 # An Encoding holds some hundred bytes a token beside the ids, so texts become Encodings in blocks of this many characters.
 BLOCK_CHARACTERS = 2**18
 
+# Of a text (of each text of a pair) with more characters than the first number so many are tokenized, then more where they do not settle
+# which tokens stay. Beyond the last number a text must be cut or is refused: a character takes 200 bytes while it is tokenized.
+LONG_CHARACTERS = (2**16, 2**18, 2**20)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """One text's tokens: `ids` and `type_ids` int32 [S]; `removed` tokens were over the maximum length."""
+    """One text's tokens: `ids` and `type_ids` int32 [S]; `removed` tokens were over the maximum length, `at_least` so many."""
 
     ids: Int32
     type_ids: Int32 | None
     removed: int
+    at_least: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,7 +96,7 @@ class TextTokenizer:
 
         Raises:
             TypeError: an item is neither a str nor a pair of str.
-            TextError: a text that is not valid Unicode (a lone surrogate).
+            TextError: a text that is not valid Unicode (a lone surrogate), or one so long that it must be cut and has no place for it.
         """
         places = range(len(texts)) if indices is None else indices
         inputs = [checked_text(text, index) for text, index in zip(texts, places, strict=True)]
@@ -93,6 +104,9 @@ class TextTokenizer:
         rest = iter(inputs)
         for count in _block_sizes(inputs):
             block = list(islice(rest, count))
+            if count == 1 and characters(block[0]) > LONG_CHARACTERS[0]:
+                tokenized.append(self._tokenize_long(block[0], places[len(tokenized)]))
+                continue
             try:
                 # One short text is quicker without the library's thread pool.
                 small = count == 1 and characters(block[0]) < 4096
@@ -105,14 +119,52 @@ class TextTokenizer:
     def _encode_one(self, text: Text) -> Encoding:
         return self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)
 
-    def _limited(self, encoding: Encoding) -> TokenizedText:
+    @cached_property
+    def _cuts(self) -> Cuts | None:
+        return cuts_of(self._tokenizer)
+
+    def _tokenize_long(self, text: Text, index: int) -> TokenizedText:
+        """The tokens of a long text from as much of it as settles them; more is tried until it does."""
+        whole: tuple[str, ...] = (text,) if isinstance(text, str) else text
+        if any(not part.isascii() and _SURROGATE.search(part) for part in whole):
+            raise _explain([text], [index], ValueError())
+        parts = whole
+        for limit in LONG_CHARACTERS:
+            kept = [self._part(part, limit) for part in parts]
+            if None not in kept:
+                try:
+                    (encoding,) = self._tokenizer.encode_batch_fast([kept[0] if len(kept) == 1 else tuple(kept)])
+                except Exception as error:  # noqa: BLE001  TypeError or the bare class, by version
+                    raise _explain([text], [index], error) from None
+                complete = [len(part) <= limit for part in parts]
+                if all(complete) or is_settled(encoding.sequence_ids, complete, self.max_length):
+                    return self._limited(encoding, at_least=not all(complete))
+                if len(parts) == 2 and min(map(len, parts)) > LONG_CHARACTERS[-1] and len(encoding) > 2 * self.max_length:
+                    break  # both keep half, and the odd token is the longer one's: more of them would not say whose
+            if parts is whole and self._cuts is not None:
+                parts = tuple(self._cuts.shortened(part) for part in whole)
+        raise TextError(
+            f"text {index} has {characters(text):,} characters, and which tokens the model takes of it is not settled by "
+            f"{LONG_CHARACTERS[-1]:,} of them (docs/runtime.md, Long texts); shorten it, or split it at blanks",
+            index=index,
+        )
+
+    def _part(self, part: str, limit: int) -> str | None:
+        """`part`, or at most `limit` characters of it up to a cut, from the side that stays; None where it has no cut there."""
+        if len(part) <= limit:
+            return part
+        if self._cuts is None:
+            return None
+        return self._cuts.tail(part, limit) if self._truncate_left else self._cuts.head(part, limit)
+
+    def _limited(self, encoding: Encoding, *, at_least: bool = False) -> TokenizedText:
         ids = np.array(encoding.ids, dtype=np.int32)
         type_ids = np.array(encoding.type_ids, dtype=np.int32) if self._with_type_ids else None
         removed = len(ids) - self.max_length
         if removed <= 0:
             return TokenizedText(ids, type_ids, 0)
         kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=self._truncate_left)
-        return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed)
+        return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed, at_least)
 
 
 def kept_positions(sequence_ids: Sequence[int | None], max_length: int, *, truncate_left: bool = False) -> NDArray[np.intp]:
@@ -136,6 +188,24 @@ def kept_positions(sequence_ids: Sequence[int | None], max_length: int, *, trunc
     return np.sort(np.concatenate(kept))
 
 
+def is_settled(sequence_ids: Sequence[int | None], complete: Sequence[bool], max_length: int) -> bool:
+    """Whether `kept_positions` keeps what it would keep of the whole texts, if those that are not `complete` have more tokens.
+
+    >>> is_settled([None, 0, 0, 0, None], [False], 4), is_settled([None, 0, 0, None], [False], 4)
+    (True, False)
+    """
+    first, second = sequence_ids.count(0), sequence_ids.count(1)
+    room = max_length - sequence_ids.count(None)
+    if first + second <= room:
+        return False
+    # Each text keeps the more the longer it is and the less the longer the other is, so the two extremes decide.
+    many = first + second + max_length
+    most_first = many if not complete[0] else first
+    most_second = many if not complete[-1] and len(complete) == 2 else second
+    rooms = _longest_first(first, most_second, room)
+    return rooms == _longest_first(most_first, second, room) and rooms[0] <= first and rooms[1] <= second
+
+
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     """How many tokens of each text fit into `room`. The odd token goes to the text that was longer, on a tie to the second."""
     shorter, longer = min(first, second), max(first, second)
@@ -147,16 +217,25 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def checked_text(text: object, index: int) -> Text:
-    """`text` as a str or a pair.
+    """`text` as a plain str or a pair of them: a subclass may compare, count or iterate in its own way, and two texts be one.
 
     Raises:
         TypeError: it is neither; `index` is its place in the message.
     """
-    if isinstance(text, str):
+    if type(text) is str:
         return text
-    if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
-        return (text[0], text[1])
-    kind = f"a {type(text).__name__} of {len(text)} items" if isinstance(text, (tuple, list)) else type(text).__name__
+    if isinstance(text, str):
+        return str.__str__(text)
+    items: list[object] | None = None
+    if isinstance(text, tuple):
+        items = list(tuple.__iter__(text))
+    elif isinstance(text, list):
+        items = list(list.__iter__(text))
+    if items is not None and len(items) == 2:
+        first, second = items
+        if isinstance(first, str) and isinstance(second, str):
+            return (str.__str__(first), str.__str__(second))
+    kind = type(text).__name__ if items is None else f"a {type(text).__name__} of {len(items)} items"
     raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str)")
 
 
@@ -166,15 +245,18 @@ def characters(text: Text) -> int:
 
 
 def _block_sizes(texts: Sequence[Text]) -> list[int]:
-    """How many texts go into each block: as many as have `BLOCK_CHARACTERS` together, at least one."""
+    """How many texts go into each block: as many as have `BLOCK_CHARACTERS` together, at least one; a long text alone."""
     sizes: list[int] = []
     held = 0
     for text in texts:
-        if not sizes or held + characters(text) > BLOCK_CHARACTERS:
+        size = characters(text)
+        if size > LONG_CHARACTERS[0]:
+            size = BLOCK_CHARACTERS + 1
+        if not sizes or held + size > BLOCK_CHARACTERS:
             sizes.append(0)
             held = 0
         sizes[-1] += 1
-        held += characters(text)
+        held += size
     return sizes
 
 
