@@ -31,7 +31,7 @@ Int32 = NDArray[np.int32]
 BLOCK_CHARACTERS = 2**18
 
 # Of a text (of each text of a pair) with more characters than the first number so many are tokenized, then more where they do not settle
-# which tokens stay. Beyond the last number a text must be cut or is refused: a character takes 200 bytes while it is tokenized.
+# which tokens stay. Beyond the last number a text must be cut or is refused: a character takes 200 to 400 bytes while it is tokenized.
 LONG_CHARACTERS = (2**16, 2**18, 2**20)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
