@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +18,7 @@ from cls_runtime.bundle.folder import Bundle, require_fingerprint
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
+from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, warn_of_truncation
@@ -200,8 +201,9 @@ class Encoder:
             float32 [n, width] in input order; [0, width] for no texts.
 
         Raises:
-            TypeError: `texts` is a str, or an item is neither a str nor a pair.
-            TextError: an item is not valid Unicode.
+            TypeError: `texts` is a str, a mapping, a data frame or another thing that iterates over no texts, or an item is neither a str
+                nor a pair.
+            TextError: an item is not valid Unicode, or so long that it must be cut before it is tokenized, without a place for a cut.
             TextTooLongError: a text is too long, with `on_overflow="raise"`.
             InvalidVectorError: a vector is NaN, infinite or zero, with `on_invalid="raise"`.
             UsageError: the bundle has no such output.
@@ -290,7 +292,7 @@ class Encoder:
         """
         self._runner.check_usable()
         self.manifest.width(output)
-        return self._stream(_iterable(texts), output=output, normalize=normalize)
+        return self._stream(iterable_of_texts(texts), output=output, normalize=normalize)
 
     def _stream(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> Iterator[Float32]:
         waiting: deque[Distinct] = deque()
@@ -358,13 +360,6 @@ class Encoder:
             warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=stacklevel + 1)
 
 
-def _iterable(texts: Iterable[Text]) -> Iterable[Text]:
-    """`texts`, unless it is something that iterates over what nobody means."""
-    if isinstance(texts, (str, bytes, Mapping, Set)) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts is a {type(texts).__name__}, expected a list or another ordered iterable of str or of pairs (str, str)")
-    return texts
-
-
 def _whole(texts: Iterable[Text]) -> Window:
-    checked = [checked_text(text, index) for index, text in enumerate(_iterable(texts))]
+    checked = [checked_text(text, index) for index, text in enumerate(iterable_of_texts(texts))]
     return Window(checked, range(len(checked)))

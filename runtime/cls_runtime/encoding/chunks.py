@@ -46,17 +46,17 @@ class Distinct:
         """The rows float32 [n, width] of all texts, from those of `once`."""
         return rows[self.positions] if self.repeats else rows
 
-    def removed_of_all(self, truncated: Sequence[Truncation]) -> list[int]:
-        """How many tokens of each of the n texts were cut off, from what was cut of `once`."""
-        removed = {item.index: item.removed_tokens for item in truncated}
-        of_once = [removed.get(index, 0) for index in self.once.indices]
+    def cuts_of_all(self, truncated: Sequence[Truncation]) -> list[Truncation | None]:
+        """How each of the n texts was cut, from what was cut of `once`; the indices are those of `once`."""
+        cut = {item.index: item for item in truncated}
+        of_once = [cut.get(index) for index in self.once.indices]
         return [of_once[position] for position in self.positions]
 
     def report_of_all(self, report: EncodeReport) -> EncodeReport:
         """The report on all texts, from the one on `once`: what was computed stays, the texts and those that were cut are more."""
         if not self.repeats:
             return report
-        truncated = truncations(self.whole.indices, self.removed_of_all(report.truncated))
+        truncated = truncations(self.whole.indices, self.cuts_of_all(report.truncated))
         return replace(report, texts=len(self.positions), truncated=truncated)
 
 

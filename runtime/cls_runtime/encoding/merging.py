@@ -204,12 +204,12 @@ class RequestMerger:
         ((rows, report),) = self._runner.compute(
             [texts.once], first.request.output, width=first.request.rows.shape[1], refuse_overflow=first.request.refuse_overflow
         )
-        rows, removed = texts.rows_of_all(rows), texts.removed_of_all(report.truncated)
+        rows, cuts = texts.rows_of_all(rows), texts.cuts_of_all(report.truncated)
         start = 0
         for share, window in zip(shares, windows, strict=True):
             stop = start + len(window.texts)
             share.request.rows[share.start : share.stop] = rows[start:stop]
-            truncated = truncations(window.indices, removed[start:stop])
+            truncated = truncations(window.indices, cuts[start:stop])
             with self._arrived:
                 share.request.report += replace(report, texts=len(window.texts), truncated=truncated)
             start = stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cls_runtime.errors import TextTooLongError, TruncationWarning
@@ -14,15 +14,24 @@ OnOverflow = Literal["warn", "truncate", "raise"]
 
 @dataclass(frozen=True)
 class Truncation:
-    """A text that was cut: its place in the input, and how many tokens were removed from it."""
+    """A text that was cut: its place in the input, and how many tokens were removed from it.
+
+    With `at_least` there were more: a long text is not tokenized to its end.
+    """
 
     index: int
     removed_tokens: int
+    at_least: bool = False
+
+    @property
+    def by(self) -> str:
+        """How many tokens, in words."""
+        return f"{'at least ' if self.at_least else ''}{self.removed_tokens} tokens"
 
 
-def truncations(indices: Sequence[int], removed: Sequence[int]) -> tuple[Truncation, ...]:
-    """Those of the texts at `indices` of which tokens were removed; `removed` says how many of each."""
-    return tuple(Truncation(index, count) for index, count in zip(indices, removed, strict=True) if count)
+def truncations(indices: Sequence[int], cuts: Sequence[Truncation | None]) -> tuple[Truncation, ...]:
+    """Those of the texts at `indices` that were cut; `cuts` says how, for each, whatever index stands there."""
+    return tuple(replace(cut, index=index) for index, cut in zip(indices, cuts, strict=True) if cut is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,8 @@ def check_overflow(truncated: Sequence[Truncation], *, max_length: int) -> None:
     if truncated:
         first = truncated[0]
         raise TextTooLongError(
-            f"text {first.index} has {max_length + first.removed_tokens} tokens, the model takes {max_length}; "
+            f"text {first.index} has {'at least ' if first.at_least else ''}{max_length + first.removed_tokens} tokens, "
+            f"the model takes {max_length}; "
             "shorten or split it, or pass on_overflow='truncate'",
             index=first.index,
         )
@@ -96,7 +106,7 @@ def warn_of_truncation(truncated: Sequence[Truncation], *, max_length: int, stac
     worst = max(truncated, key=lambda item: item.removed_tokens)
     warnings.warn(
         f"{len(truncated)} text(s) are longer than the {max_length} tokens that the model takes and were cut, text {worst.index} by "
-        f"{worst.removed_tokens} tokens; Encoder.last_report lists them, on_overflow='truncate' accepts it, 'raise' refuses",
+        f"{worst.by}; Encoder.last_report lists them, on_overflow='truncate' accepts it, 'raise' refuses",
         TruncationWarning,
         stacklevel=stacklevel + 1,
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.encoding.batching import Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
-from cls_runtime.encoding.report import EncodeReport, check_overflow, truncations
+from cls_runtime.encoding.report import EncodeReport, Truncation, check_overflow
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.encoding.vectors import check_rows
 from cls_runtime.engines.base import Engine
@@ -117,7 +117,9 @@ class BatchRunner:
     def _start(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> _Job:
         """Tokenizes a window and hands its batches to the workers; a single batch runs here, which saves the hand-over."""
         texts = self._tokenizer.tokenize(window.texts, indices=window.indices)
-        truncated = truncations(window.indices, [text.removed for text in texts])
+        truncated = tuple(
+            Truncation(index, text.removed, text.at_least) for index, text in zip(window.indices, texts, strict=True) if text.removed
+        )
         if refuse_overflow:
             check_overflow(truncated, max_length=self._tokenizer.max_length)
         lengths = np.array([len(text) for text in texts], dtype=np.intp)

@@ -1,24 +1,26 @@
 """Texts and text pairs to token ids, exactly as transformers' `AutoTokenizer(..., truncation=True)` does it, without transformers.
 
-What is over the maximum length is removed here and counted, not by the tokenizers library, which does not say how much it removed.
+What is over the maximum length is removed here and counted, not by the tokenizers library, which does not say how much it removed. Of a
+long text no more is tokenized than settles which tokens stay.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.typed_json import parsed, shown
-from cls_runtime.encoding.tokenizer_form import MAX_ID, check_form, check_model
+from cls_runtime.encoding.cuts import Cuts, cuts_of
+from cls_runtime.encoding.tokenizer_files import is_panic, one_line, pad_id, read_object, read_tokenizer, vocabulary_size
+from cls_runtime.encoding.tokenizer_form import MAX_ID
+from cls_runtime.encoding.truncating import is_settled, kept_positions
 from cls_runtime.errors import BundleError, TextError
 
 # A text, or a pair of texts that the model reads as one input.
@@ -28,19 +30,24 @@ Int32 = NDArray[np.int32]
 # An Encoding holds some hundred bytes a token beside the ids, so texts become Encodings in blocks of this many characters.
 BLOCK_CHARACTERS = 2**18
 
-MAX_TOKENIZER_BYTES = 2**27
-MAX_CONFIG_BYTES = 2**24
+_SHORT_CHARACTERS = 4096  # one text of fewer is quicker without the library's thread pool
 # Tokenized when a bundle is opened, so that a tokenizer that fails does it then: a letter, nothing, a sign of no vocabulary, a pair.
 _PROBES: tuple[Text, ...] = ("a", "", "\U00012031", ("a", "a"))
+# Of a text (of each text of a pair) with more characters than the first number so many are tokenized, then more where they do not settle
+# which tokens stay. Beyond the last number a text must be cut or is refused: a character takes 200 to 400 bytes while it is tokenized.
+LONG_CHARACTERS = (2**16, 2**18, 2**20)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """One text's tokens: `ids` and `type_ids` int32 [S]; `removed` tokens were over the maximum length."""
+    """One text's tokens: `ids` and `type_ids` int32 [S]; `removed` tokens were over the maximum length, `at_least` so many."""
 
     ids: Int32
     type_ids: Int32 | None
     removed: int
+    at_least: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,8 +84,8 @@ class TextTokenizer:
                 unknown, or the maximum length leaves no room for a token.
         """
         path = bundle.companion("tokenizer.json")
-        config = _read_object(bundle.companion("tokenizer_config.json"))
-        tokenizer = _read_tokenizer(path)
+        config = read_object(bundle.companion("tokenizer_config.json"))
+        tokenizer = read_tokenizer(path)
         max_length = bundle.manifest.max_length
         for pair, name in ((False, "text"), (True, "pair")):
             special = tokenizer.num_special_tokens_to_add(pair)
@@ -87,10 +94,10 @@ class TextTokenizer:
         made = cls(
             tokenizer,
             max_length=max_length,
-            pad_id=_pad_id(tokenizer, config, bundle),
+            pad_id=pad_id(tokenizer, config, bundle),
             truncate_left=config.get("truncation_side") == "left",
             with_type_ids="token_type_ids" in bundle.manifest.inputs,
-            vocabulary_size=_vocabulary_size(bundle),
+            vocabulary_size=vocabulary_size(bundle),
         )
         try:
             for probe in _PROBES:
@@ -109,7 +116,8 @@ class TextTokenizer:
 
         Raises:
             TypeError: an item is neither a str nor a pair of str.
-            TextError: a text that is not valid Unicode (a lone surrogate), or that the library fails on.
+            TextError: a text that is not valid Unicode (a lone surrogate), that the library fails on, or so long that it must be cut and
+                has no place for it.
             BundleError: a token's id is not one of the model's.
         """
         places = range(len(texts)) if indices is None else indices
@@ -118,21 +126,60 @@ class TextTokenizer:
         rest = iter(inputs)
         for count in _block_sizes(inputs):
             block = list(islice(rest, count))
-            try:
-                # One short text is quicker without the library's thread pool.
-                small = count == 1 and characters(block[0]) < 4096
-                encodings = [self._encode_one(block[0])] if small else self._tokenizer.encode_batch_fast(block)
-            except BaseException as error:  # TypeError or the bare class, by version; or a panic
-                if not isinstance(error, Exception) and not _is_panic(error):
-                    raise
-                raise _explain(block, places[len(tokenized) :], error) from None
-            tokenized += [self._limited(encoding) for encoding in encodings]
+            if count == 1 and characters(block[0]) > LONG_CHARACTERS[0]:
+                tokenized.append(self._tokenize_long(block[0], places[len(tokenized)]))
+                continue
+            tokenized += [self._limited(encoding) for encoding in self._encodings(block, places[len(tokenized) :])]
         return tokenized
 
-    def _encode_one(self, text: Text) -> Encoding:
-        return self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)
+    def _encodings(self, texts: Sequence[Text], indices: Sequence[int]) -> Sequence[Encoding]:
+        """The library's encodings; it names no text that it fails on, `_explain` does."""
+        try:
+            if len(texts) > 1 or characters(texts[0]) >= _SHORT_CHARACTERS:
+                return self._tokenizer.encode_batch_fast(texts)
+            (text,) = texts
+            return [self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)]
+        except BaseException as error:  # TypeError or the bare class, by version; or a panic
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise _explain(texts, indices, error) from None
 
-    def _limited(self, encoding: Encoding) -> TokenizedText:
+    @cached_property
+    def _cuts(self) -> Cuts | None:
+        return cuts_of(self._tokenizer)
+
+    def _tokenize_long(self, text: Text, index: int) -> TokenizedText:
+        """The tokens of a long text from as much of it as settles them; more is tried until it does."""
+        whole: tuple[str, ...] = (text,) if isinstance(text, str) else text
+        if any(not part.isascii() and _SURROGATE.search(part) for part in whole):
+            raise _explain([text], [index], ValueError())
+        parts = whole
+        for limit in LONG_CHARACTERS:
+            kept = [found for part in parts if (found := self._part(part, limit)) is not None]
+            if len(kept) == len(parts):
+                (encoding,) = self._encodings([kept[0] if len(kept) == 1 else (kept[0], kept[1])], [index])
+                complete = [len(part) <= limit for part in parts]
+                if all(complete) or is_settled(encoding.sequence_ids, complete, self.max_length):
+                    return self._limited(encoding, at_least=not all(complete))
+                if len(parts) == 2 and min(map(len, parts)) > LONG_CHARACTERS[-1] and len(encoding) > 2 * self.max_length:
+                    break  # both keep half, and the odd token is the longer one's: more of them would not say whose
+            if parts is whole and self._cuts is not None:
+                parts = tuple(self._cuts.shortened(part) for part in whole)
+        raise TextError(
+            f"text {index} has {characters(text):,} characters, and which tokens the model takes of it is not settled by "
+            f"{LONG_CHARACTERS[-1]:,} of them (docs/runtime.md, Long texts); shorten it, or split it at blanks",
+            index=index,
+        )
+
+    def _part(self, part: str, limit: int) -> str | None:
+        """`part`, or at most `limit` characters of it up to a cut, from the side that stays; None where it has no cut there."""
+        if len(part) <= limit:
+            return part
+        if self._cuts is None:
+            return None
+        return self._cuts.tail(part, limit) if self._truncate_left else self._cuts.head(part, limit)
+
+    def _limited(self, encoding: Encoding, *, at_least: bool = False) -> TokenizedText:
         whole = np.array(encoding.ids, dtype=np.int64)
         self.check_ids(whole)
         ids = whole.astype(np.int32)
@@ -141,7 +188,7 @@ class TextTokenizer:
         if removed <= 0:
             return TokenizedText(ids, type_ids, 0)
         kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=self._truncate_left)
-        return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed)
+        return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed, at_least)
 
     def check_ids(self, ids: NDArray[np.int64]) -> None:
         """Refuses token ids [n] that the model has no row for; an engine may read beside its table.
@@ -157,48 +204,26 @@ class TextTokenizer:
             )
 
 
-def kept_positions(sequence_ids: Sequence[int | None], max_length: int, *, truncate_left: bool = False) -> NDArray[np.intp]:
-    """The positions that stay when an encoded text or pair is cut to `max_length` tokens, in order.
-
-    Special tokens (None in `sequence_ids`) stay. Of a pair the longer text is cut until both are equally long, then both are:
-    transformers' `longest_first`.
-
-    >>> kept_positions([None, 0, 0, 0, None], 4).tolist()
-    [0, 1, 2, 4]
-    >>> kept_positions([None, 0, 0, 0, None, 1, None], 6).tolist()
-    [0, 1, 2, 4, 5, 6]
-    """
-    owner = np.array([-1 if sequence is None else sequence for sequence in sequence_ids])
-    first, second = np.flatnonzero(owner == 0), np.flatnonzero(owner == 1)
-    room = max_length - int((owner == -1).sum())
-    first_room, second_room = _longest_first(len(first), len(second), room)
-    kept = [np.flatnonzero(owner == -1)]
-    for positions, count in ((first, first_room), (second, second_room)):
-        kept.append(positions[len(positions) - count :] if truncate_left else positions[:count])
-    return np.sort(np.concatenate(kept))
-
-
-def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text fit into `room`. The odd token goes to the text that was longer, on a tie to the second."""
-    shorter, longer = min(first, second), max(first, second)
-    if shorter + longer > room:
-        longer = max(shorter, room - shorter)
-    if shorter + longer > room:
-        shorter, longer = room // 2, room - room // 2
-    return (longer, shorter) if first > second else (shorter, longer)
-
-
 def checked_text(text: object, index: int) -> Text:
-    """`text` as a str or a pair.
+    """`text` as a plain str or a pair of them: a subclass may compare, count or iterate in its own way, and two texts be one.
 
     Raises:
         TypeError: it is neither; `index` is its place in the message.
     """
-    if isinstance(text, str):
+    if type(text) is str:
         return text
-    if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
-        return (text[0], text[1])
-    kind = f"a {type(text).__name__} of {len(text)} items" if isinstance(text, (tuple, list)) else type(text).__name__
+    if isinstance(text, str):
+        return str.__str__(text)
+    items: list[object] | None = None
+    if isinstance(text, tuple):
+        items = list(tuple.__iter__(text))
+    elif isinstance(text, list):
+        items = list(list.__iter__(text))
+    if items is not None and len(items) == 2:
+        first, second = items
+        if isinstance(first, str) and isinstance(second, str):
+            return (str.__str__(first), str.__str__(second))
+    kind = type(text).__name__ if items is None else f"a {type(text).__name__} of {len(items)} items"
     raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str)")
 
 
@@ -208,26 +233,19 @@ def characters(text: Text) -> int:
 
 
 def _block_sizes(texts: Sequence[Text]) -> list[int]:
-    """How many texts go into each block: as many as have `BLOCK_CHARACTERS` together, at least one."""
+    """How many texts go into each block: as many as have `BLOCK_CHARACTERS` together, at least one; a long text alone."""
     sizes: list[int] = []
     held = 0
     for text in texts:
-        if not sizes or held + characters(text) > BLOCK_CHARACTERS:
+        size = characters(text)
+        if size > LONG_CHARACTERS[0]:
+            size = BLOCK_CHARACTERS + 1
+        if not sizes or held + size > BLOCK_CHARACTERS:
             sizes.append(0)
             held = 0
         sizes[-1] += 1
-        held += characters(text)
+        held += size
     return sizes
-
-
-def _is_panic(error: BaseException) -> bool:
-    """Whether the library's Rust code panicked, which is no Exception to Python, and so passes every handler."""
-    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
-
-
-def _one_line(error: BaseException) -> str:
-    """What the library says; it may quote from the file, at any length."""
-    return " ".join(str(error).split())[:300]
 
 
 def _explain(texts: Sequence[Text], indices: Sequence[int], error: BaseException) -> TextError:
@@ -242,51 +260,4 @@ def _explain(texts: Sequence[Text], indices: Sequence[int], error: BaseException
                     "which is no Unicode character; decode the source with errors='replace'",
                     index=index,
                 )
-    return TextError(f"the tokenizer refused a text among {indices[0]} to {indices[len(texts) - 1]}: {_one_line(error)}")
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    try:
-        data = read_regular(path, max_bytes=MAX_TOKENIZER_BYTES)
-        check_form(data)
-        tokenizer = Tokenizer.from_buffer(data)
-        check_model(tokenizer, data)
-    except BundleError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and not _is_panic(error):
-            raise
-        raise BundleError(
-            f"{path} is not a tokenizer of a bundle ({_one_line(error)}); the bundle is damaged, copy or export it again"
-        ) from None
-    return tokenizer
-
-
-def _vocabulary_size(bundle: Bundle) -> int | None:
-    """The rows of the model's table of tokens, as config.json has them; None where it does not say."""
-    if not any(file.path == "config.json" for file in bundle.manifest.files):
-        return None
-    size = _read_object(bundle.companion("config.json")).get("vocab_size")
-    return size if isinstance(size, int) and 0 < size <= MAX_ID else None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = parsed(read_regular(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8"))
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path} is not valid JSON ({error}); the bundle is damaged, copy or export it again") from None
-    if not isinstance(value, dict):
-        raise BundleError(f"{path} holds a {type(value).__name__}, expected an object; the bundle is damaged, export it again")
-    return value
-
-
-def _pad_id(tokenizer: Tokenizer, config: dict[str, Any], bundle: Bundle) -> int:
-    token = config.get("pad_token")
-    if isinstance(token, dict):
-        token = token.get("content")
-    pad_id = tokenizer.token_to_id(token) if isinstance(token, str) else None
-    if pad_id is None:
-        raise BundleError(
-            f"tokenizer_config.json of bundle {bundle.folder} has pad_token {shown(token)}, expected a token of tokenizer.json"
-        )
-    return int(pad_id)
+    return TextError(f"the tokenizer refused a text among {indices[0]} to {indices[len(texts) - 1]}: {one_line(error)}")

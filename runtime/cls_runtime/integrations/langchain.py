@@ -8,6 +8,8 @@ from langchain_core.embeddings import Embeddings
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.inputs import iterable_of_texts
+from cls_runtime.encoding.tokenizer import checked_text
 
 
 class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchain-core is not installed
@@ -49,12 +51,20 @@ class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchai
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The vectors of documents, in their order."""
-        return self._vectors([self.document_prefix + text for text in texts])
+        return self._vectors([self.document_prefix + _plain(text, index) for index, text in enumerate(iterable_of_texts(texts))])
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one query."""
-        return self._vectors([self.query_prefix + text])[0]
+        return self._vectors([self.query_prefix + _plain(text, 0)])[0]
 
     def _vectors(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = self.encoder.encode(texts, output=self.output, normalize=self.normalize).tolist()
         return vectors
+
+
+def _plain(text: object, index: int) -> str:
+    """A text as a plain str; a pair has no place here."""
+    checked = checked_text(text, index)
+    if not isinstance(checked, str):
+        raise TypeError(f"text {index} is a pair, expected a str")
+    return checked

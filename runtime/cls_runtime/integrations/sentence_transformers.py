@@ -17,7 +17,8 @@ import torch
 
 from cls_runtime import Bundle, BundleError, Encoder
 from cls_runtime.bundle.manifest import Output
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.inputs import iterable_of_texts
+from cls_runtime.encoding.tokenizer import Text, checked_text
 
 _CONFIG = "cls_encoder_module.json"
 
@@ -65,7 +66,8 @@ class ClsEncoderModule(torch.nn.Module):
 
     def preprocess(self, inputs: Sequence[Text], prompt: str | None = None) -> dict[str, list[Text]]:
         """The texts as they are, behind `prompt`: the encoder tokenizes them itself, sorted by length."""
-        return {"texts": [_behind(prompt, text) for text in inputs] if prompt else list(inputs)}
+        texts = [checked_text(text, index) for index, text in enumerate(iterable_of_texts(inputs))]
+        return {"texts": [_behind(prompt, text) for text in texts] if prompt else texts}
 
     def tokenize(self, texts: Sequence[Text]) -> dict[str, list[Text]]:
         """What older releases of sentence-transformers 5 call instead of `preprocess`."""

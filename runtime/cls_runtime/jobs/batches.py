@@ -78,6 +78,7 @@ class EmbedBatches:
 
         Raises:
             KeyError: a batch has no such column.
+            TypeError: an item is no record batch, or the column holds no strings.
             BundleError, EngineError, InvalidVectorError: as `Encoder`.
         """
         pa = require_pyarrow("record batches")
@@ -120,8 +121,21 @@ class EmbedBatches:
         return {**self.__dict__, "_encoder": None}
 
     def _blocks(self, batches: Iterable[Any]) -> Iterator[RowBlock]:
+        pa = require_pyarrow("record batches")
         start = 0
         for batch in batches:
+            if not isinstance(batch, pa.RecordBatch):
+                raise TypeError(f"a batch is a {type(batch).__name__}, expected a pyarrow RecordBatch; a whole table goes into table()")
+            kind = batch.schema.field(self._column).type
+            if not _holds_strings(pa, kind):
+                raise TypeError(f"column {self._column!r} holds {kind}, expected strings; cast it, or name another column")
             rows = np.arange(start, start + len(batch), dtype=np.int64)
             yield RowBlock(0, start, start + len(batch), rows, batch.column(self._column).to_pylist(), batch)
             start += len(batch)
+
+
+def _holds_strings(pa: Any, kind: Any) -> bool:
+    """Whether a column of this type has str or null in each row."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_view = getattr(pa.types, "is_string_view", lambda _: False)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind) or is_view(kind))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import Truncation
-from cls_runtime.errors import InvalidVectorError, TextTooLongError
+from cls_runtime.errors import InvalidVectorError, TextError
 from cls_runtime.jobs.repeats import RepeatTable
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
 
@@ -33,7 +33,7 @@ def embed_blocks(
     """Each block with its vectors, in order, in bounded memory. Close it (or exhaust it) to stop the work.
 
     Raises:
-        TextTooLongError, InvalidVectorError: as `Encoder.encode`; `index` is the row's number.
+        TextError, TextTooLongError, InvalidVectorError: as `Encoder.encode`; `index` is the row's number.
         EngineError, UsageError: as `Encoder.encode`.
     """
     waiting = _Waiting(encoder.manifest.width(output))
@@ -41,7 +41,7 @@ def embed_blocks(
         while True:
             try:
                 vectors = next(stream, None)
-            except (TextTooLongError, InvalidVectorError) as error:
+            except (TextError, InvalidVectorError) as error:
                 raise waiting.with_row(error) from None
             if vectors is None:
                 break
@@ -127,7 +127,7 @@ class _Waiting:
             item.vectors[here] = vectors[item.numbers[here] - start]
             item.truncated += int(truncated[item.numbers[here] - start].sum())
         self._open[0].tokens += tokens
-        self._open[0].cut += [Truncation(self._first_rows[item.index], item.removed_tokens) for item in cut]
+        self._open[0].cut += [replace(item, index=self._first_rows[item.index]) for item in cut]
         for number in range(start, stop):
             del self._first_rows[number]
         self._filled = stop
@@ -148,7 +148,7 @@ class _Waiting:
             )
             yield EmbeddedBlock(item.block, item.vectors, counts, tuple(item.cut))
 
-    def with_row(self, error: TextTooLongError | InvalidVectorError) -> TextTooLongError | InvalidVectorError:
+    def with_row(self, error: TextError | InvalidVectorError) -> TextError | InvalidVectorError:
         """The error with the row's number in place of the computed text's."""
         row = self._first_rows.get(error.index if error.index is not None else -1)
         if row is None:

@@ -31,7 +31,7 @@ def warn_of_cut_texts(total: Counts, *, max_length: int, cut: CutTexts | None = 
     which = ""
     if cut is not None and cut.first is not None and cut.worst is not None:
         first, worst = cut.first, cut.worst
-        which = f" (the first is text {first.index}, the most was text {worst.index} by {worst.removed_tokens} tokens)"
+        which = f" (the first is text {first.index}, the most was text {worst.index} by {worst.by})"
     warnings.warn(
         f"{total.truncated} of {total.rows} texts are longer than the {max_length} tokens that the model takes and were cut{which}; "
         "--on-overflow raise stops at them",

@@ -31,7 +31,7 @@ def vector_arrays(vectors: NDArray[np.float32], missing: NDArray[np.bool_], *, d
         dtype: how they are stored.
 
     Raises:
-        InvalidVectorError: float16, and a number is too large for it.
+        InvalidVectorError: float16 or int8, and a number is too large or a whole vector too small for it.
     """
     import pyarrow as pa
 
@@ -58,18 +58,28 @@ def quantized(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[n
     >>> numbers, scales = quantized(np.array([[1.0, -0.5]], dtype=np.float32))
     >>> numbers.tolist(), round(float(scales[0] * 127), 6)
     ([[127, -64]], 1.0)
+
+    Raises:
+        InvalidVectorError: a scale is not finite, or zero where the vector is not.
     """
     scales = np.abs(vectors).max(axis=1, initial=0).astype(np.float32) / np.float32(127)
+    wrong = ~np.isfinite(scales) | ((scales == 0) & vectors.any(axis=1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InvalidVectorError(f"a vector has {np.abs(vectors[row]).max():.3g} at most, int8 has no scale for it; use float32", index=row)
     divisors = np.where(scales == 0, np.float32(1), scales)[:, None]
     return np.clip(np.rint(vectors / divisors), -127, 127).astype(np.int8), scales
 
 
+# What float16 rounds to an infinity from, and to zero up to.
+_HALF_INFINITE, _HALF_ZERO = 65520.0, 2.0**-25
+
+
 def _half(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
-    with np.errstate(over="ignore"):
-        half = vectors.astype(np.float16)
-    if np.isinf(half).any():
-        row = int(np.argmax(np.isinf(half).any(axis=1)))
-        raise InvalidVectorError(
-            f"a vector has {np.abs(vectors[row]).max():.3g}, float16 ends at 65504; use --dtype float32, or --normalize", index=row
-        )
-    return half
+    largest = np.maximum(vectors.max(axis=1, initial=0), -vectors.min(axis=1, initial=0))
+    wrong = (largest >= _HALF_INFINITE) | ((largest <= _HALF_ZERO) & (largest > 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        ends = "ends at 65504" if largest[row] > 1 else "makes zeros of it"
+        raise InvalidVectorError(f"a vector has {largest[row]:.3g} at most, float16 {ends}; use --dtype float32, or --normalize", index=row)
+    return vectors.astype(np.float16)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cls_runtime import Bundle
 from cls_runtime.bundle.manifest import read_manifest
-from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, TextTokenizer, characters, kept_positions
+from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, TextTokenizer, characters
+from cls_runtime.encoding.truncating import kept_positions
 
 # Everything that encodes to UTF-8, and texts that are long in tokens.
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)

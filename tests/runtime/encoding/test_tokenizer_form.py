@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import random
+import types
 
 import pytest
 from bundle_builder import VOCABULARY, build_bundle, describe, word_piece, write_manifest
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from cls_runtime import Bundle, BundleError
 from cls_runtime.bundle.manifest import read_manifest
-from cls_runtime.encoding import tokenizer as tokenizer_module
+from cls_runtime.encoding import tokenizer_files
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.encoding.tokenizer_form import MAX_GROWTH, check_form
 from cls_runtime.errors import ClsError, TextError
@@ -253,11 +254,11 @@ def test_a_panic_is_one_line_and_ctrl_c_is_not(folder, monkeypatch, error, seen_
 
     bundle = with_tokenizer(folder, word_piece().to_str())
     tokenizer = TextTokenizer.from_bundle(bundle)
-    monkeypatch.setattr(TextTokenizer, "_encode_one", raising)
+    monkeypatch.setattr(tokenizer, "_tokenizer", types.SimpleNamespace(encode=raising))
     with pytest.raises(seen_as) as caught:
         tokenizer.tokenize(["a"])
     assert seen_as is not ClsError or (isinstance(caught.value, TextError) and "no entry found" in str(caught.value))
-    monkeypatch.setattr(tokenizer_module, "check_model", raising)
+    monkeypatch.setattr(tokenizer_files, "check_model", raising)
     with pytest.raises(seen_as):
         TextTokenizer.from_bundle(bundle)
 

@@ -66,3 +66,13 @@ def test_unit_length_is_the_bundles_choice_unless_said(langchain: ModuleType, bu
 def test_an_output_that_is_not_there_is_told_at_once(langchain: ModuleType, bundle: Path) -> None:
     with Encoder.load(bundle, threads=1) as encoder, pytest.raises(UsageError, match="output is 'sentence'"):
         langchain.ClsEmbeddings(encoder, output="sentence")
+
+
+@pytest.mark.parametrize("texts", ["a text", {"a": "b"}, {"a"}, [("a", "b")], [3], b"a"])
+def test_what_is_no_list_of_str_is_a_type_error(langchain: ModuleType, bundle: Path, texts: object) -> None:
+    """A str iterates over its characters: each would get a vector."""
+    embeddings = langchain.ClsEmbeddings(bundle, document_prefix="passage: ")
+    with pytest.raises(TypeError, match="expected"):
+        embeddings.embed_documents(texts)
+    with pytest.raises(TypeError, match="expected"):
+        embeddings.embed_query(texts if not isinstance(texts, str) else ("a", "b"))

@@ -135,3 +135,12 @@ def test_a_folder_is_loaded_as_encoder_does(minilm_bundle: Path) -> None:
     rows = module_of(minilm_bundle)({"texts": TEXTS})["sentence_embedding"].numpy()
     with Encoder.load(minilm_bundle) as encoder:
         np.testing.assert_allclose(rows, encoder.encode(TEXTS, normalize=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("texts", ["a text", {"a": "b"}, {"a"}, [3], b"a"])
+def test_what_is_no_list_of_texts_is_a_type_error(encoder: Encoder, texts: Any) -> None:
+    """A str iterates over its characters: each would get a vector."""
+    module = module_of(encoder)
+    for prompt in (None, "query: "):
+        with pytest.raises(TypeError, match="expected"):
+            module.preprocess(texts, prompt)

@@ -83,3 +83,22 @@ def assert_frame(embedded, bundle, table):
     assert embedded["n"].tolist() == table["n"].to_pylist()
     assert embedded["text"].tolist() == table["text"].to_pylist()
     np.testing.assert_allclose(np.stack(embedded["embedding"]), np.array(whole["embedding"].to_pylist()), atol=1e-6)
+
+
+@pytest.mark.parametrize("column", [[1, 2], [b"a", b"b"], [["a", "b"]], [{"a": "b"}], [True]])
+def test_a_column_without_strings_is_refused(bundle, column):
+    with pytest.raises(TypeError, match="column 'text' holds .*, expected strings"):
+        EmbedBatches(bundle).table(pa.table({"text": column}))
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+def test_every_type_of_strings_is_taken(bundle, kind):
+    texts = pa.array(["a", None])
+    texts = texts.dictionary_encode() if kind == "dictionary" else texts.cast(getattr(pa, kind)())
+    assert EmbedBatches(bundle).table(pa.table({"text": texts}))["embedding"].null_count == 1
+
+
+@pytest.mark.parametrize("batch", ["a", ["a"], {"text": "a"}])
+def test_what_is_no_record_batch_is_refused(bundle, batch):
+    with pytest.raises(TypeError, match="expected a pyarrow RecordBatch"):
+        list(EmbedBatches(bundle)([batch]))
