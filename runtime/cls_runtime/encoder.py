@@ -18,7 +18,8 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
-from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
+from cls_runtime.encoding.crew import check_threads
+from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, warn_of_truncation
 from cls_runtime.encoding.runner import BatchRunner
@@ -38,8 +39,9 @@ class Encoder:
         ...     encoder.encode(["a text", "another"]).shape
         (2, 384)
 
-    Safe to use from several threads at once; all of them together use `info.threads` CPU threads. Not after a fork: load it in the
-    child process. Pickling sends the bundle's path and the options, and loads it again on the other side.
+    Safe to use from several threads at once; all of them together use `info.threads` CPU threads. One that is dropped without `close` is
+    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path and the options, and loads it again on the
+    other side.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Encoder:
             token_budget=options.token_budget,
             max_wait_ms=options.max_wait_ms,
             max_waiting_texts=options.max_waiting_texts,
+            max_waiting_characters=options.max_waiting_characters,
         )
+        self._merger.end_with(self)
         self._info = EncoderInfo(
             engine=engine.name,
             variant=options.variant,
@@ -88,6 +92,7 @@ class Encoder:
         token_budget: int = TOKEN_BUDGET,
         max_wait_ms: float = MAX_WAIT_MS,
         max_waiting_texts: int = MAX_WAITING_TEXTS,
+        max_waiting_characters: int = MAX_WAITING_CHARACTERS,
     ) -> Encoder:
         """Opens a bundle and loads its graph.
 
@@ -102,12 +107,13 @@ class Encoder:
             token_budget: tokens in a batch, padding included; memory grows with it.
             max_wait_ms: how long `aencode` waits for other requests to compute together with; 0 for not at all.
             max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
+            max_waiting_characters: characters of all those texts; likewise.
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe.
             IntegrityError: `check_hashes`, and a file's hash differs.
             MissingExtraError: the engine is not installed.
-            EngineError: the engine or the variant cannot run on this machine.
+            EngineError: the engine or the variant cannot run on this machine, or no threads can be started.
             UsageError: an unknown option, or a variant that the bundle lacks.
         """
         options = EncoderOptions(
@@ -120,6 +126,7 @@ class Encoder:
             token_budget=token_budget,
             max_wait_ms=max_wait_ms,
             max_waiting_texts=max_waiting_texts,
+            max_waiting_characters=max_waiting_characters,
         )
         return cls._load(Path(path), options)
 
@@ -128,6 +135,7 @@ class Encoder:
         bundle = Bundle.open(path, check_hashes=options.check_hashes)
         choice = choose(bundle.manifest, engine=options.engine, variant=options.variant)
         threads = options.threads or available_cpus()
+        check_threads()
         tokenizer = TextTokenizer.from_bundle(bundle)
         engine = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
         # The chosen variant, not "auto": a copy in another process must give the same vectors.
@@ -243,7 +251,7 @@ class Encoder:
             float32 [n, width] in input order; [0, width] for no texts.
 
         Raises:
-            OverloadedError: more texts wait than `max_waiting_texts`; nothing was queued.
+            OverloadedError: more waits than `max_waiting_texts` or `max_waiting_characters`; nothing was queued.
             TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
         """
         import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector
