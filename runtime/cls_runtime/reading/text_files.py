@@ -86,8 +86,11 @@ class TextFile:
 
         Raises:
             MissingExtraError: zstd without pyarrow.
+            UsageError: standard input is closed.
         """
         if self.name == STANDARD_INPUT:
+            if sys.stdin is None:
+                raise UsageError("standard input is closed, expected a text a line")
             yield sys.stdin.buffer
         elif self.compression == ".gz":
             with gzip.open(self.name, "rb") as unzipped:
