@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cls_runtime.bundle.files import sync_folder
+from cls_runtime.bundle.files import sync_folder, unfinished
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.errors import UsageError
 
@@ -51,14 +51,12 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
         folder.mkdir()
     except OSError as error:
         raise UsageError(f"{target.parent} cannot be written ({error.strerror or error}); choose another folder with -o") from None
-    try:
+    with unfinished(folder):
         yield folder
         _sync(folder)
         # It may have appeared while the export ran.
         _check_replaceable(target, force=force)
         _put_in_place(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(target: Path) -> str:

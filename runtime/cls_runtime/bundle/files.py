@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 PART = ".part"
 _BLOCK_BYTES = 2**20
+# What this process is writing just now and no one shall see before it is whole: for `remove_unfinished`.
+_UNFINISHED: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     part = target.with_name(part_name(target.name))
-    try:
+    with unfinished(part):
         file = part.open("xb")
         try:
             yield file
@@ -42,9 +45,32 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             raise
         file.close()
         part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)  # once it is renamed, nothing has this name
     sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Removes the file or the folder `path` at the end of the block, however it ends; once it is renamed, nothing has this name."""
+    _UNFINISHED.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _UNFINISHED.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Removes whatever is `unfinished`, from any thread, where the process is about to end and the blocks will not."""
+    for path in list(_UNFINISHED):
+        with contextlib.suppress(OSError):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
