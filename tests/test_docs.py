@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -17,11 +18,6 @@ import pytest
 from golden_bundle import build_golden_bundle
 
 from cls_runtime import __version__
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -80,11 +76,10 @@ def test_the_changelog_has_keep_a_changelogs_headings_only() -> None:
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    module, function = scripts[command].split(":")
-    main = getattr(__import__(module, fromlist=[function]), function)
+    name = command.removeprefix("cls-")
+    module = "cls_exporter.command" if name == "export" else f"cls_runtime.commands.{name}"
     with contextlib.suppress(SystemExit):
-        main(["--help"])
+        importlib.import_module(module).main(["--help"])
     return capsys.readouterr().out
 
 

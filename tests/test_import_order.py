@@ -31,6 +31,7 @@ EXPORTER = [
     ("writing",),
     ("exporting",),
     ("command",),
+    ("start",),
 ]
 PACKAGES = {"cls_runtime": (ROOT / "runtime" / "cls_runtime", RUNTIME), "cls_exporter": (ROOT / "exporter" / "cls_exporter", EXPORTER)}
 

@@ -75,6 +75,14 @@ def test_every_entry_point_is_a_function(project: dict[str, Any]) -> None:
         assert callable(getattr(importlib.import_module(module), function)), target
 
 
+@pytest.mark.parametrize("script", ["cls-export", "cls-embed", "cls-verify", "cls-bench", "cls-doctor"])
+def test_every_console_script_starts_its_command(project: dict[str, Any], script: str) -> None:
+    module, function = project["scripts"][script].split(":")
+    program = f"import sys; from {module} import {function}; sys.exit({function}())"
+    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{script} ")
+
+
 def test_constraints_pin_every_line_and_cover_the_dependencies(project: dict[str, Any]) -> None:
     for path in ROOT.glob("constraints*.txt"):
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]

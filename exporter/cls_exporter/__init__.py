@@ -9,13 +9,12 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from cls_exporter.config import ExportConfig, ExportReport
-from cls_exporter.errors import CheckpointError, ExportError, GraphError, ParityError, UnsupportedError
-
+TYPE_CHECKING = False  # typing's own takes a tenth of a command's first milliseconds, in which Ctrl-C is still Python's to answer
 if TYPE_CHECKING:
+    from typing import Any
+
+    from cls_exporter.config import ExportConfig, ExportReport
+    from cls_exporter.errors import CheckpointError, ExportError, GraphError, ParityError, UnsupportedError
     from cls_exporter.exporting import export
 
 __all__ = [
@@ -29,11 +28,18 @@ __all__ = [
     "export",
 ]
 
+# Where each of them is defined; the errors are all in `errors`.
+_MODULES = {"ExportConfig": "config", "ExportReport": "config", "export": "exporting"}
+
 
 def __getattr__(name: str) -> Any:
-    """Imports PyTorch only where `export` is asked for: `cls-export --help` needs none of it."""
-    if name != "export":
+    """Imports what is asked for: `cls-export --help` needs no PyTorch, and its console script not even numpy."""
+    from importlib import import_module
+
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    function = importlib.import_module("cls_exporter.exporting").export
-    globals()["export"] = function
-    return function
+    return getattr(import_module(f"cls_exporter.{_MODULES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

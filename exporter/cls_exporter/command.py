@@ -15,6 +15,7 @@ from typing import Any, get_args
 from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
 from cls_runtime.bundle import manifest as manifests
 from cls_runtime.commands import shell
+from cls_runtime.commands.ending import nothing_to_clean
 from cls_runtime.errors import MissingExtraError, UsageError
 from cls_runtime.jobs.progress_bar import ProgressBar
 
@@ -81,7 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
-    from cls_exporter.exporting import export
+    with nothing_to_clean():  # PyTorch and transformers take seconds
+        from cls_exporter.exporting import export
 
     bar = ProgressBar(unit="step", total=export_steps(config), shown=not arguments.json)
     # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.

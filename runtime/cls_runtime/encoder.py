@@ -18,8 +18,9 @@ from cls_runtime.bundle.folder import Bundle, require_fingerprint
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
+from cls_runtime.encoding.crew import check_threads
 from cls_runtime.encoding.inputs import iterable_of_texts
-from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS, RequestMerger
+from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, warn_of_truncation
 from cls_runtime.encoding.runner import BatchRunner
@@ -39,8 +40,9 @@ class Encoder:
         ...     encoder.encode(["a text", "another"]).shape
         (2, 384)
 
-    Safe to use from several threads at once; all of them together use `info.threads` CPU threads. Not after a fork: load it in the
-    child process. Pickling sends the bundle's path, its fingerprint and the options, and loads it again on the other side.
+    Safe to use from several threads at once; all of them together use `info.threads` CPU threads. One that is dropped without `close` is
+    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path, its fingerprint and the options, and loads
+    it again on the other side.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Encoder:
             token_budget=options.token_budget,
             max_wait_ms=options.max_wait_ms,
             max_waiting_texts=options.max_waiting_texts,
+            max_waiting_characters=options.max_waiting_characters,
         )
+        self._merger.end_with(self)
         self._info = EncoderInfo(
             engine=engine.name,
             variant=options.variant,
@@ -89,6 +93,7 @@ class Encoder:
         token_budget: int = TOKEN_BUDGET,
         max_wait_ms: float = MAX_WAIT_MS,
         max_waiting_texts: int = MAX_WAITING_TEXTS,
+        max_waiting_characters: int = MAX_WAITING_CHARACTERS,
         fingerprint: str | None = None,
     ) -> Encoder:
         """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
@@ -104,13 +109,14 @@ class Encoder:
             token_budget: tokens in a batch, padding included; memory grows with it.
             max_wait_ms: how long `aencode` waits for other requests to compute together with; 0 for not at all.
             max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
+            max_waiting_characters: characters of all those texts; likewise.
             fingerprint: the bundle's, where another bundle than that one must not be loaded; None for whichever is there.
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
             IntegrityError: `check_hashes`, and a file's hash differs.
             MissingExtraError: the engine is not installed.
-            EngineError: the engine or the variant cannot run on this machine.
+            EngineError: the engine or the variant cannot run on this machine, or no threads can be started.
             UsageError: an unknown option, or a variant that the bundle lacks.
         """
         options = EncoderOptions(
@@ -123,6 +129,7 @@ class Encoder:
             token_budget=token_budget,
             max_wait_ms=max_wait_ms,
             max_waiting_texts=max_waiting_texts,
+            max_waiting_characters=max_waiting_characters,
             fingerprint=fingerprint,
         )
         return cls._load(Path(path), options)
@@ -135,6 +142,7 @@ class Encoder:
             if options.fingerprint is not None:
                 require_fingerprint(bundle, options.fingerprint)
             choice = choose(bundle.manifest, engine=options.engine, variant=options.variant)
+            check_threads()
             tokenizer = TextTokenizer.from_bundle(bundle)
             return bundle.manifest, choice, tokenizer, engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
 
@@ -253,7 +261,7 @@ class Encoder:
             float32 [n, width] in input order; [0, width] for no texts.
 
         Raises:
-            OverloadedError: more texts wait than `max_waiting_texts`; nothing was queued.
+            OverloadedError: more waits than `max_waiting_texts` or `max_waiting_characters`; nothing was queued.
             TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
         """
         import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector

@@ -1,10 +1,13 @@
+import asyncio
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +32,9 @@ from cls_runtime import (
     UsageError,
 )
 from cls_runtime.bundle.manifest import Variant
+from cls_runtime.engines.choice import installed_engines
 
+CPU_ENGINES = [name for name in installed_engines() if name in ("onnxruntime", "openvino")]
 # fp32 sums in another order: measured 5e-7 on the tiny graph, 2e-7 on all-MiniLM-L6-v2; the contract allows 1e-5.
 BATCH_MAX_ABS = 1e-5
 TEXTS = ["the cat sleeps", "a", "", "the dog runs, the cat sleeps", "zebra!", "the cat"]
@@ -365,21 +370,67 @@ class TestLife:
         with pytest.raises(BundleError, match="has fingerprint .*another bundle is there by now"):
             pickle.loads(data)
 
+    @pytest.mark.parametrize("engine", CPU_ENGINES)
+    @pytest.mark.parametrize("closed", [True, False])
+    def test_one_that_is_dropped_is_freed(self, bundle, engine, closed):
+        """Its threads end and nothing keeps it, closed or not: a service may load and drop many."""
+        texts = [f"the cat {number}" for number in range(200)]
+        before = threading.active_count()
+        dropped = []
+        for _ in range(50):
+            encoder = Encoder.load(bundle, engine=engine, threads=2, token_budget=64)
+            encoder.encode(texts)
+            asyncio.run(encoder.aencode(["a"]))
+            dropped += [weakref.ref(encoder), weakref.ref(encoder._runner), weakref.ref(encoder._merger)]
+            if closed:
+                encoder.close()
+            del encoder
+        deadline = time.monotonic() + 300
+        while threading.active_count() > before or any(item() is not None for item in dropped):
+            assert time.monotonic() < deadline, (threading.enumerate(), [item() for item in dropped])
+            time.sleep(0.01)  # its threads are told to end, not waited for
+
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    def test_a_fork_is_refused_clearly(self, encoder):
+    @pytest.mark.parametrize("engine", CPU_ENGINES)
+    @pytest.mark.parametrize(
+        ("action", "expected"),
+        [
+            ("encoder.encode(['a'])", "EngineError"),
+            ("encoder.stream(['a'])", "EngineError"),
+            ("next(stream)", "EngineError"),
+            ("asyncio.run(encoder.aencode(['a']))", "EngineError"),
+            ("encoder.close()", "fine"),
+            ("stream.close()", "fine"),
+            ("del stream; gc.collect()", "fine"),
+            ("del stream, encoder; gc.collect()", "fine"),
+            ("pass", "fine"),
+        ],
+    )
+    def test_after_a_fork(self, bundle, engine, action, expected):
+        """In the child it is refused, and nothing hangs, also at its exit. The parent goes on."""
         # Not os.fork in the test process: pytest's own threads and buffers would be copied.
-        code = (
-            "import os, sys\nfrom cls_runtime import Encoder, EngineError\n"
-            "encoder = Encoder.load(sys.argv[1], threads=2, token_budget=8)\nencoder.encode(['a', 'the cat', 'b c d'])\n"
-            "pid = os.fork()\n"
-            "if pid == 0:\n"
-            "    try:\n        encoder.encode(['a'])\n"
-            "    except EngineError as error:\n        encoder.close(); os._exit(7 if 'after the fork' in str(error) else 1)\n"
-            "    os._exit(2)\n"
-            "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-        )
-        path = encoder.bundle.folder
-        assert subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(path)]).returncode == 7
+        program = f"""if True:
+            import asyncio, gc, os, signal, sys
+            from cls_runtime import Encoder, EngineError
+            encoder = Encoder.load(sys.argv[1], engine={engine!r}, threads=2)
+            stream = encoder.stream(f"the cat {{number}}" for number in range(9000))
+            count = len(next(stream))
+            asyncio.run(encoder.aencode(["a"]))
+            child = os.fork()
+            if child == 0:
+                signal.alarm(200)
+                try:
+                    {action}
+                    print("fine")
+                except EngineError as error:
+                    assert "after the fork" in str(error)
+                    print("EngineError")
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            print(count + sum(map(len, stream)))
+        """
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(bundle)], capture_output=True, text=True, timeout=600)
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, [expected, "9000"], "")
 
     def test_32_threads_at_once_give_the_same_vectors(self, bundle):
         with Encoder.load(bundle, threads=2, token_budget=32) as encoder:

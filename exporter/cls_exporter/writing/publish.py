@@ -26,7 +26,7 @@ from typing import Any
 
 from cls_exporter.errors import one_line
 from cls_runtime.bundle.file_locks import held, is_held
-from cls_runtime.bundle.files import sync_folder
+from cls_runtime.bundle.files import sync_folder, unfinished
 from cls_runtime.bundle.folder import ASIDE, staged_prefix
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.errors import UsageError
@@ -61,14 +61,12 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
             folder.mkdir()
         except OSError as error:
             raise UsageError(f"{target.parent} cannot be written ({error.strerror or error}); choose another folder with -o") from None
-        try:
+        with unfinished(folder):
             yield folder
             _sync(folder)
             # It may have appeared while the export ran.
             _check_replaceable(target, force=force)
             _put_in_place(folder, target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(target: Path) -> str:

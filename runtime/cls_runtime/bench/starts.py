@@ -49,10 +49,14 @@ def _process(arguments: Sequence[str], texts: IO[str]) -> dict[str, float]:
         subprocess.Popen([sys.executable, "-m", _PROGRAM, *arguments], stdin=texts, stdout=subprocess.PIPE, stderr=log) as process,
     ):
         assert process.stdout is not None
-        first = process.stdout.readline()
-        seconds = time.perf_counter() - start
-        rest = process.stdout.read()
-        process.wait()
+        try:
+            first = process.stdout.readline()
+            seconds = time.perf_counter() - start
+            rest = process.stdout.read()
+            process.wait()
+        except BaseException:  # a signal to this process alone
+            process.kill()
+            raise
         if process.returncode:
             log.seek(0)
             last = (log.read().decode(errors="replace").strip().splitlines() or ["no output"])[-1]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _BLOCK_BYTES = 2**20
 _TOKEN_BYTES = 4
 _LONGEST_NAME_BYTES = 200  # with what a hidden name has more, it fits into the 255 that file systems take
 _ABANDONED_SECONDS = 86_400.0  # without locks, a file that nobody has written to for so long has no writer
+# What this process is writing just now and no one shall see before it is whole: for `remove_unfinished`.
+_UNFINISHED: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -38,7 +41,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     part, file = _locked_part(target)
-    try:
+    with unfinished(part):
         try:
             yield file
             file.flush()
@@ -51,9 +54,32 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
                 file.close()
             raise
         file.close()
-    finally:
-        part.unlink(missing_ok=True)  # once it is renamed, nothing has this name
     sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Removes the file or the folder `path` at the end of the block, however it ends; once it is renamed, nothing has this name."""
+    _UNFINISHED.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _UNFINISHED.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Removes whatever is `unfinished`, from any thread, where the process is about to end and the blocks will not."""
+    for path in list(_UNFINISHED):
+        with contextlib.suppress(OSError):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

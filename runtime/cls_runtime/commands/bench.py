@@ -23,8 +23,9 @@ from cls_runtime.bundle.files import write_whole
 from cls_runtime.bundle.manifest import Manifest, read_manifest
 from cls_runtime.commands import shell
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
-from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.cpu import MOST_THREADS, available_cpus
 from cls_runtime.errors import BundleError, UsageError
+from cls_runtime.jobs.options import check_count
 from cls_runtime.jobs.progress_bar import ProgressBar
 from cls_runtime.reading.text_files import read_texts
 
@@ -127,6 +128,8 @@ def _check(arguments: argparse.Namespace) -> None:
     written: dict[str, str] = {}
     read = [path for path in (arguments.results, arguments.texts) if path is not None]
     kept = [Path(path) for path in (arguments.bundle, arguments.checkpoint) if path is not None]
+    if arguments.threads is not None:
+        check_count("--threads", arguments.threads, most=MOST_THREADS)
     for option, path in (("--json", arguments.json), ("--plot", arguments.plot), ("--html", arguments.html)):
         if path is not None and path != "-":
             shell.check_writable(Path(path), option, files=read, folders=kept)

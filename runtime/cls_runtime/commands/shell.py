@@ -1,7 +1,7 @@
 """What every command does alike: `--help` with examples, errors as one line, exit codes, JSON.
 
-Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input; 130 Ctrl-C, 143 ended by SIGTERM, 141 the reader of
-standard output went away (128 + the signal's number, as shells count).
+Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input, or a bug; 130 Ctrl-C, 143 ended by SIGTERM, 129 by SIGHUP,
+141 the reader of standard output went away (128 + the signal's number, as shells count).
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import signal
 import sys
 import tempfile
 import textwrap
-import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from cls_runtime import __version__
+from cls_runtime.bundle.files import remove_unfinished
 from cls_runtime.bundle.overwriting import refuse_overwriting
+from cls_runtime.commands.ending import EndingSignals
 from cls_runtime.commands.printable import printable
+from cls_runtime.commands.start import WORDS, exit_code
 from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
 HELP_WIDTH = 100
-EXIT_INTERRUPTED, EXIT_BROKEN_PIPE, EXIT_TERMINATED = 130, 141, 143
+EXIT_BROKEN_PIPE = 141
+TRACEBACK_VARIABLE = "CLS_EXPORT_TRACEBACK"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -38,6 +41,10 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2."""
         self.exit(EXIT_USAGE, f"error: {printable(message)}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse's own says nothing where the help cannot be written."""
+        (file or sys.stderr).write(message)
 
 
 def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str, str]], json_file: bool = False) -> CommandParser:
@@ -69,28 +76,51 @@ def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str,
 
 
 def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
-    """Parses `argv`, runs `command` and gives the exit code. Errors made on purpose become one line on standard error."""
+    """Parses `argv`, runs `command` and gives the exit code. Whatever goes wrong becomes one line on standard error."""
+    signals = EndingSignals(remove_unfinished)
+    with _standard_streams():
+        try:
+            with signals, _warnings_as_lines():
+                return _run(parser, command, argv)
+        except SystemExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  a library's own kind may not even be an Exception; nothing passes as a traceback
+            if signals.received is not None:  # whatever a library made of the interruption
+                return _fail(WORDS[signals.received], exit_code(signals.received))
+            return _failed(error)
+
+
+def _run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as finished:  # argparse has printed its help, its version or its error
+        sys.stdout.flush()
         return finished.code if isinstance(finished.code, int) else EXIT_USAGE
-    try:
-        with _sigterm_unwinds(), _warnings_as_lines():
-            code = command(arguments)
-            sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        _silence_standard_output()
+    code = command(arguments)
+    sys.stdout.flush()
+    return code
+
+
+def _failed(error: BaseException) -> int:
+    """Says what went wrong and gives the exit code for it."""
+    if isinstance(error, BrokenPipeError):
         return EXIT_BROKEN_PIPE
-    except ClsError as error:
+    if isinstance(error, ClsError):
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
-    except _Terminated:
-        return _fail("ended by SIGTERM", EXIT_TERMINATED)
-    except OSError as error:
+    if isinstance(error, KeyboardInterrupt):
+        return _fail(WORDS[signal.SIGINT], exit_code(signal.SIGINT))
+    if isinstance(error, MemoryError):
+        return _fail(f"out of memory{f' ({error})' if str(error) else ''}; give the process more, or it less to do at once", EXIT_USAGE)
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}", EXIT_USAGE)
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exception(error)
+    return _fail(
+        f"unexpected {type(error).__name__}{f' ({error})' if str(error) else ''}; this is a bug, please report it with the traceback that "
+        f"{TRACEBACK_VARIABLE}=1 in the environment shows",
+        EXIT_USAGE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,25 +231,67 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:.1f} MB"
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived. Not an Exception: like KeyboardInterrupt, it must pass through every handler."""
+class _Forgiving:
+    """Standard error that may be full, or have nobody left who reads it: what cannot be said is left out, and the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode())
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Lets `kill` unwind the stack, so that temporary files are removed as on Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _standard_streams() -> Iterator[None]:
+    """Gives the process the standard streams that its parent closed, and leaves none behind that cannot be written out.
 
-    def unwind(_signal_number: int, _frame: FrameType | None) -> NoReturn:
-        raise _Terminated
+    The next file to be opened would get a closed stream's number, and what libraries write to standard error would end up in it. Closed
+    standard input stays None in `sys`: who reads it should hear that it is closed and not that it is empty.
+    """
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            _open_if_closed(number)
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(sys.stdout or nowhere))
+        errors = sys.stderr or nowhere
+        stack.enter_context(contextlib.redirect_stderr(cast("TextIO", _Forgiving(errors))))
+        try:
+            yield
+        finally:
+            _silence_if_unwritable(sys.stdout)
+            _silence_if_unwritable(errors)
 
-    previous = signal.signal(signal.SIGTERM, unwind)
+
+def _open_if_closed(number: int) -> None:
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        os.fstat(number)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        os.set_inheritable(opened, True)
+
+
+def _silence_if_unwritable(stream: TextIO) -> None:
+    """The interpreter writes a stream out once more at exit; without this it would print an error then, and change the exit code."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(descriptor, stream.fileno())
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -239,9 +311,3 @@ def _warnings_as_lines() -> Iterator[None]:
 def _fail(message: str, code: int) -> int:
     say_error(message)
     return code
-
-
-def _silence_standard_output() -> None:
-    """The interpreter flushes standard output once more at exit; without this it would print an error then."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
+from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, ClsError, UsageError
 from cls_runtime.reading.text_files import read_texts
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     shell.check_requirements(arguments, _REQUIREMENTS)
+    check_threads()
     if arguments.compare is not None:
         return _compare(arguments, _texts(arguments.texts))
     with _junit_file(arguments) as write_junit:

@@ -2,14 +2,15 @@
 
 - A round takes some texts of each waiting request in turn, so that a long request does not hold up the short ones behind it.
 - The first request of a round waits at most `max_wait_ms` for company, and not at all once there is a full batch.
-- A request that would bring the texts waiting over `max_waiting_texts` is refused: memory does not grow with the load.
-- What is wrong with one request is its own: its neighbours in the round are computed again without it.
+- A request that would bring what waits over `max_waiting_texts` or `max_waiting_characters` is refused: memory does not grow with the load.
+- What is wrong with one request is its own: its neighbours in the round are computed again without it. What is left of it is dropped.
+- The threads end with the Encoder that they work for, closed or not, and before the interpreter does.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.chunks import Window, distinct
+from cls_runtime.encoding.crew import Crew
 from cls_runtime.encoding.report import EncodeReport, truncations
 from cls_runtime.encoding.runner import CLOSED, BatchRunner
 from cls_runtime.encoding.tokenizer import Text, characters
@@ -30,9 +32,11 @@ Float32 = NDArray[np.float32]
 # Long enough for requests that arrive together to be seen together, short beside the milliseconds that a batch takes.
 MAX_WAIT_MS = 2.0
 MAX_WAITING_TEXTS = 8192
+MAX_WAITING_CHARACTERS = 2**25  # as many texts as that, of two pages each
 
-# A request's share of a round, before the next one's turn.
+# A request's share of a round, before the next one's turn: so many texts, or those that bring it to so many characters.
 SHARE_TEXTS = 32
+SHARE_CHARACTERS = 2**16
 # A round's size in token budgets: enough texts that neighbours in a batch are about equally long.
 ROUND_BUDGETS = 4
 # For a guess at the tokens of a text that is not tokenized yet.
@@ -41,13 +45,14 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(eq=False)
 class _Request:
-    """Texts on their way to vectors. `taken` of them are in a round or done, `missing` are not done yet."""
+    """Texts on their way to vectors. `taken` of them are in a round or done, `missing` are not done yet; `waiting` characters not taken."""
 
     window: Window
     output: str
     refuse_overflow: bool
     rows: Float32
     missing: int
+    waiting: int
     taken: int = 0
     report: EncodeReport = field(default_factory=EncodeReport)
     future: Future[tuple[Float32, EncodeReport]] = field(default_factory=Future)
@@ -55,11 +60,12 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Share:
-    """The texts `start` to `stop` of a request."""
+    """The texts `start` to `stop` of a request, with so many characters."""
 
     request: _Request
     start: int
     stop: int
+    characters: int
 
     @property
     def window(self) -> Window:
@@ -70,17 +76,30 @@ class _Share:
 class RequestMerger:
     """A queue of requests, and the threads that compute them round by round. Safe to use from several threads at once."""
 
-    def __init__(self, runner: BatchRunner, *, rounds_at_once: int, max_wait_ms: float, max_waiting_texts: int, token_budget: int) -> None:
+    def __init__(
+        self,
+        runner: BatchRunner,
+        *,
+        rounds_at_once: int,
+        max_wait_ms: float,
+        max_waiting_texts: int,
+        max_waiting_characters: int,
+        token_budget: int,
+    ) -> None:
         self._runner = runner
-        self._rounds_at_once = rounds_at_once
         self._max_wait_s = max_wait_ms / 1e3
         self._max_waiting_texts = max_waiting_texts
+        self._max_waiting_characters = max_waiting_characters
         self._token_budget = token_budget
-        self._arrived = threading.Condition()
         self._requests: deque[_Request] = deque()
         self._waiting_texts = 0
-        self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._waiting_characters = 0
+        self._crew = Crew(rounds_at_once, name="cls-encoder-merge")
+        self._arrived = self._crew.told
+
+    def end_with(self, owner: object) -> None:
+        """Lets the threads end when `owner` is collected."""
+        weakref.finalize(owner, self._crew.dismiss).atexit = False
 
     def submit(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> Future[tuple[Float32, EncodeReport]]:
         """Queues a request; the future's result is its rows, float32 [n, width], and its report. Cancel the future to withdraw it.
@@ -94,40 +113,56 @@ class RequestMerger:
             refuse_overflow: a text that is too long is an error.
 
         Raises:
-            OverloadedError: too many texts are waiting.
+            OverloadedError: too many texts or characters are waiting.
             ClosedError: after `close`.
+            EngineError: there is no thread, and none can be started.
         """
-        count = len(window.texts)
-        request = _Request(window, output, refuse_overflow, np.empty((count, width), dtype=np.float32), count)
+        count, size = len(window.texts), sum(map(characters, window.texts))
         with self._arrived:
-            if self._closed:
+            if self._crew.dismissed:
                 raise ClosedError(CLOSED)
-            if self._waiting_texts + count > self._max_waiting_texts:
-                raise OverloadedError(
-                    f"{self._waiting_texts} texts are waiting, {count} more would exceed the {self._max_waiting_texts} of "
-                    "max_waiting_texts; try again later, send fewer at once, or use encode or stream for a bulk job"
-                )
+            self._check_room(self._waiting_texts, count, self._max_waiting_texts, "texts")
+            self._check_room(self._waiting_characters, size, self._max_waiting_characters, "characters")
+            self._crew.add(self._work)
+            request = _Request(window, output, refuse_overflow, np.empty((count, width), dtype=np.float32), count, size)
             self._waiting_texts += count
+            self._waiting_characters += size
             self._requests.append(request)
-            if len(self._threads) < self._rounds_at_once:
-                thread = threading.Thread(target=self._work, name=f"cls-encoder-merge-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
             self._arrived.notify_all()
+        request.future.add_done_callback(self._drop)
         return request.future
 
     def close(self) -> None:
         """Ends the threads after the rounds under way; what still waits fails with ClosedError. May be called more than once."""
+        self._crew.dismiss()
+        if self._crew.is_here:
+            with self._arrived:
+                waiting = list(self._requests)
+            for request in waiting:
+                _fail(request, ClosedError(CLOSED))
+            self._crew.end()
+
+    def _check_room(self, waiting: int, more: int, most: int, what: str) -> None:
+        if waiting + more > most:
+            raise OverloadedError(
+                f"{waiting} {what} are waiting, {more} more would exceed the {most} of max_waiting_{what}; try again later, send fewer at "
+                "once, or use encode or stream for a bulk job"
+            )
+
+    def _drop(self, future: Future[tuple[Float32, EncodeReport]]) -> None:
+        """Takes what is left of a request that failed or was withdrawn out of the queue."""
+        if not future.cancelled() and future.exception() is None:
+            return
         with self._arrived:
-            self._closed = True
-            waiting = list(self._requests)
-            self._requests.clear()
-            self._arrived.notify_all()
-        for request in waiting:
-            _fail(request, ClosedError(CLOSED))
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+            for request in self._requests:
+                if request.future is future:
+                    self._requests.remove(request)
+                    self._leave(len(request.window.texts) - request.taken, request.waiting)
+                    break
+
+    def _leave(self, texts: int, size: int) -> None:
+        self._waiting_texts -= texts
+        self._waiting_characters -= size
 
     def _work(self) -> None:
         while shares := self._next_round():
@@ -139,11 +174,13 @@ class RequestMerger:
     def _next_round(self) -> list[_Share]:
         """Waits for requests and takes a share of each in turn; nothing once closed."""
         with self._arrived:
-            while not self._closed:
-                while not self._requests and not self._closed:
+            while not self._crew.dismissed:
+                while not self._requests and not self._crew.dismissed:
                     self._arrived.wait()
                 deadline = time.monotonic() + self._max_wait_s
-                while not self._closed and self._waiting_tokens() < self._token_budget and (left := deadline - time.monotonic()) > 0:
+                while (
+                    not self._crew.dismissed and self._waiting_tokens() < self._token_budget and (left := deadline - time.monotonic()) > 0
+                ):
                     self._arrived.wait(left)
                 if shares := self._take():
                     return shares
@@ -166,22 +203,25 @@ class RequestMerger:
         tokens = 0
         while self._requests and tokens < ROUND_BUDGETS * self._token_budget:
             request = self._requests.popleft()
-            if request.future.cancelled():
-                self._waiting_texts -= len(request.window.texts) - request.taken
+            if request.future.done():  # withdrawn just now
+                self._leave(len(request.window.texts) - request.taken, request.waiting)
                 continue
             if shares and (request.output, request.refuse_overflow) != (shares[0].request.output, shares[0].request.refuse_overflow):
                 others.append(request)
                 continue
-            start = request.taken
-            request.taken = min(start + SHARE_TEXTS, len(request.window.texts))
-            shares.append(_Share(request, start, request.taken))
-            tokens += sum(_guessed_tokens(text) for text in request.window.texts[start : request.taken])
+            share = _next_share(request)
+            shares.append(share)
+            request.taken, request.waiting = share.stop, request.waiting - share.characters
+            tokens += sum(_guessed_tokens(text) for text in request.window.texts[share.start : share.stop])
             if request.taken < len(request.window.texts):
                 self._requests.append(request)
         self._requests.extendleft(reversed(others))
         return shares
 
     def _compute(self, shares: Sequence[_Share]) -> None:
+        shares = [share for share in shares if not share.request.future.done()]  # of a request that failed there may be more of them
+        if not shares:
+            return
         try:
             self._run(shares)
         except ClsError as error:
@@ -219,7 +259,7 @@ class RequestMerger:
         request = share.request
         count = share.stop - share.start
         request.missing -= count
-        self._waiting_texts -= count
+        self._leave(count, share.characters)
         if request.missing:
             return
         report = replace(request.report, truncated=tuple(sorted(request.report.truncated, key=lambda item: item.index)))
@@ -234,6 +274,15 @@ def _fail(request: _Request, error: BaseException) -> None:
         request.future.set_exception(error)
     except InvalidStateError:  # withdrawn, or failed by another share
         return
+
+
+def _next_share(request: _Request) -> _Share:
+    start = stop = request.taken
+    size = 0
+    while stop < len(request.window.texts) and stop - start < SHARE_TEXTS and size < SHARE_CHARACTERS:
+        size += characters(request.window.texts[stop])
+        stop += 1
+    return _Share(request, start, stop, size)
 
 
 def _concatenated(windows: Sequence[Window]) -> Window:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 from cls_runtime.encoding.batching import TOKEN_BUDGET
-from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_TEXTS
+from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vectors import OnInvalid
+from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.errors import UsageError
 
 LONGEST_WAIT_MS = 60_000
@@ -31,18 +32,20 @@ class EncoderOptions:
     token_budget: int = TOKEN_BUDGET
     max_wait_ms: float = MAX_WAIT_MS
     max_waiting_texts: int = MAX_WAITING_TEXTS
+    max_waiting_characters: int = MAX_WAITING_CHARACTERS
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         _check_one_of("on_overflow", self.on_overflow, get_args(OnOverflow))
         _check_one_of("on_invalid", self.on_invalid, get_args(OnInvalid))
         if self.threads is not None:
-            _check_count("threads", self.threads)
+            _check_count("threads", self.threads, most=MOST_THREADS)
         _check_count("token_budget", self.token_budget)
         wait = self.max_wait_ms
         if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait <= LONGEST_WAIT_MS:
             raise UsageError(f"max_wait_ms is {wait!r}, expected a number from 0 to {LONGEST_WAIT_MS}")
         _check_count("max_waiting_texts", self.max_waiting_texts)
+        _check_count("max_waiting_characters", self.max_waiting_characters)
         if self.fingerprint is not None and not isinstance(self.fingerprint, str):
             raise UsageError(f"fingerprint is {self.fingerprint!r}, expected that of a manifest, or None")
 
@@ -52,6 +55,9 @@ def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
 
 
-def _check_count(name: str, count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+def _check_count(name: str, count: int, *, most: int | None = None) -> None:
+    is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+    if is_count and most is not None and count > most:
+        raise UsageError(f"{name} is more than {most}, expected a whole number from 1 to {most}")
+    if not is_count:
         raise UsageError(f"{name} is {count!r}, expected a whole number of at least 1")

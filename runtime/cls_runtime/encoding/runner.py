@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,17 +68,20 @@ class BatchRunner:
         jobs: deque[_Job] = deque()
         try:
             for window in windows:
+                self._check_process()
                 jobs.append(self._start(window, output, width=width, refuse_overflow=refuse_overflow))
                 if len(jobs) == 2:
                     yield _completed(jobs[0])
                     jobs.popleft()
             while jobs:
+                self._check_process()
                 yield _completed(jobs[0])
                 jobs.popleft()
         finally:
-            for job in jobs:
-                for future in job.futures:
-                    future.cancel()
+            if os.getpid() == self._process:  # after a fork a thread may hold the locks that is not there
+                for job in jobs:
+                    for future in job.futures:
+                        future.cancel()
 
     def check_usable(self) -> None:
         """Refuses a closed runner, and one that a fork has left without its threads.
@@ -89,6 +92,9 @@ class BatchRunner:
         """
         if self._closed:
             raise ClosedError(CLOSED)
+        self._check_process()
+
+    def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise EngineError(
                 f"this Encoder was loaded in process {self._process}, its threads do not exist in process {os.getpid()}; "
@@ -102,13 +108,14 @@ class BatchRunner:
 
     def close(self) -> None:
         """Waits for the batches that run, then frees the threads and the engine. May be called more than once."""
+        if os.getpid() != self._process:
+            self._closed = True
+            return  # the threads and whatever they held, locks too, belong to the parent
         with self._close_lock:
             if self._closed:
                 return
             self._closed = True
-            if os.getpid() != self._process:
-                return  # the threads and whatever they held belong to the parent
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=True)  # what waits in it sees that it is closed
             for _ in range(self._engine.workers):
                 self._slots.acquire()
             self._engine.close()
@@ -141,10 +148,28 @@ class BatchRunner:
         return _Job(rows, futures, report)
 
     def _submit(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> Future[None]:
+        future: Future[None] = Future()
+        arguments = [(texts, batch, output, rows)]
         try:
-            return self._pool.submit(self._run, texts, batch, output, rows)
-        except RuntimeError:  # the pool was shut down by `close` in another thread
-            raise ClosedError(CLOSED) from None
+            self._pool.submit(self._work, future, arguments)
+        except RuntimeError:  # no more threads; or the pool was shut down, by `close` or at the interpreter's exit
+            if future.cancel():  # a thread that is there may have taken it all the same
+                arguments.clear()  # the pool keeps them until it has a thread
+                self._run(texts, batch, output, rows)
+                future = Future()
+                future.set_result(None)
+        return future
+
+    def _work(self, future: Future[None], arguments: Sequence[tuple[Sequence[TokenizedText], Batch, str, Float32]]) -> None:
+        """Runs a batch on a thread of the pool, unless it was cancelled."""
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            self._run(*arguments[0])
+        except BaseException as error:  # noqa: BLE001  whatever it is, someone waits for it
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
     def _run(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> None:
         """Runs one batch and writes its vectors into their rows."""
@@ -159,8 +184,5 @@ class BatchRunner:
 
 def _completed(job: _Job) -> tuple[Float32, EncodeReport]:
     for future in job.futures:
-        try:
-            future.result()
-        except CancelledError:
-            raise ClosedError(CLOSED) from None
+        future.result()
     return job.rows, job.report

@@ -16,7 +16,8 @@ CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
 CPU_INFO = Path("/proc/cpuinfo")
 # Any of these computes bf16 products; a CPU without them could only emulate it, slower than fp32 and less exact.
 BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-
+# More than any machine has CPUs. An engine that is told to start many more of them takes the memory for it, or never comes back.
+MOST_THREADS = 1024
 
 # Those that matter for the speed of fp32, bf16 and int8 matrix products, as Linux names them.
 _TELLING_FEATURES = (

@@ -18,7 +18,7 @@ from cls_runtime.jobs.task import JobTask
 
 
 def run_local(task: JobTask, state: JobState, progress: JobProgress) -> None:
-    """Does what is not done yet. On SIGINT or SIGTERM the rows that have their vectors are saved, and the signal is passed on.
+    """Does what is not done yet. On SIGINT, SIGTERM or SIGHUP the rows that have their vectors are saved, and it is passed on.
 
     Raises:
         TextError: a row that cannot be read, with `on_error="raise"`.
@@ -27,7 +27,7 @@ def run_local(task: JobTask, state: JobState, progress: JobProgress) -> None:
     """
     folder = task.folder()
     with task.load_encoder() as encoder, progress, StopSignals() as signals, contextlib.ExitStack() as stack:
-        for part, blocks in itertools.groupby(_read(task, state, stack), key=operator.attrgetter("part")):
+        for part, blocks in signals.until_stopped(itertools.groupby(_read(task, state, stack), key=operator.attrgetter("part"))):
             with task.embedded(encoder, blocks) as embedded:
                 first = next(signals.until_stopped(embedded), None)
                 if first is not None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
+from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.rows import OnError
 from cls_runtime.jobs.vector_types import VectorType
 
 SHARD_ROWS = 100_000
+LARGEST_COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ def check_computing(variant: object, engine: object, threads: object) -> None:
     check_choice("variant", variant, VARIANT_NAMES)
     check_choice("engine", engine, ENGINE_NAMES)
     if threads is not None:
-        check_count("threads", threads)
+        check_count("threads", threads, most=MOST_THREADS)
 
 
 def check_column(name: str, value: object) -> None:
@@ -145,7 +147,10 @@ def check_flag(name: str, value: object) -> None:
         raise UsageError(f"{name} is {value!r}, expected True or False")
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuses anything but a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def check_count(name: str, value: object, *, most: int = LARGEST_COUNT) -> None:
+    """Refuses anything but a whole number from 1 to `most`."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if is_count and cast("int", value) > most:
+        raise UsageError(f"{name} is more than {most}, expected a whole number from 1 to {most}")
+    if not is_count:
         raise UsageError(f"{name} is {value!r}, expected a whole number of at least 1")

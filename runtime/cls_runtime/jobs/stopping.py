@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during a job: the work so far is saved before the process ends."""
+"""SIGINT, SIGTERM and SIGHUP during a job: the work so far is saved before the process ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class _StopNow(BaseException):
@@ -17,9 +17,9 @@ class _StopNow(BaseException):
 
 
 class StopSignals:
-    """A context manager that turns the first SIGINT or SIGTERM into the end of `until_stopped`; a second one acts as it would have before.
+    """A context manager that turns the first of these signals into the end of `until_stopped`; a second one acts as it would have before.
 
-    Elsewhere than in the main thread signals are left alone.
+    Elsewhere than in the main thread signals are left alone; so is a signal that is ignored.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,22 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+            # None: a handler that is not Python's, and could not be put back.
+            self._previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+            for number in self._previous:
+                signal.signal(number, self._handle)
         return self
+
+    @property
+    def behind(self) -> Any:
+        """What handles the signals without this class; None once it does again."""
+        return next(iter(self._previous.values()), None)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
+        if isinstance(error, _StopNow):  # it arrived in the very moment in which the wait ended
+            self.pass_on()
 
     def until_stopped(self, items: Iterator[T]) -> Iterator[T]:
         """The items, until a signal arrives. Waiting for an item is broken off; what the caller does with one is not."""

@@ -94,6 +94,7 @@ class TextFile:
 
         Raises:
             MissingExtraError: zstd without pyarrow.
+            UsageError: standard input is closed.
         """
         if self.name == STANDARD_INPUT:
             yield _check_standard_input(), None

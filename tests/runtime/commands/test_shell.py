@@ -106,6 +106,12 @@ def test_no_text_makes_a_second_line_or_a_long_one(capsys):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (PermissionError(13, "Permission denied", "secret.txt"), 2, "error: secret.txt: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (MemoryError(), 2, "error: out of memory; give the process more, or it less to do at once\n"),
+        (
+            MemoryError("Unable to allocate 9 GiB"),
+            2,
+            "error: out of memory (Unable to allocate 9 GiB); give the process more, or it less to do at once\n",
+        ),
     ],
 )
 def test_what_the_system_raises_is_one_line_too(error, code, line, capsys):
@@ -113,9 +119,63 @@ def test_what_the_system_raises_is_one_line_too(error, code, line, capsys):
     assert capsys.readouterr().err == line
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run(raising(ZeroDivisionError()))
+class PanicError(BaseException):
+    """What a library in Rust raises is not an Exception."""
+
+
+BUG = "this is a bug, please report it with the traceback that CLS_EXPORT_TRACEBACK=1 in the environment shows"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (RecursionError("maximum recursion depth\nexceeded"), "RecursionError (maximum recursion depth exceeded)"),
+        (
+            UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"),
+            "UnicodeEncodeError ('utf-8' codec can't encode character '\\ud800' in position 0: no)",
+        ),
+        (PanicError("index"), "PanicError (index)"),
+        (GeneratorExit(), "GeneratorExit"),
+    ],
+)
+def test_a_bug_is_one_line_and_its_traceback_is_had_for_the_asking(error, said, capsys, monkeypatch):
+    monkeypatch.delenv("CLS_EXPORT_TRACEBACK", raising=False)
+    assert run(raising(error)) == 2
+    assert capsys.readouterr().err == f"error: unexpected {said}; {BUG}\n"
+    monkeypatch.setenv("CLS_EXPORT_TRACEBACK", "1")
+    assert run(raising(error)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last)")
+    assert "in command\n" in told
+    assert told.endswith(f"error: unexpected {said}; {BUG}\n")
+
+
+class Broken(io.StringIO):
+    """Standard error whose reader has gone away."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_what_cannot_be_said_does_not_end_the_work(monkeypatch, capsys):
+    def command(arguments):
+        shell.warn("a warning")
+        warnings.warn("another", errors.TruncationWarning, stacklevel=1)
+        shell.say("done")
+        return 0
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    assert run(command) == 0
+    assert capsys.readouterr().out == "done\n"
+
+
+def test_a_poor_encoding_of_standard_error_is_no_silence(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run(raising(errors.UsageError("grün"))) == 2
+    stream.flush()
+    assert stream.buffer.getvalue() == b"error: gr\\xfcn\n"
 
 
 def test_help_and_version_exit_0_and_a_wrong_option_exits_2(capsys):

@@ -1,6 +1,8 @@
 """`aencode`: requests at the same time, alone and together, cancelled, refused, and from threads at once."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -22,8 +24,8 @@ from cls_runtime import (
     Truncation,
     TruncationWarning,
 )
-from cls_runtime.encoding import merging
-from cls_runtime.encoding.merging import SHARE_TEXTS
+from cls_runtime.encoding import crew, merging
+from cls_runtime.encoding.merging import SHARE_CHARACTERS, SHARE_TEXTS
 
 ATOL = 1e-5  # the contract's bound on a text's vector alone against in any batch
 LONG = "the cat " * 30
@@ -188,6 +190,128 @@ def test_too_many_texts_are_refused_and_not_queued(bundle, watched_engine, gate)
         asyncio.run(run())
 
 
+def test_characters_are_counted_too(bundle, watched_engine, gate):
+    with Encoder.of(Bundle.open(bundle), watched_engine, EncoderOptions(max_waiting_characters=100, on_overflow="truncate")) as encoder:
+
+        async def run():
+            held = asyncio.create_task(encoder.aencode(["a" * 60]))
+            await gate.holds_a_run()
+            with pytest.raises(OverloadedError, match="60 characters are waiting, 41 more would exceed the 100 of max_waiting_characters"):
+                await encoder.aencode([("b" * 20, "c" * 21)])
+            fits = asyncio.create_task(encoder.aencode(["a", "b" * 39]))
+            await asyncio.sleep(0)  # the task runs until it waits
+            gate.opened.set()
+            await asyncio.gather(held, fits)
+            await encoder.aencode(["a" * 100])  # all places are free again
+
+        asyncio.run(run())
+
+
+def test_a_share_of_long_texts_is_small(one_at_a_time):
+    """What waits behind a request of long texts waits for one of them, not for 32."""
+    held_up, gate = one_at_a_time
+
+    async def run():
+        held = asyncio.create_task(held_up.aencode(["a"]))
+        await gate.holds_a_run()
+        long = asyncio.create_task(held_up.aencode([f"{number} " + "a " * (SHARE_CHARACTERS // 2) for number in range(4)]))
+        await asyncio.sleep(0)
+        short = asyncio.create_task(held_up.aencode(["b", "c"]))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await short
+        assert not long.done()
+        await asyncio.gather(held, long)
+
+    with pytest.warns(TruncationWarning):
+        asyncio.run(run())
+    assert gate.texts[:3] == [1, 1, 3]  # the short request's two with the second of the long ones
+
+
+@pytest.mark.parametrize("withdraw", [False, True], ids=["fails", "is withdrawn"])
+def test_what_is_left_of_a_request_that_ends_early_is_dropped(bundle, withdraw):
+    """The engine computes the round that is under way, and the places are free at once."""
+    engine = WatchedEngine(Bundle.open(bundle), threads=1)
+    engine.around = gate = Gate()
+    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(on_overflow="raise", max_waiting_texts=8001)) as encoder:
+
+        async def run():
+            long = asyncio.create_task(encoder.aencode([*texts_of(0, 40), "a" if withdraw else LONG, *texts_of(1, 7960)]))
+            await gate.holds_a_run()
+            if withdraw:
+                long.cancel()
+            gate.opened.set()
+            with pytest.raises(asyncio.CancelledError if withdraw else TextTooLongError):
+                await long
+            return await encoder.aencode(texts_of(2, 7000))  # which only fits without what was left
+
+        assert asyncio.run(run()).shape == (7000, HIDDEN)
+        assert sum(gate.texts) < 7000 + 1001
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """A system without another thread, until it is called."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield patch.undo
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_without_another_thread_it_is_an_error_once(bundle, watched_engine, no_threads, threads):
+    engine = WatchedEngine(Bundle.open(bundle), threads=threads)
+    texts = texts_of(0, 300)
+    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(token_budget=64, max_waiting_texts=1)) as encoder:
+        for _ in range(3):
+            with pytest.raises(EngineError, match=r"a thread is needed and none can be started \(can't start new thread\)"):
+                encoder._merger.submit(merging.Window(["a"], [0]), "sentence_embedding", width=HIDDEN, refuse_overflow=False)
+        alone = encoder.encode(texts)  # the calling thread computes it all
+        no_threads()
+        assert asyncio.run(asyncio.wait_for(encoder.aencode(["a"]), HANGS)).shape == (1, HIDDEN)
+        np.testing.assert_allclose(encoder.encode(texts), alone, rtol=0, atol=ATOL)
+
+
+def test_with_a_thread_there_it_goes_on_when_no_other_can_be_started(watched, no_threads, monkeypatch):
+    no_threads()
+    assert asyncio.run(watched.aencode(["a"])).shape == (1, HIDDEN)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+    assert asyncio.run(watched.aencode(texts_of(0, 50))).shape == (50, HIDDEN)
+
+
+def test_an_encoder_that_no_thread_can_be_started_for_is_refused(bundle, no_threads):
+    with pytest.raises(EngineError, match=r"threads are needed and 0 can be started \(can't start new thread\)"):
+        Encoder.load(bundle)
+
+
+@pytest.mark.parametrize("ending", ["times out", "fails", "is never awaited"])
+def test_a_script_that_ends_before_its_requests_do(bundle, ending):
+    """Threads that ran the engine while the interpreter went away aborted the process in a third of the runs."""
+    program = """if True:
+        import asyncio, contextlib, sys
+        from cls_runtime import Encoder, TextTooLongError
+        encoder = Encoder.load(sys.argv[1], threads=2, max_wait_ms=0, on_overflow="raise")
+        texts = [f"the cat {number} sleeps" for number in range(8000)]
+        async def run():
+            if sys.argv[2] == "times out":
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(encoder.aencode(texts), 0.01)
+            elif sys.argv[2] == "fails":
+                with contextlib.suppress(TextTooLongError):
+                    await encoder.aencode(["the cat " * 30, *texts])
+            else:
+                task = asyncio.create_task(encoder.aencode(texts))
+                await asyncio.sleep(0.01)
+        asyncio.run(run())
+    """
+    for _ in range(6):
+        done = subprocess.run([sys.executable, "-c", program, str(bundle), ending], capture_output=True, text=True, timeout=HANGS)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_error_goes_to_its_own_request(encoder):
     async def run():
         return await asyncio.gather(
@@ -277,7 +401,7 @@ def test_a_single_request_waits_for_company_as_long_as_asked(bundle, monkeypatch
             now[0] += min(timeout, 0.1)
             return False
 
-    monkeypatch.setattr(merging, "threading", SimpleNamespace(**{**vars(threading), "Condition": Recorded}))
+    monkeypatch.setattr(crew, "threading", SimpleNamespace(**{**vars(threading), "Condition": Recorded}))
     monkeypatch.setattr(merging, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with Encoder.load(bundle, threads=1, max_wait_ms=max_wait_ms) as encoder:
         assert asyncio.run(encoder.aencode(["a"])).shape == (1, HIDDEN)

@@ -29,6 +29,7 @@ def test_every_option_of_load_is_handed_on(bundle):
         "max_wait_ms": 7.5,
         "max_waiting_texts": 11,
         "fingerprint": read_manifest(bundle).fingerprint,
+        "max_waiting_characters": 1234,
     }
     assert set(options) == {field.name for field in dataclasses.fields(EncoderOptions) if field.default != options[field.name]}
     with Encoder.load(bundle, **options) as encoder:
@@ -55,6 +56,14 @@ def test_they_are_frozen():
         ({"max_wait_ms": float("nan")}, "max_wait_ms is nan, expected a number from 0 to 60000"),
         ({"max_wait_ms": True}, "max_wait_ms is True, expected a number from 0 to 60000"),
         ({"max_waiting_texts": 0}, "max_waiting_texts is 0, expected a whole number of at least 1"),
+        ({"max_waiting_characters": 0.5}, "max_waiting_characters is 0.5, expected a whole number of at least 1"),
+        ({"threads": -1}, "threads is -1, expected a whole number of at least 1"),
+        ({"threads": 1e30}, "threads is 1e+30, expected a whole number of at least 1"),
+        ({"threads": float("nan")}, "threads is nan, expected a whole number of at least 1"),
+        ({"threads": float("inf")}, "threads is inf, expected a whole number of at least 1"),
+        ({"threads": "2"}, "threads is '2', expected a whole number of at least 1"),
+        ({"threads": 1025}, "threads is more than 1024, expected a whole number from 1 to 1024"),
+        ({"threads": 10**30}, "threads is more than 1024, expected a whole number from 1 to 1024"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_bundle_is_opened(tmp_path, options, message):

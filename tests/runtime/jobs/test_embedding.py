@@ -1,15 +1,17 @@
 """Blocks in, vectors out: equal to the Encoder's, repeats computed once, memory bounded."""
 
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from cls_runtime import Encoder, TextTooLongError
-from cls_runtime.jobs import embedding, repeats
+from cls_runtime.jobs import embedding, reading_ahead, repeats
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.progress import JobProgress
-from cls_runtime.jobs.reading_ahead import read_ahead
+from cls_runtime.jobs.reading_ahead import AHEAD, read_ahead
 from cls_runtime.jobs.rows import Counts, RowBlock
 from cls_runtime.jobs.vector_types import quantized
 
@@ -132,6 +134,42 @@ def test_reading_ahead_keeps_order_and_errors():
     with pytest.raises(KeyError, match="here"):
         seen.extend(read_ahead(items()))
     assert seen == list(range(20))
+
+
+def test_reading_ahead_without_another_thread_reads_on(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert list(read_ahead(iter(range(20)))) == list(range(20))
+
+
+def test_closing_does_not_wait_for_an_item_that_does_not_come(monkeypatch):
+    monkeypatch.setattr(reading_ahead, "CLOSING_SECONDS", 0.1)
+    comes = threading.Event()
+
+    def items():
+        yield 0
+        comes.wait()
+        yield 1
+
+    ahead = read_ahead(items())
+    assert next(ahead) == 0
+    ahead.close()
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "cls-reader"] == [True]  # it lets the process end
+    comes.set()
+
+
+def test_reading_ahead_reads_so_far_and_no_further():
+    taken = []
+    ahead = read_ahead(number for number in range(100) if not taken.append(number))
+    next(ahead)
+    deadline = time.monotonic() + 300
+    while len(taken) < AHEAD + 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ahead.close()
+    assert len(taken) == AHEAD + 1
 
 
 class Terminal:

@@ -49,6 +49,22 @@ def maker(bundle):
     return lambda kind: functools.partial(EmbedBatches, bundle) if kind == "batches" else KINDS[kind][0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "most"),
+    [
+        ("job", "threads", 1025, 1024),
+        ("job", "threads", 10**30, 1024),
+        ("batches", "threads", 10**30, 1024),
+        ("job", "shard_rows", 10**30, 2**31 - 1),
+        ("ray", "workers", 10**30, 2**31 - 1),
+    ],
+)
+def test_a_number_that_nothing_can_follow_is_refused(kind, name, value, most):
+    make, _, prefix = KINDS[kind]
+    with pytest.raises(UsageError, match=f"^{prefix}{name} is more than {most}, expected a whole number from 1 to {most}$"):
+        make(**{name: value})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_takes_what_it_says(kind, maker):
     make, fields = maker(kind), KINDS[kind][1]
