@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from cls_runtime import TextError
 from cls_runtime.encoding import tokenizer as module
+from cls_runtime.encoding import truncating
 from cls_runtime.encoding.cuts import cuts_of
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.encoding.truncating import is_settled
@@ -270,7 +271,7 @@ def test_settled_means_that_no_longer_texts_change_what_is_kept():
     for room, first, second, complete in product(range(1, 6), range(7), range(7), product([False, True], repeat=2)):
         numbers = [None, *[0] * first, *[1] * second]
         rooms = {
-            module._longest_first(first + more, second + others, room)
+            truncating._longest_first(first + more, second + others, room)
             for more in ((0,) if complete[0] else range(12))
             for others in ((0,) if complete[1] else range(12))
         }

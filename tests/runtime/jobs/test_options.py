@@ -59,8 +59,8 @@ def maker(bundle):
         ("ray", "workers", 10**30, 2**31 - 1),
     ],
 )
-def test_a_number_that_nothing_can_follow_is_refused(kind, name, value, most):
-    make, _, prefix = KINDS[kind]
+def test_a_number_that_nothing_can_follow_is_refused(kind, name, value, most, maker):
+    make, prefix = maker(kind), KINDS[kind][2]
     with pytest.raises(UsageError, match=f"^{prefix}{name} is more than {most}, expected a whole number from 1 to {most}$"):
         make(**{name: value})
 

@@ -538,7 +538,7 @@ def test_checks_run_one_by_one_in_any_order(damageable):
             lambda truncated, **options: None,
             "a text over the maximum, with on_overflow='raise'",
         ),
-        ("cls_runtime.encoder._iterable", lambda texts: texts, "a str where a list is due (expected TypeError, found vectors)"),
+        ("cls_runtime.encoder.iterable_of_texts", lambda texts: texts, "a str where a list is due (expected TypeError, found vectors)"),
         ("cls_runtime.encoder.checked_text", lambda text, index: str(text), "a number for a text (expected TypeError, found vectors)"),
     ],
 )
