@@ -58,17 +58,6 @@ def until_it_waits(process):
     until(is_quiet, process)
 
 
-def until_it_reads(path):
-    def wait(process):
-        def is_open():
-            links = Path(f"/proc/{process.pid}/fd").glob("*")
-            return any(os.path.realpath(link) == path for link in links)
-
-        until(is_open, process)
-
-    return wait
-
-
 @pytest.fixture
 def place(tmp_path):
     """A folder with a pipe that nobody writes to."""
@@ -77,31 +66,27 @@ def place(tmp_path):
 
 
 WAITS = {
-    "a pipe, to a file": (["embed", "BUNDLE", "pipe.txt", "-o", "out.npy"], until_it_waits),
-    "a pipe, to shards": (["embed", "BUNDLE", "pipe.txt", "-o", "out/"], until_it_waits),
-    "standard input, to a file": (["embed", "BUNDLE", "-", "-o", "out.npy"], until_it_waits),
-    "standard input, to shards": (["embed", "BUNDLE", "-", "-o", "out/"], until_it_waits),
-    "an endless line, to a file": (["embed", "BUNDLE", "-", "-o", "out.npy"], until_it_reads("/dev/zero")),
-    "an endless line, to shards": (["embed", "BUNDLE", "-", "-o", "out/"], until_it_reads("/dev/zero")),
-    "texts to verify with": (["verify", "BUNDLE", "--texts", "pipe.txt"], until_it_waits),
-    "texts to measure with": (["bench", "BUNDLE", "--texts", "pipe.txt"], until_it_waits),
+    "a pipe, to a file": ["embed", "BUNDLE", "pipe.txt", "-o", "out.npy"],
+    "a pipe, to shards": ["embed", "BUNDLE", "pipe.txt", "-o", "out/"],
+    "standard input, to a file": ["embed", "BUNDLE", "-", "-o", "out.npy"],
+    "standard input, to shards": ["embed", "BUNDLE", "-", "-o", "out/"],
+    "texts to verify with": ["verify", "BUNDLE", "--texts", "pipe.txt"],
+    "texts to measure with": ["bench", "BUNDLE", "--texts", "pipe.txt"],
 }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_signal_ends_every_wait(golden_bundle, place, wait, number):
-    (name, *arguments), until_there = WAITS[wait]
+    name, *arguments = WAITS[wait]
     before = sorted(place.rglob("*"))
-    with open("/dev/zero", "rb") as zeros:
-        stdin = zeros if "endless" in wait else subprocess.PIPE
-        process = start(command(name, *(golden_bundle if item == "BUNDLE" else item for item in arguments)), cwd=place, stdin=stdin)
-    until_there(process)
+    process = start(command(name, *(golden_bundle if item == "BUNDLE" else item for item in arguments)), cwd=place, stdin=subprocess.PIPE)
+    until_it_waits(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=LONG)
     assert (process.returncode, err, out) == (CODES[number], LINES[number], "")
     left = [path for path in sorted(place.rglob("*")) if path not in before]
-    assert left in ([], [place / "out"], [place / "out", place / "out" / "_job.json"])
+    assert {path.name for path in left} <= {"out", "_job.json", ".cls-export.lock"}  # a job that has begun
 
 
 def test_a_signal_that_the_parent_ignores_is_ignored(golden_bundle, place):
