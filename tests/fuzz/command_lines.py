@@ -29,7 +29,7 @@ VALUES = (
     "text",
     "\udce9",
     "\x1b[2J",
-    "x" * 5000,
+    "x" * 3000,
     "../x",
     "/dev/null",
     "a\nb",

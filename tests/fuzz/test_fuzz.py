@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from targets import TARGETS, Target, outcome
 
 FOUND = Path(__file__).resolve().parents[2] / "build" / "fuzz"
-LONGEST_ERROR = 2000
+LONGEST_ERROR = 2500  # 2000 characters of a message, and what is written out of them
 
 pytestmark = pytest.mark.timeout(300)
 slow_to_draw = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture])

@@ -78,7 +78,8 @@ class Bundle:
                 try:
                     result = work(cls.open(held, check_hashes=check_hashes))
                 except Exception as error:
-                    if _identity(folder) == before and (before is not None or not _is_aside(folder)):
+                    is_moving = _is_aside(folder)  # looked up first: it may end before the next line
+                    if _identity(folder) == before and not is_moving:
                         _call_by_name(error, held, folder)
                         raise
                     time.sleep(_BETWEEN_RENAMES_S)

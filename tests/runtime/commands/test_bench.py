@@ -226,10 +226,10 @@ def test_peers_are_compared_with_the_same_texts_and_threads(golden_bundle, tmp_p
 
     monkeypatch.setattr(bench, "compare_with_peers", compare)
     out = tmp_path / "result.json"
-    arguments = ["--quick", "--threads", 1, "--against", "fastembed:int8", "--checkpoint", tmp_path, "--json", out]
+    arguments = ["--quick", "--threads", 1, "--against", "fastembed:int8", "--checkpoint", tmp_path / "checkpoint", "--json", out]
     assert run(golden_bundle, *arguments) == 0
     assert (asked["peers"], asked["ours"], asked["threads"], asked["rounds"]) == (["fastembed:int8"], ["onnxruntime:fp32"], 1, 1)
-    assert asked["checkpoint"] == str(tmp_path)
+    assert asked["checkpoint"] == str(tmp_path / "checkpoint")
     assert len(asked["texts"]) == 6
     assert "fastembed:int8               cannot be installed: no network" in capsys.readouterr().out
     assert read_results(out).peers.sides[1].failed == "cannot be installed: no network"
