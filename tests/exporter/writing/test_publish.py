@@ -43,7 +43,7 @@ def manifest_text(content: str) -> str:
             num_layers=1,
             max_length=16,
             layout="standard",
-            inputs=("input_ids",),
+            inputs=("input_ids", "attention_mask"),
             outputs=(OutputSpec(name="sentence_embedding", width=8),),
             pooler=Pooler(state="absent", evidence="made by a test"),
             source_pooling=SourcePooling(mode="cls"),
