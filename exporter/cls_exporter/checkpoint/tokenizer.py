@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.tokenizer_files import SETTINGS, staged_tokenizer, vocabulary_files
 from cls_exporter.checkpoint.weights import shown_name
-from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, shown
+from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, one_line, shown
+from cls_runtime.encoding.tokenizer_form import check_form, check_model
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
@@ -72,6 +73,7 @@ def _understood(
     tokenizer: PreTrainedTokenizerFast, folder: CheckpointFolder, *, lowercase: bool, notes: tuple[str, ...]
 ) -> LoadedTokenizer:
     """Makes the tokenizer pad on the right, tries it on a few texts, and takes from it what a bundle needs."""
+    _check_form(tokenizer, folder.name)
     if not folder.has("tokenizer.json"):
         notes += ("the tokenizer had no tokenizer.json and was converted to one",)
     if tokenizer.padding_side != "right":
@@ -101,6 +103,18 @@ def _understood(
         limit=int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None,
         notes=notes,
     )
+
+
+def _check_form(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Refuses now what every reader of the bundle would refuse."""
+    serialized = tokenizer.backend_tokenizer.to_str().encode()
+    try:
+        check_form(serialized)
+        check_model(tokenizer.backend_tokenizer, serialized)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/bundle-format.md says what it may"
+        ) from None
 
 
 def _load(files: Path, folder: CheckpointFolder, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:

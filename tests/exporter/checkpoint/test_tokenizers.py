@@ -111,6 +111,19 @@ def test_a_broken_tokenizer(folder: Path, content: str) -> None:
         load_checkpoint(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}}, r"\(a\+\)\+"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}}, "times as long"),
+    ],
+)
+def test_what_every_reader_of_the_bundle_would_refuse_is_refused_at_once(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit_tokenizer(folder, changes)
+    with pytest.raises(CheckpointError, match=f"is none that a bundle may have: .*{message}"):
+        load_checkpoint(str(folder))
+
+
 def test_a_tokenizer_without_padding_token(folder: Path) -> None:
     edit_json(folder / "tokenizer_config.json", {}, remove=["pad_token"])
     edit_json(folder / "special_tokens_map.json", {}, remove=["pad_token"])
