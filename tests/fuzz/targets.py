@@ -21,7 +21,7 @@ from mutations import mutated_bytes, mutated_json
 from cls_runtime import ClsError, Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
-from cls_runtime.bundle.onnx_form import read_form
+from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.jobs.job import run_job
 from cls_runtime.jobs.job_manifest import JOB_NAME
 from cls_runtime.jobs.options import JobOptions
@@ -139,7 +139,7 @@ def _read_golden(data: bytes, folder: Path) -> None:
 
 def _read_onnx(data: bytes, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(data)
-    read_form(folder / "model.onnx")
+    external_files(folder / "model.onnx")
 
 
 # ---------------------------------------------------------------- texts and jobs

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
-from cls_runtime.bundle.onnx_form import read_form
+from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Bundle:
             mode = resolved.stat().st_mode
         except (OSError, RuntimeError):
             raise BundleError(f"bundle {self.folder} has no file {file.path}; it is incomplete, copy or export it again") from None
-        if not resolved.is_relative_to(self.folder.resolve()):
+        if not resolved.is_relative_to(self.folder.resolve()):  # now, not once: an export may have renamed it meanwhile
             raise BundleError(f"{path} is a link that leaves the bundle (to {resolved}); copy the bundle with its links resolved")
         if not stat.S_ISREG(mode):
             raise BundleError(f"{path} is not a regular file; the bundle is damaged, copy or export it again")
@@ -135,7 +135,7 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no such variant.
-            BundleError: the variant names no file, `locate` fails, the file has what no export writes (`read_form`), or it reads a file
+            BundleError: the variant names no file, `locate` fails, the file has what no export writes (`onnx_form`), or it reads a file
                 that the manifest does not name beside it.
         """
         if variant not in self.manifest.variants:
@@ -148,7 +148,7 @@ class Bundle:
         path = self.locate(files[0])
         beside = PurePosixPath(files[0].path).parent
         listed = {file.path for file in files[1:]}
-        for location in sorted(read_form(path).external):
+        for location in sorted(external_files(path)):
             if (beside / location).as_posix() not in listed:
                 raise BundleError(
                     f"{path} reads its weights from {location!r:.80}, which the manifest does not name beside it, so no hash covers them; "

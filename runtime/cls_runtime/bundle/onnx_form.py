@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.errors import BundleError
@@ -34,15 +33,8 @@ _SPARSE_TENSORS = (1, 2)
 _TENSOR_EXTERNAL = 13
 
 
-@dataclass(frozen=True)
-class OnnxForm:
-    """What a file says of itself. `external` are the places of tensors' data outside of it, as the tensors name them."""
-
-    external: frozenset[str]
-
-
-def read_form(path: Path) -> OnnxForm:
-    """Looks through an ONNX file.
+def external_files(path: Path) -> set[str]:
+    """Looks through an ONNX file; gives where its tensors' data is outside of it, as the tensors name those files.
 
     Raises:
         BundleError: it is no ONNX file, or has what no export writes: subgraphs, functions, operators that load files or are of foreign
@@ -68,7 +60,7 @@ def _mapped(descriptor: int) -> Iterator[_Buffer]:
         yield mapped
 
 
-def _form(data: _Buffer) -> OnnxForm:
+def _form(data: _Buffer) -> set[str]:
     graphs = []
     for number, span in _messages(data, (0, len(data))):
         if number == _MODEL_GRAPH:
@@ -86,7 +78,7 @@ def _form(data: _Buffer) -> OnnxForm:
                 external |= _external_of_sparse(data, span)
             elif number == _GRAPH_NODE:
                 external |= _external_of_node(data, span)
-    return OnnxForm(frozenset(external))
+    return external
 
 
 def _external_of_node(data: _Buffer, node: _Span) -> set[str]:

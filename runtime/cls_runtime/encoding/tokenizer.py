@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.encoding.cuts import Cuts, cuts_of
 from cls_runtime.encoding.tokenizer_files import is_panic, one_line, pad_id, read_object, read_tokenizer, vocabulary_size
 from cls_runtime.encoding.tokenizer_form import MAX_ID
 from cls_runtime.encoding.truncating import is_settled, kept_positions
 from cls_runtime.errors import BundleError, TextError
+
+if TYPE_CHECKING:
+    from cls_runtime.encoding.cuts import Cuts
 
 # A text, or a pair of texts that the model reads as one input.
 Text = str | tuple[str, str]
@@ -146,6 +149,8 @@ class TextTokenizer:
 
     @cached_property
     def _cuts(self) -> Cuts | None:
+        from cls_runtime.encoding.cuts import cuts_of  # a part of a start's time, and few texts are long
+
         return cuts_of(self._tokenizer)
 
     def _tokenize_long(self, text: Text, index: int) -> TokenizedText:

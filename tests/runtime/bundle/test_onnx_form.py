@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from cls_runtime import BundleError
-from cls_runtime.bundle.onnx_form import read_form
+from cls_runtime.bundle.onnx_form import external_files
 
 
 def tiny() -> onnx.ModelProto:
@@ -94,14 +94,14 @@ def written(model: onnx.ModelProto, folder: Path) -> Path:
 
 
 def test_a_graph_with_its_weights_names_no_file(tmp_path: Path) -> None:
-    assert read_form(written(tiny(), tmp_path)).external == frozenset()
+    assert external_files(written(tiny(), tmp_path)) == set()
 
 
 @pytest.mark.parametrize("case", EXTERNAL)
 def test_every_place_of_a_tensor_is_looked_at(case: str, tmp_path: Path) -> None:
     model = tiny()
     EXTERNAL[case](model)
-    assert read_form(written(model, tmp_path)).external == {"x.data"}
+    assert external_files(written(model, tmp_path)) == {"x.data"}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -110,7 +110,7 @@ def test_what_no_export_writes_is_refused(case: str, tmp_path: Path) -> None:
     model = tiny()
     change(model)
     with pytest.raises(BundleError, match=message) as caught:
-        read_form(written(model, tmp_path))
+        external_files(written(model, tmp_path))
     assert len(str(caught.value)) < 400
 
 
@@ -132,7 +132,7 @@ def test_what_no_export_writes_is_refused(case: str, tmp_path: Path) -> None:
 def test_what_is_no_onnx_file_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(data)
     with pytest.raises(BundleError, match="is not a graph that an export writes"):
-        read_form(tmp_path / "model.onnx")
+        external_files(tmp_path / "model.onnx")
 
 
 @given(seed=st.integers(0, 2**32), changes=st.integers(1, 8))
@@ -144,7 +144,7 @@ def test_damage_is_refused_or_read_but_never_another_error(seed: int, changes: i
     path = tmp_path_factory.mktemp("damaged") / "model.onnx"
     path.write_bytes(data[: generator.randrange(len(data)) or None] if seed % 3 == 0 else data)
     with contextlib.suppress(BundleError):
-        read_form(path)
+        external_files(path)
 
 
 DAMAGEABLE = tiny().SerializeToString()
