@@ -169,10 +169,11 @@ $(BUNDLE) $(LAYOUTS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.
+# Modules are compiled when they are first imported: few of them ever are, and compiling all takes longer than the rest of the installation.
 define environment
 test -d $(1) || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(1)/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(2)
+	$(1)/bin/python -m pip install --quiet --no-compile --upgrade "pip>=25.1"
+	$(1)/bin/python -m pip install --quiet --no-compile $(PIP_ARGS) --constraint $(2)
 endef
 
 # dispose(folders): with DISPOSE=1, removes environments that nothing needs any more.

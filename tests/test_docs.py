@@ -218,10 +218,11 @@ def without_figures(text: str) -> str:
 
 
 @pytest.fixture
-def readers_folder(minilm: Path, tmp_path: Path) -> Path:
-    """A folder in which the README's hub ids are local folders: real weights, and for the model with CLS pooling a stand-in."""
+def readers_folder(minilm: Path, paraphrase: Path, tmp_path: Path) -> Path:
+    """A folder in which the README's hub ids are local folders: real weights, and for the model with CLS pooling a smaller stand-in."""
     shutil.copytree(minilm, tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2")
-    stand_in = shutil.copytree(minilm, tmp_path / "BAAI" / "bge-small-en-v1.5")
+    stand_in = shutil.copytree(minilm, tmp_path / "BAAI" / "bge-small-en-v1.5", ignore=shutil.ignore_patterns("model*", "pytorch*"))
+    shutil.copytree(paraphrase, stand_in, dirs_exist_ok=True)
     pooling = stand_in / "1_Pooling" / "config.json"
     modes = json.loads(pooling.read_text())
     pooling.write_text(json.dumps({**modes, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))

@@ -32,7 +32,7 @@ from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.parity import THRESHOLDS, cosines, parity_figures, shortfalls
 from cls_runtime.verifying.vector_checks import recorded_margin
 
-TEXTS = CalibrationTexts.of(builtin_texts("calibration")[::8])
+TEXTS = CalibrationTexts.of(builtin_texts("calibration")[::16])
 
 ENCODE = """
 import sys, numpy as np
