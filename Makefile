@@ -21,6 +21,8 @@ CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni 
 RESULTS = benchmarks/results/$(CPU_KIND)
 # Modules of tests that ask nothing of transformers beyond what an export of every family in every variant holds already.
 WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish
+# Tests that ask nothing of an engine, or are about a checkout and not the wheel.
+WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
 .PHONY: help setup format check test test-fast fuzz test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
@@ -55,8 +57,7 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-exp
 	$(call dispose,.venv-cpu .venv-lowest)
 
 test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
-	.venv-openvino/bin/python -m pytest tests/runtime --minilm-bundle $(BUNDLE) --ignore tests/runtime/jobs \
-		--ignore tests/runtime/bench/test_peers.py $(PARALLEL)  # those are about a checkout, this is the wheel
+	.venv-openvino/bin/python -m pytest tests/runtime --minilm-bundle $(BUNDLE) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
 	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
