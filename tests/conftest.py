@@ -13,9 +13,11 @@ from made_once import made_once
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's; the workers share the CPUs
 
+# A shell that starts `make test &` lets all that it starts ignore Ctrl-C, the programs too that tests interrupt; nohup does so with SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that starts `make test &` lets all that it starts ignore Ctrl-C, the programs too that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 
