@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -83,7 +84,16 @@ class OpenVinoEngine:
 
 
 def load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
-    """Loads a variant's graph; see `EngineModule.load`. `bf16` is the fp32 graph, computed in bf16."""
+    """Loads a variant's graph; see `EngineModule.load`. `bf16` is the fp32 graph, computed in bf16.
+
+    In a thread that ends with it: OpenVINO gives the thread that loads a graph a stack for its signal handlers (sigaltstack), and takes it
+    away with the graph, in whichever thread the last reference goes. The next signal would then crash the thread that loaded it.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="cls-openvino-load") as thread:
+        return thread.submit(_load, bundle, variant=variant, threads=threads).result()
+
+
+def _load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
     ov = _import()
     core = ov.Core()
     if variant == "bf16":

@@ -1,5 +1,6 @@
 """OpenVINO on the graphs that ONNX Runtime reads, held to ONNX Runtime."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -188,3 +189,23 @@ def batch(tokens):
 
     ids = np.full((1, tokens), 2, dtype=np.int64)
     return TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+
+
+class StackOfSignals(ctypes.Structure):
+    _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's C library")
+def test_the_thread_that_loads_keeps_its_own_stack_for_signals(bundle):
+    """One that OpenVINO gave it would be gone with the graph, and the next signal would crash the process."""
+    pytest.importorskip("openvino.properties")
+
+    def stack():
+        held = StackOfSignals()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(held)) == 0
+        return held.place, held.flags, held.size
+
+    before = stack()
+    with Encoder.load(bundle, engine="openvino", threads=2) as encoder:
+        encoder.encode(["the cat"])
+        assert stack() == before
