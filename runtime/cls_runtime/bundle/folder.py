@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import stat
 import time
@@ -192,7 +191,11 @@ def staged_prefix(folder: Path) -> str:
 
 def _is_aside(folder: Path) -> bool:
     """Whether another bundle is taking this one's place, on a file system that cannot exchange two folders in one step."""
-    return any(folder.parent.glob(f"{glob.escape(staged_prefix(folder))}*{ASIDE}"))
+    try:
+        names = os.listdir(folder.parent)  # noqa: PTH208  names are enough
+    except OSError:
+        return False
+    return any(name.startswith(staged_prefix(folder)) and name.endswith(ASIDE) for name in names)
 
 
 @contextlib.contextmanager
