@@ -89,12 +89,16 @@ def load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
     In a thread that ends with it: OpenVINO gives the thread that loads a graph a stack for its signal handlers (sigaltstack), and takes it
     away with the graph, in whichever thread the last reference goes. The next signal would then crash the thread that loaded it.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="cls-openvino-load") as thread:
-        return thread.submit(_load, bundle, variant=variant, threads=threads).result()
-
-
-def _load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
     ov = _import()
+    with ThreadPoolExecutor(1, thread_name_prefix="cls-openvino-load") as thread:
+        try:
+            loading = thread.submit(_load, ov, bundle, variant=variant, threads=threads)
+        except RuntimeError as error:
+            raise EngineError(f"a thread is needed and none can be started ({error}); let the process have more of them") from error
+        return loading.result()
+
+
+def _load(ov: ModuleType, bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
     core = ov.Core()
     if variant == "bf16":
         _check_bf16(core)
