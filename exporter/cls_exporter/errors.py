@@ -6,7 +6,7 @@ import contextlib
 import reprlib
 from collections.abc import Callable, Iterator
 
-from cls_runtime.errors import CheckFailedError, ClsError
+from cls_runtime.errors import CheckFailedError, ClsError, is_panic
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxlong, _SHOWN.maxother = 3, 100, 40, 100
@@ -47,7 +47,7 @@ def as_checkpoint_error(describe: Callable[[str], str], *, hidden: str = "") -> 
     except ClsError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         reason = one_line(error).replace(hidden, "") if hidden else one_line(error)
         raise CheckpointError(describe(f"{type(error).__name__}: {reason}" if reason else type(error).__name__)) from None

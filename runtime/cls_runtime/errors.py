@@ -99,3 +99,8 @@ class TruncationWarning(UserWarning):
 
 class InstallationWarning(UserWarning):
     """Installed packages that damage each other, though the engine still loads."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library's Rust code panicked, which is no Exception to Python, and so passes every handler."""
+    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")

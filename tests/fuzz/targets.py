@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
-from bundle_builder import describe, write_manifest
-from golden_bundle import build_golden_bundle
+from golden_bundle import agree, build_golden_bundle
 from hypothesis import strategies as st
 from mutations import mutated_bytes, mutated_json
 
 from cls_runtime import ClsError, Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
+from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.jobs.job import run_job
 from cls_runtime.jobs.job_manifest import JOB_NAME
@@ -108,9 +107,7 @@ def _with_companion(folder: Path, name: str, data: bytes) -> Path:
     """A bundle with this in the place of one of its files, every hash made to fit."""
     bundle = _own_bundle(folder)
     (bundle / name).write_bytes(data)
-    manifest = read_manifest(bundle)
-    files = tuple(describe(bundle, file.path) for file in manifest.files)
-    write_manifest(bundle, type(manifest)(**(vars(manifest) | {"files": files, "fingerprint": ""})))
+    agree(bundle)
     return bundle
 
 

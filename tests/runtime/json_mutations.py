@@ -1,4 +1,4 @@
-"""JSON values with one or a few places changed: what a damaged or hostile file of a bundle may hold."""
+"""JSON values with one or a few places changed: what a damaged or hostile file may hold."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ ODD = (
     "\x1b[2J",
     "\u202e",
     "../..",
+    "/dev/zero",
+    "9" * 400,
     "a" * 5000,
     "1",
     "[PAD]",
@@ -46,26 +48,26 @@ ODD = (
 )
 
 
-def mutated(data: st.DataObject, value: Any) -> Any:
+def mutated(draw: st.DrawFn, value: Any) -> Any:
     """A copy of `value` with one to three places set to something odd, to another place's value, removed, or repeated."""
     changed = copy.deepcopy(value)
-    for _ in range(data.draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(1, 3))):
         spots = list(_places(changed))
         if not spots:
             return changed
-        container, key = data.draw(st.sampled_from(spots))
-        action = data.draw(st.sampled_from(("odd", "odd", "other", "remove", "repeat")))
+        container, key = draw(st.sampled_from(spots))
+        action = draw(st.sampled_from(("odd", "odd", "other", "remove", "repeat")))
         if action == "odd":
-            container[key] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
+            container[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
         elif action == "other":
-            other, place = data.draw(st.sampled_from(spots))
+            other, place = draw(st.sampled_from(spots))
             container[key] = copy.deepcopy(other[place])
         elif action == "remove":
             del container[key]
         elif isinstance(container, list):
-            container.extend(copy.deepcopy(container[key]) for _ in range(data.draw(st.sampled_from((1, 20)))))
+            container.extend(copy.deepcopy(container[key]) for _ in range(draw(st.sampled_from((1, 20)))))
         else:
-            container[data.draw(st.sampled_from(("", "later", "type", str(key).upper())))] = copy.deepcopy(container[key])
+            container[draw(st.sampled_from(("", "later", "type", str(key).upper())))] = copy.deepcopy(container[key])
     return changed
 
 

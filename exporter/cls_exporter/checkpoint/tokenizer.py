@@ -73,7 +73,8 @@ def _understood(
     tokenizer: PreTrainedTokenizerFast, folder: CheckpointFolder, *, lowercase: bool, notes: tuple[str, ...]
 ) -> LoadedTokenizer:
     """Makes the tokenizer pad on the right, tries it on a few texts, and takes from it what a bundle needs."""
-    _check_form(tokenizer, folder.name)
+    serialized = tokenizer.backend_tokenizer.to_str()
+    _check_form(tokenizer, serialized.encode(), folder.name)
     if not folder.has("tokenizer.json"):
         notes += ("the tokenizer had no tokenizer.json and was converted to one",)
     if tokenizer.padding_side != "right":
@@ -84,7 +85,7 @@ def _understood(
             f"the tokenizer of {folder.name} has no pad_token; texts could not be batched; add it to tokenizer_config.json"
         )
     _check_first_token(tokenizer, folder.name)
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(serialized)
     backend.no_truncation()
     backend.no_padding()
     if lowercase and (backend.normalizer is None or backend.normalizer.normalize_str("A") != "a"):
@@ -105,9 +106,8 @@ def _understood(
     )
 
 
-def _check_form(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+def _check_form(tokenizer: PreTrainedTokenizerFast, serialized: bytes, name: str) -> None:
     """Refuses now what every reader of the bundle would refuse."""
-    serialized = tokenizer.backend_tokenizer.to_str().encode()
     try:
         check_form(serialized)
         check_model(tokenizer.backend_tokenizer, serialized)

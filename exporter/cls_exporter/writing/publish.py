@@ -69,10 +69,6 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
             _put_in_place(folder, target)
 
 
-def _prefix(target: Path) -> str:
-    return f".{target.name}.cls-export-"
-
-
 def _check_replaceable(target: Path, *, force: bool) -> None:
     if target.is_symlink():
         raise UsageError(f"{target} is a symbolic link; expected a folder or nothing; export to the folder that it points to")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from cls_runtime.errors import BundleError
 
@@ -23,14 +24,8 @@ LOCATION = "location"
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5  # wire types
 _Buffer = mmap.mmap | bytes
 _Span = tuple[int, int]  # from, to
-
-# Fields by message: those that lead to tensors, nodes and subgraphs.
-_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
-_SPARSE_TENSORS = (1, 2)
-_TENSOR_EXTERNAL = 13
+_Leaf = Callable[[_Buffer, _Span], set[str]]
+_Fields = dict[int, Any]  # of another such dict, or of a _Leaf
 
 
 def external_files(path: Path) -> set[str]:
@@ -61,63 +56,58 @@ def _mapped(descriptor: int) -> Iterator[_Buffer]:
 
 
 def _form(data: _Buffer) -> set[str]:
-    graphs = []
-    for number, span in _messages(data, (0, len(data))):
-        if number == _MODEL_GRAPH:
-            graphs.append(span)
-        elif number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
-            raise ValueError("it has functions or training steps of its own")
-    if not graphs:
+    whole = (0, len(data))
+    if not any(number == _MODEL_GRAPH for number, _ in _messages(data, whole)):
         raise ValueError("it holds no graph")
+    return _external(data, whole, _MODEL)
+
+
+def _external(data: _Buffer, span: _Span, fields: _Fields) -> set[str]:
+    """Where the tensors of a message say that their data is, as far as it is outside of the file."""
     external: set[str] = set()
-    for graph in graphs:
-        for number, span in _messages(data, graph):
-            if number == _GRAPH_INITIALIZER:
-                external |= _external(data, span)
-            elif number == _GRAPH_SPARSE:
-                external |= _external_of_sparse(data, span)
-            elif number == _GRAPH_NODE:
-                external |= _external_of_node(data, span)
+    for number, part in _messages(data, span):
+        meaning = fields.get(number)
+        if isinstance(meaning, dict):
+            external |= _external(data, part, meaning)
+        elif meaning is not None:
+            external |= meaning(data, part)
     return external
 
 
-def _external_of_node(data: _Buffer, node: _Span) -> set[str]:
-    external: set[str] = set()
-    for number, span in _messages(data, node):
-        if number == _NODE_OPERATOR and (operator := _string(data, span)) in FORBIDDEN_OPERATORS:
-            raise ValueError(f"it has the operator {operator}, which loads a file")
-        if number == _NODE_DOMAIN and (domain := _string(data, span)) not in DOMAINS:
-            raise ValueError(f"it has operators of the domain {domain[:40]!r}")
-        if number == _NODE_ATTRIBUTE:
-            external |= _external_of_attribute(data, span)
-    return external
+def _location(data: _Buffer, entry: _Span) -> set[str]:
+    pair = {key: _string(data, part) for key, part in _messages(data, entry)}
+    return {pair.get(2, "")} if pair.get(1) == LOCATION else set()
 
 
-def _external_of_attribute(data: _Buffer, attribute: _Span) -> set[str]:
-    external: set[str] = set()
-    for number, span in _messages(data, attribute):
-        if number in _ATTRIBUTE_GRAPHS:
-            raise ValueError("it has a graph within a graph, which may run for ever")
-        if number in _ATTRIBUTE_TENSORS:
-            external |= _external(data, span)
-        elif number in _ATTRIBUTE_SPARSE:
-            external |= _external_of_sparse(data, span)
-    return external
+def _check_operator(data: _Buffer, span: _Span) -> set[str]:
+    if (operator := _string(data, span)) in FORBIDDEN_OPERATORS:
+        raise ValueError(f"it has the operator {operator}, which loads a file")
+    return set()
 
 
-def _external_of_sparse(data: _Buffer, sparse: _Span) -> set[str]:
-    return {name for number, span in _messages(data, sparse) if number in _SPARSE_TENSORS for name in _external(data, span)}
+def _check_domain(data: _Buffer, span: _Span) -> set[str]:
+    if (domain := _string(data, span)) not in DOMAINS:
+        raise ValueError(f"it has operators of the domain {domain[:40]!r}")
+    return set()
 
 
-def _external(data: _Buffer, tensor: _Span) -> set[str]:
-    """Where a tensor says that its data is; nothing for one that has it."""
-    named: set[str] = set()
-    for number, span in _messages(data, tensor):
-        if number == _TENSOR_EXTERNAL:
-            entry = {key: _string(data, part) for key, part in _messages(data, span)}
-            if entry.get(1) == LOCATION:
-                named.add(entry.get(2, ""))
-    return named
+def _refuse(reason: str) -> _Leaf:
+    def refuse(_data: _Buffer, _span: _Span) -> NoReturn:
+        raise ValueError(reason)
+
+    return refuse
+
+
+# What the fields of each message mean, by number: another message, or what is to be done with it. Others are passed over.
+_SUBGRAPH = _refuse("it has a graph within a graph, which may run for ever")
+_OWN_CODE = _refuse("it has functions or training steps of its own")
+_TENSOR: _Fields = {13: _location}  # external_data
+_SPARSE: _Fields = {1: _TENSOR, 2: _TENSOR}  # values, indices
+_ATTRIBUTE: _Fields = {5: _TENSOR, 10: _TENSOR, 6: _SUBGRAPH, 11: _SUBGRAPH, 22: _SPARSE, 23: _SPARSE}  # t, tensors, g, graphs, sparse ones
+_NODE: _Fields = {4: _check_operator, 5: _ATTRIBUTE, 7: _check_domain}  # op_type, attribute, domain
+_GRAPH: _Fields = {1: _NODE, 5: _TENSOR, 15: _SPARSE}  # node, initializer, sparse_initializer
+_MODEL_GRAPH = 7
+_MODEL: _Fields = {_MODEL_GRAPH: _GRAPH, 20: _OWN_CODE, 25: _OWN_CODE}  # training_info, functions
 
 
 def _messages(data: _Buffer, span: _Span) -> Iterator[tuple[int, _Span]]:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.encoding.tokenizer_files import is_panic, one_line, pad_id, read_object, read_tokenizer, vocabulary_size
+from cls_runtime.encoding.tokenizer_files import one_line, pad_id, read_object, read_tokenizer, vocabulary_size
 from cls_runtime.encoding.tokenizer_form import MAX_ID
 from cls_runtime.encoding.truncating import is_settled, kept_positions
-from cls_runtime.errors import BundleError, TextError
+from cls_runtime.errors import BundleError, TextError, is_panic
 
 if TYPE_CHECKING:
     from cls_runtime.encoding.cuts import Cuts

@@ -11,7 +11,7 @@ from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.typed_json import parsed, shown
 from cls_runtime.encoding.tokenizer_form import MAX_ID, check_form, check_model
-from cls_runtime.errors import BundleError
+from cls_runtime.errors import BundleError, is_panic
 
 MAX_TOKENIZER_BYTES = 2**27
 MAX_CONFIG_BYTES = 2**24
@@ -77,11 +77,6 @@ def pad_id(tokenizer: Tokenizer, config: dict[str, Any], bundle: Bundle) -> int:
             f"tokenizer_config.json of bundle {bundle.folder} has pad_token {shown(token)}, expected a token of tokenizer.json"
         )
     return int(found)
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether the library's Rust code panicked, which is no Exception to Python, and so passes every handler."""
-    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
 
 
 def one_line(error: BaseException) -> str:

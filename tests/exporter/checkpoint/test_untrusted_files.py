@@ -18,13 +18,13 @@ import checkpoints
 import pytest
 import torch
 from checkpoints import add_sentence_modules, edit_json
+from refusals import refusal_of
 from torch import Tensor
 
-from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.tensor_files import read_tensors
-from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_exporter.errors import CheckpointError
 from cls_runtime.errors import ClsError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -55,16 +55,6 @@ def secret(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text("\n".join([SECRET, "[PAD]", "[CLS]", "[SEP]", "[MASK]", "c2VjcmV0"]) + "\n")
     return path
-
-
-def refusal_of(folder: Path, config: ExportConfig | None = None) -> str:
-    """The message that loading ends with: one line of bounded length that a terminal does not act on."""
-    with pytest.raises((CheckpointError, UnsupportedError)) as caught:
-        load_checkpoint(str(folder), config=config)
-    message = str(caught.value)
-    assert message.isprintable(), message
-    assert len(message) < 2000
-    return message
 
 
 def no_tokenizer_json(folder: Path) -> None:
@@ -247,7 +237,7 @@ def test_added_tokens(folder: Path, content: bytes) -> None:
 
 
 def test_a_panic_of_the_tokenizer_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    panic = type("PanicException", (BaseException,), {})
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
 
     def fail(*_: object, **__: object) -> None:
         raise panic("no entry found for key")

@@ -14,10 +14,10 @@ import pytest
 from checkpoints import add_sentence_modules, edit_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refusal_of
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.errors import ClsError
 
 CLS = {"pooling_mode_cls_token": True}
@@ -40,17 +40,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(plain: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(plain, tmp_path / "model"))
-
-
-def refusal_of(folder: Path, config: ExportConfig | None = None) -> str:
-    """The message that loading ends with: one line of bounded length that a terminal does not act on."""
-    with pytest.raises((CheckpointError, UnsupportedError)) as caught:
-        load_checkpoint(str(folder), config=config)
-    message = str(caught.value)
-    assert message.isprintable(), message
-    assert len(message) < 2000
-    assert caught.value.exit_code == 2
-    return message
 
 
 SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")

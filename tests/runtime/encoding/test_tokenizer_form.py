@@ -272,7 +272,7 @@ def test_any_mutation_is_used_or_one_clear_error(folder, data):
     content = saved()
     model = content["model"]
     model["vocab"] = dict(random.Random(1).sample(sorted(model["vocab"].items()), 12)) | {"[UNK]": 1, "[PAD]": 0}
-    bundle = with_tokenizer(folder, json.dumps(mutated(data, content)))
+    bundle = with_tokenizer(folder, json.dumps(mutated(data.draw, content)))
     with contextlib.suppress(ClsError):
         for tokens in TextTokenizer.from_bundle(bundle).tokenize(TEXTS):
             assert len(tokens) <= bundle.manifest.max_length
