@@ -19,6 +19,7 @@ from cls_runtime.errors import BundleError, IntegrityError, UsageError
 T = TypeVar("T")
 
 READINGS = 50
+GRAPH_SUFFIX = ".onnx"
 ASIDE = ".old"  # how the name ends of a bundle on its way out
 # Between two renames a bundle has no name for microseconds, where a file system cannot exchange folders in one step.
 _BETWEEN_RENAMES_S = 0.02
@@ -134,8 +135,8 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no such variant.
-            BundleError: the variant names no file, `locate` fails, the file has what no export writes (`onnx_form`), or it reads a file
-                that the manifest does not name beside it.
+            BundleError: the variant names no file or one that is not called .onnx, `locate` fails, the file has what no export writes
+                (`onnx_form`), or it reads a file that the manifest does not name beside it.
         """
         if variant not in self.manifest.variants:
             held = ", ".join(self.manifest.variants) or "none"
@@ -144,6 +145,11 @@ class Bundle:
         files = entry.engine_files.get(engine, entry.files)
         if not files:
             raise BundleError(f"variant {variant} of bundle {self.folder} names no file; the manifest is damaged, export the bundle again")
+        if not files[0].path.endswith(GRAPH_SUFFIX):
+            raise BundleError(
+                f"variant {variant} of bundle {self.folder} has the graph {files[0].path!r:.80}, expected a name in {GRAPH_SUFFIX}: an "
+                "engine may take it for a format of its own; do not use this bundle"
+            )
         path = self.locate(files[0])
         beside = PurePosixPath(files[0].path).parent
         listed = {file.path for file in files[1:]}

@@ -24,6 +24,8 @@ from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
 # Rows that wait for their vectors; while there are this many, or this much, repeats are computed like other texts, which moves the rows on.
 MAX_WAITING_ROWS = 2**14
 MAX_WAITING_BYTES = 2**24
+# An Encoder reads ahead by so many texts, whatever lies beside them. Once that is this much, it gets no more until all have their vectors.
+MAX_HELD_BYTES = 2**26
 _NO_TEXT = -1
 
 
@@ -37,18 +39,23 @@ def embed_blocks(
         EngineError, UsageError: as `Encoder.encode`.
     """
     waiting = _Waiting(encoder.manifest.width(output))
-    with contextlib.closing(encoder.stream(waiting.fresh(blocks), output=output, normalize=normalize)) as stream:  # type: ignore[type-var]
-        while True:
-            try:
-                vectors = next(stream, None)
-            except (TextError, InvalidVectorError) as error:
-                raise waiting.with_row(error) from None
-            if vectors is None:
-                break
-            report = encoder.last_report
-            waiting.fill(vectors, cut=report.truncated, tokens=report.tokens)
-            yield from waiting.complete()
-    yield from waiting.complete()
+    source = iter(blocks)
+    while not waiting.ended:
+        first = waiting.computed  # the stream counts its texts from 0
+        texts = waiting.fresh(source)
+        with contextlib.closing(encoder.stream(texts, output=output, normalize=normalize)) as stream:  # type: ignore[type-var]
+            while True:
+                try:
+                    vectors = next(stream, None)
+                except (TextError, InvalidVectorError) as error:
+                    raise waiting.with_row(error, first) from None
+                if vectors is None:
+                    break
+                report = encoder.last_report
+                cut = [replace(item, index=item.index + first) for item in report.truncated]
+                waiting.fill(vectors, cut=cut, tokens=report.tokens)
+                yield from waiting.complete()
+        yield from waiting.complete()
 
 
 @dataclass
@@ -68,9 +75,13 @@ class _Open:
 
 @dataclass
 class _Waiting:
-    """Blocks between reading and writing. `fresh` runs inside the Encoder's stream, a window or two ahead of `fill`."""
+    """Blocks between reading and writing. `fresh` runs inside the Encoder's stream, a window or two ahead of `fill`.
+
+    `ended` says that there are no more blocks.
+    """
 
     width: int
+    ended: bool = False
     _open: deque[_Open] = field(default_factory=deque)
     _given: int = 0
     _filled: int = 0
@@ -81,8 +92,13 @@ class _Waiting:
     def __post_init__(self) -> None:
         self._table = RepeatTable(self.width)
 
+    @property
+    def computed(self) -> int:
+        """How many texts have their vectors."""
+        return self._filled
+
     def fresh(self, blocks: Iterable[RowBlock]) -> Iterator[str]:
-        """The texts to compute, in order; their number is their place here."""
+        """The texts to compute, in order, of as many blocks as may be held; the n-th of all is number n."""
         for block in blocks:
             numbers = np.full(len(block.texts), _NO_TEXT, dtype=np.int64)
             texts: list[str] = []
@@ -103,6 +119,9 @@ class _Waiting:
             self._admit(block, numbers, duplicates)
             self._given += len(texts)
             yield from texts
+            if self._bytes >= MAX_HELD_BYTES:
+                return
+        self.ended = True
 
     def _admit(self, block: RowBlock, numbers: NDArray[np.int64], duplicates: int) -> None:
         vectors = np.empty((len(numbers), self.width), dtype=np.float32)
@@ -148,9 +167,9 @@ class _Waiting:
             )
             yield EmbeddedBlock(item.block, item.vectors, counts, tuple(item.cut))
 
-    def with_row(self, error: TextError | InvalidVectorError) -> TextError | InvalidVectorError:
-        """The error with the row's number in place of the computed text's."""
-        row = self._first_rows.get(error.index if error.index is not None else -1)
+    def with_row(self, error: TextError | InvalidVectorError, first: int) -> TextError | InvalidVectorError:
+        """The error with the row's number in place of the text's in a stream that began with number `first`."""
+        row = None if error.index is None else self._first_rows.get(first + error.index)
         if row is None:
             return error
         message = str(error).replace(f"text {error.index} ", f"text {row} ", 1)

@@ -16,6 +16,9 @@ MAX_DICTIONARY_BYTES = 2**26
 # A column chunk that is larger and packed tighter is no text that somebody wrote.
 _MAX_PACKED, _SUSPECT_BYTES = 200, 2**27
 _SKEWED_ROWS = 16
+# Of numbers in lists: rows say nothing about how many there are, and a run of equal ones is a few bytes.
+_NUMBER_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
+_STRINGS = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
 
@@ -38,10 +41,14 @@ def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name:
         chunk = row_group.column(place)
         if chunk.path_in_schema.split(".")[0] not in names and chunk.path_in_schema not in names:
             continue
-        if chunk.physical_type != "BYTE_ARRAY":
-            continue
         whole, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-        one = _dictionary_bytes(chunk, source)
+        are_strings = chunk.physical_type in _STRINGS
+        if are_strings:
+            one = _dictionary_bytes(chunk, source)
+        elif chunk.num_values > row_group.num_rows:
+            one, whole = 0, chunk.num_values * _NUMBER_BYTES[chunk.physical_type]
+        else:
+            continue
         advice = "write the file again with smaller row groups and pages"
         where = f"{name}: column {chunk.path_in_schema!r} in row group {number}"
         if one > MAX_DICTIONARY_BYTES:
@@ -51,7 +58,7 @@ def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name:
         if "DELTA_BYTE_ARRAY" in chunk.encodings:  # a string may be all but a letter of the one before
             one = max(one, whole)
         rows = min(rows, max(1, MAX_BATCH_BYTES // max(1, one)))
-        if whole > MAX_BATCH_BYTES:  # all of it may be in a few rows
+        if whole > MAX_BATCH_BYTES and are_strings:  # all of it may be in a few rows
             rows = min(rows, _SKEWED_ROWS)
     return rows
 

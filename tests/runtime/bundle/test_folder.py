@@ -39,6 +39,11 @@ def rename_graph(path):
     return change
 
 
+def move_graph(folder, path):
+    (folder / "onnx/model.onnx").rename(folder / path)
+    edit_deciding(folder, rename_graph(path))
+
+
 def truncate(path, count):
     path.write_bytes(path.read_bytes()[:count])
 
@@ -117,6 +122,11 @@ DAMAGE = {
     "folder for a file": (make_folder, "is not a regular file"),
     "pipe for a file": (make_pipe, "is not a regular file"),
     "variant without files": (lambda f: edit_deciding(f, lambda raw: raw["variants"]["fp32"].update(files=[])), "names no file"),
+    # ONNX Runtime takes it for a format of its own, whose form nobody has looked at.
+    "graph of another format by its name": (
+        lambda f: move_graph(f, "onnx/model.ort"),
+        "has the graph 'onnx/model.ort', expected a name in .onnx",
+    ),
     "no variants": (lambda f: edit_deciding(f, lambda raw: raw.update(variants={})), "no variant for onnxruntime"),
     "tokenizer not named": (lambda f: edit_deciding(f, lambda raw: raw.update(files=[])), "names no tokenizer.json"),
 }

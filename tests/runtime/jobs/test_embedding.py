@@ -87,6 +87,20 @@ def test_large_repeats_do_not_pile_up(encoder, monkeypatch):
     assert max(waiting) <= 100_000 + 2 * 4096 * 1000 + 2 * 100_000
 
 
+def test_what_lies_beside_texts_does_not_pile_up(encoder, monkeypatch):
+    """Kept columns count: an Encoder reads thousands of texts ahead, each of which may have a document beside it."""
+    monkeypatch.setattr(embedding, "MAX_HELD_BYTES", 50_000)
+    monkeypatch.setattr(RowBlock, "held_bytes", 10_000)
+    waiting = []
+    complete = embedding._Waiting.complete
+    monkeypatch.setattr(embedding._Waiting, "complete", lambda self: waiting.append(self._bytes) or complete(self))
+    texts = [*(f"cat {number}" for number in range(2000)), "the dog sleeps " * 20]
+    done = list(embed_blocks(encoder, blocks(texts)))
+    np.testing.assert_allclose(np.concatenate([item.vectors for item in done]), encoder.encode(texts), atol=1e-6)
+    assert [cut.index for item in done for cut in item.cut] == [2000]
+    assert max(waiting) == 50_000
+
+
 def test_the_table_is_bounded(encoder, make_texts, monkeypatch):
     monkeypatch.setattr(repeats, "TABLE_BYTES", 50 * (4 * 8 + 200))
     texts = make_texts(9000)
@@ -102,7 +116,9 @@ def test_rows_without_a_text_are_nan(encoder):
     assert counts.rows == 3
 
 
-def test_a_text_that_is_too_long_is_named_by_its_row(bundle):
+@pytest.mark.parametrize("held_bytes", [embedding.MAX_HELD_BYTES, 1000])
+def test_a_text_that_is_too_long_is_named_by_its_row(bundle, monkeypatch, held_bytes):
+    monkeypatch.setattr(embedding, "MAX_HELD_BYTES", held_bytes)
     texts = ["cat"] * 5000 + ["dog " * 100]
     with Encoder.load(bundle, on_overflow="raise") as encoder, pytest.raises(TextTooLongError, match="text 5000 has ") as caught:
         embedded(encoder, texts)
