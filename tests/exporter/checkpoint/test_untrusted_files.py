@@ -208,8 +208,6 @@ def test_unknown_entries_are_noted(folder: Path) -> None:
         {"do_lower_case": "false"},
         {"tokenizer_class": 7},
         {"tokenizer_class": "No\nSuch" * 500},
-        {"model_max_length": "512"},
-        {"model_max_length": 12.5},
         {"model_input_names": "input_ids"},
         {"model_input_names": [1]},
         {"unk_token": ["[UNK]"]},
