@@ -74,7 +74,9 @@ def read_configuration(folder: CheckpointFolder, name: str, *, trust_remote_code
 
 def _stored(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> dict[str, Any]:
     if folder.has("adapter_config.json"):
-        raise UnsupportedError(f"{name} is an adapter (adapter_config.json); merge it into its base model and export that")
+        raise UnsupportedError(
+            f"{name} is an adapter (adapter_config.json); merge it into its base model with peft's merge_and_unload() and export that"
+        )
     if not folder.has("config.json"):
         raise CheckpointError(f"{name} has no config.json; expected a checkpoint as save_pretrained() writes it")
     stored = folder.json_object("config.json")

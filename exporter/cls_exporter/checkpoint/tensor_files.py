@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ _TENSORS = 100_000
 # A tied weight is stored once and named two or three times.
 _NAMES_OF_A_NUMBER = 4
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WRAPPERS = 2  # dicts that a training program puts around a state dict
 _ZIP = b"PK\x03\x04"
 
 
@@ -34,12 +37,9 @@ def read_tensors(folder: CheckpointFolder, name: str) -> dict[str, Tensor]:
     """
     path = folder.file(name, limit_bytes=WEIGHTS_BYTES)
     content = _read_safetensors(path, name) if name.endswith(".safetensors") else _read_pickle(path, name)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(key, str) and isinstance(item, Tensor) for key, item in content.items()):
-        raise CheckpointError(f"{name} holds more than named tensors; expected a state dict, as save_pretrained() writes it")
-    _check_tensors(content, name, file_bytes=path.stat().st_size)
-    return dict(content)
+    tensors = _state_dict(content, name)
+    _check_tensors(tensors, name, file_bytes=path.stat().st_size)
+    return tensors
 
 
 def as_float32(name: str, tensor: Tensor) -> Tensor:
@@ -85,6 +85,38 @@ def _read_pickle(path: Path, name: str) -> object:
             _check_members(path)
         # Mapped, a storage is cut out of the file and ends where it ends. The format before the zip file reads each storage itself.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _state_dict(content: object, name: str) -> dict[str, Tensor]:
+    """The weights in a file's content: all of it, or what a training program put beside its optimizer's state."""
+    if _is_state_dict(content):
+        return dict(content)
+    found = dict(_weights_within(content, depth=_WRAPPERS))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{name} holds {len(found)} state dicts, under {', '.join(shown(place) for place in list(found)[:8])}, and nothing says which "
+            "is the model; expected one; save the one to export with save_pretrained()"
+        )
+    if not found:
+        raise CheckpointError(f"{name} holds more than named tensors; expected a state dict, as save_pretrained() writes it")
+    return next(iter(found.values()))
+
+
+def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(content, dict) and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in content.items())
+
+
+def _weights_within(content: object, *, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state dicts within at most `depth` others, each with the keys that lead to it. One without a matrix holds no weights."""
+    if not isinstance(content, dict) or not depth:
+        return
+    for key, item in content.items():
+        if not isinstance(key, str) or "optim" in key:
+            continue
+        if not _is_state_dict(item):
+            yield from ((f"{key}.{inner}", tensors) for inner, tensors in _weights_within(item, depth=depth - 1))
+        elif any(tensor.dim() > 1 for tensor in item.values()):
+            yield key, dict(item)
 
 
 def _check_members(path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
@@ -17,7 +19,8 @@ import torch
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.checkpoint.folder import inside
+from cls_exporter.checkpoint.folder import CheckpointFolder, inside
+from cls_exporter.checkpoint.tensor_files import read_tensors
 from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.errors import UsageError
 
@@ -64,8 +67,45 @@ def test_a_pickle_of_tensors_is_read(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
     assert torch.equal(row_of(folder), expected)
-    torch.save({"state_dict": tensors, "epoch": 3}, folder / "pytorch_model.bin")
-    assert torch.equal(row_of(folder), expected)
+
+
+OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 2)}}, "param_groups": [{"lr": 1e-4}]}
+# What training programs write: the state dict is `WEIGHTS`.
+WEIGHTS = {"w": torch.ones(2, 2), "b": torch.ones(2)}
+WRAPPED: dict[str, dict[str, Any]] = {
+    "Lightning": {"state_dict": WEIGHTS, "epoch": 3, "optimizer_states": [OPTIMIZER], "callbacks": {"best": {"score": torch.tensor(0.9)}}},
+    "a training loop": {"model_state_dict": WEIGHTS, "optimizer_state_dict": OPTIMIZER, "loss": torch.tensor(0.5)},
+    "DeepSpeed": {"module": WEIGHTS, "optimizer": None, "param_shapes": [{"w": torch.Size([2, 2])}], "ds_version": "0.1"},
+    "fairseq": {"args": None, "model": WEIGHTS, "last_optimizer_state": OPTIMIZER, "best": True},
+    "a flat optimizer": {"model": WEIGHTS, "optim": {"exp_avg": WEIGHTS, "exp_avg_sq": WEIGHTS}},
+    "states of random numbers": {"model": WEIGHTS, "rng": {"cpu": torch.zeros(16, dtype=torch.uint8)}, "scaler": {"scale": 1.0}},
+    "twice": {"app": {"model": WEIGHTS, "epoch": 1}, "step": 7},
+}
+
+
+@pytest.mark.parametrize("program", WRAPPED)
+def test_a_state_dict_within_what_a_training_program_writes(program: str, tmp_path: Path) -> None:
+    torch.save(WRAPPED[program], tmp_path / "pytorch_model.bin")
+    read = read_tensors(CheckpointFolder.of(tmp_path), "pytorch_model.bin")
+    assert read.keys() == WEIGHTS.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": WEIGHTS, "ema": WEIGHTS}, "holds 2 state dicts, under 'model', 'ema', and nothing says which is the model"),
+        ({"state_dict": WEIGHTS, "teacher": {"model": WEIGHTS}}, "under 'state_dict', 'teacher.model'"),
+        ({"a": {"b": {"c": WEIGHTS}}}, "holds more than named tensors"),
+        ({"optimizer": WEIGHTS}, "holds more than named tensors"),
+        ({**WEIGHTS, "epoch": 3}, "holds more than named tensors"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_state_dict_that_cannot_be_told(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_tensors(CheckpointFolder.of(tmp_path), "pytorch_model.bin")
 
 
 def test_safetensors_win_over_a_pickle(folder: Path) -> None:

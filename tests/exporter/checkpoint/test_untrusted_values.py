@@ -303,6 +303,14 @@ def test_dense_modules(folder: Path, changes: dict[str, Any]) -> None:
     assert "the Dense module in 2_Dense" in refusal_of(folder)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "float8_e4m3fn"])
+def test_a_dense_module_of_no_floats(folder: Path, dtype: str) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    edit_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 8, "bias": False})
+    checkpoints.write_weights_of(folder / "2_Dense", {"linear.weight": checkpoints.torch.ones(8, 32).to(getattr(checkpoints.torch, dtype))})
+    assert f"the weight 'linear.weight' is {dtype}; supported are float32" in refusal_of(folder)
+
+
 def test_a_dense_module_with_numbers_written_another_way(folder: Path) -> None:
     add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
     edit_json(folder / "2_Dense" / "config.json", {"in_features": "32", "out_features": 8.0, "bias": False})
