@@ -10,6 +10,7 @@ from typing import Any
 
 from cls_exporter.checkpoint.json_data import parse_json
 from cls_exporter.errors import CheckpointError, shown
+from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 
 JSON_BYTES = 16 * 2**20
 _NAME_CHARACTERS = 255
@@ -68,10 +69,10 @@ class CheckpointFolder:
         return CheckpointFolder(inside(self.path, name, named_by=named_by), self.boundary)
 
     def file(self, name: str, *, limit_bytes: int) -> Path:
-        """The real path of a file, which was found to be a regular one inside the boundary, of at most `limit_bytes`.
+        """The real path of a file, which was found to be a regular one inside the boundary, of at most `limit_bytes`, that was fetched.
 
         Raises:
-            CheckpointError: it is not there, or anything else.
+            CheckpointError: it is not there, or anything else, such as the pointer that Git LFS leaves in a file's place.
         """
         try:
             real = Path(os.path.realpath(self.path / name, strict=True))
@@ -89,6 +90,9 @@ class CheckpointFolder:
             raise CheckpointError(f"{name} in {self.name} is {kind}, expected a regular file; fetch the checkpoint again")
         if status.st_size > limit_bytes:
             raise CheckpointError(f"{name} in {self.name} has {status.st_size} bytes, expected at most {limit_bytes}")
+        words = stand_in(self._opened(real, name, limit_bytes=HEAD_BYTES))
+        if words is not None:
+            raise CheckpointError(f"{name} in {self.name} {words}")
         return real
 
     def read(self, name: str, *, limit_bytes: int) -> bytes:
@@ -97,7 +101,10 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as `file`.
         """
-        path = self.file(name, limit_bytes=limit_bytes)
+        return self._opened(self.file(name, limit_bytes=limit_bytes), name, limit_bytes=limit_bytes)
+
+    def _opened(self, path: Path, name: str, *, limit_bytes: int) -> bytes:
+        """The first `limit_bytes` of the file at `path`."""
         try:
             with open(path, "rb", opener=lambda file, _: os.open(file, _OPEN_FLAGS)) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

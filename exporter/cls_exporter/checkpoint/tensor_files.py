@@ -6,11 +6,13 @@ beyond it, and a view of one number may have the shape of a terabyte. So a file 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeGuard
+from typing import BinaryIO, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ _TENSORS = 100_000
 _NAMES_OF_A_NUMBER = 4
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WRAPPERS = 2  # dicts that a training program puts around a state dict
+_LENGTH_BYTES = 8  # of a safetensors header's length
 _ZIP = b"PK\x03\x04"
 
 
@@ -66,10 +69,23 @@ def _read_safetensors(path: Path, name: str) -> object:
 
     with as_checkpoint_error(lambda reason: f"{name} is damaged or not safetensors ({reason}); fetch the checkpoint again"):
         with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-        if header_bytes > JSON_BYTES:
-            raise ValueError(f"its header has {header_bytes} bytes, expected at most {JSON_BYTES}")
+            _check_header(file, size_bytes=path.stat().st_size)
         return load_file(path)
+
+
+def _check_header(file: BinaryIO, *, size_bytes: int) -> None:
+    """Holds a safetensors file's own sizes to the file's; of all else that is wrong with its header the library speaks."""
+    if size_bytes < _LENGTH_BYTES:
+        raise ValueError(f"it is cut short after {size_bytes} bytes")
+    (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
+    if header_bytes > JSON_BYTES:
+        raise ValueError(f"its header has {header_bytes} bytes, expected at most {JSON_BYTES}")
+    end = _LENGTH_BYTES + header_bytes
+    with contextlib.suppress(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        entries = json.loads(file.read(header_bytes)).items()
+        end += max(int(entry["data_offsets"][1]) for name, entry in entries if name != "__metadata__")
+    if size_bytes < end:
+        raise ValueError(f"it is cut short after {size_bytes} bytes, its header says {end}")
 
 
 def _read_pickle(path: Path, name: str) -> object:
@@ -121,6 +137,8 @@ def _weights_within(content: object, *, depth: int) -> Iterator[tuple[str, dict[
 
 def _check_members(path: Path) -> None:
     """Holds the zip file that torch.save() writes to its size: nothing in it is compressed, and its pickle is small beside its storages."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is cut short: the end that a zip file has is missing")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,12 +17,16 @@ from typing import Any
 
 from cls_exporter.checkpoint.config_fields import as_integer, is_integer
 from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.checkpoint.json_data import check_whole
 from cls_exporter.checkpoint.weights import some_of
-from cls_exporter.errors import CheckpointError, shown
+from cls_exporter.errors import CheckpointError, one_line, shown
+from cls_runtime.bundle.protocol_buffers import messages
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
 SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _VOCABULARY_BYTES = 128 * 2**20  # the largest of the hub's have 35 MB
+_SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+_JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]+"\s*:')
 _TOKEN_CHARACTERS = 1000
 _NO_LIMIT = 10**40  # transformers writes 1e30
 _TOKEN_SWITCHES = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -97,7 +102,9 @@ def staged_tokenizer(folder: CheckpointFolder) -> Iterator[tuple[Path, tuple[str
     with tempfile.TemporaryDirectory(prefix="cls-export-tokenizer-") as name:
         stage = Path(name)
         for vocabulary in vocabulary_files(folder):
-            (stage / vocabulary).write_bytes(folder.read(vocabulary, limit_bytes=_VOCABULARY_BYTES))
+            content = folder.read(vocabulary, limit_bytes=_VOCABULARY_BYTES)
+            _check_content(content, vocabulary, folder)
+            (stage / vocabulary).write_bytes(content)
         notes = _write(folder, SETTINGS, stage, known=_KNOWN)
         notes += _write(folder, SPECIAL_TOKENS, stage, known=_SPECIAL)
         if folder.has(ADDED_TOKENS):
@@ -117,6 +124,20 @@ def staged_tokenizer(folder: CheckpointFolder) -> Iterator[tuple[Path, tuple[str
 def vocabulary_files(folder: CheckpointFolder) -> list[str]:
     """The names of the files that hold the tokenizer's vocabulary."""
     return [name for name in folder.names() if any(fnmatch.fnmatchcase(name, pattern) for pattern in VOCABULARIES)]
+
+
+def _check_content(content: bytes, name: str, folder: CheckpointFolder) -> None:
+    """Refuses a vocabulary that is cut short or of another form, which libraries would answer with whatever they stumble over."""
+    try:
+        if name.endswith(".json"):
+            check_whole(content)
+        elif name in _SENTENCEPIECE:
+            list(messages(content, (0, len(content))))
+        elif _JSON_OBJECT.match(content):
+            raise ValueError("it holds JSON; expected a token a line")
+    except (ValueError, RecursionError, IndexError) as error:
+        reason = "it is cut short" if isinstance(error, IndexError) else one_line(error)
+        raise CheckpointError(f"{name} in {folder.name} is no vocabulary that can be read ({reason}); fetch the checkpoint again") from None
 
 
 def _write(folder: CheckpointFolder, name: str, stage: Path, *, known: Mapping[str, Callable[[Any], bool]]) -> tuple[str, ...]:

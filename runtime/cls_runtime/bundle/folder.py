@@ -14,6 +14,7 @@ from typing import TypeVar
 from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from cls_runtime.bundle.onnx_form import external_files
+from cls_runtime.bundle.stand_ins import stand_in_at
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
 
 T = TypeVar("T")
@@ -230,6 +231,8 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
 def _check_size(path: Path, file: BundleFile) -> None:
     size = path.stat().st_size
     if size != file.size_bytes:
+        if (words := stand_in_at(path)) is not None:
+            raise BundleError(f"{path} {words}")
         raise BundleError(
             f"{path} has {size} bytes, the manifest says {file.size_bytes}; it is truncated or changed, copy or export the bundle again"
         )

@@ -171,7 +171,7 @@ def test_missing_shards_and_tensors_are_named(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("size_bytes", [0, 7, 100, -100])
+@pytest.mark.parametrize("size_bytes", [7, 100, -100])
 def test_damaged_safetensors(folder: Path, size_bytes: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size_bytes])

@@ -333,7 +333,7 @@ BAD_JSON = {
     "1e999": b'{"a": 1e999}',
     "NaN": b'{"a": NaN}',
     "-Infinity": b'{"a": -Infinity}',
-    "nothing": b"",
+    "blank space": b" \n",
     "zeros": b"\0" * 64,
     "null": b"null",
     "a string": b'"config"',

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -153,6 +154,22 @@ def test_a_folder_that_is_none(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match="is a file; expected a folder"):
         Bundle.open(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["cls_export.json", "tokenizer.json", "onnx/model.onnx"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 9\n", "is a Git LFS pointer, not the file; run git lfs pull"),
+        (b"<!doctype HTML><html>Sign in</html>", "is a saved web page (HTML), not the file"),
+        (b"<?xml version='1.0'?><Error/>", "is an XML page"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_file_that_was_not_fetched(own_bundle, name, content, words):
+    (own_bundle / name).write_bytes(content)
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} {re.escape(words)}"):
+        Encoder.load(own_bundle)
 
 
 def test_a_link_inside_the_bundle_is_fine(own_bundle):
