@@ -199,7 +199,14 @@ def test_a_missing_extra_names_the_pip_command(fake, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [("bert-base-uncased", "bert-base-uncased"), ("org/name", "name"), ("org/name/", "name"), ("/some/where/gone", "gone")],
+    [
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("org/name", "name"),
+        ("org/name/", "name"),
+        ("org/name@v2", "name"),
+        ("https://huggingface.co/org/name/tree/v2", "name"),
+        ("/some/where/gone", "gone"),
+    ],
 )
 def test_the_default_folder(model, expected):
     assert command.default_output(model) == Path("models") / expected

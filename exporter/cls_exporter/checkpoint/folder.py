@@ -78,6 +78,11 @@ class CheckpointFolder:
             real = Path(os.path.realpath(self.path / name, strict=True))
             status = real.stat()
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and self._is_link_to_blob(name):
+                raise CheckpointError(
+                    f"{name} in {self.name} is not downloaded (it is a link into the hub's cache that leads to nothing); "
+                    "run hf download for this model, or export it by its hub id with the network on"
+                ) from None
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"{name} in {self.name} cannot be read ({reason}); fetch the checkpoint again") from None
         if not real.is_relative_to(self.boundary):
@@ -94,6 +99,11 @@ class CheckpointFolder:
         if words is not None:
             raise CheckpointError(f"{name} in {self.name} {words}")
         return real
+
+    def _is_link_to_blob(self, name: str) -> bool:
+        """Whether a file is what the hub's cache has in its snapshots, a link to the content in `blobs`."""
+        path = self.path / name
+        return path.is_symlink() and path.readlink().parent.name == "blobs"
 
     def read(self, name: str, *, limit_bytes: int) -> bytes:
         """The content of such a file.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoints
@@ -326,8 +327,24 @@ def load_from_hub(home: Path, *models: tuple[str, str | None]) -> list[list[obje
 
 
 FromHub = tuple[dict[tuple[str, str | None], list[object]], dict[str, str]]
-IN_THE_CACHE = (("someone/small-bert", None), ("small-bert", None), ("small-bert", "experiment"), ("small-bert", OTHER_COMMIT))
-NOT_THERE = (("someone/absent", None), ("someone/small-bert", "v2"), ("bad id!", None))
+# The model and the revision that are asked for, and which commit of which repository that is.
+IN_THE_CACHE: dict[tuple[str, str | None], tuple[str, str]] = {
+    ("someone/small-bert", None): ("someone/small-bert", COMMIT),
+    ("someone/small-bert/", None): ("someone/small-bert", COMMIT),
+    ("someone/small-bert@main", None): ("someone/small-bert", COMMIT),
+    ("someone/small-bert", COMMIT[:7]): ("someone/small-bert", COMMIT),
+    ("https://huggingface.co/someone/small-bert", None): ("someone/small-bert", COMMIT),
+    ("hub/models--someone--small-bert", None): ("someone/small-bert", COMMIT),
+    ("small-bert", None): ("small-bert", COMMIT),
+    ("small-bert", "experiment"): ("small-bert", OTHER_COMMIT),
+    ("small-bert", OTHER_COMMIT): ("small-bert", OTHER_COMMIT),
+    ("small-bert@experiment", "experiment"): ("small-bert", OTHER_COMMIT),
+    ("https://huggingface.co/small-bert/blob/experiment/config.json", None): ("small-bert", OTHER_COMMIT),
+    ("hub/models--small-bert/", None): ("small-bert", COMMIT),
+    ("hub/models--small-bert", "experiment"): ("small-bert", OTHER_COMMIT),
+    ("hub/models--small-bert", OTHER_COMMIT[:8]): ("small-bert", OTHER_COMMIT),
+}
+NOT_THERE = (("someone/absent", None), ("someone/small-bert", "v2"), ("someone/small-bert", "fedcba9"), ("bad id!", None))
 
 
 @pytest.fixture(scope="module")
@@ -349,12 +366,9 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> FromHub:
 
 def test_hub_ids_come_from_the_cache(from_hub: FromHub) -> None:
     loaded, sha256 = from_hub
-    assert [loaded[asked] for asked in IN_THE_CACHE] == [
-        ["someone/small-bert", COMMIT, sha256[COMMIT], checkpoints.MAX_POSITIONS],
-        ["small-bert", COMMIT, sha256[COMMIT], checkpoints.MAX_POSITIONS],
-        ["small-bert", OTHER_COMMIT, sha256[OTHER_COMMIT], checkpoints.MAX_POSITIONS],
-        ["small-bert", OTHER_COMMIT, sha256[OTHER_COMMIT], checkpoints.MAX_POSITIONS],
-    ]
+    assert {asked: loaded[asked] for asked in IN_THE_CACHE} == {
+        asked: [name, commit, sha256[commit], checkpoints.MAX_POSITIONS] for asked, (name, commit) in IN_THE_CACHE.items()
+    }
 
 
 @pytest.mark.parametrize(("model", "revision"), NOT_THERE)
@@ -364,6 +378,49 @@ def test_what_the_cache_lacks_is_one_clear_error_offline(model: str, revision: s
     assert str(message).startswith(f"{model} at revision {revision} cannot" if revision else f"{model} cannot be fetched from the hub")
     assert "HF_HUB_OFFLINE" in str(message)
     assert "\n" not in str(message)
+
+
+def test_a_short_hash_that_the_cache_lacks_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [SimpleNamespace(commit_id=commit) for commit in (COMMIT, OTHER_COMMIT)]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_commits", lambda self, model: commits)
+    asked: list[str | None] = []
+
+    def download(model: str, *, revision: str | None, **_: object) -> str:
+        asked.append(revision)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for revision in ("fedcba9", "0000000", "v2", None):
+        with pytest.raises(CheckpointError, match="cannot be fetched from the hub"):
+            load_checkpoint("someone/no-such-model", revision=revision)
+    assert asked == [OTHER_COMMIT, "0000000", "v2", None]
+
+
+def test_folders_of_the_cache_without_the_snapshot(folder: Path, tmp_path: Path) -> None:
+    lay_out_cache(tmp_path, "someone/bert", COMMIT, folder, refs=("branch",))
+    repository = tmp_path / "hub" / "models--someone--bert"
+    assert load_checkpoint(str(repository)).revision == COMMIT  # the only one
+    shutil.copytree(repository / "snapshots" / COMMIT, repository / "snapshots" / OTHER_COMMIT, symlinks=True)
+    has = rf"it has {COMMIT}, {OTHER_COMMIT}\); name one of these with --revision"
+    with pytest.raises(CheckpointError, match=rf"models--someone--bert is a folder of the hub's cache and has no main snapshot \({has}"):
+        load_checkpoint(str(repository))
+    for revision in ("v2", "0000000", "../../x"):
+        with pytest.raises(CheckpointError, match=rf"no snapshot of revision {re.escape(revision)} \({has}"):
+            load_checkpoint(str(repository), revision=revision)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_snapshot_whose_links_dangle(folder: Path, tmp_path: Path, name: str) -> None:
+    lay_out_cache(tmp_path, "someone/bert", COMMIT, folder)
+    repository = tmp_path / "hub" / "models--someone--bert"
+    (repository / "snapshots" / COMMIT / name).resolve().unlink()
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} in {COMMIT} is not downloaded \(it is a link into the hub's cache"):
+        load_checkpoint(str(repository))
+
+
+def test_two_revisions_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="org/name@v1 names the revision v1, and --revision v2 another"):
+        load_checkpoint("org/name@v1", revision="v2")
 
 
 def test_only_the_files_that_are_needed_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
