@@ -10,6 +10,7 @@ from typing import Any
 
 from cls_exporter.checkpoint.json_data import parse_json
 from cls_exporter.errors import CheckpointError, shown
+from cls_runtime.bundle.links import hub_repository
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 
 JSON_BYTES = 16 * 2**20
@@ -42,10 +43,7 @@ class CheckpointFolder:
     def of(cls, path: Path) -> CheckpointFolder:
         """The folder at `path`, which may be a link itself."""
         real = Path(os.path.realpath(path))
-        for folder in (real, *real.parents):
-            if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-                return cls(path, folder.parent.parent)
-        return cls(path, real)
+        return cls(path, hub_repository(real) or real)
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from cls_runtime.bundle.files import sha256
+from cls_runtime.bundle.links import leaves_bundle, stays_inside
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.bundle.stand_ins import stand_in_at
@@ -27,18 +28,21 @@ _BETWEEN_RENAMES_S = 0.02
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder and its manifest. Made by `Bundle.open`."""
+    """A checked bundle: its folder, its manifest, and whether its links may lead anywhere. Made by `Bundle.open`."""
 
     folder: Path
     manifest: Manifest
+    follow_links: bool = False
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, check_hashes: bool = False) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, check_hashes: bool = False, follow_links: bool = False) -> Bundle:
         """Reads the manifest and checks every file that it names: inside the folder, regular, of the recorded size.
 
         Args:
             path: the bundle's folder.
             check_hashes: also read every file and compare its SHA-256.
+            follow_links: read files wherever links in the folder lead; otherwise those that leave it are refused, but for the ones that a
+                snapshot in the hub's cache is made of.
 
         Raises:
             BundleError: no folder, no or a broken manifest, a file that is missing, of another size or outside the folder.
@@ -48,7 +52,7 @@ class Bundle:
         if not folder.is_dir():
             reason = "is a file" if folder.exists() else "does not exist"
             raise BundleError(f"bundle {folder} {reason}; expected a folder made by cls-export")
-        bundle = cls(folder, read_manifest(folder))
+        bundle = cls(folder, read_manifest(folder, follow_links=follow_links), follow_links)
         for file in bundle.files():
             _check_size(bundle.locate(file), file)
         if check_hashes:
@@ -56,7 +60,9 @@ class Bundle:
         return bundle
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], work: Callable[[Bundle], T], *, check_hashes: bool = False) -> T:
+    def read(
+        cls, path: str | os.PathLike[str], work: Callable[[Bundle], T], *, check_hashes: bool = False, follow_links: bool = False
+    ) -> T:
         """What `work` makes of a bundle's files, all of them of one bundle, also while `cls-export --force` replaces the folder.
 
         On Linux the folder is held by a descriptor, and read through it whatever has its name by now. Elsewhere, and where reading fails
@@ -66,6 +72,7 @@ class Bundle:
             path: the bundle's folder.
             work: reads the files of the bundle that it is given, which is good for this alone: its folder may be a descriptor.
             check_hashes: as of `open`.
+            follow_links: as of `open`.
 
         Raises:
             BundleError: as `open`, or the folder is replaced again and again.
@@ -76,7 +83,7 @@ class Bundle:
             before = _identity(folder)
             with _held(folder) as held:
                 try:
-                    result = work(cls.open(held, check_hashes=check_hashes))
+                    result = work(cls.open(held, check_hashes=check_hashes, follow_links=follow_links))
                 except Exception as error:
                     is_moving = _is_aside(folder)  # looked up first: it may end before the next line
                     if _identity(folder) == before and not is_moving:
@@ -113,8 +120,8 @@ class Bundle:
             mode = resolved.stat().st_mode
         except (OSError, RuntimeError):
             raise BundleError(f"bundle {self.folder} has no file {file.path}; it is incomplete, copy or export it again") from None
-        if not resolved.is_relative_to(self.folder.resolve()):  # now, not once: an export may have renamed it meanwhile
-            raise BundleError(f"{path} is a link that leaves the bundle (to {resolved}); copy the bundle with its links resolved")
+        if not (self.follow_links or stays_inside(resolved, self.folder)):
+            raise BundleError(leaves_bundle(path, resolved))
         if not stat.S_ISREG(mode):
             raise BundleError(f"{path} is not a regular file; the bundle is damaged, copy or export it again")
         return path

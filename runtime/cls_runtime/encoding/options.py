@@ -34,6 +34,7 @@ class EncoderOptions:
     max_waiting_texts: int = MAX_WAITING_TEXTS
     max_waiting_characters: int = MAX_WAITING_CHARACTERS
     fingerprint: str | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         _check_one_of("on_overflow", self.on_overflow, get_args(OnOverflow))
