@@ -27,6 +27,6 @@ def stays_inside(real: Path, folder: Path) -> bool:
 def leaves_bundle(path: Path, real: Path) -> str:
     """The message about a link that does not."""
     return (
-        f"{path} is a link that leaves the bundle (to {real}); copy the bundle with its links resolved, or let them lead anywhere with "
-        "--follow-links (follow_links=True in Python), where you trust whoever made them"
+        f"{path} is a link that leaves the bundle (to {real}); copy the bundle with its links resolved, or where you trust whoever made "
+        "them pass follow_links=True (--follow-links of cls-embed, cls-verify and cls-doctor)"
     )
