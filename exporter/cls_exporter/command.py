@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     shell.check_requirements(arguments, _REQUIREMENTS)
+    _require_working_directory()
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
@@ -141,6 +142,14 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         allow_untrained_pooler=arguments.allow_untrained_pooler,
         trust_remote_code=arguments.trust_remote_code,
     )
+
+
+def _require_working_directory() -> None:
+    """Without one PyTorch's libraries end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working directory was removed, and PyTorch needs one; change to one that is there") from None
 
 
 def _require_packages() -> None:

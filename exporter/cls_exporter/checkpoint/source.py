@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def find_source(model: str, *, revision: str | None, trust_remote_code: bool) ->
             return SourceFolder(name=repository, revision=snapshot.name, folder=CheckpointFolder.of(snapshot))
         if revision is not None:
             raise UsageError(f"{model} is a local folder, --revision {revision} names a commit of a hub repository; leave one of them out")
-        return SourceFolder(name=path.resolve().name, revision=None, folder=CheckpointFolder.of(path))
+        return SourceFolder(name=_in_utf8(path.resolve().name), revision=None, folder=CheckpointFolder.of(path))
     if model and is_there:
         raise CheckpointError(f"{model} is a file; expected a hub id or the folder that holds config.json and the weights")
     named = hub_name(model)
@@ -75,6 +76,11 @@ def find_source(model: str, *, revision: str | None, trust_remote_code: bool) ->
     if None not in (revision, named.revision) and revision != named.revision:
         raise UsageError(f"{model} names the revision {named.revision}, and --revision {revision} another; leave one of them out")
     return _from_hub(named.id, revision=named.revision or revision, trust_remote_code=trust_remote_code)
+
+
+def _in_utf8(name: str) -> str:
+    """A file's name as text that can be written; bytes of it that are no UTF-8 are written out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:

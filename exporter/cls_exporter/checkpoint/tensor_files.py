@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cls_exporter.checkpoint.folder import JSON_BYTES, CheckpointFolder
 from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, shown
+from cls_runtime.bundle.folder import path_for_libraries
 
 WEIGHTS_BYTES = 64 * 2**30  # ten times the largest encoder of a supported architecture, in fp32
 _NAME_CHARACTERS = 500
@@ -39,7 +40,8 @@ def read_tensors(folder: CheckpointFolder, name: str) -> dict[str, Tensor]:
         UnsupportedError: a tensor is sparse, quantized or of another kind that is not plain numbers.
     """
     path = folder.file(name, limit_bytes=WEIGHTS_BYTES)
-    content = _read_safetensors(path, name) if name.endswith(".safetensors") else _read_pickle(path, name)
+    with path_for_libraries(path) as readable:
+        content = _read_safetensors(readable, name) if name.endswith(".safetensors") else _read_pickle(readable, name)
     tensors = _state_dict(content, name)
     _check_tensors(tensors, name, file_bytes=path.stat().st_size)
     return tensors

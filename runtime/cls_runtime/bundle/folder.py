@@ -221,6 +221,20 @@ def _held(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def path_for_libraries(path: Path) -> Iterator[Path]:
+    """A path to the same file that a library takes which knows names in UTF-8 only, as the inference engines do; the file's own where it
+    is UTF-8, or where the system has no other.
+    """
+    try:
+        str(path.parent).encode("utf-8")
+    except UnicodeEncodeError:
+        with _held(path.parent) as folder:
+            yield folder / path.name
+        return
+    yield path
+
+
 def _call_by_name(error: Exception, held: Path, folder: Path) -> None:
     """Names the folder as the caller does in an error's message."""
     error.args = tuple(part.replace(str(held), str(folder)) if isinstance(part, str) else part for part in error.args)

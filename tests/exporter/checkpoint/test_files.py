@@ -254,6 +254,20 @@ def test_paths_that_do_not_exist(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize(("stored", "named"), [(b"caf\xe9", r"caf\xe9"), ("müller".encode(), "müller")], ids=["Latin-1", "UTF-8"])
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "shards"])
+def test_folders_of_any_name(folder: Path, stored: bytes, named: str, weights: str) -> None:
+    expected = row_of(folder)
+    if weights == "pytorch_model.bin":
+        torch.save(checkpoints.read_weights_of(folder), folder / weights)
+        (folder / "model.safetensors").unlink()
+    elif weights == "shards":
+        shard(folder, "safetensors")
+    moved = folder.rename(folder.with_name(os.fsdecode(stored)))
+    assert torch.equal(row_of(moved), expected)
+    assert load_checkpoint(str(moved)).name == named
+
+
 def test_a_revision_of_a_local_folder_makes_no_sense(folder: Path) -> None:
     with pytest.raises(UsageError, match="is a local folder, --revision main names a commit"):
         load_checkpoint(str(folder), revision="main")
