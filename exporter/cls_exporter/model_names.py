@@ -39,9 +39,9 @@ def hub_name(model: str) -> HubName | None:
     address = _ADDRESS.fullmatch(model)
     if address is not None:
         return _of_page(model, [unquote(part) for part in address["place"].split("/") if part])
-    if re.match(r"\w+://", model):
+    if re.match(r"(?!hf:)\w+://", model):
         raise UsageError(f"{model} is no address of a model on the hub; {_EXPECTED}, or a hub id, or a folder")
-    name, at, revision = model.partition("@")
+    name, at, revision = model.removeprefix("hf://").partition("@")
     name = name.rstrip("/")
     if not name or name[0] in "./~" or "\\" in model or name.count("/") > 1:
         return None
@@ -54,6 +54,7 @@ def hub_name(model: str) -> HubName | None:
 def _of_page(model: str, parts: list[str]) -> HubName:
     view = next((index for index in (1, 2) if index < len(parts) and parts[index] in _VIEWS + _FILES), None)
     name, rest = parts[:view], [] if view is None else parts[view:]
+    name = [part.removesuffix(".git") for part in name]
     if not 1 <= len(name) <= 2 or name[0] in _OTHER_PAGES or len(rest) == 1:
         raise UsageError(f"{model} is no address of a model on the hub; {_EXPECTED}")
     if len(rest) > 2 and rest[0] in _VIEWS:

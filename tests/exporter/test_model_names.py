@@ -18,6 +18,8 @@ from cls_runtime.errors import UsageError
         ("org/name/", "org/name", None),
         ("org/name@v2", "org/name", "v2"),
         ("name@refs/pr/3", "name", "refs/pr/3"),
+        ("hf://org/name@v2", "org/name", "v2"),
+        ("https://huggingface.co/org/name.git", "org/name", None),
         ("https://huggingface.co/org/name", "org/name", None),
         ("http://www.huggingface.co/org/name/", "org/name", None),
         ("huggingface.co/bert-base-uncased", "bert-base-uncased", None),

@@ -10,7 +10,7 @@ from typing import Any
 
 from cls_exporter.checkpoint.json_data import parse_json
 from cls_exporter.errors import CheckpointError, shown
-from cls_runtime.bundle.links import hub_repository
+from cls_runtime.bundle.links import NOT_DOWNLOADED, hub_repository, is_link_to_blob
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 
 JSON_BYTES = 16 * 2**20
@@ -76,11 +76,8 @@ class CheckpointFolder:
             real = Path(os.path.realpath(self.path / name, strict=True))
             status = real.stat()
         except (OSError, ValueError) as error:
-            if isinstance(error, FileNotFoundError) and self._is_link_to_blob(name):
-                raise CheckpointError(
-                    f"{name} in {self.name} is not downloaded (it is a link into the hub's cache that leads to nothing); "
-                    "run hf download for this model, or export it by its hub id with the network on"
-                ) from None
+            if isinstance(error, FileNotFoundError) and is_link_to_blob(self.path / name):
+                raise CheckpointError(f"{name} in {self.name} {NOT_DOWNLOADED}, or export it by its hub id with the network on") from None
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"{name} in {self.name} cannot be read ({reason}); fetch the checkpoint again") from None
         if not real.is_relative_to(self.boundary):
@@ -97,11 +94,6 @@ class CheckpointFolder:
         if words is not None:
             raise CheckpointError(f"{name} in {self.name} {words}")
         return real
-
-    def _is_link_to_blob(self, name: str) -> bool:
-        """Whether a file is what the hub's cache has in its snapshots, a link to the content in `blobs`."""
-        path = self.path / name
-        return path.is_symlink() and path.readlink().parent.name == "blobs"
 
     def read(self, name: str, *, limit_bytes: int) -> bytes:
         """The content of such a file.

@@ -22,6 +22,8 @@ _OBJECTIVES = re.compile(
 )
 # What the word embeddings are tied to. transformers writes one of the two.
 _TIED_TO = re.compile(r"(^|\.)(decoder|vocab_projector|generator_lm_head)\.weight$")
+# What PyTorch puts into names, anywhere, where a module is compiled, sharded or recomputed.
+_WRAPPER = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 # A parameter-efficient training's own tensors, and where it puts the ones that it adds to.
 _ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer)(\.|$)")
 # Constants that older versions of transformers saved.
@@ -55,9 +57,16 @@ def place(
     """
     _check_merged(tensors)
     notes: list[str] = []
-    renamed = {_modern_name(name): tensor for name, tensor in tensors.items()}
-    if renamed.keys() != tensors.keys():
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = _modern_name(_WRAPPER.sub(r"\1", name))
+        if plain in renamed:
+            raise CheckpointError(f"the weights hold {plain} twice (one is {name}); expected one; remove the one that is not used")
+        renamed[plain] = tensor
+    if any(_modern_name(name) != name for name in tensors):
         notes.append("LayerNorm gamma and beta, the names of early checkpoints, were read as weight and bias")
+    if any(_WRAPPER.search(name) for name in tensors):
+        notes.append("names of the modules that training programs wrap around others were left out")
     decoder = None if tied is None else _decoder_instead(renamed, tied)
     required = [name for name in expected if name not in computed and (name != tied or decoder is None)]
     prefix = _encoder_prefix(renamed, required)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from cls_runtime.bundle.files import sha256
-from cls_runtime.bundle.links import leaves_bundle, stays_inside
+from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.bundle.stand_ins import stand_in_at
@@ -116,12 +116,9 @@ class Bundle:
             raise BundleError(f"bundle {self.folder} names the file {file.path!r}, which leaves the folder; do not use this bundle")
         path = self.folder / posix
         try:
-            resolved = path.resolve(strict=True)
-            mode = resolved.stat().st_mode
+            mode = resolved(path, self.folder, follow_links=self.follow_links).stat().st_mode
         except (OSError, RuntimeError):
             raise BundleError(f"bundle {self.folder} has no file {file.path}; it is incomplete, copy or export it again") from None
-        if not (self.follow_links or stays_inside(resolved, self.folder)):
-            raise BundleError(leaves_bundle(path, resolved))
         if not stat.S_ISREG(mode):
             raise BundleError(f"{path} is not a regular file; the bundle is damaged, copy or export it again")
         return path

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from cls_runtime.bundle.files import read_regular
-from cls_runtime.bundle.links import leaves_bundle, stays_inside
+from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 from cls_runtime.bundle.typed_json import between, known, parsed, plain, shown, typed
 from cls_runtime.errors import BundleError, UsageError
@@ -271,9 +271,7 @@ def read_manifest(folder: Path, *, follow_links: bool = False) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        real = path.resolve(strict=True)
-        if not (follow_links or stays_inside(real, folder)):
-            raise BundleError(leaves_bundle(path, real))
+        resolved(path, folder, follow_links=follow_links)
         data = read_regular(path, max_bytes=MAX_MANIFEST_BYTES)
         if (words := stand_in(data[:HEAD_BYTES])) is not None:
             raise BundleError(f"{path} {words}")

@@ -180,6 +180,14 @@ def test_json_in_place_of_a_list_of_tokens(folder: Path) -> None:
     assert "vocab.txt in model is no vocabulary that can be read (it holds JSON; expected a token a line)" in refusal_of(folder)
 
 
+def test_a_list_of_tokens_that_ends_within_a_line(folder: Path) -> None:
+    content = (folder / "vocab.txt").read_bytes()
+    (folder / "vocab.txt").write_bytes(content.rstrip(b"\n"))
+    assert isinstance(load_checkpoint(str(folder)), Checkpoint)  # an editor leaves the last line's end out
+    edit_json(folder / "config.json", {"vocab_size": 30522})
+    assert "vocab.txt in model is no vocabulary that can be read (it is cut short: it ends within a line, after " in refusal_of(folder)
+
+
 def test_a_folder_that_is_a_link_to_elsewhere(folder: Path, tmp_path: Path) -> None:
     shutil.move(folder / "1_Pooling", tmp_path / "elsewhere")
     (folder / "1_Pooling").symlink_to(tmp_path / "elsewhere")

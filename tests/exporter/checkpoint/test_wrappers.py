@@ -172,6 +172,30 @@ def test_gamma_and_beta_are_weight_and_bias(encoder: Path) -> None:
     assert any("gamma and beta" in note for note in checkpoint.notes)
 
 
+@pytest.mark.parametrize(
+    ("inner", "wrapped"),
+    [
+        ("^", "_orig_mod."),
+        ("^", "module._orig_mod."),
+        (r"(?<=encoder\.layer\.\d\.)", "_checkpoint_wrapped_module."),
+        (r"(?<=encoder\.layer\.\d\.)", "_fsdp_wrapped_module._checkpoint_wrapped_module."),
+        (r"^|(?<=encoder\.layer\.\d\.)", "_fsdp_wrapped_module."),
+    ],
+)
+def test_names_that_pytorch_puts_into_names(encoder: Path, inner: str, wrapped: str) -> None:
+    expected = run(load_checkpoint(str(encoder)))["cls"]
+    checkpoint = load_checkpoint(rewrite(encoder, lambda tensors: {re.sub(inner, wrapped, name): item for name, item in tensors.items()}))
+    assert torch.equal(run(checkpoint)["cls"], expected)
+    assert "names of the modules that training programs wrap around others were left out" in checkpoint.notes
+
+
+@pytest.mark.parametrize("other", ["_orig_mod.embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"])
+def test_a_weight_under_two_names_is_refused(encoder: Path, other: str) -> None:
+    rewrite(encoder, lambda tensors: {**tensors, other: normal(HIDDEN)})
+    with pytest.raises(CheckpointError, match=r"hold embeddings.LayerNorm.weight twice \(one is "):
+        load_checkpoint(str(encoder))
+
+
 def test_buffers_of_old_versions_are_left_out(encoder: Path) -> None:
     rewrite(encoder, lambda tensors: {**tensors, "embeddings.position_ids": torch.arange(64)[None]})
     notes = load_checkpoint(str(encoder)).notes

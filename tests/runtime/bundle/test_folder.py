@@ -300,6 +300,14 @@ def test_a_link_of_a_snapshot_to_elsewhere_is_refused(with_weights_beside, tmp_p
         Encoder.load(snapshot, threads=1)
 
 
+@pytest.mark.parametrize("name", ["cls_export.json", "tokenizer.json", "onnx/model.onnx"])
+def test_a_snapshot_whose_links_dangle(own_bundle, tmp_path, name):
+    snapshot = in_the_cache(own_bundle, tmp_path)
+    (snapshot / name).resolve().unlink()
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} is not downloaded \(it is a link into the hub's cache"):
+        Encoder.load(snapshot)
+
+
 def test_a_tree_of_links_loads_where_the_caller_says_so(with_weights_beside, tmp_path):
     farm = linked(with_weights_beside, tmp_path / "farm")
     with pytest.raises(BundleError, match="is a link that leaves the bundle"):
