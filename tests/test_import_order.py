@@ -23,7 +23,7 @@ RUNTIME = [
 ]
 EXPORTER = [
     ("errors",),
-    ("config",),
+    ("config", "model_names"),
     ("checkpoint",),
     ("graph",),
     ("variants",),

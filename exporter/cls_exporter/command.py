@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
+from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.bundle import manifest as manifests
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
@@ -49,9 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         "vectors are PyTorch's.",
         examples=_EXAMPLES,
     )
-    parser.add_argument("model", metavar="MODEL", help="a hub id such as bert-base-uncased, or a folder with a checkpoint")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a hub id such as bert-base-uncased, id@revision or its page's address, or a folder with a checkpoint",
+    )
     parser.add_argument("-o", dest="output", metavar="DIR", type=Path, help="the bundle's folder (default: models/<last part of MODEL>)")
-    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id")
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id; a commit may be short")
     parser.add_argument(
         "--force", action="store_true", help="replace DIR if it is a bundle and nothing else; it stays until the new one is whole"
     )
@@ -79,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     shell.check_requirements(arguments, _REQUIREMENTS)
+    _require_working_directory()
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
@@ -106,10 +112,15 @@ def default_output(model: str) -> Path:
     """`models/<last part of MODEL>`.
 
     Raises:
-        UsageError: MODEL has no last part, such as `/`.
+        UsageError: MODEL has no last part, such as `/`, or is an address that is no model's.
     """
     folder = Path(model)
-    name = folder.resolve().name if folder.is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
+    if folder.is_dir():
+        named = cached_id(folder) or folder.resolve().name
+    else:
+        on_hub = hub_name(model)
+        named = model if on_hub is None else on_hub.id
+    name = named.rstrip("/").rsplit("/", 1)[-1]
     if not model or not name:
         raise UsageError(f"MODEL {model!r}: expected a hub id such as bert-base-uncased, or a folder with a checkpoint")
     return Path("models") / name
@@ -131,6 +142,14 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         allow_untrained_pooler=arguments.allow_untrained_pooler,
         trust_remote_code=arguments.trust_remote_code,
     )
+
+
+def _require_working_directory() -> None:
+    """Without one PyTorch's libraries end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working directory was removed, and PyTorch needs one; change to one that is there") from None
 
 
 def _require_packages() -> None:

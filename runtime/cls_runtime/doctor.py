@@ -105,12 +105,15 @@ class Diagnosis:
     problems: tuple[str, ...]
 
 
-def diagnose(bundle: Path | None = None) -> Diagnosis:
-    """Looks at the machine, and at `bundle` where one is given. What does not work is in the result, not an exception."""
+def diagnose(bundle: Path | None = None, *, follow_links: bool = False) -> Diagnosis:
+    """Looks at the machine, and at `bundle` where one is given. What does not work is in the result, not an exception.
+
+    With `follow_links` the bundle's files are read wherever links in its folder lead.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         engines = tuple(try_engine(name) for name in ENGINES)
-        status = None if bundle is None else try_bundle(bundle, engine=_engine_to_try(engines))
+        status = None if bundle is None else try_bundle(bundle, engine=_engine_to_try(engines), follow_links=follow_links)
     features = cpu_features()
     return Diagnosis(
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -138,11 +141,11 @@ def try_engine(name: str) -> EngineStatus:
     return EngineStatus(name=name, works=True, detail=", ".join(providers))
 
 
-def try_bundle(path: Path, *, engine: str = "auto") -> BundleStatus:
+def try_bundle(path: Path, *, engine: str = "auto", follow_links: bool = False) -> BundleStatus:
     """Loads a bundle on `engine`, hashes included, and encodes one text."""
     start = time.perf_counter()
     try:
-        with Encoder.load(path, engine=engine, check_hashes=True) as encoder:
+        with Encoder.load(path, engine=engine, check_hashes=True, follow_links=follow_links) as encoder:
             encoder.encode(["a text"])
             info = encoder.info
             source = encoder.manifest.source.name

@@ -95,6 +95,7 @@ class Encoder:
         max_waiting_texts: int = MAX_WAITING_TEXTS,
         max_waiting_characters: int = MAX_WAITING_CHARACTERS,
         fingerprint: str | None = None,
+        follow_links: bool = False,
     ) -> Encoder:
         """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
 
@@ -111,6 +112,7 @@ class Encoder:
             max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
             max_waiting_characters: characters of all those texts; likewise.
             fingerprint: the bundle's, where another bundle than that one must not be loaded; None for whichever is there.
+            follow_links: read files wherever links in the folder lead, as of `Bundle.open`.
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
@@ -131,6 +133,7 @@ class Encoder:
             max_waiting_texts=max_waiting_texts,
             max_waiting_characters=max_waiting_characters,
             fingerprint=fingerprint,
+            follow_links=follow_links,
         )
         return cls._load(Path(path), options)
 
@@ -146,10 +149,12 @@ class Encoder:
             tokenizer = TextTokenizer.from_bundle(bundle)
             return bundle.manifest, choice, tokenizer, engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
 
-        manifest, choice, tokenizer, engine = Bundle.read(path, read, check_hashes=options.check_hashes)
+        manifest, choice, tokenizer, engine = Bundle.read(path, read, check_hashes=options.check_hashes, follow_links=options.follow_links)
         # The chosen variant, not "auto", and of this very bundle: a copy in another process must give the same vectors.
         options = dataclasses.replace(options, variant=choice.variant, threads=threads, fingerprint=manifest.fingerprint)
-        return cls(Bundle(path, manifest), tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute())
+        return cls(
+            Bundle(path, manifest, options.follow_links), tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute()
+        )
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None) -> Encoder:

@@ -197,9 +197,25 @@ def test_a_missing_extra_names_the_pip_command(fake, capsys, monkeypatch):
     assert capsys.readouterr().err == ("error: exporting needs torch, onnx_ir, not installed here: pip install 'cls-export[export,cpu]'\n")
 
 
+def test_a_working_directory_that_is_gone(fake, tmp_path, capsys, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert command.main(["org/tiny-bert", "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "error: the working directory was removed, and PyTorch needs one; change to one that is there\n"
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [("bert-base-uncased", "bert-base-uncased"), ("org/name", "name"), ("org/name/", "name"), ("/some/where/gone", "gone")],
+    [
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("org/name", "name"),
+        ("org/name/", "name"),
+        ("org/name@v2", "name"),
+        ("https://huggingface.co/org/name/tree/v2", "name"),
+        ("/some/where/gone", "gone"),
+    ],
 )
 def test_the_default_folder(model, expected):
     assert command.default_output(model) == Path("models") / expected

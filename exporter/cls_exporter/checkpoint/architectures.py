@@ -21,9 +21,9 @@ class Architecture:
     """One architecture.
 
     `head` is what its sequence classifier reads: `pooled` the pooler's output, `sequence` the CLS row through a dense layer of its own,
-    and the three others a layout that only they have (see `checkpoint.heads`). `positions_follow_padding_id` says that position 0 is
-    `pad_token_id + 1`, which shortens the longest text by as much. `computed` are encoder parameters that are a formula, not weights: a
-    checkpoint may lack them.
+    and the three others a layout that only they have (see `checkpoint.heads`). `first_position` is the row of the table of positions that a
+    text begins with, `pad_token_id + 1` or a fixed one, which shortens the longest text by as much. `computed` are encoder parameters that
+    are a formula, not weights: a checkpoint may lack them.
     """
 
     model_type: str
@@ -31,13 +31,13 @@ class Architecture:
     classifier_class: str
     has_pooler: bool
     head: HeadKind
-    positions_follow_padding_id: bool = False
+    first_position: int | Literal["after_padding_id"] = 0
     computed: tuple[str, ...] = ()
 
     def longest_input(self, config: Any) -> int:
         """The largest number of tokens (special ones included) that a model of this `config` has positions for."""
-        reserved = int(config.pad_token_id) + 1 if self.positions_follow_padding_id else 0
-        return int(config.max_position_embeddings) - reserved
+        first = int(config.pad_token_id) + 1 if self.first_position == "after_padding_id" else self.first_position
+        return int(config.max_position_embeddings) - first
 
 
 _TABLE = (
@@ -50,7 +50,7 @@ _TABLE = (
         classifier_class="RobertaForSequenceClassification",
         has_pooler=True,
         head="sequence",
-        positions_follow_padding_id=True,
+        first_position="after_padding_id",
     ),
     Architecture(
         model_type="xlm-roberta",
@@ -58,7 +58,7 @@ _TABLE = (
         classifier_class="XLMRobertaForSequenceClassification",
         has_pooler=True,
         head="sequence",
-        positions_follow_padding_id=True,
+        first_position="after_padding_id",
     ),
     Architecture(
         model_type="camembert",
@@ -66,7 +66,7 @@ _TABLE = (
         classifier_class="CamembertForSequenceClassification",
         has_pooler=True,
         head="sequence",
-        positions_follow_padding_id=True,
+        first_position="after_padding_id",
     ),
     Architecture(
         model_type="distilbert",
@@ -88,7 +88,7 @@ _TABLE = (
         classifier_class="MPNetForSequenceClassification",
         has_pooler=True,
         head="sequence",
-        positions_follow_padding_id=True,
+        first_position=2,
     ),
     Architecture(
         model_type="albert",

@@ -1,11 +1,13 @@
 """What each field of config.json may be, checked before transformers computes or allocates anything by it.
 
-Only what the supported encoders read is listed. Whether sizes fit the weights is decided by the weights (`checkpoint.encoder`).
+Only what the supported encoders read is listed. Whether sizes fit the weights is decided by the weights (`checkpoint.encoder`). Programs
+and people write numbers as texts and whole numbers with a point, here and in other files: `as_integer` and `as_number` read them.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +23,30 @@ _LABELS = 2**20
 _LABEL_CHARACTERS = 1000
 # Numbers in a table that transformers computes one by one in Python; the largest that was published has 1,536 rows of 64.
 _COMPUTED_NUMBERS = 2**22
+_WRITTEN_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
+
+
+def as_integer(value: Any) -> Any:
+    """The integer that a value from JSON certainly means, 64 for 64.0 and "64"; any other value as it is."""
+    if isinstance(value, str) and value.removeprefix("-").isdecimal():
+        return int(value) if _WRITTEN_NUMBER.fullmatch(value) else value
+    number = as_number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else value
+
+
+def as_number(value: Any) -> Any:
+    """The number that a value from JSON certainly means, 1e-12 for "1e-12"; any other value as it is."""
+    return float(value) if isinstance(value, str) and _WRITTEN_NUMBER.fullmatch(value) else value
 
 
 @dataclass(frozen=True)
 class _Field:
-    """What a value must be, in words and as a test."""
+    """What a value must be, in words and as a test of what `read` makes of it. `null_is_absent`: null says no more than a missing field."""
 
     expected: str
     accepts: Callable[[Any], bool]
+    read: Callable[[Any], Any] = lambda value: value
+    null_is_absent: bool = False
 
 
 def is_integer(value: Any, low: int, high: int = _LARGEST) -> bool:
@@ -42,11 +60,15 @@ def is_number(value: Any) -> bool:
 
 
 def _integers(low: int, high: int = _LARGEST) -> _Field:
-    return _Field(f"an integer from {low} to {high}", lambda value: is_integer(value, low, high))
+    return _Field(f"an integer from {low} to {high}", lambda value: is_integer(value, low, high), as_integer)
 
 
-def _or_null(field: _Field) -> _Field:
-    return _Field(f"{field.expected} or null", lambda value: value is None or field.accepts(value))
+def _numbers(words: str, accepts: Callable[[float], bool]) -> _Field:
+    return _Field(f"a number {words}", lambda value: is_number(value) and accepts(value), as_number)
+
+
+def _or_null(field: _Field, *, is_absent: bool = False) -> _Field:
+    return _Field(f"{field.expected} or null", lambda value: value is None or field.accepts(value), field.read, is_absent)
 
 
 def _are_labels(value: Any) -> bool:
@@ -60,9 +82,9 @@ def _are_labels(value: Any) -> bool:
 _SIZE = _integers(1)
 _COUNT = _integers(0)
 _LAYER_COUNT = _integers(1, _LAYERS)
-_SHARE = _Field("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
-_POSITIVE = _Field("a number above 0 and at most 1e9", lambda value: is_number(value) and 0 < value <= 10**9)
-_EPSILON = _Field("a number above 0 and at most 1", lambda value: is_number(value) and 0 < value <= 1)
+_SHARE = _numbers("from 0 to 1", lambda value: 0 <= value <= 1)
+_POSITIVE = _numbers("above 0 and at most 1e9", lambda value: 0 < value <= 10**9)
+_EPSILON = _numbers("above 0 and at most 1", lambda value: 0 < value <= 1)
 _SWITCH = _Field("true or false", lambda value: isinstance(value, bool))
 _ACTIVATION = _Field("the name of an activation that transformers has", lambda value: isinstance(value, str) and value in ACT2FN)
 _WORDS = _Field("a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
@@ -74,14 +96,16 @@ _FIELDS: Mapping[str, _Field] = {
     **dict.fromkeys(("embedding_size", "pooler_hidden_size"), _or_null(_SIZE)),
     **dict.fromkeys(("type_vocab_size", "conv_kernel_size", "task_type_vocab_size"), _COUNT),
     **dict.fromkeys(("position_buckets", "max_relative_positions"), _integers(-1)),
-    **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), _or_null(_COUNT)),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), _or_null(_integers(-1))),
     **dict.fromkeys(("hidden_act", "activation", "hidden_activation", "pooler_hidden_act", "classifier_activation"), _ACTIVATION),
     **dict.fromkeys(("layer_norm_eps", "norm_eps"), _EPSILON),
     **dict.fromkeys(
-        ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"), _SHARE
+        ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
+        _or_null(_SHARE, is_absent=True),
     ),
     **dict.fromkeys(("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "pooler_dropout"), _or_null(_SHARE)),
-    **dict.fromkeys(("initializer_range", "rope_theta", "global_rope_theta", "local_rope_theta"), _or_null(_POSITIVE)),
+    **dict.fromkeys(("rope_theta", "global_rope_theta", "local_rope_theta"), _or_null(_POSITIVE)),
+    "initializer_range": _or_null(_POSITIVE, is_absent=True),
     **dict.fromkeys(("relative_attention", "position_biased_input", "share_att_key", "rotary_value", "sinusoidal_pos_embds"), _SWITCH),
     **dict.fromkeys(("norm_bias", "mlp_bias", "attention_bias", "classifier_bias", "use_task_id", "tie_word_embeddings"), _SWITCH),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), _or_null(_Field("an object", lambda value: isinstance(value, dict)))),
@@ -93,17 +117,24 @@ _FIELDS: Mapping[str, _Field] = {
 }
 
 
-def check_fields(stored: Mapping[str, Any], *, name: str) -> None:
-    """Holds each field that is in config.json to its kind; `name` is the checkpoint's in the error.
+def read_fields(stored: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+    """config.json with each known field as what it means; `name` is the checkpoint's in the error.
 
     Raises:
         CheckpointError: a field is of another type, or out of any range that makes sense.
     """
-    for field, kind in _FIELDS.items():
-        if field in stored and not kind.accepts(stored[field]):
+    read: dict[str, Any] = {}
+    for field, value in stored.items():
+        kind = _FIELDS.get(field)
+        if kind is None:
+            read[field] = value
+        elif not kind.accepts(kind.read(value)):
             raise CheckpointError(
-                f"config.json of {name} has {field} {shown(stored[field])}; expected {kind.expected}; correct it or fetch it again"
+                f"config.json of {name} has {field} {shown(value)}; expected {kind.expected}; correct it or fetch it again"
             )
+        elif value is not None or not kind.null_is_absent:
+            read[field] = kind.read(value)
+    return read
 
 
 def check_sizes(config: Any, architecture: Architecture, *, name: str) -> None:
@@ -117,7 +148,7 @@ def check_sizes(config: Any, architecture: Architecture, *, name: str) -> None:
     if hidden % heads:
         raise CheckpointError(f"{where} hidden_size {hidden} and num_attention_heads {heads}; expected a multiple of the heads")
     padding = config.pad_token_id
-    if padding is None and architecture.positions_follow_padding_id:
+    if padding is None and architecture.first_position == "after_padding_id":
         raise CheckpointError(f"{where} no pad_token_id, which a {architecture.model_type} model counts its positions from")
     if padding is not None and padding >= config.vocab_size:
         raise CheckpointError(f"{where} pad_token_id {padding} and vocab_size {config.vocab_size}; expected an id below vocab_size")

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from cls_exporter.checkpoint.architectures import Architecture, architecture_of
-from cls_exporter.checkpoint.config_fields import check_fields, check_sizes
+from cls_exporter.checkpoint.config_fields import check_sizes, read_fields
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error
 
@@ -40,7 +40,7 @@ class Configuration:
     Attributes:
         architecture: its line in the table of architectures.
         loaded: transformers' configuration, with the defaults of its class.
-        stored: the object in the file.
+        stored: the object in the file, its numbers read as what they mean.
         runs_code: its model is made by code of the checkpoint's own, which the caller trusts.
     """
 
@@ -64,7 +64,7 @@ def read_configuration(folder: CheckpointFolder, name: str, *, trust_remote_code
     """
     stored = _stored(folder, name, trust_remote_code=trust_remote_code)
     architecture = architecture_of(stored, where=name)
-    check_fields(stored, name=name)
+    stored = read_fields(stored, name=name)
     runs_code = bool(stored.get("auto_map"))
     loaded = _loaded(folder, stored, runs_code=runs_code)
     if not runs_code:
@@ -74,7 +74,9 @@ def read_configuration(folder: CheckpointFolder, name: str, *, trust_remote_code
 
 def _stored(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> dict[str, Any]:
     if folder.has("adapter_config.json"):
-        raise UnsupportedError(f"{name} is an adapter (adapter_config.json); merge it into its base model and export that")
+        raise UnsupportedError(
+            f"{name} is an adapter (adapter_config.json); merge it into its base model with peft's merge_and_unload() and export that"
+        )
     if not folder.has("config.json"):
         raise CheckpointError(f"{name} has no config.json; expected a checkpoint as save_pretrained() writes it")
     stored = folder.json_object("config.json")

@@ -25,7 +25,7 @@ def build_encoder(configuration: Configuration, tensors: Mapping[str, Tensor]) -
 
     Raises:
         CheckpointError: config.json does not describe a model, or one that these weights do not fit.
-        UnsupportedError: a weight holds no floating point numbers.
+        UnsupportedError: a weight holds no floating point numbers, or is an adapter's.
     """
     if configuration.runs_code:
         encoder = _build(configuration, device="cpu")  # code of the checkpoint's own may need numbers to build itself
@@ -50,7 +50,15 @@ def _check_layers(configuration: Configuration, *, stored: int) -> None:
 
 
 def _placed(configuration: Configuration, encoder: Any, tensors: Mapping[str, Tensor]) -> Placement:
-    return place(tensors, encoder.state_dict(), computed=configuration.architecture.computed)
+    return place(tensors, encoder.state_dict(), computed=configuration.architecture.computed, tied=_tied(configuration, encoder))
+
+
+def _tied(configuration: Configuration, encoder: Any) -> str | None:
+    """The name of the word embeddings, where config.json ties the training objective's decoder to them."""
+    if not getattr(configuration.loaded, "tie_word_embeddings", True):
+        return None
+    words = encoder.get_input_embeddings().weight
+    return next((name for name, parameter in encoder.named_parameters() if parameter is words), None)
 
 
 def _build(configuration: Configuration, *, device: str) -> Any:

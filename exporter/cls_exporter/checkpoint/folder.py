@@ -10,6 +10,8 @@ from typing import Any
 
 from cls_exporter.checkpoint.json_data import parse_json
 from cls_exporter.errors import CheckpointError, shown
+from cls_runtime.bundle.links import NOT_DOWNLOADED, hub_repository, is_link_to_blob
+from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 
 JSON_BYTES = 16 * 2**20
 _NAME_CHARACTERS = 255
@@ -41,10 +43,7 @@ class CheckpointFolder:
     def of(cls, path: Path) -> CheckpointFolder:
         """The folder at `path`, which may be a link itself."""
         real = Path(os.path.realpath(path))
-        for folder in (real, *real.parents):
-            if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-                return cls(path, folder.parent.parent)
-        return cls(path, real)
+        return cls(path, hub_repository(real) or real)
 
     @property
     def name(self) -> str:
@@ -68,15 +67,17 @@ class CheckpointFolder:
         return CheckpointFolder(inside(self.path, name, named_by=named_by), self.boundary)
 
     def file(self, name: str, *, limit_bytes: int) -> Path:
-        """The real path of a file, which was found to be a regular one inside the boundary, of at most `limit_bytes`.
+        """The real path of a file, which was found to be a regular one inside the boundary, of at most `limit_bytes`, that was fetched.
 
         Raises:
-            CheckpointError: it is not there, or anything else.
+            CheckpointError: it is not there, or anything else, such as the pointer that Git LFS leaves in a file's place.
         """
         try:
             real = Path(os.path.realpath(self.path / name, strict=True))
             status = real.stat()
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and is_link_to_blob(self.path / name):
+                raise CheckpointError(f"{name} in {self.name} {NOT_DOWNLOADED}, or export it by its hub id with the network on") from None
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"{name} in {self.name} cannot be read ({reason}); fetch the checkpoint again") from None
         if not real.is_relative_to(self.boundary):
@@ -89,6 +90,9 @@ class CheckpointFolder:
             raise CheckpointError(f"{name} in {self.name} is {kind}, expected a regular file; fetch the checkpoint again")
         if status.st_size > limit_bytes:
             raise CheckpointError(f"{name} in {self.name} has {status.st_size} bytes, expected at most {limit_bytes}")
+        words = stand_in(self._opened(real, name, limit_bytes=HEAD_BYTES))
+        if words is not None:
+            raise CheckpointError(f"{name} in {self.name} {words}")
         return real
 
     def read(self, name: str, *, limit_bytes: int) -> bytes:
@@ -97,7 +101,10 @@ class CheckpointFolder:
         Raises:
             CheckpointError: as `file`.
         """
-        path = self.file(name, limit_bytes=limit_bytes)
+        return self._opened(self.file(name, limit_bytes=limit_bytes), name, limit_bytes=limit_bytes)
+
+    def _opened(self, path: Path, name: str, *, limit_bytes: int) -> bytes:
+        """The first `limit_bytes` of the file at `path`."""
         try:
             with open(path, "rb", opener=lambda file, _: os.open(file, _OPEN_FLAGS)) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

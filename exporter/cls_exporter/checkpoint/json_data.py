@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from cls_exporter.errors import shown
@@ -19,10 +21,35 @@ def parse_json(data: bytes) -> Any:
         RecursionError: it is nested too deeply.
     """
     text = data.decode("utf-8")
-    value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int)
+    with _cut_is_told(text):
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_int)
     if "\\u" in text:  # json.loads lets "\ud800" through, which no file can be written with
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def check_whole(data: bytes) -> None:
+    """Looks whether `data`, which another library will read, is whole and JSON at all.
+
+    Raises:
+        ValueError: it is cut short, or no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    text = data.decode("utf-8-sig")
+    with _cut_is_told(text):
+        json.loads(text)
+
+
+@contextlib.contextmanager
+def _cut_is_told(text: str) -> Iterator[None]:
+    """An error of json.loads at the end of what there is says so."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        rest = text[error.pos :].rstrip()
+        if error.msg.startswith("Unterminated string") or any(word.startswith(rest) for word in ("true", "false", "null", "-")):
+            raise ValueError(f"it is cut short after {len(text)} characters") from None
+        raise
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

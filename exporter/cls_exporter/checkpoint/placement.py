@@ -12,14 +12,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cls_exporter.checkpoint.weights import some_of
-from cls_exporter.errors import CheckpointError
+from cls_exporter.checkpoint.weights import shown_name, some_of
+from cls_exporter.errors import CheckpointError, UnsupportedError
 
 # Parts of training objectives: they read the encoder and nothing that is exported reads them.
 _OBJECTIVES = re.compile(
     r"(^|\.)(predictions|lm_head|lm_predictions|mask_predictions|vocab_transform|vocab_layer_norm|vocab_projector|vocab_projection"
     r"|generator_predictions|generator_lm_head|discriminator_predictions|seq_relationship|sop_classifier|qa_outputs|decoder)\."
 )
+# What the word embeddings are tied to. transformers writes one of the two.
+_TIED_TO = re.compile(r"(^|\.)(decoder|vocab_projector|generator_lm_head)\.weight$")
+# What PyTorch puts into names, anywhere, where a module is compiled, sharded or recomputed.
+_WRAPPER = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
+# A parameter-efficient training's own tensors, and where it puts the ones that it adds to.
+_ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer)(\.|$)")
 # Constants that older versions of transformers saved.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|original_inv_freq)$")
 # The prediction head of ModernBERT's masked-LM model has the same name as its classifier's.
@@ -38,20 +44,37 @@ class Placement:
     notes: tuple[str, ...]
 
 
-def place(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, computed: Collection[str]) -> Placement:
+def place(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, computed: Collection[str], tied: str | None = None
+) -> Placement:
     """Finds the encoder whose parameters are `expected` (the model's own state dict, for names and shapes) among `tensors`.
+
+    `computed` are parameters that may be missing; `tied` is the one that may be stored as the decoder of the training objective instead.
 
     Raises:
         CheckpointError: no or several encoders, missing or misshapen weights, or a tensor that has no place.
+        UnsupportedError: there are weights of an adapter.
     """
+    _check_merged(tensors)
     notes: list[str] = []
-    renamed = {_modern_name(name): tensor for name, tensor in tensors.items()}
-    if renamed.keys() != tensors.keys():
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = _modern_name(_WRAPPER.sub(r"\1", name))
+        if plain in renamed:
+            raise CheckpointError(f"the weights hold {plain} twice (one is {name}); expected one; remove the one that is not used")
+        renamed[plain] = tensor
+    if any(_modern_name(name) != name for name in tensors):
         notes.append("LayerNorm gamma and beta, the names of early checkpoints, were read as weight and bias")
-    required = [name for name in expected if name not in computed]
+    if any(_WRAPPER.search(name) for name in tensors):
+        notes.append("names of the modules that training programs wrap around others were left out")
+    decoder = None if tied is None else _decoder_instead(renamed, tied)
+    required = [name for name in expected if name not in computed and (name != tied or decoder is None)]
     prefix = _encoder_prefix(renamed, required)
     if prefix:
         notes.append(f"the encoder's weights are stored under the prefix {prefix!r}")
+    if tied is not None and decoder is not None:
+        renamed[prefix + tied] = renamed[decoder]
+        notes.append(f"{tied} is stored as {shown_name(decoder)}, which config.json ties it to")
     encoder = {name: renamed.pop(prefix + name) for name in expected if prefix + name in renamed}
     _check_shapes(encoder, expected, prefix)
     computed_here = sorted(set(expected) - set(encoder))
@@ -63,6 +86,23 @@ def place(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, comp
 
 def _modern_name(name: str) -> str:
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+
+
+def _check_merged(tensors: Mapping[str, Tensor]) -> None:
+    adapter = sorted(name for name in tensors if _ADAPTER.search(name))
+    if adapter:
+        raise UnsupportedError(
+            f"the weights hold {len(adapter)} tensors of an adapter (LoRA) that was not merged: {some_of(adapter[:3])}; what it adds would "
+            "be missing from the graph; merge it with peft's merge_and_unload(), save that model and export it"
+        )
+
+
+def _decoder_instead(tensors: Mapping[str, Tensor], tied: str) -> str | None:
+    """The name of the decoder where its weight is stored and `tied`, under no prefix, is not."""
+    if any(f".{name}".endswith(f".{tied}") for name in tensors):
+        return None
+    decoders = [name for name in tensors if _TIED_TO.search(name)]
+    return decoders[0] if len(decoders) == 1 else None
 
 
 def _encoder_prefix(tensors: Mapping[str, Tensor], required: list[str]) -> str:
@@ -105,7 +145,7 @@ def _check_shapes(encoder: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 def _sort_rest(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
     """What may be a pooler or a classifier among the tensors beside the encoder, and notes on what is left out."""
     rest: dict[str, Tensor] = {}
-    unplaced, objectives, buffers = [], set(), []
+    unplaced, objectives, buffers, counters = [], set(), [], []
     for stored, tensor in tensors.items():
         name = _strip(stored, prefix)
         objective = _OBJECTIVES.search(name)
@@ -113,6 +153,8 @@ def _sort_rest(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Te
             objectives.add(objective.group(2))
         elif _BUFFERS.search(name):
             buffers.append(stored)
+        elif tensor.numel() == 1 and not (tensor.is_floating_point() or tensor.is_complex()):
+            counters.append(stored)
         elif _HEADS.match(name):
             if name in rest:
                 raise CheckpointError(f"the weights hold {name} twice (one is {stored}); expected one; remove the one that is not used")
@@ -129,6 +171,8 @@ def _sort_rest(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Te
         notes.append(f"left out, parts of a training objective: {', '.join(sorted(objectives))}")
     if buffers:
         notes.append(f"left out, constants that the model makes itself: {some_of(sorted(buffers))}")
+    if counters:
+        notes.append(f"left out, counters of the training: {some_of(sorted(counters))}")
     return rest, notes
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from cls_exporter.checkpoint.config_fields import is_integer
+from cls_exporter.checkpoint.config_fields import as_integer, is_integer
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.tensor_files import as_float32
 from cls_exporter.checkpoint.weights import read_weights, shown_name, some_of
@@ -278,9 +278,9 @@ def _dense(folder: CheckpointFolder, width: int) -> _Dense:
         raise UnsupportedError(f"{where} has use_residual; supported is a Linear and its activation")
     if any(config.get(key) not in (None, "sentence_embedding") for key in ("module_input_name", "module_output_name")):
         raise UnsupportedError(f"{where} does not read and write sentence_embedding; supported is only that")
-    out_features: Any = config.get("out_features")
-    if not is_integer(out_features, 1) or config.get("in_features", width) != width:
-        sizes = f"in_features {shown(config.get('in_features'))} and out_features {shown(out_features)}"
+    out_features: Any = as_integer(config.get("out_features"))
+    if not is_integer(out_features, 1) or as_integer(config.get("in_features", width)) != width:
+        sizes = f"in_features {shown(config.get('in_features'))} and out_features {shown(config.get('out_features'))}"
         raise CheckpointError(f"{where} has {sizes}; expected {width} and an integer above 0")
     weights = read_weights(folder)
     expected = {"linear.weight": [out_features, width]}

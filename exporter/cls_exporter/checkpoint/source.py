@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.checkpoint.hub_cache import cached_commit, is_short_hash, snapshot_of
 from cls_exporter.errors import CheckpointError, as_checkpoint_error, shown
+from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.errors import UsageError
 
 # Named one by one, so that a repository's ONNX, TensorFlow, Flax and training files stay where they are.
@@ -44,34 +48,44 @@ class SourceFolder:
 def find_source(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
     """Finds MODEL on disk or on the hub (through its cache; `HF_HUB_OFFLINE` and `HF_HOME` are honoured).
 
-    An existing folder wins over a hub id of the same name, as in transformers.
+    An existing folder wins over a hub id of the same name, as in transformers. Of a repository's folder in the cache it is the main
+    snapshot, or that of `revision`; `hub_name` says what else may name one of the hub.
 
     Raises:
         CheckpointError: there is no such folder, repository or revision, or the hub cannot be reached and the cache does not have it.
-        UsageError: a revision for a local folder.
+        UsageError: a revision for a local folder, two revisions, or an address that is no model's.
     """
     with as_checkpoint_error(lambda reason: f"{shown(model)} is no hub id and no folder's name ({reason}); expected one of them"):
         path = Path(model).expanduser()
         is_folder, is_there = path.is_dir(), path.exists()
     if model and is_folder:
+        repository = cached_id(path)
+        if repository is not None:
+            snapshot = snapshot_of(path, revision)
+            return SourceFolder(name=repository, revision=snapshot.name, folder=CheckpointFolder.of(snapshot))
         if revision is not None:
             raise UsageError(f"{model} is a local folder, --revision {revision} names a commit of a hub repository; leave one of them out")
-        return SourceFolder(name=path.resolve().name, revision=None, folder=CheckpointFolder.of(path))
+        return SourceFolder(name=_in_utf8(path.resolve().name), revision=None, folder=CheckpointFolder.of(path))
     if model and is_there:
         raise CheckpointError(f"{model} is a file; expected a hub id or the folder that holds config.json and the weights")
-    if _looks_like_path(model):
+    named = hub_name(model)
+    if named is None:
         raise CheckpointError(
             f"{model or repr(model)} does not exist; expected a hub id or a folder with config.json, weights and tokenizer"
         )
-    return _from_hub(model, revision=revision, trust_remote_code=trust_remote_code)
+    if None not in (revision, named.revision) and revision != named.revision:
+        raise UsageError(f"{model} names the revision {named.revision}, and --revision {revision} another; leave one of them out")
+    return _from_hub(named.id, revision=named.revision or revision, trust_remote_code=trust_remote_code)
 
 
-def _looks_like_path(model: str) -> bool:
-    return not model or model[0] in "./~" or "\\" in model or model.count("/") > 1 or model.endswith("/")
+def _in_utf8(name: str) -> str:
+    """A file's name as text that can be written; bytes of it that are no UTF-8 are written out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
     code = ("*.py",) if trust_remote_code else ()
+    revision = _whole_hash(model, revision)
     folder = _snapshot(model, revision=revision, patterns=_SMALL_FILES + _MODULE_FILES + _SAFETENSORS + code)
     commit = folder.name
     encoder = encoder_folder(CheckpointFolder.of(folder))
@@ -79,6 +93,23 @@ def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> S
         # The commit, not the branch: it may have moved since the first half was fetched.
         folder = _snapshot(model, revision=commit, patterns=_PICKLES)
     return SourceFolder(name=model, revision=commit, folder=CheckpointFolder.of(folder))
+
+
+def _whole_hash(model: str, revision: str | None) -> str | None:
+    """The commit that a short hash begins, by the cache or else the hub; any other revision, and one that neither knows, as it is."""
+    if revision is None or not is_short_hash(revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cached = cached_commit(Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model"), revision)
+    if cached is not None:
+        return cached
+    with contextlib.suppress(Exception):  # offline, unknown, gated: fetching it says so
+        found = {commit.commit_id for commit in HfApi().list_repo_commits(model) if commit.commit_id.startswith(revision)}
+        if len(found) == 1:
+            return found.pop()
+    return revision
 
 
 def _snapshot(model: str, *, revision: str | None, patterns: tuple[str, ...]) -> Path:

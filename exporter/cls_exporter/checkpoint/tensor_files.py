@@ -6,15 +6,20 @@ beyond it, and a view of one number may have the shape of a terabyte. So a file 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from cls_exporter.checkpoint.folder import JSON_BYTES, CheckpointFolder
 from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, shown
+from cls_runtime.bundle.folder import path_for_libraries
 
 WEIGHTS_BYTES = 64 * 2**30  # ten times the largest encoder of a supported architecture, in fp32
 _NAME_CHARACTERS = 500
@@ -22,6 +27,8 @@ _TENSORS = 100_000
 # A tied weight is stored once and named two or three times.
 _NAMES_OF_A_NUMBER = 4
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WRAPPERS = 2  # dicts that a training program puts around a state dict
+_LENGTH_BYTES = 8  # of a safetensors header's length
 _ZIP = b"PK\x03\x04"
 
 
@@ -33,13 +40,11 @@ def read_tensors(folder: CheckpointFolder, name: str) -> dict[str, Tensor]:
         UnsupportedError: a tensor is sparse, quantized or of another kind that is not plain numbers.
     """
     path = folder.file(name, limit_bytes=WEIGHTS_BYTES)
-    content = _read_safetensors(path, name) if name.endswith(".safetensors") else _read_pickle(path, name)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(key, str) and isinstance(item, Tensor) for key, item in content.items()):
-        raise CheckpointError(f"{name} holds more than named tensors; expected a state dict, as save_pretrained() writes it")
-    _check_tensors(content, name, file_bytes=path.stat().st_size)
-    return dict(content)
+    with path_for_libraries(path) as readable:
+        content = _read_safetensors(readable, name) if name.endswith(".safetensors") else _read_pickle(readable, name)
+    tensors = _state_dict(content, name)
+    _check_tensors(tensors, name, file_bytes=path.stat().st_size)
+    return tensors
 
 
 def as_float32(name: str, tensor: Tensor) -> Tensor:
@@ -66,10 +71,23 @@ def _read_safetensors(path: Path, name: str) -> object:
 
     with as_checkpoint_error(lambda reason: f"{name} is damaged or not safetensors ({reason}); fetch the checkpoint again"):
         with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-        if header_bytes > JSON_BYTES:
-            raise ValueError(f"its header has {header_bytes} bytes, expected at most {JSON_BYTES}")
+            _check_header(file, size_bytes=path.stat().st_size)
         return load_file(path)
+
+
+def _check_header(file: BinaryIO, *, size_bytes: int) -> None:
+    """Holds a safetensors file's own sizes to the file's; of all else that is wrong with its header the library speaks."""
+    if size_bytes < _LENGTH_BYTES:
+        raise ValueError(f"it is cut short after {size_bytes} bytes")
+    (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
+    if header_bytes > JSON_BYTES:
+        raise ValueError(f"its header has {header_bytes} bytes, expected at most {JSON_BYTES}")
+    end = _LENGTH_BYTES + header_bytes
+    with contextlib.suppress(ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        entries = json.loads(file.read(header_bytes)).items()
+        end += max(int(entry["data_offsets"][1]) for name, entry in entries if name != "__metadata__")
+    if size_bytes < end:
+        raise ValueError(f"it is cut short after {size_bytes} bytes, its header says {end}")
 
 
 def _read_pickle(path: Path, name: str) -> object:
@@ -87,8 +105,42 @@ def _read_pickle(path: Path, name: str) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
+def _state_dict(content: object, name: str) -> dict[str, Tensor]:
+    """The weights in a file's content: all of it, or what a training program put beside its optimizer's state."""
+    if _is_state_dict(content):
+        return dict(content)
+    found = dict(_weights_within(content, depth=_WRAPPERS))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{name} holds {len(found)} state dicts, under {', '.join(shown(place) for place in list(found)[:8])}, and nothing says which "
+            "is the model; expected one; save the one to export with save_pretrained()"
+        )
+    if not found:
+        raise CheckpointError(f"{name} holds more than named tensors; expected a state dict, as save_pretrained() writes it")
+    return next(iter(found.values()))
+
+
+def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(content, dict) and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in content.items())
+
+
+def _weights_within(content: object, *, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state dicts within at most `depth` others, each with the keys that lead to it. One without a matrix holds no weights."""
+    if not isinstance(content, dict) or not depth:
+        return
+    for key, item in content.items():
+        if not isinstance(key, str) or "optim" in key:
+            continue
+        if not _is_state_dict(item):
+            yield from ((f"{key}.{inner}", tensors) for inner, tensors in _weights_within(item, depth=depth - 1))
+        elif any(tensor.dim() > 1 for tensor in item.values()):
+            yield key, dict(item)
+
+
 def _check_members(path: Path) -> None:
     """Holds the zip file that torch.save() writes to its size: nothing in it is compressed, and its pickle is small beside its storages."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is cut short: the end that a zip file has is missing")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):

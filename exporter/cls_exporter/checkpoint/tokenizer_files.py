@@ -9,20 +9,27 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cls_exporter.checkpoint.config_fields import is_integer, is_number
+from cls_exporter.checkpoint.config_fields import as_integer, is_integer
 from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.checkpoint.json_data import check_whole
 from cls_exporter.checkpoint.weights import some_of
-from cls_exporter.errors import CheckpointError, shown
+from cls_exporter.errors import CheckpointError, one_line, shown
+from cls_runtime.bundle.protocol_buffers import messages
 
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
 SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _VOCABULARY_BYTES = 128 * 2**20  # the largest of the hub's have 35 MB
+_SPARE_ROWS = 1024  # more than any table was padded by
+_SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+_JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]+"\s*:')
 _TOKEN_CHARACTERS = 1000
+_NO_LIMIT = 10**40  # transformers writes 1e30
 _TOKEN_SWITCHES = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -58,6 +65,7 @@ _SPECIAL: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_TOKENS, _is_token),
     **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), _are_tokens),
 }
+_LIMITS = ("model_max_length", "max_len")
 _KNOWN: Mapping[str, Callable[[Any], bool]] = {
     **_SPECIAL,
     "added_tokens_decoder": _are_token_ids,
@@ -69,9 +77,11 @@ _KNOWN: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("errors", "padding_side", "truncation_side", "wordpieces_prefix", "tokenizer_class", "vocab_type"), _is_word),
     **dict.fromkeys(("src_lang", "tgt_lang"), _is_word),
     **dict.fromkeys(("model_input_names", "never_split"), _are_words),
-    **dict.fromkeys(("unk_id", "pad_token_type_id"), lambda value: value is None or is_integer(value, 0)),
-    **dict.fromkeys(("model_max_length", "max_len"), lambda value: value is None or (is_number(value) and value == int(value))),
+    **dict.fromkeys(("unk_id", "pad_token_type_id"), lambda value: value is None or is_integer(as_integer(value), 0)),
+    **dict.fromkeys(_LIMITS, lambda value: value is None or is_integer(as_integer(value), 1, _NO_LIMIT)),
 }
+_INTEGERS = ("unk_id", "pad_token_type_id", *_LIMITS)
+_EXPECTED: Mapping[str, str] = dict.fromkeys(_LIMITS, "an integer above 0, or null")
 # Written beside the others by some version of transformers; they say where files were, how a chat is written, or what no bundle does.
 _WITHOUT_EFFECT = (
     *("auto_map", "backend", "chat_template", "device_map", "fast_tokenizer_files", "is_local", "local_files_only", "max_length"),
@@ -93,11 +103,13 @@ def staged_tokenizer(folder: CheckpointFolder) -> Iterator[tuple[Path, tuple[str
     with tempfile.TemporaryDirectory(prefix="cls-export-tokenizer-") as name:
         stage = Path(name)
         for vocabulary in vocabulary_files(folder):
-            (stage / vocabulary).write_bytes(folder.read(vocabulary, limit_bytes=_VOCABULARY_BYTES))
+            content = folder.read(vocabulary, limit_bytes=_VOCABULARY_BYTES)
+            _check_content(content, vocabulary, folder)
+            (stage / vocabulary).write_bytes(content)
         notes = _write(folder, SETTINGS, stage, known=_KNOWN)
         notes += _write(folder, SPECIAL_TOKENS, stage, known=_SPECIAL)
         if folder.has(ADDED_TOKENS):
-            added = folder.json_object(ADDED_TOKENS)
+            added = {token: as_integer(number) for token, number in folder.json_object(ADDED_TOKENS).items()}
             if not all(is_integer(value, 0) for value in added.values()):
                 raise CheckpointError(
                     f"{ADDED_TOKENS} in {folder.name} is not an object of tokens and their ids; fetch the checkpoint again"
@@ -115,6 +127,29 @@ def vocabulary_files(folder: CheckpointFolder) -> list[str]:
     return [name for name in folder.names() if any(fnmatch.fnmatchcase(name, pattern) for pattern in VOCABULARIES)]
 
 
+def _check_content(content: bytes, name: str, folder: CheckpointFolder) -> None:
+    """Refuses a vocabulary that is cut short or of another form, which libraries would answer with whatever they stumble over."""
+    try:
+        if name.endswith(".json"):
+            check_whole(content)
+        elif name in _SENTENCEPIECE:
+            list(messages(content, (0, len(content))))
+        elif _JSON_OBJECT.match(content):
+            raise ValueError("it holds JSON; expected a token a line")
+        elif name == "vocab.txt" and not content.endswith(b"\n"):
+            _check_count(content.count(b"\n") + 1, folder)
+    except (ValueError, RecursionError, IndexError) as error:
+        reason = "it is cut short" if isinstance(error, IndexError) else one_line(error)
+        raise CheckpointError(f"{name} in {folder.name} is no vocabulary that can be read ({reason}); fetch the checkpoint again") from None
+
+
+def _check_count(tokens: int, folder: CheckpointFolder) -> None:
+    """Holds a list of tokens that ends within a line to the size of the vocabulary in config.json."""
+    rows = as_integer(folder.json_object("config.json").get("vocab_size"))
+    if is_integer(rows, 1) and tokens + _SPARE_ROWS < rows:
+        raise ValueError(f"it is cut short: it ends within a line, after {tokens} tokens of the {rows} in config.json")
+
+
 def _write(folder: CheckpointFolder, name: str, stage: Path, *, known: Mapping[str, Callable[[Any], bool]]) -> tuple[str, ...]:
     """Writes what is known of a file's entries, and notes what is not."""
     if not folder.has(name):
@@ -124,8 +159,9 @@ def _write(folder: CheckpointFolder, name: str, stage: Path, *, known: Mapping[s
     for key, value in folder.json_object(name).items():
         if key in known:
             if not known[key](value):
-                raise CheckpointError(f"{name} in {folder.name} has {key} {shown(value)}; expected what save_pretrained() writes there")
-            kept[key] = value
+                expected = _EXPECTED.get(key, "what save_pretrained() writes there")
+                raise CheckpointError(f"{name} in {folder.name} has {key} {shown(value)}; expected {expected}")
+            kept[key] = as_integer(value) if key in _INTEGERS else value
         elif key not in _WITHOUT_EFFECT:
             if value and (key in _READS or key.endswith("_file")):
                 raise CheckpointError(

@@ -12,8 +12,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from cls_runtime.bundle.files import sha256
+from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
 from cls_runtime.bundle.onnx_form import external_files
+from cls_runtime.bundle.stand_ins import stand_in_at
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
 
 T = TypeVar("T")
@@ -27,18 +29,21 @@ _BETWEEN_RENAMES_S = 0.02
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder and its manifest. Made by `Bundle.open`."""
+    """A checked bundle: its folder, its manifest, and whether its links may lead anywhere. Made by `Bundle.open`."""
 
     folder: Path
     manifest: Manifest
+    follow_links: bool = False
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, check_hashes: bool = False) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, check_hashes: bool = False, follow_links: bool = False) -> Bundle:
         """Reads the manifest and checks every file that it names: inside the folder, regular, of the recorded size.
 
         Args:
             path: the bundle's folder.
             check_hashes: also read every file and compare its SHA-256.
+            follow_links: read files wherever links in the folder lead; otherwise those that leave it are refused, but for the ones that a
+                snapshot in the hub's cache is made of.
 
         Raises:
             BundleError: no folder, no or a broken manifest, a file that is missing, of another size or outside the folder.
@@ -48,7 +53,7 @@ class Bundle:
         if not folder.is_dir():
             reason = "is a file" if folder.exists() else "does not exist"
             raise BundleError(f"bundle {folder} {reason}; expected a folder made by cls-export")
-        bundle = cls(folder, read_manifest(folder))
+        bundle = cls(folder, read_manifest(folder, follow_links=follow_links), follow_links)
         for file in bundle.files():
             _check_size(bundle.locate(file), file)
         if check_hashes:
@@ -56,7 +61,9 @@ class Bundle:
         return bundle
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], work: Callable[[Bundle], T], *, check_hashes: bool = False) -> T:
+    def read(
+        cls, path: str | os.PathLike[str], work: Callable[[Bundle], T], *, check_hashes: bool = False, follow_links: bool = False
+    ) -> T:
         """What `work` makes of a bundle's files, all of them of one bundle, also while `cls-export --force` replaces the folder.
 
         On Linux the folder is held by a descriptor, and read through it whatever has its name by now. Elsewhere, and where reading fails
@@ -66,6 +73,7 @@ class Bundle:
             path: the bundle's folder.
             work: reads the files of the bundle that it is given, which is good for this alone: its folder may be a descriptor.
             check_hashes: as of `open`.
+            follow_links: as of `open`.
 
         Raises:
             BundleError: as `open`, or the folder is replaced again and again.
@@ -76,7 +84,7 @@ class Bundle:
             before = _identity(folder)
             with _held(folder) as held:
                 try:
-                    result = work(cls.open(held, check_hashes=check_hashes))
+                    result = work(cls.open(held, check_hashes=check_hashes, follow_links=follow_links))
                 except Exception as error:
                     is_moving = _is_aside(folder)  # looked up first: it may end before the next line
                     if _identity(folder) == before and not is_moving:
@@ -109,12 +117,9 @@ class Bundle:
             raise BundleError(f"bundle {self.folder} names the file {file.path!r}, which leaves the folder; do not use this bundle")
         path = self.folder / posix
         try:
-            resolved = path.resolve(strict=True)
-            mode = resolved.stat().st_mode
+            mode = resolved(path, self.folder, follow_links=self.follow_links).stat().st_mode
         except (OSError, RuntimeError):
             raise BundleError(f"bundle {self.folder} has no file {file.path}; it is incomplete, copy or export it again") from None
-        if not resolved.is_relative_to(self.folder.resolve()):  # now, not once: an export may have renamed it meanwhile
-            raise BundleError(f"{path} is a link that leaves the bundle (to {resolved}); copy the bundle with its links resolved")
         if not stat.S_ISREG(mode):
             raise BundleError(f"{path} is not a regular file; the bundle is damaged, copy or export it again")
         return path
@@ -219,6 +224,20 @@ def _held(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def path_for_libraries(path: Path) -> Iterator[Path]:
+    """A path to the same file that a library takes which knows names in UTF-8 only, as the inference engines do; the file's own where it
+    is UTF-8, or where the system has no other.
+    """
+    try:
+        str(path.parent).encode("utf-8")
+    except UnicodeEncodeError:
+        with _held(path.parent) as folder:
+            yield folder / path.name
+        return
+    yield path
+
+
 def _call_by_name(error: Exception, held: Path, folder: Path) -> None:
     """Names the folder as the caller does in an error's message."""
     error.args = tuple(part.replace(str(held), str(folder)) if isinstance(part, str) else part for part in error.args)
@@ -236,6 +255,8 @@ def _identity(folder: Path) -> tuple[int, ...] | None:
 def _check_size(path: Path, file: BundleFile) -> None:
     size = path.stat().st_size
     if size != file.size_bytes:
+        if (words := stand_in_at(path)) is not None:
+            raise BundleError(f"{path} {words}")
         raise BundleError(
             f"{path} has {size} bytes, the manifest says {file.size_bytes}; it is truncated or changed, copy or export the bundle again"
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from cls_runtime.bundle.files import read_regular
+from cls_runtime.bundle.links import resolved
+from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 from cls_runtime.bundle.typed_json import between, known, parsed, plain, shown, typed
 from cls_runtime.errors import BundleError, UsageError
 
@@ -261,17 +263,19 @@ def _check_files(manifest: Manifest) -> None:
             raise BundleError(f"{MANIFEST_NAME} names {shown(file.path)} twice, with two hashes or sizes; export the bundle again")
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Reads `folder/cls_export.json`.
+def read_manifest(folder: Path, *, follow_links: bool = False) -> Manifest:
+    """Reads `folder/cls_export.json`; with `follow_links` it may be a link to anywhere.
 
     Raises:
         BundleError: the file is missing, unreadable, too large, a link out of the folder, or not a manifest.
     """
     path = folder / MANIFEST_NAME
     try:
-        if not path.resolve(strict=True).is_relative_to(folder.resolve()):
-            raise BundleError(f"{path} is a link that leaves the bundle; copy the bundle with its links resolved")
-        return from_json(read_regular(path, max_bytes=MAX_MANIFEST_BYTES).decode("utf-8"))
+        resolved(path, folder, follow_links=follow_links)
+        data = read_regular(path, max_bytes=MAX_MANIFEST_BYTES)
+        if (words := stand_in(data[:HEAD_BYTES])) is not None:
+            raise BundleError(f"{path} {words}")
+        return from_json(data.decode("utf-8"))
     except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise BundleError(f"{path} {reason}; a bundle is a folder made by cls-export") from None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cls_runtime.bundle.protocol_buffers import Buffer, Span, messages, text_of
 from cls_runtime.errors import BundleError
 
 # What an export writes: operators of ONNX itself and the ones that ONNX Runtime adds.
@@ -21,10 +22,7 @@ DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 FORBIDDEN_OPERATORS = frozenset({"EPContext"})
 LOCATION = "location"
 
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5  # wire types
-_Buffer = mmap.mmap | bytes
-_Span = tuple[int, int]  # from, to
-_Leaf = Callable[[_Buffer, _Span], set[str]]
+_Leaf = Callable[[Buffer, Span], set[str]]
 _Fields = dict[int, Any]  # of another such dict, or of a _Leaf
 
 
@@ -46,7 +44,7 @@ def external_files(path: Path) -> set[str]:
 
 
 @contextlib.contextmanager
-def _mapped(descriptor: int) -> Iterator[_Buffer]:
+def _mapped(descriptor: int) -> Iterator[Buffer]:
     try:
         mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     except ValueError:
@@ -55,17 +53,17 @@ def _mapped(descriptor: int) -> Iterator[_Buffer]:
         yield mapped
 
 
-def _form(data: _Buffer) -> set[str]:
+def _form(data: Buffer) -> set[str]:
     whole = (0, len(data))
-    if not any(number == _MODEL_GRAPH for number, _ in _messages(data, whole)):
+    if not any(number == _MODEL_GRAPH for number, _ in messages(data, whole)):
         raise ValueError("it holds no graph")
     return _external(data, whole, _MODEL)
 
 
-def _external(data: _Buffer, span: _Span, fields: _Fields) -> set[str]:
+def _external(data: Buffer, span: Span, fields: _Fields) -> set[str]:
     """Where the tensors of a message say that their data is, as far as it is outside of the file."""
     external: set[str] = set()
-    for number, part in _messages(data, span):
+    for number, part in messages(data, span):
         meaning = fields.get(number)
         if isinstance(meaning, dict):
             external |= _external(data, part, meaning)
@@ -74,25 +72,25 @@ def _external(data: _Buffer, span: _Span, fields: _Fields) -> set[str]:
     return external
 
 
-def _location(data: _Buffer, entry: _Span) -> set[str]:
-    pair = {key: _string(data, part) for key, part in _messages(data, entry)}
+def _location(data: Buffer, entry: Span) -> set[str]:
+    pair = {key: text_of(data, part) for key, part in messages(data, entry)}
     return {pair.get(2, "")} if pair.get(1) == LOCATION else set()
 
 
-def _check_operator(data: _Buffer, span: _Span) -> set[str]:
-    if (operator := _string(data, span)) in FORBIDDEN_OPERATORS:
+def _check_operator(data: Buffer, span: Span) -> set[str]:
+    if (operator := text_of(data, span)) in FORBIDDEN_OPERATORS:
         raise ValueError(f"it has the operator {operator}, which loads a file")
     return set()
 
 
-def _check_domain(data: _Buffer, span: _Span) -> set[str]:
-    if (domain := _string(data, span)) not in DOMAINS:
+def _check_domain(data: Buffer, span: Span) -> set[str]:
+    if (domain := text_of(data, span)) not in DOMAINS:
         raise ValueError(f"it has operators of the domain {domain[:40]!r}")
     return set()
 
 
 def _refuse(reason: str) -> _Leaf:
-    def refuse(_data: _Buffer, _span: _Span) -> NoReturn:
+    def refuse(_data: Buffer, _span: Span) -> NoReturn:
         raise ValueError(reason)
 
     return refuse
@@ -108,50 +106,3 @@ _NODE: _Fields = {4: _check_operator, 5: _ATTRIBUTE, 7: _check_domain}  # op_typ
 _GRAPH: _Fields = {1: _NODE, 5: _TENSOR, 15: _SPARSE}  # node, initializer, sparse_initializer
 _MODEL_GRAPH = 7
 _MODEL: _Fields = {_MODEL_GRAPH: _GRAPH, 20: _OWN_CODE, 25: _OWN_CODE}  # training_info, functions
-
-
-def _messages(data: _Buffer, span: _Span) -> Iterator[tuple[int, _Span]]:
-    """The fields of a message that have a length, by number; others are passed over."""
-    place, end = span
-    while place < end:
-        # A byte is the rule: field numbers below 16, lengths below 128.
-        tag = data[place]
-        place += 1
-        if tag > 0x7F:
-            tag, place = _varint(data, place - 1)
-        wire = tag & 7
-        if wire == _LENGTH:
-            length = data[place]
-            place += 1
-            if length > 0x7F:
-                length, place = _varint(data, place - 1)
-            if place + length > end:
-                raise ValueError("it is cut short")
-            yield tag >> 3, (place, place + length)
-            place += length
-        elif wire == _VARINT:
-            _, place = _varint(data, place)
-        elif wire == _EIGHT_BYTES:
-            place += 8
-        elif wire == _FOUR_BYTES:
-            place += 4
-        else:
-            raise ValueError("it is no protocol buffer")
-    if place != end:
-        raise ValueError("it is cut short")
-
-
-def _varint(data: _Buffer, place: int) -> tuple[int, int]:
-    """A number of at most ten bytes, and the place behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise ValueError("it is no protocol buffer")
-
-
-def _string(data: _Buffer, span: _Span) -> str:
-    return bytes(data[span[0] : span[1]]).decode("utf-8", "backslashreplace")

@@ -11,6 +11,7 @@ from typing import Any
 
 from cls_runtime import __version__
 from cls_runtime.commands import shell
+from cls_runtime.commands.bundle_options import add_follow_links
 from cls_runtime.doctor import Diagnosis, Package, diagnose
 
 _EXAMPLES = [
@@ -33,11 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         examples=_EXAMPLES,
     )
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="a folder made by cls-export, to try on this machine")
+    add_follow_links(parser)
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    diagnosis = diagnose(arguments.bundle)
+    diagnosis = diagnose(arguments.bundle, follow_links=arguments.follow_links)
     if arguments.json:
         shell.print_json(diagnosis_document(diagnosis))
     else:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.commands import shell
+from cls_runtime.commands.bundle_options import add_follow_links
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import UsageError
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what computes (default: auto, onnxruntime before openvino); ray: auto on each worker of a Ray cluster",
     )
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine allows; on Ray 2 a worker)")
+    add_follow_links(parser)
     parser.add_argument(
         "--on-overflow",
         choices=get_args(OnOverflow),
@@ -139,6 +141,7 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         variant=arguments.variant,
         engine="auto" if arguments.engine == RAY else arguments.engine,
         threads=arguments.threads,
+        follow_links=arguments.follow_links,
     )
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
+from cls_runtime.commands.bundle_options import add_follow_links
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--texts", metavar="FILE", help=f"check with these texts (.txt, .jsonl, .csv; at most {MAX_TEXTS:,}), not the golden ones"
     )
+    add_follow_links(parser)
     parser.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report, a test case for each check")
     return parser
 
@@ -127,13 +129,19 @@ def _verify(arguments: argparse.Namespace) -> VerifyReport:
             engines=None if arguments.engine is None else [arguments.engine],
             against=arguments.against,
             texts=texts,
+            follow_links=arguments.follow_links,
             progress=None if arguments.json else _say_check,
         )
 
 
 def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
     comparison = compare_bundles(
-        arguments.bundle, arguments.compare, texts=texts, variant=arguments.variant or "auto", engine=arguments.engine or "auto"
+        arguments.bundle,
+        arguments.compare,
+        texts=texts,
+        variant=arguments.variant or "auto",
+        engine=arguments.engine or "auto",
+        follow_links=arguments.follow_links,
     )
     if arguments.json:
         shell.print_json(comparison_document(comparison))

@@ -34,6 +34,7 @@ class EncoderOptions:
     max_waiting_texts: int = MAX_WAITING_TEXTS
     max_waiting_characters: int = MAX_WAITING_CHARACTERS
     fingerprint: str | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         _check_one_of("on_overflow", self.on_overflow, get_args(OnOverflow))
@@ -48,6 +49,8 @@ class EncoderOptions:
         _check_count("max_waiting_characters", self.max_waiting_characters)
         if self.fingerprint is not None and not isinstance(self.fingerprint, str):
             raise UsageError(f"fingerprint is {self.fingerprint!r}, expected that of a manifest, or None")
+        if not isinstance(self.follow_links, bool):
+            raise UsageError(f"follow_links is {self.follow_links!r}, expected True or False")
 
 
 def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -110,6 +110,11 @@ def _load(ov: ModuleType, bundle: Bundle, *, variant: str, threads: int) -> Open
         if not model.inputs:  # what is no protocol buffer at all may read as an empty one
             raise RuntimeError("it is empty")
     except Exception as error:  # its readers' exceptions have no common base class
+        if "outside the base directory" in str(error):
+            raise EngineError(
+                f"OpenVINO does not follow the links of {graph} to its weights; use --engine onnxruntime (engine='onnxruntime' in Python), "
+                "or copy the bundle with its links resolved"
+            ) from error
         raise BundleError(f"{graph} is not a graph that OpenVINO reads ({_reason(error)}); copy or export the bundle again") from error
     _check_signature(model, bundle.manifest, graph)
     precision = "bf16" if variant == "bf16" else "f32"

@@ -38,6 +38,7 @@ class EmbedBatches:
         variant: the precision. `auto` may be another one on another machine: name it on a cluster that is not all of a kind.
         engine: the inference engine, or `auto`.
         threads: CPU threads, None for all of the machine; on a cluster, those of one task.
+        follow_links: read the bundle's files wherever links in its folder lead.
 
     Raises:
         UsageError: an option that is not understood.
@@ -56,13 +57,15 @@ class EmbedBatches:
         variant: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
+        follow_links: bool = False,
     ) -> None:
         check_column("column", column)
         check_flag("fixed_size", fixed_size)
         check_vectors(output, normalize, dtype)
         check_computing(variant, engine, threads)
+        check_flag("follow_links", follow_links)
         self._bundle = str(Path(bundle).absolute())
-        self._fingerprint = Bundle.open(bundle).manifest.fingerprint
+        self._fingerprint = Bundle.open(bundle, follow_links=follow_links).manifest.fingerprint
         self._column = column
         self._output: Output = output
         self._normalize = normalize
@@ -71,6 +74,7 @@ class EmbedBatches:
         self._variant = variant
         self._engine = engine
         self._threads = threads
+        self._follow_links = follow_links
         self._encoder: Encoder | None = None
 
     def __call__(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -114,6 +118,7 @@ class EmbedBatches:
                 threads=self._threads,
                 on_overflow="truncate",
                 fingerprint=self._fingerprint,
+                follow_links=self._follow_links,
             )
         return self._encoder
 

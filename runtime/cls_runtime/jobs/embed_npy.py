@@ -62,7 +62,14 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
     check_output_file(out, bundle=bundle, names=inputs, inputs=job_inputs, listed=may_list)
     overflow = options.encoder_overflow
     with (
-        Encoder.load(bundle, variant=options.variant, engine=options.engine, threads=options.threads, on_overflow=overflow) as encoder,
+        Encoder.load(
+            bundle,
+            variant=options.variant,
+            engine=options.engine,
+            threads=options.threads,
+            on_overflow=overflow,
+            follow_links=options.follow_links,
+        ) as encoder,
         contextlib.ExitStack() as stack,
     ):
         width = encoder.manifest.width(options.output)

@@ -74,7 +74,7 @@ def run_job(
     options = options or JobOptions()
     threads = options.threads or (available_cpus() if ray is None else WORKER_THREADS)
     require_pyarrow("Parquet shards")
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, follow_links=options.follow_links)
     choice = choose(opened.manifest, engine=options.engine, variant=options.variant)
     job_inputs = JobInputs.find(inputs, column=options.column, id_column=options.id_column, keep=options.keep, on_error=options.on_error)
     check_output_folder(out, bundle=opened.folder, names=inputs, inputs=job_inputs)
@@ -126,6 +126,7 @@ def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: 
         shard_rows=options.shard_rows,
         out=out,
         fingerprint=spec.vectors["fingerprint"],
+        follow_links=options.follow_links,
     )
 
 

@@ -37,6 +37,7 @@ class JobOptions:
         variant: the precision, or `auto`.
         engine: the inference engine, or `auto`.
         threads: CPU threads (on Ray: of each worker); None for all that there are (on Ray: 2).
+        follow_links: read the bundle's files wherever links in its folder lead.
 
     Raises:
         UsageError: a value that is none of these.
@@ -54,6 +55,7 @@ class JobOptions:
     variant: str = "auto"
     engine: str = "auto"
     threads: int | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         check_column("column", self.column)
@@ -66,6 +68,7 @@ class JobOptions:
         check_count("shard_rows", self.shard_rows)
         check_vectors(self.output, self.normalize, self.dtype)
         check_computing(self.variant, self.engine, self.threads)
+        check_flag("follow_links", self.follow_links)
 
     @property
     def encoder_overflow(self) -> OnOverflow:

@@ -36,6 +36,7 @@ class JobTask:
         shard_rows: rows of the input that a shard covers.
         out: the output folder, a path or a URI.
         fingerprint: the bundle's, when the job began.
+        follow_links: read the bundle's files wherever links in its folder lead.
     """
 
     bundle: Path
@@ -51,6 +52,7 @@ class JobTask:
     shard_rows: int
     out: str
     fingerprint: str
+    follow_links: bool
 
     def load_encoder(self) -> Encoder:
         """The Encoder.
@@ -66,6 +68,7 @@ class JobTask:
             threads=self.threads,
             on_overflow=self.on_overflow,
             fingerprint=self.fingerprint,
+            follow_links=self.follow_links,
         )
 
     def folder(self) -> OutputFolder:

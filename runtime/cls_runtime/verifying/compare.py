@@ -133,6 +133,7 @@ def compare_bundles(
     texts: Sequence[Text] | None = None,
     variant: str = "auto",
     engine: str = "auto",
+    follow_links: bool = False,
 ) -> Comparison:
     """Encodes texts with two bundles and says what changes from the first to the second.
 
@@ -145,14 +146,15 @@ def compare_bundles(
         texts: texts of your own; None takes the first bundle's golden texts.
         variant: of both bundles; `auto` takes for each what `Encoder.load` would take.
         engine: for both.
+        follow_links: read the files of both wherever links in their folders lead.
 
     Raises:
         BundleError, UsageError, MissingExtraError, EngineError, TextError: as `Encoder.load` and `Encoder.encode`.
     """
     if texts is not None and not texts:
         raise UsageError("the list of texts is empty, expected at least one")
-    probes = list(texts) if texts is not None else read_golden(Bundle.open(path).companion(GOLDEN_NAME)).inputs
-    first, second = (_encoded(folder, probes, variant=variant, engine=engine) for folder in (path, other))
+    probes: Sequence[Text] = list(texts) if texts is not None else _golden_texts(path, follow_links=follow_links)
+    first, second = (_encoded(folder, probes, variant=variant, engine=engine, follow_links=follow_links) for folder in (path, other))
     looser = max(first.about.variant, second.about.variant, key=list(THRESHOLDS).index)
     shared = [name for name in first.vectors if first.about.widths[name] == second.about.widths.get(name)]
     figures = {name: parity_figures(first.vectors[name], second.vectors[name]) for name in shared}
@@ -190,11 +192,21 @@ class _Encoded:
     removed: dict[int, int]
 
 
-def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: str, engine: str) -> _Encoded:
-    bundle = Bundle.open(path)
+def _golden_texts(path: str | os.PathLike[str], *, follow_links: bool) -> Sequence[Text]:
+    return read_golden(Bundle.open(path, follow_links=follow_links).companion(GOLDEN_NAME)).inputs
+
+
+def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: str, engine: str, follow_links: bool) -> _Encoded:
+    bundle = Bundle.open(path, follow_links=follow_links)
     tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
     with Encoder.load(
-        path, variant=variant, engine=engine, on_overflow="truncate", on_invalid="keep", fingerprint=bundle.manifest.fingerprint
+        path,
+        variant=variant,
+        engine=engine,
+        on_overflow="truncate",
+        on_invalid="keep",
+        fingerprint=bundle.manifest.fingerprint,
+        follow_links=follow_links,
     ) as encoder:
         encoded = {name: encoder.encode_with_report(texts, output=name) for name in encoder.outputs}
         vectors: dict[str, Float32] = {name: rows for name, (rows, _) in encoded.items()}

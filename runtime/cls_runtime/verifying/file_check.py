@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile
+from cls_runtime.bundle.stand_ins import stand_in_at
 from cls_runtime.errors import BundleError
 from cls_runtime.verifying.vector_checks import Finding
 
@@ -46,6 +47,8 @@ def _objection(bundle: Bundle, file: BundleFile) -> str | None:
         path = bundle.locate(file)
         size_bytes = path.stat().st_size
         if size_bytes != file.size_bytes:
+            if (words := stand_in_at(path)) is not None:
+                return f"{file.path} {words}"
             return f"{file.path} has {size_bytes} bytes, the manifest says {file.size_bytes}; it was cut or changed, copy or export again"
         return None if sha256(path) == file.sha256 else ""
     except BundleError as error:

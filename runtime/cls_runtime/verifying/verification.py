@@ -69,6 +69,7 @@ class Verification:
             one that `Encoder.load` would take.
         against: a hub id or checkpoint folder; its vectors are computed now, with PyTorch, and compared.
         texts: texts of your own for the checks that need no golden vectors, and for `against`; None takes the golden texts.
+        follow_links: read files wherever links in the folder lead.
 
     Damage of any kind is found by the checks: of a bundle whose manifest cannot be read there is one, `files`, which says so.
 
@@ -86,6 +87,7 @@ class Verification:
         engines: Sequence[str] | None = None,
         against: str | None = None,
         texts: Sequence[Text] | None = None,
+        follow_links: bool = False,
     ) -> None:
         if texts is not None and not texts:
             raise UsageError("the list of texts is empty, expected at least one")
@@ -98,9 +100,9 @@ class Verification:
         self._live: Mapping[str, Float32] | None = None
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         if not (self.folder / MANIFEST_NAME).exists():
-            Bundle.open(path)  # says what there is in the place of a bundle
+            Bundle.open(path, follow_links=follow_links)  # says what there is in the place of a bundle
         try:
-            bundle = Bundle(self.folder, read_manifest(self.folder))
+            bundle = Bundle(self.folder, read_manifest(self.folder, follow_links=follow_links), follow_links)
             planned = combinations(bundle.manifest, variants=variants, engines=engines)
         except BundleError as error:
             self._damage.append(str(error))
@@ -185,6 +187,7 @@ class Verification:
                 on_overflow="truncate",
                 on_invalid="keep",
                 fingerprint=bundle.manifest.fingerprint,
+                follow_links=bundle.follow_links,
             )
             self._loaded[variant, engine] = _Loaded(encoder, vector_checks.EncodedOnce(encoder))
         return self._loaded[variant, engine]
@@ -224,6 +227,7 @@ def verify(
     engines: Sequence[str] | None = None,
     against: str | None = None,
     texts: Sequence[Text] | None = None,
+    follow_links: bool = False,
     progress: ProgressFunction | None = None,
 ) -> VerifyReport:
     """Checks files and hashes, tokens, and each variant's vectors on each engine.
@@ -234,6 +238,7 @@ def verify(
         engines: as `Verification` takes them.
         against: as `Verification` takes it.
         texts: as `Verification` takes them.
+        follow_links: as `Verification` takes it.
         progress: called with each check when it is done.
 
     Returns:
@@ -245,7 +250,7 @@ def verify(
     """
     checks: list[Check] = []
     broken: set[tuple[str | None, str | None]] = set()
-    with Verification(path, variants=variants, engines=engines, against=against, texts=texts) as verification:
+    with Verification(path, variants=variants, engines=engines, against=against, texts=texts, follow_links=follow_links) as verification:
         for planned in verification.plan:
             if (planned.variant, planned.engine) in broken:
                 continue

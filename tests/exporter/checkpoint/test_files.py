@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import checkpoints
 import pytest
@@ -17,7 +20,8 @@ import torch
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.checkpoint.folder import inside
+from cls_exporter.checkpoint.folder import CheckpointFolder, inside
+from cls_exporter.checkpoint.tensor_files import read_tensors
 from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.errors import UsageError
 
@@ -64,8 +68,45 @@ def test_a_pickle_of_tensors_is_read(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
     assert torch.equal(row_of(folder), expected)
-    torch.save({"state_dict": tensors, "epoch": 3}, folder / "pytorch_model.bin")
-    assert torch.equal(row_of(folder), expected)
+
+
+OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 2)}}, "param_groups": [{"lr": 1e-4}]}
+# What training programs write: the state dict is `WEIGHTS`.
+WEIGHTS = {"w": torch.ones(2, 2), "b": torch.ones(2)}
+WRAPPED: dict[str, dict[str, Any]] = {
+    "Lightning": {"state_dict": WEIGHTS, "epoch": 3, "optimizer_states": [OPTIMIZER], "callbacks": {"best": {"score": torch.tensor(0.9)}}},
+    "a training loop": {"model_state_dict": WEIGHTS, "optimizer_state_dict": OPTIMIZER, "loss": torch.tensor(0.5)},
+    "DeepSpeed": {"module": WEIGHTS, "optimizer": None, "param_shapes": [{"w": torch.Size([2, 2])}], "ds_version": "0.1"},
+    "fairseq": {"args": None, "model": WEIGHTS, "last_optimizer_state": OPTIMIZER, "best": True},
+    "a flat optimizer": {"model": WEIGHTS, "optim": {"exp_avg": WEIGHTS, "exp_avg_sq": WEIGHTS}},
+    "states of random numbers": {"model": WEIGHTS, "rng": {"cpu": torch.zeros(16, dtype=torch.uint8)}, "scaler": {"scale": 1.0}},
+    "twice": {"app": {"model": WEIGHTS, "epoch": 1}, "step": 7},
+}
+
+
+@pytest.mark.parametrize("program", WRAPPED)
+def test_a_state_dict_within_what_a_training_program_writes(program: str, tmp_path: Path) -> None:
+    torch.save(WRAPPED[program], tmp_path / "pytorch_model.bin")
+    read = read_tensors(CheckpointFolder.of(tmp_path), "pytorch_model.bin")
+    assert read.keys() == WEIGHTS.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": WEIGHTS, "ema": WEIGHTS}, "holds 2 state dicts, under 'model', 'ema', and nothing says which is the model"),
+        ({"state_dict": WEIGHTS, "teacher": {"model": WEIGHTS}}, "under 'state_dict', 'teacher.model'"),
+        ({"a": {"b": {"c": WEIGHTS}}}, "holds more than named tensors"),
+        ({"optimizer": WEIGHTS}, "holds more than named tensors"),
+        ({**WEIGHTS, "epoch": 3}, "holds more than named tensors"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_state_dict_that_cannot_be_told(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_tensors(CheckpointFolder.of(tmp_path), "pytorch_model.bin")
 
 
 def test_safetensors_win_over_a_pickle(folder: Path) -> None:
@@ -131,7 +172,7 @@ def test_missing_shards_and_tensors_are_named(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("size_bytes", [0, 7, 100, -100])
+@pytest.mark.parametrize("size_bytes", [7, 100, -100])
 def test_damaged_safetensors(folder: Path, size_bytes: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size_bytes])
@@ -213,6 +254,20 @@ def test_paths_that_do_not_exist(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize(("stored", "named"), [(b"caf\xe9", r"caf\xe9"), ("müller".encode(), "müller")], ids=["Latin-1", "UTF-8"])
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "shards"])
+def test_folders_of_any_name(folder: Path, stored: bytes, named: str, weights: str) -> None:
+    expected = row_of(folder)
+    if weights == "pytorch_model.bin":
+        torch.save(checkpoints.read_weights_of(folder), folder / weights)
+        (folder / "model.safetensors").unlink()
+    elif weights == "shards":
+        shard(folder, "safetensors")
+    moved = folder.rename(folder.with_name(os.fsdecode(stored)))
+    assert torch.equal(row_of(moved), expected)
+    assert load_checkpoint(str(moved)).name == named
+
+
 def test_a_revision_of_a_local_folder_makes_no_sense(folder: Path) -> None:
     with pytest.raises(UsageError, match="is a local folder, --revision main names a commit"):
         load_checkpoint(str(folder), revision="main")
@@ -286,8 +341,24 @@ def load_from_hub(home: Path, *models: tuple[str, str | None]) -> list[list[obje
 
 
 FromHub = tuple[dict[tuple[str, str | None], list[object]], dict[str, str]]
-IN_THE_CACHE = (("someone/small-bert", None), ("small-bert", None), ("small-bert", "experiment"), ("small-bert", OTHER_COMMIT))
-NOT_THERE = (("someone/absent", None), ("someone/small-bert", "v2"), ("bad id!", None))
+# The model and the revision that are asked for, and which commit of which repository that is.
+IN_THE_CACHE: dict[tuple[str, str | None], tuple[str, str]] = {
+    ("someone/small-bert", None): ("someone/small-bert", COMMIT),
+    ("someone/small-bert/", None): ("someone/small-bert", COMMIT),
+    ("someone/small-bert@main", None): ("someone/small-bert", COMMIT),
+    ("someone/small-bert", COMMIT[:7]): ("someone/small-bert", COMMIT),
+    ("https://huggingface.co/someone/small-bert", None): ("someone/small-bert", COMMIT),
+    ("hub/models--someone--small-bert", None): ("someone/small-bert", COMMIT),
+    ("small-bert", None): ("small-bert", COMMIT),
+    ("small-bert", "experiment"): ("small-bert", OTHER_COMMIT),
+    ("small-bert", OTHER_COMMIT): ("small-bert", OTHER_COMMIT),
+    ("small-bert@experiment", "experiment"): ("small-bert", OTHER_COMMIT),
+    ("https://huggingface.co/small-bert/blob/experiment/config.json", None): ("small-bert", OTHER_COMMIT),
+    ("hub/models--small-bert/", None): ("small-bert", COMMIT),
+    ("hub/models--small-bert", "experiment"): ("small-bert", OTHER_COMMIT),
+    ("hub/models--small-bert", OTHER_COMMIT[:8]): ("small-bert", OTHER_COMMIT),
+}
+NOT_THERE = (("someone/absent", None), ("someone/small-bert", "v2"), ("someone/small-bert", "fedcba9"), ("bad id!", None))
 
 
 @pytest.fixture(scope="module")
@@ -309,12 +380,9 @@ def from_hub(tmp_path_factory: pytest.TempPathFactory) -> FromHub:
 
 def test_hub_ids_come_from_the_cache(from_hub: FromHub) -> None:
     loaded, sha256 = from_hub
-    assert [loaded[asked] for asked in IN_THE_CACHE] == [
-        ["someone/small-bert", COMMIT, sha256[COMMIT], checkpoints.MAX_POSITIONS],
-        ["small-bert", COMMIT, sha256[COMMIT], checkpoints.MAX_POSITIONS],
-        ["small-bert", OTHER_COMMIT, sha256[OTHER_COMMIT], checkpoints.MAX_POSITIONS],
-        ["small-bert", OTHER_COMMIT, sha256[OTHER_COMMIT], checkpoints.MAX_POSITIONS],
-    ]
+    assert {asked: loaded[asked] for asked in IN_THE_CACHE} == {
+        asked: [name, commit, sha256[commit], checkpoints.MAX_POSITIONS] for asked, (name, commit) in IN_THE_CACHE.items()
+    }
 
 
 @pytest.mark.parametrize(("model", "revision"), NOT_THERE)
@@ -324,6 +392,49 @@ def test_what_the_cache_lacks_is_one_clear_error_offline(model: str, revision: s
     assert str(message).startswith(f"{model} at revision {revision} cannot" if revision else f"{model} cannot be fetched from the hub")
     assert "HF_HUB_OFFLINE" in str(message)
     assert "\n" not in str(message)
+
+
+def test_a_short_hash_that_the_cache_lacks_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [SimpleNamespace(commit_id=commit) for commit in (COMMIT, OTHER_COMMIT)]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_commits", lambda self, model: commits)
+    asked: list[str | None] = []
+
+    def download(model: str, *, revision: str | None, **_: object) -> str:
+        asked.append(revision)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for revision in ("fedcba9", "0000000", "v2", None):
+        with pytest.raises(CheckpointError, match="cannot be fetched from the hub"):
+            load_checkpoint("someone/no-such-model", revision=revision)
+    assert asked == [OTHER_COMMIT, "0000000", "v2", None]
+
+
+def test_folders_of_the_cache_without_the_snapshot(folder: Path, tmp_path: Path) -> None:
+    lay_out_cache(tmp_path, "someone/bert", COMMIT, folder, refs=("branch",))
+    repository = tmp_path / "hub" / "models--someone--bert"
+    assert load_checkpoint(str(repository)).revision == COMMIT  # the only one
+    shutil.copytree(repository / "snapshots" / COMMIT, repository / "snapshots" / OTHER_COMMIT, symlinks=True)
+    has = rf"it has {COMMIT}, {OTHER_COMMIT}\); name one of these with --revision"
+    with pytest.raises(CheckpointError, match=rf"models--someone--bert is a folder of the hub's cache and has no main snapshot \({has}"):
+        load_checkpoint(str(repository))
+    for revision in ("v2", "0000000", "../../x"):
+        with pytest.raises(CheckpointError, match=rf"no snapshot of revision {re.escape(revision)} \({has}"):
+            load_checkpoint(str(repository), revision=revision)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_snapshot_whose_links_dangle(folder: Path, tmp_path: Path, name: str) -> None:
+    lay_out_cache(tmp_path, "someone/bert", COMMIT, folder)
+    repository = tmp_path / "hub" / "models--someone--bert"
+    (repository / "snapshots" / COMMIT / name).resolve().unlink()
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} in {COMMIT} is not downloaded \(it is a link into the hub's cache"):
+        load_checkpoint(str(repository))
+
+
+def test_two_revisions_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="org/name@v1 names the revision v1, and --revision v2 another"):
+        load_checkpoint("org/name@v1", revision="v2")
 
 
 def test_only_the_files_that_are_needed_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

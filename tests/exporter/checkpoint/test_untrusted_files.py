@@ -66,6 +66,19 @@ def as_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def as_shard(folder: Path) -> None:
+    placed = dict.fromkeys(checkpoints.read_weights_of(folder), "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+
+
+def with_dense(folder: Path) -> None:
+    add_sentence_modules(folder, pooling={"pooling_mode_cls_token": True}, modules=[("Dense", "2_Dense")])
+    edit_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 8, "bias": False})
+    checkpoints.write_weights_of(folder / "2_Dense", {"linear.weight": torch.ones(8, 32)})
+
+
+SENTENCEPIECE = b"\x0a\x08\x0a\x01a\x15\0\0\x80?" * 3  # three pieces, "a" with the score 1
 # Each file that is read, and what has to be done first for it to be read.
 READ: dict[str, Callable[[Path], None]] = {
     "config.json": lambda folder: None,
@@ -74,7 +87,12 @@ READ: dict[str, Callable[[Path], None]] = {
     "special_tokens_map.json": lambda folder: None,
     "added_tokens.json": lambda folder: None,
     "vocab.txt": no_tokenizer_json,
-    "spm.model": lambda folder: (folder / "spm.model").touch(),
+    "vocab.json": lambda folder: (folder / "vocab.json").write_text("{}"),
+    "merges.txt": lambda folder: (folder / "merges.txt").write_text("#version: 0.2"),
+    "spm.model": lambda folder: (folder / "spm.model").write_bytes(SENTENCEPIECE),
+    "model.safetensors.index.json": as_shard,
+    "2_Dense/config.json": with_dense,
+    "2_Dense/model.safetensors": with_dense,
     "model.safetensors": lambda folder: None,
     "pytorch_model.bin": as_pickle,
     "modules.json": lambda folder: None,
@@ -118,6 +136,56 @@ def test_what_is_no_file_inside_the_folder(folder: Path, tmp_path: Path, name: s
     message = refusal_of(folder)
     assert f"{Path(name).name} in " in message
     assert words in message
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"7" * 64 + b"\nsize 90868376\n"
+STAND_INS = {
+    "is a Git LFS pointer, not the file; run git lfs pull": POINTER,
+    "is a saved web page (HTML), not the file": b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+    "is empty; fetch it again": b"",
+}
+
+
+@pytest.mark.parametrize("words", STAND_INS)
+@pytest.mark.parametrize("name", READ)
+def test_what_lies_where_the_file_was_not_fetched(folder: Path, name: str, words: str) -> None:
+    READ[name](folder)
+    (folder / name).write_bytes(STAND_INS[words])
+    message = refusal_of(folder)
+    assert f"{Path(name).name} in " in message
+    assert words in message
+
+
+CUT = {
+    **dict.fromkeys(("tokenizer.json", "vocab.json"), "is no vocabulary that can be read (it is cut short after "),
+    **dict.fromkeys(("config.json", "modules.json", "1_Pooling/config.json"), "cannot be read as JSON (it is cut short after "),
+    "spm.model": "spm.model in model is no vocabulary that can be read (it is cut short); fetch the checkpoint again",
+    "model.safetensors": "model.safetensors is damaged or not safetensors (ValueError: it is cut short after ",
+    "pytorch_model.bin": "pytorch_model.bin cannot be loaded as tensors only (ValueError: it is cut short: ",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_is_cut_short(folder: Path, name: str) -> None:
+    READ[name](folder)
+    if name == "vocab.json":
+        (folder / name).write_text('{"a": 1}')
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) - 2])
+    assert CUT[name] in refusal_of(folder)
+
+
+def test_json_in_place_of_a_list_of_tokens(folder: Path) -> None:
+    (folder / "vocab.txt").write_text('{"[PAD]": 0, "[UNK]": 1')
+    assert "vocab.txt in model is no vocabulary that can be read (it holds JSON; expected a token a line)" in refusal_of(folder)
+
+
+def test_a_list_of_tokens_that_ends_within_a_line(folder: Path) -> None:
+    content = (folder / "vocab.txt").read_bytes()
+    (folder / "vocab.txt").write_bytes(content.rstrip(b"\n"))
+    assert isinstance(load_checkpoint(str(folder)), Checkpoint)  # an editor leaves the last line's end out
+    edit_json(folder / "config.json", {"vocab_size": 30522})
+    assert "vocab.txt in model is no vocabulary that can be read (it is cut short: it ends within a line, after " in refusal_of(folder)
 
 
 def test_a_folder_that_is_a_link_to_elsewhere(folder: Path, tmp_path: Path) -> None:
@@ -208,8 +276,6 @@ def test_unknown_entries_are_noted(folder: Path) -> None:
         {"do_lower_case": "false"},
         {"tokenizer_class": 7},
         {"tokenizer_class": "No\nSuch" * 500},
-        {"model_max_length": "512"},
-        {"model_max_length": 12.5},
         {"model_input_names": "input_ids"},
         {"model_input_names": [1]},
         {"unk_token": ["[UNK]"]},

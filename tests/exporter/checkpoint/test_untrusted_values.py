@@ -44,7 +44,7 @@ def folder(plain: Path, tmp_path: Path) -> Path:
 
 SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
 NUMBERS = (*SIZES, "type_vocab_size", "pad_token_id", "layer_norm_eps", "hidden_dropout_prob", "initializer_range")
-NOT_NUMBERS: tuple[Any, ...] = ("32", True, [32], {"size": 32}, HUGE, CONTROL, -1, 10**39)
+NOT_NUMBERS: tuple[Any, ...] = ("32 ", "0x20", True, [32], {"size": 32}, HUGE, CONTROL, -2, 10**39)
 
 
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=lambda value: repr(value)[:20])
@@ -59,10 +59,10 @@ def test_a_number_that_is_none(folder: Path, field: str, value: Any) -> None:
     [
         *((field, value) for field in SIZES for value in (0, 32.5, None)),
         *(("hidden_act", value) for value in ("glue", "", 7, None, ["gelu"], {"gelu": 1}, HUGE, CONTROL)),
-        *(("layer_norm_eps", value) for value in (0, 1e9, None)),
-        *(("attention_probs_dropout_prob", value) for value in ("0.1", 1.5)),
+        *(("layer_norm_eps", value) for value in (0, 1e9, None, "small")),
+        *(("attention_probs_dropout_prob", value) for value in ("1.5", 1.5)),
         *(("id2label", value) for value in ([], "a", 5, {"0": ["a"]}, {"0": HUGE})),
-        *(("num_labels", value) for value in (10**9, "2", -1)),
+        *(("num_labels", value) for value in (10**9, "two", -1)),
         *(("architectures", value) for value in ("BertModel", [1], 7)),
         ("initializer_range", 0),
         ("tie_word_embeddings", "yes"),
@@ -73,6 +73,75 @@ def test_a_number_that_is_none(folder: Path, field: str, value: Any) -> None:
 def test_a_field_that_makes_no_sense(folder: Path, field: str, value: Any) -> None:
     edit_json(folder / "config.json", {field: value})
     assert f"config.json of model has {field} " in refusal_of(folder)
+
+
+# Numbers whose meaning is certain: the field, what stands there, and what is read.
+MEANT: list[tuple[str, Any, Any]] = [
+    ("max_position_embeddings", 64.0, 64),
+    ("max_position_embeddings", "64", 64),
+    ("hidden_size", "32", 32),
+    ("num_hidden_layers", 2.0, 2),
+    ("vocab_size", "126.0", 126),
+    ("type_vocab_size", "2e0", 2),
+    ("layer_norm_eps", "1e-12", 1e-12),
+    ("layer_norm_eps", "0.000000000001", 1e-12),
+    ("initializer_range", "0.02", 0.02),
+    ("initializer_range", None, 0.02),
+    ("hidden_dropout_prob", None, 0.1),
+    ("attention_probs_dropout_prob", "0", 0.0),
+    ("pad_token_id", "0", 0),
+    ("pad_token_id", -1, -1),
+    ("pad_token_id", None, None),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "meant"), MEANT)
+def test_a_number_written_another_way(folder: Path, field: str, value: Any, meant: Any) -> None:
+    expected = load_checkpoint(str(folder))
+    edit_json(folder / "config.json", {field: value})
+    loaded = load_checkpoint(str(folder))
+    assert getattr(loaded.config, field) == meant
+    assert loaded.stored_config.get(field, meant) == meant  # what the bundle's config.json will say
+    assert loaded.max_length == expected.max_length
+    ids = checkpoints.torch.tensor([[2, 7, 0, 9, 3]])
+    assert checkpoints.torch.equal(loaded.model(ids, checkpoints.torch.ones_like(ids))[0], expected.model(ids, ids**0)[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"), [("16", 16), (16.0, 16), ("16.0", 16), (None, 32), (1e30, 32), ("1e30", 32), (10**30, 32)], ids=repr
+)
+def test_limits_of_the_tokenizer(folder: Path, value: Any, meant: int) -> None:
+    edit_json(folder / "tokenizer_config.json", {"model_max_length": value})
+    assert load_checkpoint(str(folder)).max_length == meant
+
+
+@pytest.mark.parametrize("value", ["sixteen", [16], True, 12.5, "12.5", 0, -1, {}, "", HUGE], ids=lambda value: repr(value)[:20])
+def test_limits_of_the_tokenizer_that_are_none(folder: Path, value: Any) -> None:
+    edit_json(folder / "tokenizer_config.json", {"model_max_length": value})
+    message = refusal_of(folder)
+    assert message.startswith("tokenizer_config.json in model has model_max_length ")
+    assert message.endswith("; expected an integer above 0, or null")
+
+
+# Where a text's positions begin in a model that counts them from pad_token_id, and in MPNet, which does not.
+@pytest.mark.parametrize(
+    ("model_type", "padding", "max_length"),
+    [
+        *(("roberta", padding, 63 - padding) for padding in (-1, 0, 1, 5)),
+        ("camembert", "1", 62),
+        ("xlm-roberta", 1.0, 62),
+        *(("mpnet", padding, 62) for padding in (None, -1, 0, 1, 5, 70)),
+    ],
+)
+def test_positions_that_padding_takes(tmp_path: Path, model_type: str, padding: Any, max_length: int) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "model", model_type)
+    edit_json(folder / "config.json", {"pad_token_id": padding})
+    checkpoint = load_checkpoint(str(folder))
+    assert checkpoint.max_length == max_length
+    ids = checkpoints.torch.full((1, max_length), 7)
+    assert checkpoint.model(ids, checkpoints.torch.ones_like(ids))[0].isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):  # there is no further position
+        checkpoint.model(ids.new_full((1, max_length + 1), 7), ids.new_ones((1, max_length + 1)))
 
 
 @pytest.mark.parametrize(
@@ -106,9 +175,9 @@ def test_sizes_that_the_weights_do_not_have(folder: Path, changes: dict[str, Any
         ("roformer", {"rotary_value": "no"}, "rotary_value 'no'; expected true or false"),
         ("modernbert", {"max_position_embeddings": 2**31 - 1}, "lower it with --max-length"),
         ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers 0"),
-        ("modernbert", {"local_attention": "8"}, "local_attention '8'"),
+        ("modernbert", {"local_attention": "8 tokens"}, "local_attention '8 tokens'"),
         ("modernbert", {"rope_parameters": 7}, "rope_parameters 7"),
-        ("modernbert", {"global_rope_theta": "1"}, "global_rope_theta '1'"),
+        ("modernbert", {"global_rope_theta": "high"}, "global_rope_theta 'high'"),
         ("modernbert", {"layer_types": ["nonsense", 1, None]}, "layer_types"),
         ("deberta-v2", {"pos_att_type": 7}, "pos_att_type 7"),
         ("deberta-v2", {"position_buckets": 2**30}, "config.json makes it"),
@@ -117,12 +186,15 @@ def test_sizes_that_the_weights_do_not_have(folder: Path, changes: dict[str, Any
         ("albert", {"num_hidden_layers": 10**6}, "num_hidden_layers 1000000"),
         ("albert", {"num_hidden_groups": 200}, "num_hidden_groups 200"),
         ("albert", {"inner_group_num": 200}, "inner_group_num 200"),
-        ("electra", {"embedding_size": "24"}, "embedding_size '24'"),
+        ("electra", {"embedding_size": "2,4"}, "embedding_size '2,4'"),
         ("mpnet", {"relative_attention_num_buckets": 10**9}, "config.json makes it"),
         ("distilbert", {"n_heads": 0}, "n_heads 0"),
-        ("distilbert", {"dim": "32"}, "dim '32'"),
+        ("distilbert", {"dim": [32]}, "dim [32]"),
         ("roberta", {"pad_token_id": None}, "no pad_token_id"),
+        ("xlm-roberta", {"pad_token_id": None}, "no pad_token_id"),
         ("roberta", {"pad_token_id": 63}, "of which padding takes all"),
+        ("roberta", {"pad_token_id": -2}, "pad_token_id -2; expected an integer from -1"),
+        ("camembert", {"pad_token_id": 10**6}, "pad_token_id 1000000 and vocab_size"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -216,8 +288,8 @@ def test_what_sentence_transformers_says(folder: Path, file: str, content: Any, 
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"out_features": value} for value in ("8", 8.0, -8, 0, True, None, 2**40, [8])),
-        *({"in_features": value} for value in ("32", 16, -1, [32])),
+        *({"out_features": value} for value in ("eight", 8.5, -8, 0, True, None, 2**40, [8])),
+        *({"in_features": value} for value in ("16", 16, -1, [32])),
         *({"activation_function": value} for value in (7, ["torch.nn.modules.activation.Tanh"], "os.system", HUGE, CONTROL, None)),
         *({"bias": value} for value in ("false", 0, None)),
         {"use_residual": "false"},
@@ -229,6 +301,21 @@ def test_dense_modules(folder: Path, changes: dict[str, Any]) -> None:
     edit_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 8, "bias": False, **changes})
     checkpoints.write_weights_of(folder / "2_Dense", {"linear.weight": checkpoints.torch.ones(8, 32)})
     assert "the Dense module in 2_Dense" in refusal_of(folder)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "float8_e4m3fn"])
+def test_a_dense_module_of_no_floats(folder: Path, dtype: str) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    edit_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 8, "bias": False})
+    checkpoints.write_weights_of(folder / "2_Dense", {"linear.weight": checkpoints.torch.ones(8, 32).to(getattr(checkpoints.torch, dtype))})
+    assert f"the weight 'linear.weight' is {dtype}; supported are float32" in refusal_of(folder)
+
+
+def test_a_dense_module_with_numbers_written_another_way(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    edit_json(folder / "2_Dense" / "config.json", {"in_features": "32", "out_features": 8.0, "bias": False})
+    checkpoints.write_weights_of(folder / "2_Dense", {"linear.weight": checkpoints.torch.ones(8, 32)})
+    assert load_checkpoint(str(folder)).model.width == 8
 
 
 BAD_JSON = {
@@ -246,7 +333,7 @@ BAD_JSON = {
     "1e999": b'{"a": 1e999}',
     "NaN": b'{"a": NaN}',
     "-Infinity": b'{"a": -Infinity}',
-    "nothing": b"",
+    "blank space": b" \n",
     "zeros": b"\0" * 64,
     "null": b"null",
     "a string": b'"config"',

@@ -172,15 +172,107 @@ def test_gamma_and_beta_are_weight_and_bias(encoder: Path) -> None:
     assert any("gamma and beta" in note for note in checkpoint.notes)
 
 
+@pytest.mark.parametrize(
+    ("inner", "wrapped"),
+    [
+        ("^", "_orig_mod."),
+        ("^", "module._orig_mod."),
+        (r"(?<=encoder\.layer\.\d\.)", "_checkpoint_wrapped_module."),
+        (r"(?<=encoder\.layer\.\d\.)", "_fsdp_wrapped_module._checkpoint_wrapped_module."),
+        (r"^|(?<=encoder\.layer\.\d\.)", "_fsdp_wrapped_module."),
+    ],
+)
+def test_names_that_pytorch_puts_into_names(encoder: Path, inner: str, wrapped: str) -> None:
+    expected = run(load_checkpoint(str(encoder)))["cls"]
+    checkpoint = load_checkpoint(rewrite(encoder, lambda tensors: {re.sub(inner, wrapped, name): item for name, item in tensors.items()}))
+    assert torch.equal(run(checkpoint)["cls"], expected)
+    assert "names of the modules that training programs wrap around others were left out" in checkpoint.notes
+
+
+@pytest.mark.parametrize("other", ["_orig_mod.embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"])
+def test_a_weight_under_two_names_is_refused(encoder: Path, other: str) -> None:
+    rewrite(encoder, lambda tensors: {**tensors, other: normal(HIDDEN)})
+    with pytest.raises(CheckpointError, match=r"hold embeddings.LayerNorm.weight twice \(one is "):
+        load_checkpoint(str(encoder))
+
+
 def test_buffers_of_old_versions_are_left_out(encoder: Path) -> None:
     rewrite(encoder, lambda tensors: {**tensors, "embeddings.position_ids": torch.arange(64)[None]})
     notes = load_checkpoint(str(encoder)).notes
     assert "left out, constants that the model makes itself: embeddings.position_ids" in notes
 
 
-def test_half_precision_weights_are_computed_in_fp32(encoder: Path) -> None:
+DECODERS = {
+    **dict.fromkeys(("bert", "ernie", "roformer", "deberta-v2"), "cls.predictions.decoder"),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet"), "lm_head.decoder"),
+    "distilbert": "vocab_projector",
+    "electra": "generator_lm_head",
+    "albert": "predictions.decoder",
+    "modernbert": "decoder",
+}
+
+
+@pytest.mark.parametrize("model_type", checkpoints.families(always=("bert", "electra", "modernbert")))
+def test_word_embeddings_stored_as_the_tied_decoder_only(model_type: str, tmp_path: Path) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "model", model_type, kind="masked_lm")
+    expected = run(load_checkpoint(str(folder)))["cls"]
+    decoder = f"{DECODERS[model_type]}.weight"
+
+    def keep_the_decoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        words = next(name for name in tensors if name.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
+        return {**{name: tensor for name, tensor in tensors.items() if name != words}, decoder: tensors[words]}
+
+    checkpoint = load_checkpoint(rewrite(folder, keep_the_decoder))
+    assert torch.equal(run(checkpoint)["cls"], expected)
+    assert any(f"is stored as {decoder}, which config.json ties it to" in note for note in checkpoint.notes)
+    checkpoints.edit_json(folder / "config.json", {"tie_word_embeddings": False})
+    with pytest.raises(CheckpointError, match=r"lack 1 of the encoder's [0-9]+ tensors: embeddings.\w+.weight"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("counter", [torch.tensor(7), torch.tensor([7], dtype=torch.int32), torch.tensor(True)], ids=repr)
+def test_counters_are_no_weights(encoder: Path, counter: Tensor) -> None:
+    rewrite(encoder, lambda tensors: {**tensors, "norm.num_batches_tracked": counter})
+    assert "left out, counters of the training: norm.num_batches_tracked" in load_checkpoint(str(encoder)).notes
+
+
+@pytest.mark.parametrize("beside", [torch.tensor(0.07), torch.tensor([1, 2])], ids=repr)
+def test_what_is_no_counter_needs_a_place(encoder: Path, beside: Tensor) -> None:
+    rewrite(encoder, lambda tensors: {**tensors, "logit_scale": beside})
+    with pytest.raises(CheckpointError, match=r"no place in this architecture: logit_scale"):
+        load_checkpoint(str(encoder))
+
+
+@pytest.mark.parametrize("base", [".base_layer", ""])
+@pytest.mark.parametrize("part", ["lora_A", "lora_B.default", "lora_embedding_A"])
+def test_a_leftover_adapter_is_named(encoder: Path, part: str, base: str) -> None:
+    query = "encoder.layer.0.attention.self.query"
+
+    def adapt(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        moved = {name.replace(query, query + base): tensor for name, tensor in tensors.items()}
+        return {**{f"base_model.model.{name}": tensor for name, tensor in moved.items()}, f"{query}.{part}.weight": normal(4, HIDDEN)}
+
+    with pytest.raises(UnsupportedError, match=r"of an adapter \(LoRA\) that was not merged: .*merge_and_unload\(\)"):
+        load_checkpoint(rewrite(encoder, adapt))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("name", ["encoder.layer.0.attention.self.query.weight", "pooler.dense.weight", "classifier.weight"])
+def test_weights_that_are_no_floats_are_refused_by_name(name: str, dtype: torch.dtype, encoder: Path) -> None:
+    def store(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors = {**tensors, "classifier.weight": normal(2, HIDDEN), "classifier.bias": normal(2)}
+        return {key: item.to(dtype) if key == name else item for key, item in tensors.items()}
+
+    checkpoints.edit_json(encoder / "config.json", {"architectures": ["BertForSequenceClassification"]})
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(UnsupportedError, match=f"the weight '{re.escape(name)}' is {kind}; supported are float32"):
+        load_checkpoint(rewrite(encoder, store), config=ExportConfig(logits=True))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "auto", None])
+def test_half_precision_weights_are_computed_in_fp32(encoder: Path, dtype: str | None) -> None:
     rewrite(encoder, lambda tensors: {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()})
-    checkpoints.edit_json(encoder / "config.json", {"torch_dtype": "bfloat16", "dtype": "bfloat16"})
+    checkpoints.edit_json(encoder / "config.json", {"torch_dtype": dtype, "dtype": dtype})
     checkpoint = load_checkpoint(str(encoder), config=ExportConfig(pooler=True))
     assert {parameter.dtype for parameter in checkpoint.model.parameters()} == {torch.float32}
     assert run(checkpoint)["cls"].dtype == torch.float32

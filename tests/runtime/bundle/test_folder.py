@@ -4,15 +4,17 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
+import re
 import shutil
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from bundle_builder import describe, write_manifest
+from bundle_layouts import in_the_cache, linked, list_files, with_external_data
 
 from cls_runtime import Bundle, BundleError, Encoder, IntegrityError, UsageError
 from cls_runtime.bundle.folder import ASIDE, staged_prefix
@@ -165,6 +167,22 @@ def test_a_folder_that_is_none(tmp_path):
         Bundle.open(tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["cls_export.json", "tokenizer.json", "onnx/model.onnx"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 9\n", "is a Git LFS pointer, not the file; run git lfs pull"),
+        (b"<!doctype HTML><html>Sign in</html>", "is a saved web page (HTML), not the file"),
+        (b"<?xml version='1.0'?><Error/>", "is an XML page"),
+        (b"", "is empty"),
+    ],
+)
+def test_a_file_that_was_not_fetched(own_bundle, name, content, words):
+    (own_bundle / name).write_bytes(content)
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} {re.escape(words)}"):
+        Encoder.load(own_bundle)
+
+
 def test_a_link_inside_the_bundle_is_fine(own_bundle):
     (own_bundle / "tokenizer.json").rename(own_bundle / "real.json")
     (own_bundle / "tokenizer.json").symlink_to("real.json")
@@ -206,26 +224,6 @@ def test_files_names_each_once(own_bundle):
 
 
 # ---------------------------------------------------------------- external data
-
-
-def with_external_data(folder, location):
-    """Moves the embedding table of the graph to where `location` says; the hashes are made to fit. Gives the weights' file."""
-    model = onnx.load(folder / "onnx/model.onnx")
-    table = model.graph.initializer[0]
-    data = folder / "onnx" / "model.onnx_data"
-    data.write_bytes(table.raw_data)
-    onnx.external_data_helper.set_external_data(table, location=location)
-    table.ClearField("raw_data")
-    (folder / "onnx/model.onnx").write_bytes(model.SerializeToString())
-    list_files(folder, "onnx/model.onnx")
-    return data
-
-
-def list_files(folder, *paths):
-    """Names these as the fp32 variant's files."""
-    manifest = read_manifest(folder)
-    fp32 = dataclasses.replace(manifest.variants["fp32"], files=tuple(describe(folder, path) for path in paths))
-    write_manifest(folder, dataclasses.replace(manifest, variants={"fp32": fp32}, fingerprint=""))
 
 
 def test_listed_external_data_is_read(own_bundle, encoder):
@@ -277,6 +275,70 @@ def test_listed_external_data_behind_a_link_that_leaves_is_refused(own_bundle):
     data.symlink_to(own_bundle.parent / "outside.data")
     with pytest.raises(BundleError, match="is a link that leaves the bundle"):
         Encoder.load(own_bundle, threads=1)
+
+
+# ---------------------------------------------------------------- links that leave
+
+
+@pytest.fixture
+def with_weights_beside(own_bundle):
+    with_external_data(own_bundle, "model.onnx_data")
+    list_files(own_bundle, "onnx/model.onnx", "onnx/model.onnx_data")
+    return own_bundle
+
+
+def test_a_snapshot_in_the_hubs_cache_loads(with_weights_beside, tmp_path):
+    snapshot = in_the_cache(with_weights_beside, tmp_path)
+    with Encoder.load(with_weights_beside, threads=1) as expected, Encoder.load(snapshot, threads=1, check_hashes=True) as encoder:
+        np.testing.assert_array_equal(encoder.encode(["the cat"]), expected.encode(["the cat"]))
+
+
+@pytest.mark.parametrize("name", ["cls_export.json", "tokenizer.json", "onnx/model.onnx", "onnx/model.onnx_data"])
+@pytest.mark.parametrize("place", ["models--org--other/blobs/file", "models--org--name/refs/file", "file", "models--org--name/blobs/link"])
+def test_a_link_of_a_snapshot_to_elsewhere_is_refused(with_weights_beside, tmp_path, name, place):
+    """Also one that leads to the blobs and from there to elsewhere."""
+    snapshot = in_the_cache(with_weights_beside, tmp_path / "hub")
+    target = tmp_path / "hub" / place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if place.endswith("link"):
+        target.symlink_to(with_weights_beside / name)
+    else:
+        shutil.copy(with_weights_beside / name, target)
+    (snapshot / name).unlink()
+    (snapshot / name).symlink_to(target)
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} is a link that leaves the bundle \(to .*--follow-links"):
+        Encoder.load(snapshot, threads=1)
+
+
+@pytest.mark.parametrize("name", ["cls_export.json", "tokenizer.json", "onnx/model.onnx"])
+def test_a_snapshot_whose_links_dangle(own_bundle, tmp_path, name):
+    snapshot = in_the_cache(own_bundle, tmp_path)
+    (snapshot / name).resolve().unlink()
+    with pytest.raises(BundleError, match=rf"{re.escape(name)} is not downloaded \(it is a link into the hub's cache"):
+        Encoder.load(snapshot)
+
+
+def test_a_tree_of_links_loads_where_the_caller_says_so(with_weights_beside, tmp_path):
+    farm = linked(with_weights_beside, tmp_path / "farm")
+    with pytest.raises(BundleError, match="is a link that leaves the bundle"):
+        Bundle.open(farm)
+    with Encoder.load(with_weights_beside, threads=1) as expected, Encoder.load(farm, threads=1, follow_links=True) as encoder:
+        np.testing.assert_array_equal(encoder.encode(["the cat"]), expected.encode(["the cat"]))
+        with pickle.loads(pickle.dumps(encoder)) as copy:
+            np.testing.assert_array_equal(copy.encode(["the cat"]), expected.encode(["the cat"]))
+
+
+def test_following_links_checks_all_else(own_bundle, tmp_path):
+    farm = linked(own_bundle, tmp_path / "farm")
+    (farm / "tokenizer.json").unlink()
+    os.mkfifo(farm / "tokenizer.json")
+    with pytest.raises(BundleError, match="is not a regular file"):
+        Bundle.open(farm, follow_links=True)
+    truncate(own_bundle / "onnx/model.onnx", 300)
+    (farm / "tokenizer.json").unlink()
+    (farm / "tokenizer.json").symlink_to(own_bundle / "tokenizer.json")
+    with pytest.raises(BundleError, match="has 300 bytes, the manifest says"):
+        Bundle.open(farm, follow_links=True)
 
 
 # ---------------------------------------------------------------- a bundle that is replaced

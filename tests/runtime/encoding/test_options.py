@@ -30,6 +30,7 @@ def test_every_option_of_load_is_handed_on(bundle):
         "max_waiting_texts": 11,
         "fingerprint": read_manifest(bundle).fingerprint,
         "max_waiting_characters": 1234,
+        "follow_links": True,
     }
     assert set(options) == {field.name for field in dataclasses.fields(EncoderOptions) if field.default != options[field.name]}
     with Encoder.load(bundle, **options) as encoder:

@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_layouts import in_the_cache, linked, list_files, with_external_data
 
 from cls_runtime import Bundle, BundleError, ClosedError, Encoder, EngineError, MissingExtraError
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls
@@ -34,6 +37,20 @@ def test_without_the_package_it_names_the_extra(bundle, monkeypatch):
 )
 def test_an_error_is_its_telling_line(message, reason):
     assert openvino._reason(RuntimeError(message)) == reason
+
+
+def test_weights_that_only_links_lead_to_are_refused_in_its_own_words(bundle, tmp_path):
+    """It reads them beside the graph alone, whoever has checked the links."""
+    pytest.importorskip("openvino")
+    own = Path(shutil.copytree(bundle, tmp_path / "own"))
+    with_external_data(own, "model.onnx_data")
+    list_files(own, "onnx/model.onnx", "onnx/model.onnx_data")
+    openvino.load(Bundle.open(own), variant="fp32", threads=1).close()
+    for folder, follow_links in ((in_the_cache(own, tmp_path), False), (linked(own, tmp_path / "farm"), True)):
+        with pytest.raises(
+            EngineError, match="OpenVINO does not follow the links of .*model.onnx to its weights; use --engine onnxruntime"
+        ):
+            openvino.load(Bundle.open(folder, follow_links=follow_links), variant="fp32", threads=1)
 
 
 LEFT_BEHIND = """

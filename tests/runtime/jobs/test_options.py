@@ -20,6 +20,7 @@ VECTORS = {
     "variant": (["auto", "fp32", "fp16", "int8", "bf16"], ["fp64", "", None], "expected one of auto, fp32, fp16, int8, bf16"),
     "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda, tensorrt"),
     "threads": ([None, 1, 64], [0, -1, 1.5, "2", True], COUNT),
+    "follow_links": ([True, False], [1, "no", None], FLAG),
 }
 JOB = VECTORS | {
     "column": (["text", ""], [None, 1, b"text"], "expected a column's name"),
