@@ -104,10 +104,17 @@ def test_no_tokenizer_at_all(folder: Path) -> None:
         load_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"version": "1.0", "model": {"type": "Nonsense"}}'])
-def test_a_broken_tokenizer(folder: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "tokenizer.json in model is no vocabulary that can be read .it is cut short"),
+        ("{}", "the tokenizer of model cannot be loaded"),
+        ('{"version": "1.0", "model": {"type": "Nonsense"}}', "the tokenizer of model cannot be loaded"),
+    ],
+)
+def test_a_broken_tokenizer(folder: Path, content: str, message: str) -> None:
     (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(CheckpointError, match="the tokenizer of model cannot be loaded"):
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(str(folder))
 
 
