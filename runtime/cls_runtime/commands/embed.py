@@ -26,6 +26,7 @@ RAY = "ray"
 _EXAMPLES = [
     ("cls-embed models/my-model texts.txt -o vectors.npy", "a text a line"),
     ("cls-embed models/my-model a.csv b.csv -o all.npy --column body", "the column body of two files, one after the other"),
+    ("cls-embed models/my-model a.csv -o v.npy --delimiter ';'", "as spreadsheets write CSV where numbers have commas"),
     ("zcat texts.gz | cls-embed models/my-model - -o vectors.npy", "standard input, a text a line"),
     ("cls-embed models/my-model texts.jsonl -o v.npy --normalize", "unit vectors, for cosine by dot product"),
     ("cls-embed models/my-model corpus/ -o vectors --id-column key", "Parquet shards; the same command again resumes"),
@@ -78,7 +79,15 @@ def _parser() -> argparse.ArgumentParser:
         help=".txt (a line a text), .jsonl or .csv, also .gz or .zst; .parquet; a folder or a pattern of them; or - (standard input)",
     )
     parser.add_argument("-o", dest="out", metavar="OUT", required=True, help="a .npy file: float32 [n, width]; or a folder: Parquet shards")
-    parser.add_argument("--column", metavar="NAME", default="text", help="the column of .jsonl, .csv and .parquet (default: text)")
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        default="text",
+        help="the column of .jsonl, .csv and .parquet; doc.text is a field of doc (default: text)",
+    )
+    parser.add_argument(
+        "--delimiter", metavar="CHARACTER", type=_delimiter, help="what separates the fields of .csv: ';', '\\t' (default: a comma)"
+    )
     parser.add_argument("--output", choices=get_args(Output), default="cls", help="which of the bundle's outputs (default: cls)")
     parser.add_argument("--normalize", action="store_true", help="divide each vector by its length")
     parser.add_argument("--variant", choices=VARIANT_NAMES, default="auto", help="which precision (default: auto)")
@@ -132,6 +141,7 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         column=arguments.column,
         id_column=arguments.id_column,
         keep=tuple(arguments.keep or ()),
+        delimiter=arguments.delimiter,
         on_error=arguments.on_error,
         output=arguments.output,
         normalize=arguments.normalize,
@@ -143,6 +153,11 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         threads=arguments.threads,
         follow_links=arguments.follow_links,
     )
+
+
+def _delimiter(typed: str) -> str:
+    """A tab is hard to type."""
+    return "\t" if typed in ("\\t", "tab") else typed
 
 
 def _ray(arguments: argparse.Namespace) -> RayOptions | None:

@@ -11,11 +11,14 @@ import numpy as np
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.errors import TextError
 from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.options import check_column, check_computing, check_flag, check_vectors
 from cls_runtime.jobs.rows import RowBlock
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
+from cls_runtime.reading.arrow_texts import is_pairs, is_strings, texts_of
 from cls_runtime.reading.parquet_files import require_pyarrow
 
 
@@ -30,7 +33,7 @@ class EmbedBatches:
 
     Args:
         bundle: the bundle's folder, at the same path on every machine.
-        column: the column of the text; it stays.
+        column: the column of the text, or of lists of two texts; it stays.
         output: `cls`, `pooler` or `logits`.
         normalize: divide each vector by its L2 norm.
         dtype: how vectors are stored; int8 adds `embedding_scale`.
@@ -82,7 +85,8 @@ class EmbedBatches:
 
         Raises:
             KeyError: a batch has no such column.
-            TypeError: an item is no record batch, or the column holds no strings.
+            TypeError: an item is no record batch, or the column holds neither strings nor lists of them.
+            TextError: a list has not two strings.
             BundleError, EngineError, InvalidVectorError: as `Encoder`.
         """
         pa = require_pyarrow("record batches")
@@ -132,15 +136,18 @@ class EmbedBatches:
             if not isinstance(batch, pa.RecordBatch):
                 raise TypeError(f"a batch is a {type(batch).__name__}, expected a pyarrow RecordBatch; a whole table goes into table()")
             kind = batch.schema.field(self._column).type
-            if not _holds_strings(pa, kind):
-                raise TypeError(f"column {self._column!r} holds {kind}, expected strings; cast it, or name another column")
+            if not (is_strings(kind) or is_pairs(kind) or pa.types.is_null(kind)):
+                raise TypeError(f"column {self._column!r} holds {kind}, expected strings or pairs of them; cast it, or name another column")
             rows = np.arange(start, start + len(batch), dtype=np.int64)
-            yield RowBlock(0, start, start + len(batch), rows, batch.column(self._column).to_pylist(), batch)
+            yield RowBlock(0, start, start + len(batch), rows, self._texts(batch.column(self._column), start), batch)
             start += len(batch)
 
-
-def _holds_strings(pa: Any, kind: Any) -> bool:
-    """Whether a column of this type has str or null in each row."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    is_view = getattr(pa.types, "is_string_view", lambda _: False)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind) or is_view(kind))
+    def _texts(self, column: Any, start: int) -> list[Text | None]:
+        if not is_pairs(column.type):
+            texts: list[Text | None] = column.to_pylist()
+            return texts
+        pairs, errors = texts_of(column, self._column, "the input", start + 1, expected="a pair of strings")
+        for place, error in enumerate(errors):
+            if error and column[place].is_valid:
+                raise TextError(error, index=start + place)
+        return pairs

@@ -16,6 +16,14 @@ from cls_runtime.reading.text_files import TextFile
 
 ID, EMBEDDING, SCALE = "id", "embedding", "embedding_scale"
 SAMPLE_RECORDS = 1000
+# What a JSON value may be for a column of each type: Arrow itself makes 2 of 2.5 in a column of integers, and 1.0 of true.
+_JSON_TYPES: dict[str, set[type]] = {"string": {str}, "large_string": {str}, "bool": {bool}, "int64": {int}, "double": {int, float}}
+# Integers that no column of float64 keeps, and those that none of int64 holds.
+_WIDE, _HUGE = "wide", "huge"
+_WIDE_FROM, _HUGE_FROM = 2**53, 2**63
+
+# The type of a JSON value, or how large an integer it is.
+_Form = type | str
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class OutputColumn:
         try:
             if self.as_json:
                 values = [value if value is None or isinstance(value, str) else _json(value) for value in values]
+            elif not {type(value) for value in values} <= {type(None), *_JSON_TYPES.get(str(self.type), ())}:
+                raise ValueError(f"a value is no {self.type}")
             return pa.array(values, self.type)
         except (pa.ArrowException, OverflowError, ValueError, RecursionError) as error:
             raise TextError(str(error)) from None
@@ -69,7 +79,8 @@ class ColumnPlan:
             try:
                 column.array([value])
             except TextError:
-                return f"{where}: {column.source!r} is {reprlib.repr(value)}, expected {_expected(column)} as in the first records"
+                found = f"{where}: {column.source!r} is {reprlib.repr(value)}, expected {_expected(column)}"
+                return f"{found} as in the first {SAMPLE_RECORDS:,} records, which decide the column's type; give all of them one type"
         return ""
 
 
@@ -117,7 +128,7 @@ _Kind = tuple[Any, bool] | None
 class _Sample:
     """What the first records of a JSON file have: the types of each column's values, and the names of all fields."""
 
-    kinds: list[set[type]]
+    kinds: list[set[_Form]]
     fields: dict[str, None] = field(default_factory=dict)
     records: int = 0
 
@@ -138,8 +149,14 @@ def _sampled(file: TextFile, columns: Columns) -> _Sample:
                     sample.records += 1
                     sample.fields.update(dict.fromkeys(record.fields))
                     for kinds, value in zip(sample.kinds, record.values, strict=True):
-                        kinds.add(type(value))
+                        kinds.add(_form(value))
     return sample
+
+
+def _form(value: Any) -> _Form:
+    if type(value) is not int or -_WIDE_FROM <= value <= _WIDE_FROM:
+        return type(value)
+    return _WIDE if -_HUGE_FROM <= value < _HUGE_FROM else _HUGE
 
 
 def _check_fields(files: Sequence[TextFile], samples: Sequence[_Sample], names: Sequence[str]) -> None:
@@ -175,13 +192,19 @@ def _plain(parquet: ParquetRows, name: str) -> Any:
     return getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind
 
 
-def _json_kind(kinds: Iterable[type]) -> _Kind:
+def _json_kind(kinds: Iterable[_Form]) -> _Kind:
     import pyarrow as pa
 
     kinds = set(kinds) - {type(None)}
     if not kinds:
         return None
-    for accepted, arrow in (({str}, pa.string()), ({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
+    types: tuple[tuple[set[_Form], Any], ...] = (
+        ({str}, pa.string()),
+        ({bool}, pa.bool_()),
+        ({int, _WIDE}, pa.int64()),
+        ({int, float}, pa.float64()),
+    )
+    for accepted, arrow in types:
         if kinds <= accepted:
             return arrow, False
     return pa.string(), True

@@ -57,7 +57,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
     listed = skipped_list_of(out)
     if options.on_error != "raise":
         check_list_place(listed, what=f"output {out}")
-    job_inputs = JobInputs.find(inputs, column=options.column, on_error=options.on_error, with_columns=False)
+    job_inputs = JobInputs.find(inputs, column=options.column, delimiter=options.delimiter, on_error=options.on_error, with_columns=False)
     may_list = None if options.on_error == "raise" else listed
     check_output_file(out, bundle=bundle, names=inputs, inputs=job_inputs, listed=may_list)
     overflow = options.encoder_overflow

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import Truncation
+from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import InvalidVectorError, TextError
 from cls_runtime.jobs.repeats import RepeatTable
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
@@ -97,11 +98,11 @@ class _Waiting:
         """How many texts have their vectors."""
         return self._filled
 
-    def fresh(self, blocks: Iterable[RowBlock]) -> Iterator[str]:
+    def fresh(self, blocks: Iterable[RowBlock]) -> Iterator[Text]:
         """The texts to compute, in order, of as many blocks as may be held; the n-th of all is number n."""
         for block in blocks:
             numbers = np.full(len(block.texts), _NO_TEXT, dtype=np.int64)
-            texts: list[str] = []
+            texts: list[Text] = []
             duplicates = 0
             may_repeat = self._rows < MAX_WAITING_ROWS and self._bytes < MAX_WAITING_BYTES
             for place, text in enumerate(block.texts):

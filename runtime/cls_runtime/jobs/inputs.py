@@ -59,21 +59,25 @@ class JobInputs:
         column: str = "text",
         id_column: str | None = None,
         keep: Sequence[str] = (),
+        delimiter: str | None = None,
         on_error: OnError = "raise",
         with_columns: bool = True,
     ) -> JobInputs:
         """Looks names up: paths, URIs of Parquet files, folders, globs, `-`. Every file is opened once, so that mistakes show now.
 
         Raises:
-            UsageError: nothing is there, a format is unknown, or a column is missing.
+            UsageError: nothing is there, a format is unknown, a column is missing, or no file is CSV and there is a delimiter.
             MissingExtraError: pyarrow is needed.
         """
-        columns = Columns(column, tuple([] if id_column is None else [id_column]) + tuple(keep))
+        others = tuple([] if id_column is None else [id_column]) + tuple(keep)
+        columns = Columns(column, others, pairs=True, delimiter=delimiter or ",")
         expanded = [path for name in names for path in expand(name)]
         local = [name for name in expanded if not is_uri(name)]
         stamps = tuple(file_stamp(name) for name in expanded)
         known = {file.name: file for file in checked_files(local, columns)}
         files = tuple(known.get(name) or _remote(name, columns) for name in expanded)
+        if delimiter is not None and not any(file.kind == ".csv" for file in files):
+            raise UsageError(f"--delimiter goes with .csv files; found {files[0].label}")
         plan = plan_columns(files, columns=columns, id_column=id_column) if with_columns else NO_COLUMNS
         return cls(files, columns, plan, on_error, stamps)
 

@@ -76,7 +76,14 @@ def run_job(
     require_pyarrow("Parquet shards")
     opened = Bundle.open(bundle, follow_links=options.follow_links)
     choice = choose(opened.manifest, engine=options.engine, variant=options.variant)
-    job_inputs = JobInputs.find(inputs, column=options.column, id_column=options.id_column, keep=options.keep, on_error=options.on_error)
+    job_inputs = JobInputs.find(
+        inputs,
+        column=options.column,
+        id_column=options.id_column,
+        keep=options.keep,
+        delimiter=options.delimiter,
+        on_error=options.on_error,
+    )
     check_output_folder(out, bundle=opened.folder, names=inputs, inputs=job_inputs)
     spec = JobSpec(inputs=job_inputs.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
     task = _task(opened, choice, job_inputs, out, options, spec)

@@ -27,6 +27,7 @@ class JobOptions:
         column: the column of the text.
         id_column: the column that becomes `id`; None for the row's number in the input.
         keep: columns that are passed on.
+        delimiter: what separates the fields of CSV; None for a comma. Without a CSV file it is refused.
         on_error: a row that cannot be read: `raise` ends the job, `skip` leaves it out, `null` keeps it without a vector.
         output: `cls`, `pooler` or `logits`.
         normalize: divide each vector by its L2 norm.
@@ -46,6 +47,7 @@ class JobOptions:
     column: str = "text"
     id_column: str | None = None
     keep: tuple[str, ...] = ()
+    delimiter: str | None = None
     on_error: OnError = "raise"
     output: Output = "cls"
     normalize: bool = False
@@ -63,6 +65,8 @@ class JobOptions:
             check_column("id_column", self.id_column)
         if not isinstance(self.keep, (tuple, list)) or not all(isinstance(name, str) for name in self.keep):
             raise UsageError(f"keep is {self.keep!r}, expected a tuple of columns' names, such as ('lang',)")
+        if self.delimiter is not None:
+            check_delimiter(self.delimiter)
         check_choice("on_error", self.on_error, get_args(OnError))
         check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
         check_count("shard_rows", self.shard_rows)
@@ -78,8 +82,11 @@ class JobOptions:
     def deciding(self) -> dict[str, Any]:
         """The options that a resumed job must share."""
         names = ("column", "id_column", "on_error", "output", "normalize", "dtype", "shard_rows")
-        refuses = self.on_overflow == "raise"
-        return {name: getattr(self, name) for name in names} | {"keep": list(self.keep), "refuses_overflow": refuses}
+        options = {name: getattr(self, name) for name in names}
+        options |= {"keep": list(self.keep), "refuses_overflow": self.on_overflow == "raise"}
+        if self.delimiter not in (None, ","):  # jobs of versions that knew none have it not
+            options["delimiter"] = self.delimiter
+        return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +143,12 @@ def check_column(name: str, value: object) -> None:
     """Refuses anything but a column's name."""
     if not isinstance(value, str):
         raise UsageError(f"{name} is {value!r}, expected a column's name")
+
+
+def check_delimiter(value: object) -> None:
+    """Refuses what cannot separate the fields of CSV."""
+    if not isinstance(value, str) or len(value) != 1 or value in '"\r\n\0' or "\ud800" <= value <= "\udfff":
+        raise UsageError(f"delimiter is {value!r}, expected one character, such as ';' or '\\t', and no quote or line end")
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:

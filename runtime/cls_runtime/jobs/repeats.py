@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.encoding.tokenizer import Text
+
 TABLE_BYTES = 64 * 2**20
 _ENTRY_BYTES = 200  # digest, number, and their places in a dict
 
@@ -25,11 +27,11 @@ class RepeatTable:
         self._vectors = np.empty((self.capacity, width), dtype=np.float32)
         self._truncated = np.zeros(self.capacity, dtype=bool)
 
-    def find(self, text: str) -> int | None:
+    def find(self, text: Text) -> int | None:
         """The number of a text that the table has."""
         return self._numbers.get(_digest(text))
 
-    def add(self, text: str, number: int) -> None:
+    def add(self, text: Text, number: int) -> None:
         """Remembers that a text has this number, if there is room; its vector comes later."""
         if number < self.capacity:
             self._numbers[_digest(text)] = number
@@ -50,5 +52,7 @@ class RepeatTable:
         return self._truncated[numbers]
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+def _digest(text: Text) -> bytes:
+    # A byte that is in no UTF-8 tells a pair from any text, and from any other pair.
+    data = text.encode("utf-8") if isinstance(text, str) else b"\xff".join(part.encode("utf-8") for part in text)
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.report import Truncation
+from cls_runtime.encoding.tokenizer import Text, characters
 
 OnError = Literal["raise", "skip", "null"]
 
@@ -30,7 +31,7 @@ class RowBlock:
         start: the first row that the block covers, skipped ones included.
         stop: the row behind the last.
         rows: int64 [n], the numbers of the rows that are here.
-        texts: their texts; None for a row that could not be read, where such rows are kept.
+        texts: their texts, or pairs of them; None for a row that could not be read, where such rows are kept.
         columns: their id and kept columns as an Arrow record batch; None where the output has no columns.
         skipped: the rows that could not be read, left out or kept without a text.
         fraction: how much of the input was read, by bytes; None where that is unknown.
@@ -40,7 +41,7 @@ class RowBlock:
     start: int
     stop: int
     rows: NDArray[np.int64]
-    texts: list[str | None]
+    texts: list[Text | None]
     columns: Any = None
     skipped: tuple[SkippedRow, ...] = ()
     fraction: float | None = None
@@ -48,7 +49,7 @@ class RowBlock:
     @property
     def held_bytes(self) -> int:
         """About how much memory its texts and columns take."""
-        texts = sum(len(text) for text in self.texts if text is not None)
+        texts = sum(characters(text) for text in self.texts if text is not None)
         return texts if self.columns is None else texts + int(self.columns.nbytes)
 
 

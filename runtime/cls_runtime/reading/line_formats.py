@@ -11,11 +11,16 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
-from cls_runtime.errors import TextError, UsageError
+from cls_runtime.errors import TextError
 from cls_runtime.reading.changes import Stamp, stamp_of
+from cls_runtime.reading.csv_header import bad_byte, read_header
 from cls_runtime.reading.csv_rows import CsvRows
-from cls_runtime.reading.lines import Lines, decoded
+from cls_runtime.reading.lines import Lines, decoded, not_utf8
+from cls_runtime.reading.nested_names import parts, ways
 from cls_runtime.reading.rows import BLOCK_BYTES, Columns, Record, Rows, listed
+
+_ABSENT = object()
+_DELIMITER_WORDS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 
 class LineRows:
@@ -97,14 +102,16 @@ class _Txt:
 
 
 class _Jsonl:
-    """A line is an object, or a string that is the text. Blank lines are not records."""
+    """A line is an object, or a string (a pair of them) that is the text. Blank lines are not records."""
 
     def __init__(self, lines: Lines, name: str, columns: Columns) -> None:
         self.raw: Iterator[tuple[int, bytes | None]] = ((number, line) for number, line in lines if line is None or line.strip())
         self._name = name
         self._columns = columns
         # A name in quotes more than once, or letters in escapes: then a field may be there twice.
-        self._quoted = [json.dumps(column, ensure_ascii=False) for column in (columns.text, *columns.others)]
+        names = {part for column in (columns.text, *columns.others) for part in parts(column)}
+        self._quoted = [json.dumps(part, ensure_ascii=False) for part in names]
+        self._nested = tuple(name for name in columns.others if "." in name)
 
     def __iter__(self) -> Iterator[Record]:
         return self
@@ -126,31 +133,37 @@ class _Jsonl:
 
     def _record(self, number: int, value: Any, where: str) -> Record:
         column = self._columns.text
-        if isinstance(value, str):
+        if isinstance(value, str) or (self._columns.pairs and isinstance(value, list)):
             value = {column: value}
         if not isinstance(value, dict):
-            raise TextError(f"{where} is a JSON {_json_kind(value)}, expected an object with {column!r}, or a string")
-        if column not in value:
-            raise TextError(f"{where} has no {column!r}, only {listed(list(value))}; choose one with --column")
-        for name in (column, *self._columns.others):
-            if isinstance(value, _Once) and name in value.twice:
-                raise TextError(f"{where} has {name!r} twice")
-        text = value[column]
-        others = tuple(value.get(name) for name in self._columns.others)
-        error = _no_text(text, column, where)
-        return Record(number, None if error else text, others, error, tuple(value))
+            raise TextError(f"{where} is a JSON {_json_kind(value)}, expected an object with {column!r}, or {self._columns.expected}")
+        text = _field(value, column, where)
+        if text is _ABSENT:
+            raise TextError(f"{where} has no {column!r}, only {listed(_names(value))}; choose one with --column")
+        others = tuple([_field(value, name, where) for name in self._columns.others])
+        fields = tuple(value)
+        if self._nested:
+            fields += tuple(name for name, other in zip(self._columns.others, others, strict=True) if other is not _ABSENT)
+        if _ABSENT in others:
+            others = tuple(None if other is _ABSENT else other for other in others)
+        if isinstance(text, list) and self._columns.pairs:
+            error = _no_pair(text, column, where)
+            text = tuple(text)
+        else:
+            error = _no_text(text, repr(column), where, self._columns.expected)
+        return Record(number, None if error else text, others, error, fields)
 
 
 class _Csv:
-    """Comma-separated with a header. Blank lines are not records."""
+    """Separated by commas, or another delimiter, with a header. Blank lines are not records."""
 
     def __init__(self, lines: Lines, name: str, columns: Columns) -> None:
-        rows = CsvRows(lines, name)
-        header = next(rows, None)
-        self._places, self._width = _csv_places(header, columns, name)
-        rows.width = self._width
+        rows = CsvRows(lines, name, columns.delimiter)
+        self._places = read_header(rows, columns, name)
+        self._width = rows.width
         self.raw: Iterator[Any] = rows
         self._name = name
+        self._columns = columns
 
     def __iter__(self) -> Iterator[Record]:
         return self
@@ -161,44 +174,57 @@ class _Csv:
         if error:
             return Record(line, None, error=error)
         if len(row) != self._width:
-            wrong = f"has {len(row)} fields, the header has {self._width}; put a field that contains a comma in double quotes"
-            return Record(line, None, error=f"{where} {wrong}")
-        text, *others = (row[place] for place in self._places)
-        for field in (text, *others):
-            if bad := next((letter for letter in field if "\udc80" <= letter <= "\udcff"), None):
-                return Record(line, None, error=f"{where} is not UTF-8 (byte 0x{ord(bad) - 0xDC00:02x}); convert the file to UTF-8")
-        return Record(line, text, tuple(others))
+            quoted = f"put a field that contains {_DELIMITER_WORDS.get(self._columns.delimiter, 'the delimiter')} in double quotes"
+            return Record(line, None, error=f"{where} has {len(row)} fields, the header has {self._width}; {quoted}")
+        fields = [row[place] for place in self._places]
+        for place, field in enumerate(fields):
+            if bad := bad_byte(field):
+                name = (self._columns.text, *self._columns.others)[place]
+                return Record(line, None, error=not_utf8(where, bad[0], f"place {bad[1]} of {name!r}"))
+        return Record(line, fields[0], tuple(fields[1:]))
 
 
-def csv_header(file: BinaryIO, name: str, columns: Columns) -> None:
-    """Looks whether a CSV file's header has the columns.
+def _field(value: dict[str, Any], name: str, where: str) -> Any:
+    """The field `name` of a JSON object, or of one within it; `_ABSENT` where there is none.
 
     Raises:
-        UsageError: one is missing or there twice, or the file is empty.
-        TextError: it is not UTF-8 at all.
+        TextError: it is there twice.
     """
-    _csv_places(next(CsvRows(Lines(file, name), name), None), columns, name)
+    if type(value) is dict and (name in value or "." not in name):
+        return value.get(name, _ABSENT)
+    for outer, inner in ways(name):
+        if outer not in value:
+            continue
+        if isinstance(value, _Once) and outer in value.twice:
+            raise TextError(f"{where} has {outer!r} twice")
+        if not inner:
+            return value[outer]
+        if isinstance(value[outer], dict) and (found := _field(value[outer], inner, where)) is not _ABSENT:
+            return found
+    return _ABSENT
 
 
-def _csv_places(header: tuple[int, list[str], str] | None, columns: Columns, name: str) -> tuple[list[int], int]:
-    """Where the columns are in a row, the text's first, and how many fields a row has."""
-    if header is None:
-        raise UsageError(f"{name} is empty, expected a header line with {columns.text!r}")
-    _, names, error = header
-    if error:
-        raise UsageError(error)
-    for column in (columns.text, *columns.others):
-        if names.count(column) != 1:
-            many = "no column" if column not in names else "more than one column"
-            hint = "; choose one with --column" if column == columns.text else ""
-            raise UsageError(f"{name} has {many} {column!r}; its columns are {listed(names)}{hint}")
-    return [names.index(column) for column in (columns.text, *columns.others)], len(names)
+def _names(value: dict[str, Any]) -> list[str]:
+    """The names of an object's fields; of a field that is an object, those of its own fields."""
+    return [
+        f"{name}.{inner}" if inner else name
+        for name, child in value.items()
+        for inner in (child if isinstance(child, dict) and child else {"": None})
+    ]
 
 
-def _no_text(value: Any, column: str, where: str) -> str:
+def _no_pair(values: list[Any], column: str, where: str) -> str:
+    """Why a JSON array is no pair of texts; empty if it is one."""
+    if len(values) != 2:
+        return f"{where}: {column!r} is a JSON array of {len(values)}, expected a string or a pair of strings"
+    first, second = values
+    return _no_text(first, f"{column!r} [0]", where, "a string") or _no_text(second, f"{column!r} [1]", where, "a string")
+
+
+def _no_text(value: Any, what: str, where: str, expected: str) -> str:
     """Why a JSON value is no text; empty if it is one. JSON can spell a lone surrogate, which no tokenizer takes."""
     if not isinstance(value, str):
-        return f"{where}: {column!r} is a JSON {_json_kind(value)}, expected a string"
+        return f"{where}: {what} is a JSON {_json_kind(value)}, expected {expected}"
     if value.isascii():
         return ""
     try:

@@ -10,7 +10,11 @@ MAX_LINE_BYTES = 2**24
 # How far the end of a line that is too long is looked for: whatever never ends shall not be read for ever.
 MAX_PASSED_BYTES = 2**30
 _UTF8_BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+# The longer ones first: UTF-32's begins with UTF-16's.
+_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# How many bytes a letter of ASCII takes, and which of them it is; the others are zeros.
+_UNITS = {"UTF-32LE": (4, 0), "UTF-32BE": (4, 3), "UTF-16LE": (2, 0), "UTF-16BE": (2, 1)}
+_CONVERT = "convert it to UTF-8: iconv -f {} -t UTF-8 FILE > NEW"
 _PASSED_AT_ONCE = 2**20
 
 
@@ -64,24 +68,38 @@ class Lines:
         self._unended = False
 
 
-def decoded(line: bytes | None, where: str) -> tuple[str, str]:
-    """The line as text, or the error."""
+def decoded(line: bytes | None, where: str, *, advice: str = "") -> tuple[str, str]:
+    """The line as text, or the error; `advice` is what to do where it is not UTF-8, else that is how a text file is converted."""
     if line is None:
         return "", f"{where} is longer than {MAX_LINE_BYTES:,} bytes; is it a text file?"
     try:
         return line.decode("utf-8"), ""
     except UnicodeDecodeError as error:
-        bad = f"byte 0x{line[error.start]:02x} at place {error.start + 1}"
-        return "", f"{where} is not UTF-8 ({bad}); convert the file to UTF-8"
+        return "", not_utf8(where, line[error.start], f"place {error.start + 1}", advice=advice)
+
+
+def not_utf8(where: str, byte: int, place: str, *, advice: str = "") -> str:
+    """The error for a byte that is not UTF-8. What it is instead nobody can tell; mostly it comes from Western Windows programs."""
+    advice = advice or f"where it is Windows-1252, {_CONVERT.format('CP1252')}"
+    return f"{where} is not UTF-8 (byte 0x{byte:02x} at {place}); {advice}"
 
 
 def _check_encoding(line: bytes, name: str) -> None:
-    """Refuses UTF-16: with its zeros, what it says in ASCII is valid UTF-8, of another text.
+    """Refuses UTF-16 and UTF-32: with their zeros, what they say in ASCII is valid UTF-8, of another text.
 
     Raises:
-        TextError: the first line of the file has its mark, or a zero in every second place and letters in the others.
+        TextError: the first line of the file has a mark of theirs, or zeros in the places where they have them, and letters in the others.
     """
-    first, second = line[:64:2], line[1:64:2]
-    zeros = (any(first) and not any(second[: len(first) - 1])) or (any(second) and not any(first[: len(second)]))
-    if line.startswith(_UTF16_BOMS) or (len(line) >= 6 and zeros):
-        raise TextError(f"{name} is UTF-16 or UTF-32; convert it to UTF-8")
+    for mark, encoding in _MARKS.items():
+        if line.startswith(mark):
+            raise TextError(f"{name} is {encoding} (it begins with the bytes {_shown(mark)}); {_CONVERT.format(encoding)}")
+    if len(line) >= 6:
+        for encoding, (width, letter) in _UNITS.items():
+            columns = [line[place:64:width] for place in range(width)]
+            others = b"".join(columns[:letter] + columns[letter + 1 :])
+            if any(columns[letter]) and not any(others):
+                raise TextError(f"{name} is {encoding} (it begins with the bytes {_shown(line[:4])}); {_CONVERT.format(encoding)}")
+
+
+def _shown(data: bytes) -> str:
+    return " ".join(f"0x{byte:02x}" for byte in data)

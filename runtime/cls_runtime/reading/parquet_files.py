@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, BinaryIO, cast
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.errors import ClsError, MissingExtraError, TextError, UsageError
+from cls_runtime.reading.arrow_texts import is_dictionary, is_pairs, is_strings, texts_of
 from cls_runtime.reading.changes import Stamp, stamp_of
-from cls_runtime.reading.lines import MAX_LINE_BYTES, decoded
+from cls_runtime.reading.nested_names import ways
 from cls_runtime.reading.parquet_sizes import batch_rows
 from cls_runtime.reading.rows import BLOCK_BYTES, Columns, Rows, listed
 
-_STRINGS = ("string", "large_string", "string_view")
 _AT_ONCE_BYTES = 2**20  # of a column chunk, which else would be read whole
 
 
@@ -34,7 +34,7 @@ def require_pyarrow(what: str) -> ModuleType:
 
 
 class ParquetRows:
-    """An open Parquet file with a column of strings; a `RowReader`.
+    """An open Parquet file with a column of strings, or of lists of two strings; a `RowReader`.
 
     Args:
         source: an open file, Python's or Arrow's.
@@ -56,6 +56,8 @@ class ParquetRows:
         self._name = name
         self._columns = columns
         self._names = list(dict.fromkeys((columns.text, *columns.others)))
+        self._paths: dict[str, tuple[Any, ...]] = {}  # by the name that was asked for: the field and the structs that it lies in
+        self._nested = False
         self._row = 0
         self._pieces: Iterator[tuple[Any, NDArray[np.int64]]] | None = None  # from `_row` on; None where they begin elsewhere
         self._rest: tuple[Any, NDArray[np.int64]] | None = None
@@ -79,8 +81,8 @@ class ParquetRows:
         return int(self._metadata.num_rows)
 
     def field(self, column: str) -> Any:
-        """The Arrow type of a column."""
-        return self._schema.field(column).type
+        """The Arrow type of a wanted column."""
+        return self._paths[column][-1].type
 
     def skip(self, count: int) -> int:
         """Passes over `count` rows; how many there were. Whole row groups are not read."""
@@ -152,7 +154,8 @@ class ParquetRows:
             if first + rows > row:
                 seen = 0
                 size = batch_rows(self._metadata.row_group(group), group, self._names, self._source, self._name)
-                for batch in self._file.iter_batches(batch_size=size, row_groups=[group], columns=self._names, use_threads=False):
+                for read in self._file.iter_batches(batch_size=size, row_groups=[group], columns=self._names, use_threads=False):
+                    batch = self._flat(read)
                     ends = np.cumsum(_row_bytes(batch))
                     passed = min(max(0, row - first - seen), len(batch))
                     seen += len(batch)
@@ -162,38 +165,36 @@ class ParquetRows:
                     raise ValueError(f"row group {group} has {seen} rows, {rows} by its own account")
             first += rows
 
+    def _flat(self, batch: Any) -> Any:
+        """The batch with what is within structs as columns of its own, named as it was asked for."""
+        import pyarrow as pa
+
+        if not self._nested:
+            return batch
+        return pa.RecordBatch.from_arrays([_within(batch, path) for path in self._paths.values()], names=self._names)
+
     def _rows(self, batch: Any, first: int) -> Rows:
         """The rows of a batch, the first of which is number `first` of the file."""
-        column = batch.column(batch.schema.names.index(self._columns.text))
-        try:
-            texts: list[str | None] = column.to_pylist()
-            errors = ["" if text is not None and len(text) <= MAX_LINE_BYTES // 4 else None for text in texts]
-        except UnicodeDecodeError:
-            texts, errors = [None] * len(batch), [None] * len(batch)
-        for place, known in enumerate(errors):
-            if known is None:
-                texts[place], errors[place] = self._looked_at(_bytes(column[place]), first + place)
-        return Rows(texts, [error or "" for error in errors], batch=batch, first=first)
-
-    def _looked_at(self, value: bytes | None, row: int) -> tuple[str | None, str]:
-        """A text, or why it is none. Rows count from 1, as lines do."""
-        where = f"{self._name} row {row}"
-        if value is None:
-            return None, f"{where}: {self._columns.text!r} is null, expected a string"
-        text, error = decoded(value if len(value) <= MAX_LINE_BYTES else None, f"{where}: {self._columns.text!r}")
-        return (None, error) if error else (text, "")
+        name = self._columns.text
+        column = batch.column(batch.schema.names.index(name))
+        texts, errors = texts_of(column, name, self._name, first, expected=self._columns.expected)
+        return Rows(texts, errors, batch=batch, first=first)
 
     def _check(self) -> None:
-        names = self._schema.names
-        for column in (self._columns.text, *self._columns.others):
-            if names.count(column) != 1:
-                many = "no column" if column not in names else "more than one column"
-                hint = "; choose one with --column" if column == self._columns.text else ""
-                raise UsageError(f"{self._name} has {many} {column!r}; its columns are {listed(names)}{hint}")
+        for column in self._names:
+            found = _paths(list(self._schema), column)
+            if len(found) != 1:
+                many = "more than one column" if found else "no column"
+                hint = "; rename one of them" if found else "; choose one with --column" if column == self._columns.text else ""
+                raise UsageError(f"{self._name} has {many} {column!r}; its columns are {listed(_leaves(self._schema))}{hint}")
+            (self._paths[column],) = found
+        self._nested = any(len(path) > 1 for path in self._paths.values())
         kind = self.field(self._columns.text)
-        kind = getattr(kind, "value_type", kind) if _is_dictionary(kind) else kind  # counts as the strings in it
-        if str(kind) not in _STRINGS:
-            raise UsageError(f"{self._name}: column {self._columns.text!r} is {kind}, expected string")
+        if not is_strings(kind) and not (self._columns.pairs and is_pairs(kind)):
+            kind = kind.value_type if is_dictionary(kind) else kind  # counts as the values in it
+            hint = f"; choose one of its fields with --column {self._columns.text}.NAME" if _fields(kind) else ""
+            expected = "string or a list of two strings" if self._columns.pairs else "string"
+            raise UsageError(f"{self._name}: column {self._columns.text!r} is {kind}, expected {expected}{hint}")
 
     @contextlib.contextmanager
     def _damage_as(self, kind: type[ClsError], message: str) -> Iterator[None]:
@@ -206,17 +207,43 @@ class ParquetRows:
             raise kind(f"{self._name} {message.format(' '.join(str(error).split())[:300] or type(error).__name__)}") from None
 
 
-def _is_dictionary(kind: Any) -> bool:
-    return str(kind).startswith("dictionary")
+def _paths(fields: Sequence[Any], name: str) -> list[tuple[Any, ...]]:
+    """The fields that a name may mean, each with those that it lies in."""
+    for outer, inner in ways(name):
+        same = [field for field in fields if field.name == outer]
+        found = [(field, *rest) for field in same for rest in _paths(_fields(field.type), inner)] if inner else [(field,) for field in same]
+        if found:
+            return found
+    return []
+
+
+def _fields(kind: Any) -> list[Any]:
+    """The fields of a struct; of no other type, since what is within a list is not one value a row."""
+    return [kind.field(place) for place in range(kind.num_fields)] if str(kind).startswith("struct<") else []
+
+
+def _leaves(schema: Any) -> list[str]:
+    """The names of columns, of a struct those of its fields."""
+    return [f"{field.name}.{inner.name}" if inner else field.name for field in schema for inner in _fields(field.type) or [None]]
+
+
+def _within(batch: Any, path: Sequence[Any]) -> Any:
+    """The array at the end of a path; null where any struct on it is."""
+    from pyarrow import compute
+
+    array = batch.column(batch.schema.names.index(path[0].name))
+    for field in path[1:]:
+        array = compute.struct_field(array, [array.type.get_field_index(field.name)])
+    return array
 
 
 def _plain(batch: Any) -> Any:
     """The batch with dictionaries as the values in them."""
     import pyarrow as pa
 
-    if not any(_is_dictionary(field.type) for field in batch.schema):
+    if not any(is_dictionary(field.type) for field in batch.schema):
         return batch
-    arrays = [array.dictionary_decode() if _is_dictionary(array.type) else array for array in batch.columns]
+    arrays = [array.dictionary_decode() if is_dictionary(array.type) else array for array in batch.columns]
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
@@ -229,20 +256,13 @@ def _row_bytes(batch: Any) -> NDArray[np.int64]:
 
 
 def _has_lengths(kind: Any) -> bool:
-    kind = kind.value_type if _is_dictionary(kind) else kind
+    kind = kind.value_type if is_dictionary(kind) else kind
     return str(kind) in ("string", "large_string", "binary", "large_binary")
 
 
 def _string_bytes(array: Any) -> NDArray[np.int64]:
     from pyarrow import compute
 
-    if not _is_dictionary(array.type):
-        lengths = compute.binary_length(array)
-    else:
-        lengths = compute.binary_length(array.dictionary).take(array.indices)
+    in_dictionary = is_dictionary(array.type)
+    lengths = compute.binary_length(array.dictionary).take(array.indices) if in_dictionary else compute.binary_length(array)
     return cast("NDArray[np.int64]", lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
-
-
-def _bytes(value: Any) -> bytes | None:
-    """The bytes of a string that may not be UTF-8."""
-    return value.as_buffer().to_pybytes() if value.is_valid else None

@@ -39,7 +39,7 @@ def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name:
     rows = BATCH_ROWS
     for place in range(row_group.num_columns):
         chunk = row_group.column(place)
-        if chunk.path_in_schema.split(".")[0] not in names and chunk.path_in_schema not in names:
+        if not any(f"{chunk.path_in_schema}.".startswith(f"{wanted}.") for wanted in names):
             continue
         whole, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
         are_strings = chunk.physical_type in _STRINGS

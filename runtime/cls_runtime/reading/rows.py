@@ -11,25 +11,42 @@ from cls_runtime.reading.changes import Stamp
 BATCH_ROWS = 1024  # how many are worth reading at once
 BLOCK_BYTES = 2**20  # and with how many bytes
 
+# A text, or a pair of texts that the model reads as one input.
+RowText = str | tuple[str, str]
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are wanted: the text's, and `others`, whose values are passed on as they are."""
+    """Which columns are wanted, and how they are read.
+
+    Attributes:
+        text: the text's; a dot reaches into a struct of Parquet or an object of JSON.
+        others: those whose values are passed on as they are; likewise.
+        pairs: whether two strings in a list are a text too, a pair; otherwise a list is none.
+        delimiter: what separates the fields of CSV, one character.
+    """
 
     text: str = "text"
     others: tuple[str, ...] = ()
+    pairs: bool = False
+    delimiter: str = ","
+
+    @property
+    def expected(self) -> str:
+        """What a text may be, for errors."""
+        return "a string or a pair of strings" if self.pairs else "a string"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file of lines, or why there is none: `text` is a str, or None with `error`.
+    """One record of a file of lines, or why there is none: `text` is a text, or None with `error`.
 
     `line` is the number of its last line; `values` are those of `Columns.others`, None where a JSON object has no such field; `fields` are
     the names that a JSON object has.
     """
 
     line: int
-    text: str | None
+    text: RowText | None
     values: tuple[Any, ...] = ()
     error: str = ""
     fields: tuple[str, ...] = ()
@@ -43,11 +60,11 @@ class Rows:
         texts: [n]; None where there is none.
         errors: [n]; why there is none, with the file and the line; empty where there is a text.
         records: [n], the rows of a file of lines; empty for Parquet.
-        batch: the rows of a Parquet file as an Arrow record batch; None for others.
+        batch: the rows of a Parquet file as an Arrow record batch, its columns named as they were asked for; None for others.
         first: the number of the first row in its Parquet file, from 1.
     """
 
-    texts: list[str | None]
+    texts: list[RowText | None]
     errors: list[str]
     records: tuple[Record, ...] = ()
     batch: Any = None

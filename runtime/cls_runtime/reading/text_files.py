@@ -22,7 +22,8 @@ from typing import BinaryIO, cast
 
 from cls_runtime.errors import TextError, UsageError
 from cls_runtime.reading.changes import check_unchanged
-from cls_runtime.reading.line_formats import LineRows, csv_header
+from cls_runtime.reading.csv_header import check_header
+from cls_runtime.reading.line_formats import LineRows
 from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
 from cls_runtime.reading.rows import BATCH_ROWS, Columns, RowReader
 
@@ -81,7 +82,7 @@ class TextFile:
                     return
             with _damage_named(self.name), self._opened() as (file, _):
                 if self.kind == ".csv":
-                    csv_header(file, self.name, columns)
+                    check_header(file, self.name, columns)
 
     @property
     def once(self) -> bool:
@@ -142,12 +143,12 @@ class TextFile:
             yield parquet
 
 
-def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterator[str]:
+def read_texts(inputs: Sequence[str | Path], *, column: str = "text", delimiter: str = ",") -> Iterator[str]:
     """The texts of all `inputs`, one after the other.
 
     - `.txt`: a line is a text, an empty line an empty text; only the line's end (LF or CRLF) is taken off.
     - `.jsonl`: a line is an object with the text under `column`, or a bare string. Blank lines are not records.
-    - `.csv`: comma-separated with a header; the text is under `column`.
+    - `.csv`: separated by `delimiter`, with a header; the text is under `column`.
     - these three also with `.gz` (gzip) or `.zst` (zstd, which needs the extra `jobs`) behind the name.
     - `.parquet`: the text is under `column`; needs the extra `jobs`.
     - `-`: standard input, read like `.txt`.
@@ -157,7 +158,8 @@ def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterato
 
     Args:
         inputs: paths, or `-` at most once.
-        column: the column's name in `.jsonl`, `.csv` and `.parquet`.
+        column: the column's name in `.jsonl`, `.csv` and `.parquet`; of the first and the last a dot reaches into an object or a struct.
+        delimiter: what separates the fields of `.csv`, one character.
 
     Raises:
         UsageError: a file is missing, unreadable, or of another format; a column is not there. Raised by the call itself.
@@ -166,7 +168,7 @@ def read_texts(inputs: Sequence[str | Path], *, column: str = "text") -> Iterato
     """
     if isinstance(inputs, (str, Path)):
         raise TypeError(f"inputs is a {type(inputs).__name__}, expected a list of paths")
-    columns = Columns(column)
+    columns = Columns(column, delimiter=delimiter)
     files = checked_files([str(name) for name in inputs], columns)
     return (text for file in files for text in _texts(file, columns))
 
@@ -205,7 +207,7 @@ def _texts(file: TextFile, columns: Columns) -> Iterator[str]:
         while (rows := reader.take(BATCH_ROWS)).texts:
             check_unchanged(opened, reader.stamp(), file.label)
             for text, error in zip(rows.texts, rows.errors, strict=True):
-                if text is None:
+                if not isinstance(text, str):  # `columns` takes no pairs
                     raise TextError(error)
                 yield text
 

@@ -110,6 +110,12 @@ JSON_COLUMNS = [
     ([1, "a"], pa.string(), ["1", "a"]),
     ([{"x": 1}, [2]], pa.string(), ['{"x": 1}', "[2]"]),
     ([None, None], pa.string(), [None, None]),
+    ([1, True], pa.string(), ["1", "true"]),
+    ([1.5, True], pa.string(), ["1.5", "true"]),
+    ([2**63 - 1, -(2**63)], pa.int64(), [2**63 - 1, -(2**63)]),
+    ([1, 2**63], pa.string(), ["1", str(2**63)]),
+    ([0.5, 2**53], pa.float64(), [0.5, 2.0**53]),
+    ([0.5, 2**53 + 1], pa.string(), ["0.5", str(2**53 + 1)]),
 ]
 
 
@@ -129,6 +135,19 @@ def test_the_types_of_json_columns(tmp_path, values, kind, kept):
         ("[1]", "[NaN]"),
         ("[1]", '["\\ud800"]'),
         ("1", "[" * 900 + "]" * 900),
+        ("1", "2.5"),
+        ("1", "-0.7"),
+        ("1", "2.0"),
+        ("1", "true"),
+        ("1", '"2"'),
+        ("1", str(2**63)),
+        ("1.5", "true"),
+        ("1.5", str(2**53 + 1)),
+        ("true", "1"),
+        ("true", '"yes"'),
+        ('"a"', "1"),
+        ('"a"', "true"),
+        ('"a"', '["b"]'),
     ],
 )
 def test_a_kept_value_that_does_not_fit_is_a_bad_row(tmp_path, first, value):
@@ -137,7 +156,84 @@ def test_a_kept_value_that_does_not_fit_is_a_bad_row(tmp_path, first, value):
     (skipped,) = [item for block in find(tmp_path / "in.jsonl", keep=["c"], on_error="skip").blocks([(0, END)]) for item in block.skipped]
     assert skipped.row == 1000
     assert "line 1001: 'c' is " in skipped.reason
+    assert skipped.reason.endswith("as in the first 1,000 records, which decide the column's type; give all of them one type")
     assert len(skipped.reason) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("first", "value", "kept"),
+    [
+        ("null", "2.5", "2.5"),
+        ("null", "-0.7", "-0.7"),
+        ("null", "true", "true"),
+        ("null", '"2.5"', "2.5"),
+        ("null", str(2**64), str(2**64)),
+        ('"a", "d": 1', "2.5", None),
+        ('[1], "d": 1', "2.5", "2.5"),
+        ('1.5, "d": 1', "2", 2.0),
+    ],
+)
+def test_a_value_behind_the_first_thousand_is_kept_or_ends_the_job(tmp_path, first, value, kept):
+    filler = f'{{"text": "t", "c": {first}}}\n' * 1000
+    (tmp_path / "in.jsonl").write_text(f'{filler}{{"text": "t", "c": {value}}}\n')
+    if kept is None:
+        with pytest.raises(TextError, match=r"line 1001: 'c' is 2.5, expected string as in the first 1,000 records"):
+            columns_of(tmp_path / "in.jsonl", keep=["c"])
+    else:
+        assert columns_of(tmp_path / "in.jsonl", keep=["c"])["c"].to_pylist()[1000] == kept
+
+
+def test_an_id_that_changes_its_type_ends_the_job(tmp_path):
+    lines = [f'{{"text": "t", "n": {row}}}\n' for row in range(1000)]
+    for value in ("2.5", "-0.7", "true", '"k"'):
+        (tmp_path / "in.jsonl").write_text("".join(lines) + f'{{"text": "t", "n": {value}}}\n')
+        with pytest.raises(TextError, match=r"line 1001: 'n' is .*, expected int64 as in the first 1,000 records"):
+            columns_of(tmp_path / "in.jsonl", id_column="n")
+
+
+@pytest.mark.parametrize("value", ["2.5", "-0.7", "1e3", "007", "true", "", str(2**70)])
+def test_a_kept_value_of_csv_is_its_letters(tmp_path, value):
+    (tmp_path / "in.csv").write_text("text,c\n" + "t,1\n" * 1000 + f"t,{value}\n")
+    assert columns_of(tmp_path / "in.csv", keep=["c"])["c"].to_pylist()[1000] == value
+
+
+def test_a_dot_reaches_into_an_object_of_json(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"doc": {"text": "a", "n": 1}}\n{"doc": {"text": "b"}, "doc.n": 2}\n')
+    inputs = find(tmp_path / "in.jsonl", column="doc.text", keep=["doc.n"])
+    assert [text for _, text in rows_of(inputs)] == ["a", "b"]
+    assert columns_of(tmp_path / "in.jsonl", column="doc.text", keep=["doc.n"])["doc.n"].to_pylist() == [1, 2]
+    with pytest.raises(UsageError, match=r"column 'doc.m' is in none of the first 2 records"):
+        find(tmp_path / "in.jsonl", column="doc.text", keep=["doc.m"])
+
+
+JSON_PAIRS = [
+    ('{"text": ["a", "b"]}', ("a", "b")),
+    ('["a", "b"]', ("a", "b")),
+    ('{"text": ["a"]}', r"'text' is a JSON array of 1, expected a string or a pair of strings"),
+    ('["a", "b", "c"]', r"'text' is a JSON array of 3"),
+    ('{"text": ["a", null]}', r"'text' \[1\] is a JSON null, expected a string"),
+    ('{"text": ["\\ud800", "b"]}', r"has a lone surrogate U\+D800"),
+    ('{"text": 1}', r"'text' is a JSON number, expected a string or a pair of strings"),
+    ("1", r"is a JSON number, expected an object with 'text', or a string or a pair of strings"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), JSON_PAIRS)
+def test_two_strings_of_json_are_a_pair(tmp_path, line, expected):
+    (tmp_path / "in.jsonl").write_text(f"{line}\n")
+    if isinstance(expected, tuple):
+        assert rows_of(find(tmp_path / "in.jsonl")) == [(0, expected)]
+    else:
+        with pytest.raises(TextError, match=expected):
+            rows_of(find(tmp_path / "in.jsonl"))
+
+
+def test_a_delimiter_without_csv_would_do_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("cat\n")
+    (tmp_path / "b.csv").write_text("n;text\n1;dog\n")
+    with pytest.raises(UsageError, match=r"--delimiter goes with \.csv files; found .*a\.txt"):
+        find(tmp_path / "a.txt", delimiter=",")
+    assert rows_of(find(tmp_path / "a.txt", tmp_path / "b.csv", delimiter=";")) == [(0, "cat"), (1, "dog")]
 
 
 def test_a_json_column_that_some_records_lack_is_null_there(tmp_path):

@@ -26,6 +26,11 @@ JOB = VECTORS | {
     "column": (["text", ""], [None, 1, b"text"], "expected a column's name"),
     "id_column": ([None, "key", ""], [0, ("key",)], "expected a column's name"),
     "keep": ([(), ("lang",), ["lang", "date"]], ["lang", None, ("lang", 1)], "expected a tuple of columns' names, such as ('lang',)"),
+    "delimiter": (
+        [None, ",", ";", "\t", "|", "\x01", "§"],
+        ["", ";;", "\\t", '"', "\n", "\r", "\0", "\udcff", 9, b";"],
+        r"expected one character, such as ';' or '\t', and no quote or line end",
+    ),
     "on_error": (["raise", "skip", "null"], ["skipp", "ignore", "", None], "expected one of raise, skip, null"),
     "shard_rows": ([1, 10**9], [0, -5, 2.0, "9", None, True], COUNT),
     "on_overflow": (["warn", "truncate", "raise"], ["cut", "", None], "expected one of warn, truncate, raise"),

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 
 pa = pytest.importorskip("pyarrow")
@@ -10,7 +11,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 from cls_runtime.errors import ClsError, TextError, UsageError  # noqa: E402
 from cls_runtime.jobs.inputs import END, JobInputs  # noqa: E402
 from cls_runtime.reading.rows import BLOCK_BYTES, Columns  # noqa: E402
-from cls_runtime.reading.text_files import TextFile  # noqa: E402
+from cls_runtime.reading.text_files import TextFile, read_texts  # noqa: E402
 
 
 def strings(*values, kind=None):
@@ -50,6 +51,138 @@ def test_a_row_that_cannot_be_read(tmp_path, name):
     with pytest.raises(TextError, match=message) as caught:
         list(JobInputs.find([str(path)], **options).blocks([(0, END)]))
     assert "\n" not in str(caught.value)
+
+
+PAIRS = [["a", "b"], ["c", ""]]
+PAIR_TYPES = {
+    "list": pa.list_(pa.string()),
+    "large list": pa.large_list(pa.large_string()),
+    "fixed-size list": pa.list_(pa.string(), 2),
+    "list view": pa.list_view(pa.string()),
+    "large list view": pa.large_list_view(pa.large_string()),
+    "views": pa.list_(pa.string_view()),
+    "dictionary in a list": pa.list_(pa.dictionary(pa.int32(), pa.string())),
+}
+
+
+def written(folder, **columns):
+    parquet.write_table(pa.table(columns), folder / "in.parquet")
+    return str(folder / "in.parquet")
+
+
+@pytest.mark.parametrize("kind", PAIR_TYPES)
+def test_a_list_of_two_strings_is_a_pair(bundle, tmp_path, kind):
+    from cls_runtime import Encoder
+    from cls_runtime.jobs import JobOptions, run_job
+
+    path = written(tmp_path, text=pa.array(PAIRS, PAIR_TYPES[kind]))
+    assert [text for block in JobInputs.find([path]).blocks([(0, END)]) for text in block.texts] == [("a", "b"), ("c", "")]
+    run_job(bundle, [path], str(tmp_path / "out"), options=JobOptions(keep=("text",)), progress_bar=False)
+    rows = parquet.read_table(tmp_path / "out").to_pydict()
+    assert rows["text"] == PAIRS
+    with Encoder.load(bundle) as encoder:
+        np.testing.assert_array_equal(rows["embedding"], encoder.encode([("a", "b"), ("c", "")]))
+
+
+BAD_PAIR = strings(b"a", b"b", b"c", b"\xff", b"d", b"e")
+# name: a column whose first and last rows are pairs, what is said of the one between.
+BAD_PAIRS = {
+    "one": (pa.array([["a", "b"], ["c"], ["d", "e"]]), "row 2: 'text' is a list of 1, expected two strings, a pair"),
+    "three": (pa.array([["a", "b"], ["c"] * 3, ["d", "e"]], pa.list_view(pa.string())), "'text' is a list of 3, expected two"),
+    "none": (pa.array([["a", "b"], [], ["d", "e"]], pa.large_list(pa.string())), "'text' is a list of 0, expected two"),
+    "null": (pa.array([["a", "b"], None, ["d", "e"]]), "'text' is null, expected a string or a pair of strings"),
+    "null in it": (pa.array([["a", "b"], ["c", None], ["d", "e"]], pa.list_(pa.string(), 2)), r"'text' \[1\] is null, expected a string"),
+    "bytes": (
+        pa.ListArray.from_arrays([0, 2, 4, 6], BAD_PAIR),
+        r"'text' \[1\] is not UTF-8 \(byte 0xff at place 1\); write the file again",
+    ),
+    "too long": (pa.array([["a", "b"], ["c", "x" * (2**24 + 1)], ["d", "e"]]), r"'text' \[1\] is longer than 16,777,216 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_a_list_that_is_no_pair_is_a_bad_row(tmp_path, name):
+    column, message = BAD_PAIRS[name]
+    path = written(tmp_path, text=column)
+    blocks = list(JobInputs.find([path], on_error="null").blocks([(0, END)]))
+    assert [text for block in blocks for text in block.texts] == [("a", "b"), None, ("d", "e")]
+    with pytest.raises(TextError, match=message):
+        list(JobInputs.find([path]).blocks([(0, END)]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(pa.list_(pa.string(), 3), [["a"] * 3]), (pa.list_(pa.int64()), [[1, 2]]), (pa.list_(pa.list_(pa.string())), [[["a"]]])],
+)
+def test_a_list_column_that_can_hold_no_pairs_is_refused_at_once(tmp_path, kind, values):
+    with pytest.raises(UsageError, match=r"column 'text' is .*list<.*, expected string or a list of two strings"):
+        JobInputs.find([written(tmp_path, text=pa.array(values, kind))])
+
+
+def test_where_pairs_are_no_texts_a_list_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"column 'text' is list<.*, expected string$"):
+        read_texts([written(tmp_path, text=PAIRS)])
+
+
+INNER = pa.array([{"text": "inner", "n": 1, "tags": ["x"]}, {"text": "deep", "n": 2, "tags": []}])
+# name: columns, options of `find`, the texts, the values of the first kept column.
+STRUCTS = {
+    "a field": ({"doc": INNER}, {"column": "doc.text"}, ["inner", "deep"], None),
+    "a field of a field": ({"a": pa.StructArray.from_arrays([INNER], ["doc"])}, {"column": "a.doc.text"}, ["inner", "deep"], None),
+    "a column with a dot": ({"doc": INNER, "doc.text": ["real", "own"]}, {"column": "doc.text"}, ["real", "own"], None),
+    "a struct with a dot": ({"a.b": INNER, "a": ["x", "y"]}, {"column": "a.b.text"}, ["inner", "deep"], None),
+    "kept": ({"text": ["a", "b"], "doc": INNER}, {"keep": ["doc.n"]}, ["a", "b"], [1, 2]),
+    "kept list": ({"text": ["a", "b"], "doc": INNER}, {"keep": ["doc.tags"]}, ["a", "b"], [["x"], []]),
+    "kept whole": ({"doc": INNER}, {"column": "doc.text", "keep": ["doc"]}, ["inner", "deep"], INNER.to_pylist()),
+    "id": ({"doc": INNER}, {"column": "doc.text", "id_column": "doc.n"}, ["inner", "deep"], [1, 2]),
+    "dictionary": (
+        {"doc": pa.StructArray.from_arrays([pa.array(["p", "q"]).dictionary_encode()], ["kind"])},
+        {"column": "doc.kind", "keep": ["doc.kind"]},
+        ["p", "q"],
+        ["p", "q"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_a_dot_reaches_into_a_struct(tmp_path, name):
+    columns, options, texts, kept = STRUCTS[name]
+    blocks = list(JobInputs.find([written(tmp_path, **columns)], **options).blocks([(0, END)]))
+    assert [text for block in blocks for text in block.texts] == texts
+    if kept is not None:
+        assert blocks[0].columns.column("id" if "id_column" in options else options["keep"][0]).to_pylist() == kept
+
+
+def test_a_null_struct_has_no_text(tmp_path):
+    """Also where a value is stored behind the null."""
+    masked = pa.StructArray.from_arrays([pa.array(["a", "hidden"])], ["text"], mask=pa.array([False, True]))
+    with pytest.raises(TextError, match=r"row 2: 'doc.text' is null"):
+        list(JobInputs.find([written(tmp_path, doc=masked)], column="doc.text").blocks([(0, END)]))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("doc", r"column 'doc' is struct<.*, expected string .*; choose one of its fields with --column doc.NAME"),
+        ("doc.body", "no column 'doc.body'; its columns are 'id', 'doc.text', 'doc.n', 'doc.tags'; choose one with --column"),
+        ("doc.n", "column 'doc.n' is int64, expected string"),
+        ("doc.tags.element", "no column 'doc.tags.element'"),
+        ("twice.a", "more than one column 'twice.a'; its columns are .* rename one of them"),
+    ],
+)
+def test_what_a_dot_does_not_reach_in_parquet(tmp_path, column, message):
+    columns = {"id": [1, 2], "doc": INNER}
+    if column == "twice.a":
+        columns["twice"] = pa.StructArray.from_arrays([pa.array(["a", "b"])] * 2, ["a", "a"])
+    with pytest.raises(UsageError, match=message):
+        JobInputs.find([written(tmp_path, **columns)], column=column)
+
+
+def test_other_columns_of_one_name_do_not_matter(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array(["a"]), pa.array(["b"])], names=["n", "text", "n"])
+    parquet.write_table(table, tmp_path / "in.parquet")
+    (block,) = JobInputs.find([str(tmp_path / "in.parquet")]).blocks([(0, END)])
+    assert block.texts == ["a"]
 
 
 ID_TYPES = {

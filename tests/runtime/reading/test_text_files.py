@@ -41,7 +41,7 @@ def test_bad_utf8_names_file_and_line(tmp_path):
     path = write(tmp_path / "in.txt", b"good\nb\xe4d\n")
     texts = read_texts([path])
     assert next(texts) == "good"
-    with pytest.raises(TextError, match=r"in\.txt line 2 is not UTF-8 \(byte 0xe4 at place 2\)"):
+    with pytest.raises(TextError, match=r"in\.txt line 2 is not UTF-8 \(byte 0xe4 at place 2\); .* iconv -f CP1252 -t UTF-8"):
         next(texts)
 
 
@@ -57,6 +57,42 @@ def test_jsonl_reads_objects_and_strings(tmp_path):
     assert list(read_texts([write(tmp_path / "in.jsonl", "\n".join(lines))])) == ["a\nb", "bare", ""]
     path = write(tmp_path / "other.JSONL", '{"body": "x"}\n')
     assert list(read_texts([path], column="body")) == ["x"]
+
+
+NESTED = '{"id": 1, "doc": {"text": "inner", "meta": {"lang": "en"}}}'
+# name: a line of JSON, a column, its text.
+REACHED = {
+    "a field of an object": (NESTED, "doc.text", "inner"),
+    "deeper": (NESTED, "doc.meta.lang", "en"),
+    "a key with a dot": ('{"doc.text": "real", "doc": {"text": "inner"}}', "doc.text", "real"),
+    "an object under a key with a dot": ('{"a.b": {"c": "real"}, "a": {"b": {"c": "inner"}}}', "a.b.c", "real"),
+    "a key with a dot within an object": ('{"a": {"b.c": "inner"}}', "a.b.c", "inner"),
+    "past what is no object": ('{"a.b": 1, "a": {"b": {"c": "inner"}}}', "a.b.c", "inner"),
+    "a name that is also elsewhere": ('{"text": "x", "doc": {"text": "inner"}}', "doc.text", "inner"),
+    "a name that begins with a dot": ('{".a": "real"}', ".a", "real"),
+}
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_a_dot_reaches_into_an_object(tmp_path, name):
+    line, column, text = REACHED[name]
+    assert list(read_texts([write(tmp_path / "in.jsonl", line)], column=column)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (NESTED, r"has no 'doc.body', only 'id', 'doc.text', 'doc.meta'; choose one with --column"),
+        ('{"doc": {}, "other": [1]}', "has no 'doc.body', only 'doc', 'other'"),
+        ('{"doc": null}', "has no 'doc.body', only 'doc'"),
+        ('{"doc": {"body": 1}}', "'doc.body' is a JSON number, expected a string"),
+        ('{"doc": {"body": "a", "body": "b"}}', "has 'body' twice"),
+        ('{"doc": {"body": "a"}, "doc": {"body": "b"}}', "has 'doc' twice"),
+    ],
+)
+def test_what_a_dot_does_not_reach(tmp_path, line, message):
+    with pytest.raises(TextError, match=message):
+        list(read_texts([write(tmp_path / "in.jsonl", line)], column="doc.body"))
 
 
 @pytest.mark.parametrize(
@@ -87,12 +123,27 @@ def test_bad_jsonl_names_the_line(tmp_path, line, message):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_text_file_in_utf8_is_refused_as_a_whole(tmp_path):
-    for kind in ("txt", "jsonl"):
-        for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
-            path = write(tmp_path / f"in.{kind}", '"cat and dog"\n'.encode(encoding))
-            with pytest.raises(TextError, match=r"is UTF-16 or UTF-32; convert it to UTF-8"):
-                list(read_texts([path]))
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("encoding", "mark", "name", "first"),
+    [
+        ("utf-16-le", "\ufeff", "UTF-16", "0xff 0xfe"),
+        ("utf-16-be", "\ufeff", "UTF-16", "0xfe 0xff"),
+        ("utf-16-le", "", "UTF-16LE", "0x22 0x00 0x63 0x00"),
+        ("utf-16-be", "", "UTF-16BE", "0x00 0x22 0x00 0x63"),
+        ("utf-32-le", "\ufeff", "UTF-32", "0xff 0xfe 0x00 0x00"),
+        ("utf-32-be", "\ufeff", "UTF-32", "0x00 0x00 0xfe 0xff"),
+        ("utf-32-le", "", "UTF-32LE", "0x22 0x00 0x00 0x00"),
+        ("utf-32-be", "", "UTF-32BE", "0x00 0x00 0x00 0x22"),
+    ],
+)
+def test_what_is_no_text_file_in_utf8_is_refused_as_a_whole(tmp_path, kind, encoding, mark, name, first):
+    """The encoding is one that Python, and iconv, read it with."""
+    path = write(tmp_path / f"in.{kind}", f'{mark}"cat and dog"\n'.encode(encoding))
+    assert path.read_bytes().decode(name) == '"cat and dog"\n'
+    said = rf"is {name} \(it begins with the bytes {first}\); convert it to UTF-8: iconv -f {name} -t UTF-8 FILE > NEW"
+    with pytest.raises(TextError, match=said):
+        list(read_texts([path]))
 
 
 def test_a_line_without_end_is_not_looked_through_for_ever(tmp_path, monkeypatch):
@@ -120,14 +171,49 @@ def test_csv_reads_the_column(tmp_path):
         ("id,text\n1,a,b\n", TextError, "line 2 has 3 fields, the header has 2; put a field that contains a comma"),
         ("id,text\n1,a\n2\n", TextError, "line 3 has 1 fields"),
         ('id,text\n1,"never closed\n2,b\n', TextError, "is not CSV"),
-        ("id,text\n1," + "x" * 200_000 + "\n", TextError, "use .jsonl"),
-        (b"id,text\n1,a\n2,\xff\n", TextError, "line 3 is not UTF-8"),
+        ("id,text\n1," + "x" * (2**24 + 1) + "\n", TextError, "line 2 is longer than 16,777,216 bytes"),
+        (
+            b"id,text\n1,a\n2,b\xff\n",
+            TextError,
+            r"line 3 is not UTF-8 \(byte 0xff at place 2 of 'text'\); where it is Windows-1252, convert",
+        ),
+        (b"id,t\xe4xt\n1,a\n", UsageError, r"has no column 'text', and its header is not UTF-8 \(byte 0xe4 at place 2 of 't.*xt'\).*iconv"),
+        (
+            "id;text\n1;a\n",
+            UsageError,
+            r"has no column 'text'; its columns are 'id;text'; it seems to be separated by semicolons \(--delimiter",
+        ),
+        ('"id";"text"\n"1";"a"\n', UsageError, "line 1 is not CSV .* it seems to be separated by semicolons"),
+        ("id\ttext\n1\ta\n", UsageError, r"it seems to be separated by tabs \(--delimiter '\\t'\)"),
+        ("id|body\n1|a\n", UsageError, "it seems to be separated by bars"),
+        ("id,no;text\n1,a\n", UsageError, "its columns are 'id', 'no;text'; it seems to be separated by semicolons"),
+        ("id,a;b\n1,a\n", UsageError, "its columns are 'id', 'a;b'; choose one with --column"),
     ],
 )
 def test_bad_csv_is_one_clear_error(tmp_path, content, error, message):
     path = write(tmp_path / "in.csv", content)
     with pytest.raises(error, match=message):
         list(read_texts([path]))
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "content"),
+    [
+        (";", 'id;text\n1;"a;b"\n2;c,d\n'),
+        ("\t", 'id\ttext\n1\t"a;b"\n2\tc,d\n'),
+        ("§", "id§text\n1§a;b\n2§c,d\n"),
+    ],
+)
+def test_csv_with_another_delimiter(tmp_path, delimiter, content):
+    path = write(tmp_path / "in.csv", content)
+    assert list(read_texts([path], delimiter=delimiter)) == ["a;b", "c,d"]
+    with pytest.raises(TextError, match=f"line 2 has 1 fields, the header has 2; put a field that contains {'a|the'}"):
+        list(read_texts([write(path, f"id{delimiter}text\n1\n")], delimiter=delimiter))
+
+
+def test_a_delimiter_that_a_header_does_not_have(tmp_path):
+    with pytest.raises(UsageError, match="its columns are 'id,text'; it seems to be separated by commas$"):
+        read_texts([write(tmp_path / "in.csv", "id,text\n1,a\n")], delimiter=";")
 
 
 def test_inputs_are_read_in_order(tmp_path, monkeypatch):
