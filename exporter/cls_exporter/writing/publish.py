@@ -26,7 +26,7 @@ from typing import Any
 
 from cls_exporter.errors import one_line
 from cls_runtime.bundle.file_locks import held, is_held
-from cls_runtime.bundle.files import sync_folder, unfinished
+from cls_runtime.bundle.files import named_when_full, sync_folder, unfinished
 from cls_runtime.bundle.folder import ASIDE, staged_prefix
 from cls_runtime.bundle.manifest import MANIFEST_NAME
 from cls_runtime.errors import UsageError
@@ -61,7 +61,7 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
             folder.mkdir()
         except OSError as error:
             raise UsageError(f"{target.parent} cannot be written ({error.strerror or error}); choose another folder with -o") from None
-        with unfinished(folder):
+        with named_when_full(target), unfinished(folder):
             yield folder
             _sync(folder)
             # It may have appeared while the export ran.

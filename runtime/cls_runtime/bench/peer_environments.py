@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cls_runtime.bundle.files import named_when_full
 from cls_runtime.engines.choice import ENGINES
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.installed import is_importable
@@ -107,7 +108,8 @@ def converted(
         unfinished = work.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        (unfinished / "calibration.json").write_text(texts, encoding="utf-8")
+        with named_when_full(unfinished / "calibration.json"):
+            (unfinished / "calibration.json").write_text(texts, encoding="utf-8")
         threads = available_cpus()
         command = program_command(python, program, checkpoint=checkpoint, work=unfinished, threads=threads, max_length=max_length)
         run_once(

@@ -21,6 +21,7 @@ from cls_runtime.bench.peer_environments import (
     programs,
 )
 from cls_runtime.bench.peer_process import PeerProcess
+from cls_runtime.bundle.files import named_when_full
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import Float32
 
@@ -119,7 +120,8 @@ class SideLauncher:
 
     def give(self, texts: Sequence[str]) -> None:
         """Says what every side embeds next."""
-        self.texts.write_text(json.dumps(list(texts)), encoding="utf-8")
+        with named_when_full(self.texts):
+            self.texts.write_text(json.dumps(list(texts)), encoding="utf-8")
 
     @property
     def vectors(self) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from cls_runtime.bench.peers import PeerComparison
+from cls_runtime.bundle.files import named_when_full
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.typed_json import plain, typed
 from cls_runtime.errors import UsageError
@@ -191,7 +192,8 @@ def results_json(results: BenchResults) -> str:
 def write_samples(path: Path, document: object) -> None:
     """Writes what a script in benchmarks/ measured, dataclasses or plain values, one value a line; makes the folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(document), indent=1) + "\n", encoding="utf-8")
+    with named_when_full(path):
+        path.write_text(json.dumps(plain(document), indent=1) + "\n", encoding="utf-8")
 
 
 def read_results(path: Path) -> BenchResults:

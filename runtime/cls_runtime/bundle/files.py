@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -17,6 +18,7 @@ from cls_runtime.bundle.file_locks import is_held, is_named, lock
 from cls_runtime.errors import BundleError
 
 PART = ".part"
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
 _BLOCK_BYTES = 2**20
 _TOKEN_BYTES = 4
 _LONGEST_NAME_BYTES = 200  # with what a hidden name has more, it fits into the 255 that file systems take
@@ -37,11 +39,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         ...     file.write(b"<testsuites/>")
 
     Raises:
-        OSError: nothing can be written there, the disk is full, or failed.
+        OSError: nothing can be written there, the disk is full, or failed; it names `path`.
     """
     target = Path(os.path.realpath(path))
     part, file = _locked_part(target)
-    with unfinished(part):
+    with named_when_full(path), unfinished(part):
         try:
             yield file
             file.flush()
@@ -55,6 +57,24 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             raise
         file.close()
     sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def named_when_full(name: str | Path) -> Iterator[None]:
+    """Gives the system's error for a disk that is full or failed the name of what was being written, where it has none: of an open file
+    the system knows its number alone.
+
+    >>> with named_when_full("vectors.npy"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'vectors.npy'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (*NO_ROOM, errno.EIO):
+            error.filename = os.fspath(name)
+        raise
 
 
 @contextlib.contextmanager
@@ -89,7 +109,8 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: as `whole_file`.
     """
     if path.exists() and not path.is_file():
-        path.write_bytes(data)
+        with named_when_full(path):
+            path.write_bytes(data)
         return
     remove_parts(path)
     with whole_file(path) as file:

@@ -19,13 +19,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn
 
 from cls_runtime import __version__
 from cls_runtime.bundle.files import remove_unfinished
 from cls_runtime.bundle.overwriting import refuse_overwriting
 from cls_runtime.commands.ending import EndingSignals
 from cls_runtime.commands.printable import printable
+from cls_runtime.commands.standard_streams import standard_streams
 from cls_runtime.commands.start import WORDS, exit_code
 from cls_runtime.errors import ClsError, InstallationWarning, TruncationWarning, UsageError
 
@@ -78,7 +79,7 @@ def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str,
 def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     """Parses `argv`, runs `command` and gives the exit code. Whatever goes wrong becomes one line on standard error."""
     signals = EndingSignals(remove_unfinished)
-    with _standard_streams():
+    with standard_streams():
         try:
             with signals, _warnings_as_lines():
                 return _run(parser, command, argv)
@@ -112,8 +113,7 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         return _fail(f"out of memory{f' ({error})' if str(error) else ''}; give the process more, or it less to do at once", EXIT_USAGE)
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{place}{error.strerror or error}", EXIT_USAGE)
+        return _fail(_of_the_system(error), EXIT_USAGE)
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error)
     return _fail(
@@ -121,6 +121,24 @@ def _failed(error: BaseException) -> int:
         f"{TRACEBACK_VARIABLE}=1 in the environment shows",
         EXIT_USAGE,
     )
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused, and where."""
+    if error.filename:
+        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        return "the working directory was removed; change to one that is there, or give absolute paths"
+    return error.strerror or str(error)
+
+
+def _is_nowhere() -> bool:
+    """Whether the process's working directory is gone, which is what an error that names no file complains of."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,69 +247,6 @@ def megabytes(size_bytes: int) -> str:
     if size_bytes < 10_000:
         return f"{size_bytes} bytes"
     return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:.1f} MB"
-
-
-class _Forgiving:
-    """Standard error that may be full, or have nobody left who reads it: what cannot be said is left out, and the work goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError:
-                self._stream.write(text.encode("ascii", "backslashreplace").decode())
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextlib.contextmanager
-def _standard_streams() -> Iterator[None]:
-    """Gives the process the standard streams that its parent closed, and leaves none behind that cannot be written out.
-
-    The next file to be opened would get a closed stream's number, and what libraries write to standard error would end up in it. Closed
-    standard input stays None in `sys`: who reads it should hear that it is closed and not that it is empty.
-    """
-    for number in range(3):
-        with contextlib.suppress(OSError):
-            _open_if_closed(number)
-    with contextlib.ExitStack() as stack:
-        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        stack.enter_context(contextlib.redirect_stdout(sys.stdout or nowhere))
-        errors = sys.stderr or nowhere
-        stack.enter_context(contextlib.redirect_stderr(cast("TextIO", _Forgiving(errors))))
-        try:
-            yield
-        finally:
-            _silence_if_unwritable(sys.stdout)
-            _silence_if_unwritable(errors)
-
-
-def _open_if_closed(number: int) -> None:
-    try:
-        os.fstat(number)
-    except OSError:
-        opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
-        os.set_inheritable(opened, True)
-
-
-def _silence_if_unwritable(stream: TextIO) -> None:
-    """The interpreter writes a stream out once more at exit; without this it would print an error then, and change the exit code."""
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            descriptor = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(descriptor, stream.fileno())
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

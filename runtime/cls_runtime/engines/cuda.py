@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.engines.installed import is_installed
 from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package
@@ -103,7 +103,8 @@ def load_on(providers: Sequence[tuple[str, dict[str, str]]], bundle: Bundle, *, 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(str(graph), options, providers=[*providers, "CPUExecutionProvider"])
+        with path_for_libraries(graph) as path:
+            session = ort.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
     except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
         raise EngineError(f"{name} cannot load {graph}: {first_line(error)}") from error
     except Exception as error:  # its exceptions have no common base class

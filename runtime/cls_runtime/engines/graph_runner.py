@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
+from cls_runtime.bundle.folder import path_for_libraries
 from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.onnxruntime import import_package
@@ -25,7 +26,8 @@ def run_graph(path: Path, batches: Iterable[TokenBatch], outputs: Sequence[str])
     options.intra_op_num_threads = 1
     options.enable_mem_pattern = False  # a pattern is kept for each input shape
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with path_for_libraries(path) as graph:
+        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
     def run(batch: TokenBatch) -> list[Float32]:

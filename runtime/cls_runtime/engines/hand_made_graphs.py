@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.files import sha256
+from cls_runtime.bundle.files import named_when_full, sha256
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Source, SourcePooling, Variant
 
@@ -52,7 +52,8 @@ def graph_bundle(folder: Path, graphs: Mapping[str, bytes], *, width: int) -> Bu
     variants: dict[str, Variant] = {}
     for name, data in graphs.items():
         path = folder / f"{name}.onnx"
-        path.write_bytes(data)
+        with named_when_full(path):
+            path.write_bytes(data)
         file = BundleFile(path=path.name, sha256=sha256(path), size_bytes=len(data))
         variants[name] = Variant(files=(file,), recipe={}, parity={}, batch_invariance_max_abs=0.0)
     manifest = Manifest(

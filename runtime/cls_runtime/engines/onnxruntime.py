@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.engines.installed import is_installed
@@ -67,7 +67,8 @@ def load_graph(graph: Path, manifest: Manifest, *, threads: int) -> OnnxRuntimeE
     """Loads an ONNX file with the inputs and outputs of `manifest`, which need not name it; raises as `load` does."""
     ort = import_package()
     try:
-        session = ort.InferenceSession(str(graph), _options(ort), providers=[PROVIDER])
+        with path_for_libraries(graph) as path:
+            session = ort.InferenceSession(str(path), _options(ort), providers=[PROVIDER])
     except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
         raise EngineError(f"ONNX Runtime cannot load {graph}: {first_line(error)}") from error
     except Exception as error:  # its exceptions have no common base class

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
@@ -106,7 +106,8 @@ def _load(ov: ModuleType, bundle: Bundle, *, variant: str, threads: int) -> Open
     try:
         # ONNX's reader by name: left to guess, OpenVINO tries every format that it knows, and their parsers write to standard error.
         reader = ov.frontend.FrontEndManager().load_by_framework("onnx")
-        model = reader.convert(reader.load(str(graph)))
+        with path_for_libraries(graph) as path:
+            model = reader.convert(reader.load(str(path)))
         if not model.inputs:  # what is no protocol buffer at all may read as an empty one
             raise RuntimeError("it is empty")
     except Exception as error:  # its readers' exceptions have no common base class

@@ -15,7 +15,7 @@ from typing import Any
 
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.job_manifest import JOB_NAME, MAX_JOB_BYTES, JobSpec, JobState, Shard, read_job, shard_name
-from cls_runtime.jobs.output_folder import Entry, OutputFolder
+from cls_runtime.jobs.output_folder import Entry, OutputFolder, advised_when_full
 from cls_runtime.jobs.skipped_list import holds_skipped_list
 
 SKIPPED_NAME = "_skipped.jsonl"
@@ -76,7 +76,7 @@ def finish_job(folder: OutputFolder, state: JobState, total_rows: int) -> None:
     names = folder.entries()
     pieces = sorted(name for name in names if _is_own_list(name, state.spec))
     if pieces and not (again and SKIPPED_NAME in names):
-        with folder.write(SKIPPED_NAME) as merged:
+        with advised_when_full(SKIPPED_NAME), folder.write(SKIPPED_NAME) as merged:
             for name in pieces:
                 merged.write(folder.read(name))
     state.save(folder)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from cls_runtime.bundle.typed_json import plain, typed
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import END, InputIdentity
-from cls_runtime.jobs.output_folder import OutputFolder
+from cls_runtime.jobs.output_folder import OutputFolder, advised_when_full
 from cls_runtime.jobs.rows import Counts
 
 JOB_NAME = "_job.json"
@@ -93,7 +93,7 @@ class JobState:
             OSError: the disk is full, or failed.
         """
         document = {"format": FORMAT, **plain(self), "complete": self.complete}
-        with folder.write(JOB_NAME) as file:
+        with advised_when_full(JOB_NAME), folder.write(JOB_NAME) as file:
             file.write(json.dumps(document, indent=1).encode())
 
 

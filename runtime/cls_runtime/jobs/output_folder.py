@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from cls_runtime.bundle.file_locks import held
-from cls_runtime.bundle.files import is_part, part_name, remove_dead, whole_file
+from cls_runtime.bundle.files import NO_ROOM, is_part, part_name, remove_dead, whole_file
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.filesystems import filesystem, is_uri
 
@@ -56,6 +56,18 @@ class OutputFolder(Protocol):
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Keeps other jobs out of the folder, where the system can."""
+
+
+@contextlib.contextmanager
+def advised_when_full(name: str) -> Iterator[None]:
+    """Says of a full disk what to do about it; `name` is the file that is being written, for an error that names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        advice = "the finished shards stay; make room, and the same command again goes on"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename or name) from None
 
 
 def output_folder(name: str) -> OutputFolder:

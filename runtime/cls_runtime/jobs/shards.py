@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ import numpy as np
 from cls_runtime.jobs.columns import ColumnPlan
 from cls_runtime.jobs.job_folder import shard_mark, skipped_name
 from cls_runtime.jobs.job_manifest import Shard, shard_name
-from cls_runtime.jobs.output_folder import OutputFolder
+from cls_runtime.jobs.output_folder import OutputFolder, advised_when_full
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, SkippedRow
 from cls_runtime.jobs.skipped_list import skipped_lines
 from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
@@ -24,7 +23,6 @@ from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fiel
 ROW_GROUP_ROWS = 8192
 ROW_GROUP_BYTES = 2**26  # kept columns may hold whole documents
 _WAITING_BLOCKS = 8
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def write_shard(folder: OutputFolder, start: int, blocks: Iterable[EmbeddedBlock
     """
     counts, end = Counts(), start
     skipped: list[SkippedRow] = []
-    with _what_to_do_when_full(shard_name(start)), folder.write(shard_name(start)) as file:
+    with advised_when_full(shard_name(start)), folder.write(shard_name(start)) as file:
         with _appender(file, form) as appender, ThreadPoolExecutor(1, thread_name_prefix="cls-writer") as thread:
             waiting: deque[Future[None]] = deque()
             for embedded in blocks:
@@ -87,17 +85,6 @@ def write_shard(folder: OutputFolder, start: int, blocks: Iterable[EmbeddedBlock
             with folder.write(skipped_name(start, form.job)) as listed:
                 listed.write(skipped_lines(skipped))
     return Shard(start=start, stop=end, size_bytes=size_bytes, counts=counts)
-
-
-@contextlib.contextmanager
-def _what_to_do_when_full(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        advice = "the finished shards stay; make room, and the same command again goes on"
-        raise OSError(error.errno, f"{error.strerror}; {advice}", name) from None
 
 
 class _Appender:

@@ -94,6 +94,27 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
+def test_a_full_or_failing_disk_names_the_file(target, number):
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, whole_file(target):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.filename == str(target)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full", "another"), OSError(errno.EPIPE, "pipe"), OSError("of a library")])
+def test_what_another_file_or_no_disk_said_is_left_alone(target, error):
+    before = str(error)
+    with pytest.raises(OSError) as caught, whole_file(target):  # noqa: PT011  that very one
+        raise error
+    assert (caught.value, str(caught.value)) == (error, before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_device_is_named():
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_whole(Path("/dev/full"), b"x")
+
+
 def test_what_went_wrong_first_is_what_is_raised(target):
     before = content(target)
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(target)], capture_output=True, text=True)

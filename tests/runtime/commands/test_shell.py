@@ -119,6 +119,14 @@ def test_what_the_system_raises_is_one_line_too(error, code, line, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run(lambda _: len(os.path.realpath("relative"))) == 2
+    assert capsys.readouterr().err == "error: the working directory was removed; change to one that is there, or give absolute paths\n"
+
+
 class PanicError(BaseException):
     """What a library in Rust raises is not an Exception."""
 

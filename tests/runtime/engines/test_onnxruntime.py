@@ -1,12 +1,29 @@
-"""How ONNX Runtime is imported."""
+"""How ONNX Runtime is imported, and where it finds its graph."""
 
 import os
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from cls_runtime import Bundle, Encoder
 from cls_runtime.engines import onnxruntime as engine
+from cls_runtime.engines.choice import engine_module
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are bytes there")
+@pytest.mark.parametrize(("name", "package"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino.properties")])
+def test_a_bundle_in_a_folder_whose_name_is_not_utf_8(bundle, tmp_path, name, package):
+    """Without `Bundle.read`, which has such a folder by its descriptor anyway."""
+    pytest.importorskip(package)
+    there = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(bundle, there)
+    loaded = engine_module(name).load(Bundle.open(there), variant="fp32", threads=1)
+    with Encoder.of(Bundle.open(there), loaded) as encoder, Encoder.load(bundle, engine=name, threads=1) as plain:
+        np.testing.assert_array_equal(encoder.encode(["the cat"]), plain.encode(["the cat"]))
+
 
 WATCHED = """
 import os, sys

@@ -1,5 +1,6 @@
 """What can go wrong during a job, and what is left afterwards: nothing lost, nothing twice."""
 
+import errno
 import json
 import os
 import random
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from cls_runtime.jobs import job
+from cls_runtime.bundle.files import whole_file
+from cls_runtime.jobs import job, output_folder
 
 SHARD = "part-*.parquet"
 
@@ -166,12 +168,32 @@ def test_a_full_disk_ends_the_job_and_room_lets_it_go_on(bundle, tmp_path, make_
     command = [sys.executable, "-c", limited, *map(str, arguments), "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: part-000000000000.parquet: File too large; the finished shards stay; make room, ")
+    assert done.stderr.startswith(f"error: {out}/part-000000000000.parquet: File too large; the finished shards stay; make room, ")
     assert done.stderr.count("\n") == 1
     assert list(out.iterdir()) == []
     assert run(*arguments, "-o", out) == 0
     assert run(*arguments, "-o", tmp_path / "whole") == 0
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["_job.json", "_skipped-000000000000-", "_skipped.jsonl"])
+def test_a_full_disk_at_any_file_of_a_job_is_named(bundle, corpus, tmp_path, run, capsys, monkeypatch, name):
+    def full(path):
+        if path.name.startswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return whole_file(path)
+
+    with corpus.open("a") as file:
+        file.write("no JSON\n")
+    monkeypatch.setattr(output_folder, "whole_file", full)
+    assert run(bundle, corpus, "-o", tmp_path / "out", "--on-error", "skip") == 2
+    advice = "No space left on device; the finished shards stay; make room, and the same command again goes on"
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/out/{name}")
+    assert said.endswith(f": {advice}\n")
+    assert said.count("the finished shards") == 1
+    monkeypatch.undo()
+    assert run(bundle, corpus, "-o", tmp_path / "out", "--on-error", "skip") == 0
 
 
 def test_two_jobs_do_not_write_to_one_folder(bundle, corpus, tmp_path, run, capsys, monkeypatch):
