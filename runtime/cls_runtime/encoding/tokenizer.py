@@ -229,7 +229,15 @@ def checked_text(text: object, index: int) -> Text:
         if isinstance(first, str) and isinstance(second, str):
             return (str.__str__(first), str.__str__(second))
     kind = type(text).__name__ if items is None else f"a {type(text).__name__} of {len(items)} items"
-    raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str)")
+    raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str){_advice(text, items)}")
+
+
+def _advice(text: object, items: list[object] | None) -> str:
+    """What to do about a row of a table, and about a value that is missing in one."""
+    if items is not None and len(items) == 1:
+        return "; of rows with one field pass the field"
+    is_missing = text is None or (isinstance(text, float) and text != text) or type(text).__name__ in ("NAType", "NaTType")
+    return "; a missing value has no vector, leave it out or fill it in" if is_missing else ""
 
 
 def characters(text: Text) -> int:
