@@ -68,6 +68,20 @@ def test_every_format_and_standard_input_in_order(golden_bundle, texts, tmp_path
     np.testing.assert_allclose(np.load(out), expected(golden_bundle, ["from, csv", "from stdin", *TEXTS, "from jsonl"]), atol=1e-6)
 
 
+@pytest.mark.parametrize(("typed", "letter"), [(";", ";"), ("\\t", "\t"), ("tab", "\t"), ("\t", "\t"), (",", ",")])
+def test_csv_with_a_delimiter(golden_bundle, tmp_path, typed, letter):
+    (tmp_path / "in.csv").write_text(f"id{letter}text\n1{letter}the cat\n2{letter}dog\n")
+    assert run(golden_bundle, tmp_path / "in.csv", "-o", tmp_path / "out.npy", "--delimiter", typed) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected(golden_bundle, ["the cat", "dog"]), atol=1e-6)
+
+
+def test_a_dot_reaches_into_objects_and_two_strings_are_a_pair(golden_bundle, tmp_path):
+    lines = [{"doc": {"body": "the cat"}}, {"doc": {"body": ["a", "dog"]}}, {"doc.body": "dog", "doc": {}}]
+    (tmp_path / "in.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert run(golden_bundle, tmp_path / "in.jsonl", "-o", tmp_path / "out.npy", "--column", "doc.body") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected(golden_bundle, ["the cat", ("a", "dog"), "dog"]), atol=1e-6)
+
+
 def test_no_texts_give_a_file_without_rows(golden_bundle, tmp_path, capsys):
     (tmp_path / "empty.txt").touch()
     assert run(golden_bundle, tmp_path / "empty.txt", "-o", tmp_path / "out.npy") == 0
@@ -152,6 +166,8 @@ BAD_USAGE = {
     "unknown variant": ("{bundle} {texts} -o {work}/out.npy --variant fp64", "invalid choice: 'fp64'"),
     "variant not there": ("{bundle} {texts} -o {work}/out.npy --variant int8", "the bundle has no variant 'int8'"),
     "unknown engine": ("{bundle} {texts} -o {work}/out.npy --engine abacus", "invalid choice: 'abacus'"),
+    "delimiter of two": ("{bundle} {work}/a.csv -o {work}/out.npy --delimiter ;;", "delimiter is ';;', expected one character"),
+    "delimiter without CSV": ("{bundle} {texts} -o {work}/out.npy --delimiter ;", "--delimiter goes with .csv files; found "),
     "no threads": ("{bundle} {texts} -o {work}/out.npy --threads 0", "threads is 0"),
 }
 
@@ -162,6 +178,7 @@ def test_bad_usage_is_one_line_exit_code_2_and_harms_nothing(golden_bundle, text
     (work / "foreign").mkdir(parents=True)
     (work / "bad.txt").write_bytes(b"fine\n\xff\n")
     (work / "bad.jsonl").write_text('"fine"\n{"text": "\\ud800"}\n')
+    (work / "a.csv").write_text("text\ncat\n")
     (work / "out.npy").write_bytes(b"an old file")
     before = sorted(path.name for path in work.iterdir())
     template, message = BAD_USAGE[case]

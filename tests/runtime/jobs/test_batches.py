@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cls_runtime import Encoder
+from cls_runtime import Encoder, TextError
 from cls_runtime.jobs import EmbedBatches
 
 
@@ -85,10 +85,20 @@ def assert_frame(embedded, bundle, table):
     np.testing.assert_allclose(np.stack(embedded["embedding"]), np.array(whole["embedding"].to_pylist()), atol=1e-6)
 
 
-@pytest.mark.parametrize("column", [[1, 2], [b"a", b"b"], [["a", "b"]], [{"a": "b"}], [True]])
+@pytest.mark.parametrize("column", [[1, 2], [b"a", b"b"], [[1, 2]], [{"a": "b"}], [True]])
 def test_a_column_without_strings_is_refused(bundle, column):
     with pytest.raises(TypeError, match="column 'text' holds .*, expected strings"):
         EmbedBatches(bundle).table(pa.table({"text": column}))
+
+
+def test_lists_of_two_strings_are_pairs(bundle):
+    table = pa.table({"text": pa.array([["a", "b"], None, ["the cat", "a"]], pa.large_list(pa.string()))})
+    embedded = EmbedBatches(bundle).table(table)["embedding"].to_pylist()
+    with Encoder.load(bundle) as encoder:
+        np.testing.assert_allclose([embedded[0], embedded[2]], encoder.encode([("a", "b"), ("the cat", "a")]), atol=1e-6)
+    assert embedded[1] is None
+    with pytest.raises(TextError, match="row 2: 'text' is a list of 1, expected two strings, a pair"):
+        EmbedBatches(bundle).table(pa.table({"text": [["a", "b"], ["c"]]}))
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])

@@ -164,6 +164,22 @@ def test_another_name_or_another_number_of_inputs_is_refused(bundle, corpus, tmp
     assert "a job with 1 input files, this one has 2" in capsys.readouterr().err
 
 
+def test_another_delimiter_is_refused(bundle, tmp_path, run, read, capsys):
+    (tmp_path / "in.csv").write_text("n;text\n1;cat\n2;dog\n")
+    assert run(bundle, tmp_path / "in.csv", "-o", tmp_path / "out", "--delimiter", ";", "--keep", "n") == 0
+    assert read(tmp_path / "out")["n"] == ["1", "2"]
+    assert run(bundle, tmp_path / "in.csv", "-o", tmp_path / "out", "--delimiter", ";", "--keep", "n") == 0
+    (tmp_path / "in.csv").write_text("n,text\n1,cat\n2,dog\n")
+    capsys.readouterr()
+    assert run(bundle, tmp_path / "in.csv", "-o", tmp_path / "out", "--keep", "n") == 2
+    assert "holds a job with delimiter ';', this one has None; give the same" in capsys.readouterr().err
+
+
+def test_a_comma_is_what_jobs_without_a_delimiter_had():
+    assert JobOptions(delimiter=",").deciding() == JobOptions().deciding()
+    assert "delimiter" not in JobOptions().deciding()
+
+
 def test_another_bundle_is_refused(bundle, corpus, tmp_path, run, capsys):
     from bundle_builder import build_bundle
 
