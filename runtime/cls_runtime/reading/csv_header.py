@@ -57,8 +57,11 @@ def bad_byte(field: str) -> tuple[int, int] | None:
     """The first byte of a field that was not UTF-8, and its place, from 1; None where there is none."""
     if field.isascii():
         return None
-    found = ((ord(letter) - 0xDC00, place) for place, letter in enumerate(field, start=1) if "\udc80" <= letter <= "\udcff")
-    return next(found, None)
+    try:
+        field.encode("utf-8")
+    except UnicodeEncodeError as error:  # at a lone surrogate, which stands for the byte
+        return ord(field[error.start]) - 0xDC00, error.start + 1
+    return None
 
 
 def _delimiter_hint(line: str, columns: Columns, width: int) -> str:

@@ -95,7 +95,7 @@ class CsvRows:
             self._record.append((number, line))
             if line is None or size > MAX_LINE_BYTES:
                 raise _CSV.Error(f"longer than {MAX_LINE_BYTES:,} bytes")
-            if before <= PLAUSIBLE_CHARACTERS < size and len(self._record) > PLAUSIBLE_LINES and self._are_rows(self._record[1:]):
+            if size > PLAUSIBLE_CHARACTERS >= before and len(self._record) > PLAUSIBLE_LINES and self._are_rows(self._record[1:]):
                 raise _CSV.Error(f"a field of more than {PLAUSIBLE_CHARACTERS:,} characters, nearly all lines of which are rows")
             yield line
 

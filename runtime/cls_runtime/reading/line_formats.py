@@ -111,6 +111,7 @@ class _Jsonl:
         # A name in quotes more than once, or letters in escapes: then a field may be there twice.
         names = {part for column in (columns.text, *columns.others) for part in parts(column)}
         self._quoted = [json.dumps(part, ensure_ascii=False) for part in names]
+        self._called = repr(columns.text)
         self._nested = tuple(name for name in columns.others if "." in name)
 
     def __iter__(self) -> Iterator[Record]:
@@ -150,7 +151,7 @@ class _Jsonl:
             error = _no_pair(text, column, where)
             text = tuple(text)
         else:
-            error = _no_text(text, repr(column), where, self._columns.expected)
+            error = _no_text(text, self._called, where, self._columns.expected)
         return Record(number, None if error else text, others, error, fields)
 
 
