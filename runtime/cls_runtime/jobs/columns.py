@@ -104,6 +104,8 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         name = ID if source == id_column else source
         if name in (EMBEDDING, SCALE) or (name == ID and source != id_column):
             raise UsageError(f"--keep {source}: the output has a column {source!r} of its own; rename it in the input")
+        if not _is_utf8(name):
+            raise UsageError(f"--keep {source}: the name is not UTF-8, as that of a Parquet column must be; rename it in the input")
         plan.append(OutputColumn(source, name, None))
     if len({column.name for column in plan}) < len(plan):
         raise UsageError(f"--keep names a column twice: {', '.join(column.name for column in plan)}")
@@ -118,6 +120,14 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         kind, as_json = _common(column.source, kinds, files)
         passed.append(OutputColumn(column.source, column.name, kind, as_json))
     return ColumnPlan(tuple(passed), numbered=id_column is None)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # A type, and whether values become JSON text to fit it; None where a file's records say nothing.

@@ -47,6 +47,8 @@ def _objection(rows: CsvRows, names: list[str], column: str, columns: Columns, n
     for heading in names:
         if bad := bad_byte(heading):
             return not_utf8(f"{name} has no column {column!r}, and its header", bad[0], f"place {bad[1]} of {heading!r}")
+    if names[0].lower().startswith("sep="):
+        return f"{name} begins with a spreadsheet's line {rows.first_line.strip()!r}, expected the header; remove that line"
     hint = _delimiter_hint(rows.first_line, columns, len(names))
     if not hint and column == columns.text:
         hint = "; choose one with --column"

@@ -198,7 +198,7 @@ def _field(value: dict[str, Any], name: str, where: str) -> Any:
             continue
         if isinstance(value, _Once) and outer in value.twice:
             raise TextError(f"{where} has {outer!r} twice")
-        if not inner:
+        if inner is None:
             return value[outer]
         if isinstance(value[outer], dict) and (found := _field(value[outer], inner, where)) is not _ABSENT:
             return found

@@ -12,8 +12,16 @@ MAX_PASSED_BYTES = 2**30
 _UTF8_BOM = b"\xef\xbb\xbf"
 # The longer ones first: UTF-32's begins with UTF-16's.
 _MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-# How many bytes a letter of ASCII takes, and which of them it is; the others are zeros.
+# How many bytes a letter takes, and which of them differs from letter to letter; the others are zeros of ASCII, and others below a blank in
+# the alphabets of half the world.
 _UNITS = {"UTF-32LE": (4, 0), "UTF-32BE": (4, 3), "UTF-16LE": (2, 0), "UTF-16BE": (2, 1)}
+_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r")
+_OTHER_FILES = {
+    b"\x1f\x8b": "gzip; let its name end in .gz",
+    b"\x28\xb5\x2f\xfd": "zstd; let its name end in .zst",
+    b"PK\x03\x04": "a zip archive or a spreadsheet's workbook; unpack it, or save it as CSV in UTF-8",
+    b"version https://git-lfs.github.com/spec/v1\n": "a Git LFS pointer and not the file itself; get it with git lfs pull",
+}
 _CONVERT = "convert it to UTF-8: iconv -f {} -t UTF-8 FILE > NEW"
 _PASSED_AT_ONCE = 2**20
 
@@ -85,11 +93,14 @@ def not_utf8(where: str, byte: int, place: str, *, advice: str = "") -> str:
 
 
 def _check_encoding(line: bytes, name: str) -> None:
-    """Refuses UTF-16 and UTF-32: with their zeros, what they say in ASCII is valid UTF-8, of another text.
+    """Refuses UTF-16 and UTF-32: with their zeros, what they say in ASCII is valid UTF-8, of another text. And files of another kind.
 
     Raises:
-        TextError: the first line of the file has a mark of theirs, or zeros in the places where they have them, and letters in the others.
+        TextError: the first line of the file has a mark of theirs, or control characters where they have them, and letters elsewhere.
     """
+    for beginning, words in _OTHER_FILES.items():
+        if line.startswith(beginning):
+            raise TextError(f"{name} is {words}")
     for mark, encoding in _MARKS.items():
         if line.startswith(mark):
             raise TextError(f"{name} is {encoding} (it begins with the bytes {_shown(mark)}); {_CONVERT.format(encoding)}")
@@ -97,7 +108,7 @@ def _check_encoding(line: bytes, name: str) -> None:
         for encoding, (width, letter) in _UNITS.items():
             columns = [line[place:64:width] for place in range(width)]
             others = b"".join(columns[:letter] + columns[letter + 1 :])
-            if any(columns[letter]) and not any(others):
+            if columns[letter].strip(_CONTROLS + b"\n") and not others.strip(_CONTROLS):
                 raise TextError(f"{name} is {encoding} (it begins with the bytes {_shown(line[:4])}); {_CONVERT.format(encoding)}")
 
 

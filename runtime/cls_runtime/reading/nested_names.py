@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 
-def ways(name: str) -> Iterator[tuple[str, str]]:
-    """What a name may mean: a column, and the name within it; empty where it is the column's own.
+def ways(name: str) -> Iterator[tuple[str, str | None]]:
+    """What a name may mean: a column, and the name within it; None where it is the column's own.
 
     >>> list(ways("a.b.c"))
-    [('a.b.c', ''), ('a.b', 'c'), ('a', 'b.c')]
+    [('a.b.c', None), ('a.b', 'c'), ('a', 'b.c')]
     """
-    yield name, ""
+    yield name, None
     end = name.rfind(".")
     while end >= 0:
         yield name[:end], name[end + 1 :]

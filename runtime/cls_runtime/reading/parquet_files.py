@@ -211,7 +211,8 @@ def _paths(fields: Sequence[Any], name: str) -> list[tuple[Any, ...]]:
     """The fields that a name may mean, each with those that it lies in."""
     for outer, inner in ways(name):
         same = [field for field in fields if field.name == outer]
-        found = [(field, *rest) for field in same for rest in _paths(_fields(field.type), inner)] if inner else [(field,) for field in same]
+        own: list[tuple[Any, ...]] = [(field,) for field in same]
+        found = own if inner is None else [(field, *rest) for field in same for rest in _paths(_fields(field.type), inner)]
         if found:
             return found
     return []

@@ -236,6 +236,13 @@ def test_a_delimiter_without_csv_would_do_nothing(tmp_path):
     assert rows_of(find(tmp_path / "a.txt", tmp_path / "b.csv", delimiter=";")) == [(0, "cat"), (1, "dog")]
 
 
+def test_a_kept_column_whose_name_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "in.csv").write_bytes(b"text,caf\xe9\nt,1\n")
+    with pytest.raises(UsageError, match="--keep caf.*: the name is not UTF-8, as that of a Parquet column must be; rename it"):
+        find(tmp_path / "in.csv", keep=["caf\udce9"])
+    assert columns_of(tmp_path / "in.csv", id_column="caf\udce9")["id"].to_pylist() == ["1"]
+
+
 def test_a_json_column_that_some_records_lack_is_null_there(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "t"}\n"u"\n')
     (tmp_path / "b.jsonl").write_text('{"text": "v"}\n{"text": "w", "n": 1}\n')

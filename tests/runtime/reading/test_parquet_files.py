@@ -166,6 +166,7 @@ def test_a_null_struct_has_no_text(tmp_path):
         ("doc", r"column 'doc' is struct<.*, expected string .*; choose one of its fields with --column doc.NAME"),
         ("doc.body", "no column 'doc.body'; its columns are 'id', 'doc.text', 'doc.n', 'doc.tags'; choose one with --column"),
         ("doc.n", "column 'doc.n' is int64, expected string"),
+        ("id.", "no column 'id.'"),
         ("doc.tags.element", "no column 'doc.tags.element'"),
         ("twice.a", "more than one column 'twice.a'; its columns are .* rename one of them"),
     ],

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -70,6 +71,7 @@ REACHED = {
     "past what is no object": ('{"a.b": 1, "a": {"b": {"c": "inner"}}}', "a.b.c", "inner"),
     "a name that is also elsewhere": ('{"text": "x", "doc": {"text": "inner"}}', "doc.text", "inner"),
     "a name that begins with a dot": ('{".a": "real"}', ".a", "real"),
+    "a field without a name": ('{"a": {"": "inner"}}', "a.", "inner"),
 }
 
 
@@ -79,11 +81,17 @@ def test_a_dot_reaches_into_an_object(tmp_path, name):
     assert list(read_texts([write(tmp_path / "in.jsonl", line)], column=column)) == [text]
 
 
+def test_a_dot_behind_a_name_is_another_name(tmp_path):
+    with pytest.raises(TextError, match=r"has no 'text\.', only 'text'"):
+        list(read_texts([write(tmp_path / "in.jsonl", '{"text": "a"}')], column="text."))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (NESTED, r"has no 'doc.body', only 'id', 'doc.text', 'doc.meta'; choose one with --column"),
         ('{"doc": {}, "other": [1]}', "has no 'doc.body', only 'doc', 'other'"),
+        ('{"doc.": "a", "doc": "b"}', "has no 'doc.body', only 'doc.', 'doc'"),
         ('{"doc": null}', "has no 'doc.body', only 'doc'"),
         ('{"doc": {"body": 1}}', "'doc.body' is a JSON number, expected a string"),
         ('{"doc": {"body": "a", "body": "b"}}', "has 'body' twice"),
@@ -146,6 +154,37 @@ def test_what_is_no_text_file_in_utf8_is_refused_as_a_whole(tmp_path, kind, enco
         list(read_texts([path]))
 
 
+@pytest.mark.parametrize("text", ["Привет, мир", "γειά σου", "שלום עולם", "مرحبا بالعالم"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_alphabets_in_utf16_without_a_mark_are_seen(tmp_path, text, encoding):
+    """Their bytes may all be valid UTF-8."""
+    with pytest.raises(TextError, match=f"is {encoding.replace('-', '', 1).replace('-', '').upper().replace('UTF', 'UTF-')} "):
+        list(read_texts([write(tmp_path / "in.txt", f"{text}\n".encode(encoding))]))
+
+
+@pytest.mark.parametrize("content", ["\x01\x02\x03\x04\x05\x06\x07", "\ta\tb\tc\td", "\0\0\0\0\0\0\0"])
+def test_control_characters_are_no_encoding(tmp_path, content):
+    assert list(read_texts([write(tmp_path / "in.txt", f"{content}\n")])) == [content]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"text\ncat\n"), "is gzip; let its name end in .gz"),
+        (b"\x28\xb5\x2f\xfd\x04\x00\x09\x00", "is zstd; let its name end in .zst"),
+        (b"PK\x03\x04\x14\x00", "is a zip archive or a spreadsheet's workbook; "),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "is a Git LFS pointer and not the file itself; get it with",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_files_of_another_kind_are_named(tmp_path, kind, content, message):
+    with pytest.raises(TextError, match=message):
+        list(read_texts([write(tmp_path / f"in.{kind}", content)]))
+
+
 def test_a_line_without_end_is_not_looked_through_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(lines, "MAX_PASSED_BYTES", 2**21)
@@ -187,6 +226,7 @@ def test_csv_reads_the_column(tmp_path):
         ("id\ttext\n1\ta\n", UsageError, r"it seems to be separated by tabs \(--delimiter '\\t'\)"),
         ("id|body\n1|a\n", UsageError, "it seems to be separated by bars"),
         ("id,no;text\n1,a\n", UsageError, "its columns are 'id', 'no;text'; it seems to be separated by semicolons"),
+        ("sep=;\nid;text\n1;a\n", UsageError, "begins with a spreadsheet's line 'sep=;', expected the header; remove that line"),
         ("id,a;b\n1,a\n", UsageError, "its columns are 'id', 'a;b'; choose one with --column"),
     ],
 )
