@@ -27,6 +27,8 @@ VALUES = (
     "cls",
     "fp32",
     "text",
+    "doc.text",
+    ";",
     "\udce9",
     "\x1b[2J",
     "x" * 3000,
@@ -36,7 +38,19 @@ VALUES = (
 )
 OPTIONS = {
     "cls-embed": (
-        *("--column", "--output", "--variant", "--engine", "--threads", "--on-overflow", "--on-error", "--id-column", "--keep", "--dtype"),
+        *(
+            "--column",
+            "--delimiter",
+            "--output",
+            "--variant",
+            "--engine",
+            "--threads",
+            "--on-overflow",
+            "--on-error",
+            "--id-column",
+            "--keep",
+            "--dtype",
+        ),
         *("--shard-rows", "--normalize", "--json", "--ray-workers"),
     ),
     "cls-verify": ("--variant", "--engine", "--texts", "--junit", "--json", "--compare"),

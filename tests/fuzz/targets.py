@@ -142,11 +142,15 @@ def _read_onnx(data: bytes, folder: Path) -> None:
 # ---------------------------------------------------------------- texts and jobs
 
 
-def _read_rows(kind: str) -> Callable[[bytes, Path], None]:
+ROWS, TEXTS_ALONE = Columns("text", ("id",)), Columns("text")
+NESTED = Columns("doc.text", ("doc.id", "doc"), pairs=True, delimiter=";")
+
+
+def _read_rows(kind: str, columns: Columns = ROWS) -> Callable[[bytes, Path], None]:
     def read(data: bytes, folder: Path) -> None:
         name = folder / f"texts{kind}"
         name.write_bytes(data)
-        file, columns = TextFile.named(str(name)), Columns("text", () if kind.startswith(".txt") else ("id",))
+        file = TextFile.named(str(name))
         file.check(columns)
         with file.rows(columns) as reader:
             while (rows := reader.take(BATCH_ROWS)).texts:
@@ -165,6 +169,8 @@ def _parquet() -> bytes:
     return bytes(sink.getvalue())
 
 
+NESTED_JSONL = b'{"doc": {"text": ["the cat", "a"], "id": 1}}\n["bare", "pair"]\n{"doc.text": "a", "doc": {"id": {"x": 2}}}\n'
+NESTED_CSV = b'doc.text;doc.id;doc\n"the ""cat"", and a\nnew line";1;x\nzebra;2;y\n'
 JSONL = b'{"text": "the cat", "id": 1}\n"bare"\n\n{"text": "\\u00e9", "id": 2.5}\n'
 CSV = b'text,id\n"the ""cat"", and a\nnew line",1\nzebra,2\n'
 
@@ -236,11 +242,13 @@ TARGETS = (
         is_json=True,
     ),
     Target("onnx", lambda: [(_bundle() / "onnx" / "model.onnx").read_bytes()], _read_onnx),
-    Target("txt", lambda: ["\n".join(TEXTS).encode()], _read_rows(".txt")),
+    Target("txt", lambda: ["\n".join(TEXTS).encode()], _read_rows(".txt", TEXTS_ALONE)),
     Target("jsonl", lambda: [JSONL], _read_rows(".jsonl")),
     Target("csv", lambda: [CSV], _read_rows(".csv")),
     Target("gzip", lambda: [gzip.compress(JSONL, mtime=0)], _read_rows(".jsonl.gz")),
     Target("parquet", lambda: [_parquet()], _read_rows(".parquet")),
+    Target("jsonl_nested", lambda: [NESTED_JSONL], _read_rows(".jsonl", NESTED)),
+    Target("csv_delimiter", lambda: [NESTED_CSV], _read_rows(".csv", NESTED)),
     Target("job", lambda: [(_finished_job() / "out" / JOB_NAME).read_bytes()], _read_job, is_json=True),
     Target("checkpoint", _checkpoint_files, _read_checkpoint, is_json=True),
 )

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from cls_runtime.errors import UsageError
 from cls_runtime.reading.csv_rows import CsvRows, loose_fields
 from cls_runtime.reading.lines import Lines, not_utf8
-from cls_runtime.reading.rows import Columns, listed
+from cls_runtime.reading.rows import Columns, listed, shortened
 
 _DELIMITERS = {";": "semicolons (--delimiter ';')", "\t": "tabs (--delimiter '\\t')", "|": "bars (--delimiter '|')", ",": "commas"}
 
@@ -46,9 +46,9 @@ def _objection(rows: CsvRows, names: list[str], column: str, columns: Columns, n
         return f"{name} has more than one column {column!r}; its columns are {listed(names)}; rename one of them"
     for heading in names:
         if bad := bad_byte(heading):
-            return not_utf8(f"{name} has no column {column!r}, and its header", bad[0], f"place {bad[1]} of {heading!r}")
+            return not_utf8(f"{name} has no column {column!r}, and its header", bad[0], f"place {bad[1]} of {shortened(heading)}")
     if names[0].lower().startswith("sep="):
-        return f"{name} begins with a spreadsheet's line {rows.first_line.strip()!r}, expected the header; remove that line"
+        return f"{name} begins with a spreadsheet's line {shortened(rows.first_line.strip())}, expected the header; remove that line"
     hint = _delimiter_hint(rows.first_line, columns, len(names))
     if not hint and column == columns.text:
         hint = "; choose one with --column"

@@ -10,6 +10,7 @@ from cls_runtime.reading.changes import Stamp
 
 BATCH_ROWS = 1024  # how many are worth reading at once
 BLOCK_BYTES = 2**20  # and with how many bytes
+LONGEST_NAME = 100  # that errors show whole
 
 # A text, or a pair of texts that the model reads as one input.
 RowText = str | tuple[str, str]
@@ -98,5 +99,10 @@ class RowReader(Protocol):
 
 def listed(names: Sequence[str]) -> str:
     """Names for an error message, the first twenty."""
-    shown = ", ".join(repr(name) for name in names[:20])
+    shown = ", ".join(shortened(name) for name in names[:20])
     return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown or "none"
+
+
+def shortened(name: str) -> str:
+    """A name for an error message; what is no header may be as long as a file."""
+    return repr(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
