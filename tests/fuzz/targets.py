@@ -7,7 +7,7 @@ import gzip
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,15 +160,17 @@ def _read_rows(kind: str, columns: Columns = ROWS) -> Callable[[bytes, Path], No
     return read
 
 
-def _parquet() -> bytes:
+def _parquet(columns: Mapping[str, Sequence[object]]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table({"text": [*TEXTS, None], "id": [1, 2, 3, 4, 5, None]}), sink)
+    parquet.write_table(pa.table(columns), sink)
     return bytes(sink.getvalue())
 
 
+PLAIN = {"text": [*TEXTS, None], "id": [1, 2, 3, 4, 5, None]}
+NESTED_PAIRS = {"doc": [{"text": ["the cat", text], "id": place} for place, text in enumerate(TEXTS)] + [None]}
 NESTED_JSONL = b'{"doc": {"text": ["the cat", "a"], "id": 1}}\n["bare", "pair"]\n{"doc.text": "a", "doc": {"id": {"x": 2}}}\n'
 NESTED_CSV = b'doc.text;doc.id;doc\n"the ""cat"", and a\nnew line";1;x\nzebra;2;y\n'
 JSONL = b'{"text": "the cat", "id": 1}\n"bare"\n\n{"text": "\\u00e9", "id": 2.5}\n'
@@ -246,7 +248,8 @@ TARGETS = (
     Target("jsonl", lambda: [JSONL], _read_rows(".jsonl")),
     Target("csv", lambda: [CSV], _read_rows(".csv")),
     Target("gzip", lambda: [gzip.compress(JSONL, mtime=0)], _read_rows(".jsonl.gz")),
-    Target("parquet", lambda: [_parquet()], _read_rows(".parquet")),
+    Target("parquet", lambda: [_parquet(PLAIN)], _read_rows(".parquet")),
+    Target("parquet_nested", lambda: [_parquet(NESTED_PAIRS)], _read_rows(".parquet", NESTED)),
     Target("jsonl_nested", lambda: [NESTED_JSONL], _read_rows(".jsonl", NESTED)),
     Target("csv_delimiter", lambda: [NESTED_CSV], _read_rows(".csv", NESTED)),
     Target("job", lambda: [(_finished_job() / "out" / JOB_NAME).read_bytes()], _read_job, is_json=True),

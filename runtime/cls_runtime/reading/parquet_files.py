@@ -153,7 +153,7 @@ class ParquetRows:
         for group, rows in enumerate(self._group_rows):
             if first + rows > row:
                 seen = 0
-                size = batch_rows(self._metadata.row_group(group), group, self._names, self._source, self._name)
+                size = batch_rows(self._file, group, self._names, self._source, self._name)
                 for read in self._file.iter_batches(batch_size=size, row_groups=[group], columns=self._names, use_threads=False):
                     batch = self._flat(read)
                     ends = np.cumsum(_row_bytes(batch))

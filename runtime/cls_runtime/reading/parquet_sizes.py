@@ -23,24 +23,27 @@ _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
 
 
-def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name: str) -> int:
+def batch_rows(file: Any, number: int, names: list[str], source: Any, name: str) -> int:
     """How many rows of a row group are at most some `MAX_BATCH_BYTES` in the columns `names`.
 
     Args:
-        row_group: its metadata.
-        number: which it is, for errors.
+        file: Arrow's `ParquetFile`.
+        number: the row group's.
         names: of columns.
         source: the open file.
         name: what errors call it.
 
     Raises:
         TextError: a page of it would not fit.
+        OSError: its metadata are damaged.
     """
     rows = BATCH_ROWS
-    for place in range(row_group.num_columns):
+    paths = [file.schema.column(place).path for place in range(len(file.schema))]
+    places = [place for place, path in enumerate(paths) if any(f"{path}.".startswith(f"{wanted}.") for wanted in names)]
+    _check_chunks(file, number, places)
+    row_group = file.metadata.row_group(number)
+    for place in places:
         chunk = row_group.column(place)
-        if not any(f"{chunk.path_in_schema}.".startswith(f"{wanted}.") for wanted in names):
-            continue
         whole, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
         are_strings = chunk.physical_type in _STRINGS
         if are_strings:
@@ -50,7 +53,7 @@ def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name:
         else:
             continue
         advice = "write the file again with smaller row groups and pages"
-        where = f"{name}: column {chunk.path_in_schema!r} in row group {number}"
+        where = f"{name}: column {paths[place]!r} in row group {number}"
         if one > MAX_DICTIONARY_BYTES:
             raise TextError(f"{where} has a dictionary of {one:,} bytes, more than {MAX_DICTIONARY_BYTES:,}; {advice}")
         if whole > _SUSPECT_BYTES and whole > _MAX_PACKED * max(1, packed):
@@ -61,6 +64,15 @@ def batch_rows(row_group: Any, number: int, names: list[str], source: Any, name:
         if whole > MAX_BATCH_BYTES and are_strings:  # all of it may be in a few rows
             rows = min(rows, _SKEWED_ROWS)
     return rows
+
+
+def _check_chunks(file: Any, number: int, places: list[int]) -> None:
+    """Lets Arrow's reader see the chunks' metadata first: where they are damaged it raises, and `RowGroupMetaData.column` ends the process.
+
+    It reads no row, which `ParquetFile.iter_batches` would not be asked for.
+    """
+    for _ in file.reader.iter_batches(0, row_groups=[number], column_indices=places, use_threads=False):
+        raise ValueError("no row was asked for")
 
 
 def _dictionary_bytes(chunk: Any, source: Any) -> int:
