@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ import pytest
 from bundle_builder import describe, write_manifest
 from bundle_layouts import in_the_cache, linked, list_files, with_external_data
 
-from cls_runtime import Bundle, BundleError, Encoder, IntegrityError, UsageError
+from cls_runtime import Bundle, BundleError, Encoder, IntegrityError, UsageError, verify
 from cls_runtime.bundle.folder import ASIDE, staged_prefix
 from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
 
@@ -145,6 +146,24 @@ def test_a_damaged_or_foreign_bundle_is_one_clear_error(own_bundle, name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [MANIFEST_NAME, "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"])
+def test_too_few_open_files_are_no_damage(own_bundle, monkeypatch, name):
+    """Nobody shall copy or export a bundle again because the process has no more descriptors, or no more memory."""
+
+    def refusing(opened):
+        def refuse(path, *arguments, **options):
+            if str(path).endswith(name):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return opened(path, *arguments, **options)
+
+        return refuse
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    with pytest.raises(OSError, match="Too many open files"):
+        Encoder.load(own_bundle, threads=1)
+
+
 def test_outputs_that_the_graph_lacks(make_bundle):
     folder, other = make_bundle(), make_bundle(outputs=("sentence_embedding",))
     shutil.copy(other / "onnx/model.onnx", folder / "onnx/model.onnx")
@@ -159,9 +178,14 @@ def test_max_length_must_leave_room(make_bundle):
         Encoder.load(folder, threads=1)
 
 
+@pytest.mark.parametrize("name", ["nothing", "a zero \0", "x" * 300])
+def test_a_folder_that_is_not_there(tmp_path, name):
+    for opened in (Bundle.open, Encoder.load, verify):
+        with pytest.raises(BundleError, match="does not exist; expected a folder"):
+            opened(tmp_path / name)
+
+
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(BundleError, match="does not exist; expected a folder"):
-        Bundle.open(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match="is a file; expected a folder"):
         Bundle.open(tmp_path / "file")
