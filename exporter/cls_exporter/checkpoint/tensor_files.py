@@ -102,7 +102,10 @@ def _read_pickle(path: Path, name: str) -> object:
         if is_zip:
             _check_members(path)
         # Mapped, a storage is cut out of the file and ends where it ends. The format before the zip file reads each storage itself.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except (EOFError, IndexError):  # of its reader, at the end of what there is
+            raise ValueError("it is cut short") from None
 
 
 def _state_dict(content: object, name: str) -> dict[str, Tensor]:
