@@ -23,13 +23,14 @@ _LABELS = 2**20
 _LABEL_CHARACTERS = 1000
 # Numbers in a table that transformers computes one by one in Python; the largest that was published has 1,536 rows of 64.
 _COMPUTED_NUMBERS = 2**22
+_WRITTEN_INTEGER = re.compile(r"-?[0-9]{1,40}")
 _WRITTEN_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 
 
 def as_integer(value: Any) -> Any:
     """The integer that a value from JSON certainly means, 64 for 64.0 and "64"; any other value as it is."""
-    if isinstance(value, str) and value.removeprefix("-").isdecimal():
-        return int(value) if _WRITTEN_NUMBER.fullmatch(value) else value
+    if isinstance(value, str) and _WRITTEN_INTEGER.fullmatch(value):
+        return int(value)
     number = as_number(value)
     return int(number) if isinstance(number, float) and number.is_integer() else value
 
