@@ -23,13 +23,14 @@ _LABELS = 2**20
 _LABEL_CHARACTERS = 1000
 # Numbers in a table that transformers computes one by one in Python; the largest that was published has 1,536 rows of 64.
 _COMPUTED_NUMBERS = 2**22
+_WRITTEN_INTEGER = re.compile(r"-?[0-9]{1,40}")
 _WRITTEN_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 
 
 def as_integer(value: Any) -> Any:
     """The integer that a value from JSON certainly means, 64 for 64.0 and "64"; any other value as it is."""
-    if isinstance(value, str) and value.removeprefix("-").isdecimal():
-        return int(value) if _WRITTEN_NUMBER.fullmatch(value) else value
+    if isinstance(value, str) and _WRITTEN_INTEGER.fullmatch(value):
+        return int(value)
     number = as_number(value)
     return int(number) if isinstance(number, float) and number.is_integer() else value
 
@@ -93,7 +94,7 @@ _FIELDS: Mapping[str, _Field] = {
     **dict.fromkeys(("hidden_size", "dim", "num_attention_heads", "n_heads", "intermediate_size", "hidden_dim", "vocab_size"), _SIZE),
     **dict.fromkeys(("num_hidden_layers", "n_layers", "num_hidden_groups", "inner_group_num"), _LAYER_COUNT),
     **dict.fromkeys(("max_position_embeddings", "local_attention", "global_attn_every_n_layers", "relative_attention_num_buckets"), _SIZE),
-    **dict.fromkeys(("embedding_size", "pooler_hidden_size"), _or_null(_SIZE)),
+    **dict.fromkeys(("embedding_size", "pooler_hidden_size"), _or_null(_SIZE, is_absent=True)),
     **dict.fromkeys(("type_vocab_size", "conv_kernel_size", "task_type_vocab_size"), _COUNT),
     **dict.fromkeys(("position_buckets", "max_relative_positions"), _integers(-1)),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), _or_null(_integers(-1))),
@@ -110,6 +111,8 @@ _FIELDS: Mapping[str, _Field] = {
     **dict.fromkeys(("norm_bias", "mlp_bias", "attention_bias", "classifier_bias", "use_task_id", "tie_word_embeddings"), _SWITCH),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), _or_null(_Field("an object", lambda value: isinstance(value, dict)))),
     **dict.fromkeys(("architectures", "layer_types"), _or_null(_WORDS)),
+    "norm_rel_ebd": _Field("a text", lambda value: isinstance(value, str)),
+    "pruned_heads": _or_null(_Field("an object", lambda value: isinstance(value, dict)), is_absent=True),
     "pos_att_type": _or_null(_Field("a name or a list of names", lambda value: isinstance(value, str) or _WORDS.accepts(value))),
     "id2label": _or_null(_Field(f"an object of labels of at most {_LABEL_CHARACTERS} characters", _are_labels)),
     "label2id": _or_null(_Field("an object", lambda value: isinstance(value, dict))),

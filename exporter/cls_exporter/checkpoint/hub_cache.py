@@ -8,7 +8,7 @@ from pathlib import Path
 from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError
 
-_SHORT_HASH = re.compile(r"[0-9a-f]{4,39}")
+_SHORT_HASH = re.compile(r"[0-9a-f]{7,39}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

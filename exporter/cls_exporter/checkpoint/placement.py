@@ -56,17 +56,7 @@ def place(
         UnsupportedError: there are weights of an adapter.
     """
     _check_merged(tensors)
-    notes: list[str] = []
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        plain = _modern_name(_WRAPPER.sub(r"\1", name))
-        if plain in renamed:
-            raise CheckpointError(f"the weights hold {plain} twice (one is {name}); expected one; remove the one that is not used")
-        renamed[plain] = tensor
-    if any(_modern_name(name) != name for name in tensors):
-        notes.append("LayerNorm gamma and beta, the names of early checkpoints, were read as weight and bias")
-    if any(_WRAPPER.search(name) for name in tensors):
-        notes.append("names of the modules that training programs wrap around others were left out")
+    renamed, notes = _plainly_named(tensors)
     decoder = None if tied is None else _decoder_instead(renamed, tied)
     required = [name for name in expected if name not in computed and (name != tied or decoder is None)]
     prefix = _encoder_prefix(renamed, required)
@@ -82,6 +72,24 @@ def place(
         notes.append(f"{some_of(computed_here)}: not stored, computed by its formula")
     rest, left_out = _sort_rest(renamed, prefix)
     return Placement(encoder, rest, (*notes, *left_out))
+
+
+def _plainly_named(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the names that transformers gives them today, and notes on what was renamed."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = _modern_name(_WRAPPER.sub(r"\1", name))
+        if plain in renamed:
+            raise CheckpointError(
+                f"the weights hold {shown_name(plain)} twice (one is {shown_name(name)}); expected one; remove the one that is not used"
+            )
+        renamed[plain] = tensor
+    notes = []
+    if any(_modern_name(name) != name for name in tensors):
+        notes.append("LayerNorm gamma and beta, the names of early checkpoints, were read as weight and bias")
+    if any(_WRAPPER.search(name) for name in tensors):
+        notes.append("names of the modules that training programs wrap around others were left out")
+    return renamed, notes
 
 
 def _modern_name(name: str) -> str:

@@ -102,22 +102,25 @@ def _read_pickle(path: Path, name: str) -> object:
         if is_zip:
             _check_members(path)
         # Mapped, a storage is cut out of the file and ends where it ends. The format before the zip file reads each storage itself.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except (EOFError, IndexError):  # of its reader, at the end of what there is
+            raise ValueError("it is cut short") from None
 
 
 def _state_dict(content: object, name: str) -> dict[str, Tensor]:
     """The weights in a file's content: all of it, or what a training program put beside its optimizer's state."""
     if _is_state_dict(content):
         return dict(content)
-    found = dict(_weights_within(content, depth=_WRAPPERS))
+    found = list(_weights_within(content, depth=_WRAPPERS))
     if len(found) > 1:
         raise CheckpointError(
-            f"{name} holds {len(found)} state dicts, under {', '.join(shown(place) for place in list(found)[:8])}, and nothing says which "
+            f"{name} holds {len(found)} state dicts, under {', '.join(shown(place) for place, _ in found[:8])}, and nothing says which "
             "is the model; expected one; save the one to export with save_pretrained()"
         )
     if not found:
         raise CheckpointError(f"{name} holds more than named tensors; expected a state dict, as save_pretrained() writes it")
-    return next(iter(found.values()))
+    return found[0][1]
 
 
 def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:

@@ -10,7 +10,11 @@ HEAD_BYTES = 512
 _BEGINNINGS = (
     (rb"version https://git-lfs\.github\.com/spec/", "is a Git LFS pointer, not the file; run git lfs pull"),
     (rb"/annex/objects/", "is a git-annex pointer, not the file; run git annex get"),
-    (rb"<!doctype html|<html\b|<head\b", "is a saved web page (HTML), not the file; download the file itself"),
+    (rb"<!doctype html|<html\b|<head\b|<!--", "is a saved web page (HTML), not the file; download the file itself"),
+    (
+        rb"(entry|repository) not found|invalid username or password",
+        "is what the hub says for a file that it does not give; download it again",
+    ),
     (rb"<\?xml\b", "is an XML page, such as a server's error, not the file; download the file itself"),
 )
 

@@ -96,6 +96,7 @@ def test_a_state_dict_within_what_a_training_program_writes(program: str, tmp_pa
     ("content", "message"),
     [
         ({"model": WEIGHTS, "ema": WEIGHTS}, "holds 2 state dicts, under 'model', 'ema', and nothing says which is the model"),
+        ({"a": {"b": WEIGHTS}, "a.b": WEIGHTS}, "holds 2 state dicts, under 'a.b', 'a.b'"),
         ({"state_dict": WEIGHTS, "teacher": {"model": WEIGHTS}}, "under 'state_dict', 'teacher.model'"),
         ({"a": {"b": {"c": WEIGHTS}}}, "holds more than named tensors"),
         ({"optimizer": WEIGHTS}, "holds more than named tensors"),

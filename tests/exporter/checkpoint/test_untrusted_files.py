@@ -175,6 +175,16 @@ def test_a_file_that_is_cut_short(folder: Path, name: str) -> None:
     assert CUT[name] in refusal_of(folder)
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("kept", [slice(-2), slice(5000), slice(100)], ids=str)
+def test_a_pickle_that_is_cut_short(folder: Path, is_zip: bool, kept: slice) -> None:
+    torch.save(checkpoints.read_weights_of(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes((folder / "pytorch_model.bin").read_bytes()[kept])
+    message = refusal_of(folder)
+    assert "it is cut short" in message or "unexpected EOF" in message
+
+
 def test_json_in_place_of_a_list_of_tokens(folder: Path) -> None:
     (folder / "vocab.txt").write_text('{"[PAD]": 0, "[UNK]": 1')
     assert "vocab.txt in model is no vocabulary that can be read (it holds JSON; expected a token a line)" in refusal_of(folder)

@@ -108,6 +108,18 @@ def test_a_number_written_another_way(folder: Path, field: str, value: Any, mean
 
 
 @pytest.mark.parametrize(
+    ("model_type", "field"),
+    [("deberta-v2", "embedding_size"), ("deberta-v2", "pooler_hidden_size"), ("roformer", "embedding_size"), ("bert", "pruned_heads")],
+)
+def test_null_where_a_missing_field_says_as_much(tmp_path: Path, model_type: str, field: str) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "model", model_type)
+    edit_json(folder / "config.json", {field: None})
+    loaded = load_checkpoint(str(folder))
+    assert field not in loaded.stored_config
+    assert loaded.model.width == checkpoints.HIDDEN
+
+
+@pytest.mark.parametrize(
     ("value", "meant"), [("16", 16), (16.0, 16), ("16.0", 16), (None, 32), (1e30, 32), ("1e30", 32), (10**30, 32)], ids=repr
 )
 def test_limits_of_the_tokenizer(folder: Path, value: Any, meant: int) -> None:
@@ -180,6 +192,8 @@ def test_sizes_that_the_weights_do_not_have(folder: Path, changes: dict[str, Any
         ("modernbert", {"global_rope_theta": "high"}, "global_rope_theta 'high'"),
         ("modernbert", {"layer_types": ["nonsense", 1, None]}, "layer_types"),
         ("deberta-v2", {"pos_att_type": 7}, "pos_att_type 7"),
+        ("deberta-v2", {"norm_rel_ebd": None}, "norm_rel_ebd None; expected a text"),
+        ("albert", {"pruned_heads": "all"}, "pruned_heads 'all'; expected an object or null"),
         ("deberta-v2", {"position_buckets": 2**30}, "config.json makes it"),
         ("deberta-v2", {"relative_attention": "true"}, "relative_attention 'true'"),
         ("albert", {"embedding_size": 2**29}, "config.json makes it"),

@@ -11,6 +11,9 @@ from cls_runtime.bundle.stand_ins import stand_in, stand_in_at
         (b"<!DOCTYPE html>", "saved web page"),
         (b"\xef\xbb\xbf\r\n <HTML lang='en'>", "saved web page"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML page"),
+        (b"<!-- saved from url=(0030)https://huggingface.co/ -->\n<html>", "saved web page"),
+        (b"Entry not found", "is what the hub says"),
+        (b"Invalid username or password.", "is what the hub says"),
         (b"", "is empty"),
     ],
 )

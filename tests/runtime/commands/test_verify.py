@@ -168,6 +168,12 @@ def test_damage_is_a_fail_line_exit_code_1_and_a_report(own_bundle, tmp_path, ca
     assert not is_bundle or json.loads(capsys.readouterr().out)["passed"] is False
 
 
+def test_a_pointer_in_the_place_of_a_file_is_called_one(own_bundle, capsys):
+    (own_bundle / "onnx/model.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:7\nsize 9\n")
+    assert run(own_bundle) == 1
+    assert "onnx/model.onnx is a Git LFS pointer, not the file; run git lfs pull" in capsys.readouterr().out
+
+
 PASSED = b"<testsuites><testsuite name='cls-verify old' failures='0'/></testsuites>"
 
 
