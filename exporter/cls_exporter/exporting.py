@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
+from cls_exporter.checkpoint.sentence_oracle import check_against_sentence_transformers
 from cls_exporter.config import ExportConfig, ExportReport, Layout
 from cls_exporter.gate import parity_gate as gate
 from cls_exporter.gate.parity_texts import builtin_texts, parity_texts
@@ -79,6 +80,9 @@ def export(
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
         checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
+        if checkpoint.has_sentence_modules:
+            steps.start("oracle", "Holding what was read to sentence-transformers")
+        agreed = check_against_sentence_transformers(checkpoint, lowered=config.max_length is not None)
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
@@ -114,7 +118,7 @@ def export(
         parity={name: variant.parity["cls"] for name, variant in manifest.variants.items()},
         rewrites=compiled.rewrites,
         multiply_adds=work,
-        notes=checkpoint.notes,
+        notes=checkpoint.notes + agreed,
         seconds=steps.seconds,
     )
 
@@ -179,6 +183,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
         variants={},
         files=tuple(bundle_file(folder, path) for path in paths),
         tool_versions={"cls-export": __version__, **installed_versions(_TOOLS)},
+        logits_activation=checkpoint.logits_activation,
         labels=checkpoint.labels,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
