@@ -23,6 +23,7 @@ from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import Written, write_variant
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.publish import staged
+from cls_exporter.writing.reading_back import check_read_back
 from cls_runtime import __version__
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
@@ -92,6 +93,7 @@ def export(
         work["exported"] = multiply_adds(compiled.model, batch_size=1, sequence_length=REPORT_LENGTH)
         steps.start("reference", "Computing PyTorch's vectors of the parity texts")
         write_companions(checkpoint, folder)
+        check_read_back(checkpoint, folder)
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
         bundle = Bundle(folder, _manifest(checkpoint, compiled, folder, layout=config.layout))
@@ -180,6 +182,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
         files=tuple(bundle_file(folder, path) for path in paths),
         tool_versions={"cls-export": __version__, **installed_versions(_TOOLS)},
         labels=checkpoint.labels,
+        tokenizer=checkpoint.tokenizer_choice,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -31,6 +31,7 @@ MAX_FILES = 1000
 
 PoolerState = Literal["trained", "absent", "untrained"]
 Output = Literal["cls", "pooler", "logits"]
+TokenizerChoice = Literal["file", "transformers"]
 
 # Which output of the graph each output of an Encoder is.
 GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
@@ -135,7 +136,11 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything that a reader of the bundle needs to know. See the module's docstring."""
+    """Everything that a reader of the bundle needs to know. See the module's docstring.
+
+    `tokenizer` is the choice that was made between the source's tokenizer.json and what transformers makes of its folder; None where none
+    was made, and in bundles of cls-export 0.1.0.
+    """
 
     source: Source
     architecture: str
@@ -158,6 +163,7 @@ class Manifest:
     files: tuple[BundleFile, ...]
     tool_versions: Mapping[str, str]
     labels: tuple[str, ...] = ()
+    tokenizer: TokenizerChoice | None = None
     created: str = ""
     schema_version: int = SCHEMA_VERSION
     fingerprint: str = field(default="")

@@ -332,7 +332,7 @@ def test_what_is_no_bundle_is_an_error(tmp_path, name):
 PROVIDER = """
 import numpy as np
 
-def reference_vectors(model, texts, *, outputs, max_length):
+def reference_vectors(model, texts, *, outputs, max_length, tokenizer):
     from cls_runtime import Encoder
     assert max_length == 16
     with Encoder.load(model, on_overflow="truncate") as encoder:
