@@ -80,7 +80,7 @@ def check_words(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     """
     backend = tokenizer.backend_tokenizer
     unknown = getattr(backend.model, "unk_token", None)
-    if unknown is not None and backend.model.token_to_id(unknown) is None:
+    if type(backend.model).__name__ in ("WordPiece", "WordLevel") and backend.model.token_to_id(unknown) is None:
         raise CheckpointError(
             f"the vocabulary of {name} has no {shown(unknown)}, the token for what is not in it; it is cut or of another kind of "
             "tokenizer; fetch vocab.txt, vocab.json or tokenizer.json again"
@@ -94,15 +94,12 @@ def check_words(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
             f"the tokenizer of {name} has {len(vocabulary)} tokens in its vocabulary and no word among them, so all texts would become "
             "one; its vocabulary is missing or empty; fetch vocab.txt, vocab.json and merges.txt, *.model or tokenizer.json again"
         )
-    for text in chain(PROBES, words_of(vocabulary)):
-        encoding = backend.encode(text) if isinstance(text, str) else backend.encode(*text)
-        if not words.isdisjoint(encoding.ids):
-            return
-    raise CheckpointError(
-        f"the tokenizer of {name} makes no word of its vocabulary of any text: {PROBES[0]!r} becomes "
-        f"{shown(backend.encode(PROBES[0]).tokens)}; all texts would become one; correct the normalizer in tokenizer.json, or fetch the "
-        "vocabulary that belongs to it"
-    )
+    encodings = backend.encode_batch(PROBES)
+    if all(words.isdisjoint(encoding.ids) for encoding in chain(encodings, map(backend.encode, words_of(vocabulary)))):
+        raise CheckpointError(
+            f"the tokenizer of {name} makes no word of its vocabulary of any text: {PROBES[0]!r} becomes {shown(encodings[0].tokens)}; all "
+            "texts would become one; correct the normalizer in tokenizer.json, or fetch the vocabulary that belongs to it"
+        )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, *, rows: int, name: str) -> None:

@@ -43,10 +43,10 @@ def chosen_tokenizer(made: PreTrainedTokenizerFast, folder: CheckpointFolder, ch
     difference = first_difference(written.backend_tokenizer, made.backend_tokenizer, with_types=with_types)
     if difference is None:
         return made
-    words = difference.in_words(f"{FILE} of {folder.name}", f"transformers {transformers.__version__} ({type(made).__name__})")
+    words = difference.in_words(FILE, f"transformers {transformers.__version__} ({type(made).__name__})")
     raise CheckpointError(
-        f"{words}; their vectors would differ and nothing says which the model was trained with; choose with --tokenizer file or "
-        "--tokenizer transformers"
+        f"{folder.name} has two tokenizers: {words}; their vectors differ, and nothing says which the model was trained with; choose one "
+        "with --tokenizer file or --tokenizer transformers"
     )
 
 

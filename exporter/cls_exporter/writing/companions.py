@@ -83,7 +83,7 @@ def _tokenizer_class(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> di
 
 
 def _is_plain_bert(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> bool:
-    """Whether transformers 5, which builds a BertTokenizer from its vocabulary alone, builds this one."""
+    """Whether transformers 5, which builds a BertTokenizer from its vocabulary, and 4's form in Python both make this tokenizer."""
     normalizer, splitter, model = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}, tokenizer["model"]
     return (
         "token_type_ids" in checkpoint.inputs
@@ -94,6 +94,7 @@ def _is_plain_bert(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> bool
         and model.get("unk_token") == checkpoint.tokenizer.unk_token
         and model.get("continuing_subword_prefix") == "##"
         and model.get("max_input_chars_per_word") == 100
+        and not any(token.get("single_word") for token in tokenizer.get("added_tokens") or ())
         and _adds_what_bert_adds(checkpoint.tokenizer, tokenizer.get("post_processor") or {})
     )
 
