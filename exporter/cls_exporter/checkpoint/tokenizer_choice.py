@@ -45,7 +45,7 @@ def chosen_tokenizer(made: PreTrainedTokenizerFast, folder: CheckpointFolder, ch
         return made
     words = difference.in_words(FILE, f"transformers {transformers.__version__} ({type(made).__name__})")
     raise CheckpointError(
-        f"{folder.name} has two tokenizers: {words}; their vectors differ, and nothing says which the model was trained with; choose one "
+        f"{folder.name} has two tokenizers: {words}; their vectors differ, and nothing says which the model was trained with; export it "
         "with --tokenizer file or --tokenizer transformers"
     )
 
