@@ -373,6 +373,12 @@ def test_against_another_model_fails(intact, provider):
     assert "max_abs 0.01, expected at most 5e-05" in messages["pytorch cls"]
 
 
+def test_against_takes_the_tokenizer_that_the_export_took(own, provider):
+    write_manifest(own, dataclasses.replace(read_manifest(own), tokenizer="file"))
+    provider(0.0, code=PROVIDER.replace("assert max_length == 16", "assert tokenizer == 'file'"))
+    assert verify(own, against=str(own), texts=["my own text"]).passed
+
+
 def test_against_without_pytorch_names_the_extra(intact, provider):
     provider(0.0, code="import a_package_that_is_not_installed")
     with pytest.raises(MissingExtraError, match="pip install"):
