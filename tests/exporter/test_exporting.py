@@ -155,7 +155,7 @@ def test_a_tokenizer_that_was_chosen_is_the_bundles(checkpoint: Path, tmp_path: 
     checkpoints.edit_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": False})
     with pytest.raises(CheckpointError, match="has two tokenizers"):
         export(folder, tmp_path / "bundle")
-    report = export(folder, tmp_path / "bundle", config=ExportConfig(tokenizer="file"))
+    report = export(folder, tmp_path / "bundle", config=ExportConfig(pooler=True, tokenizer="file"))
     assert read_manifest(tmp_path / "bundle").tokenizer == report.manifest.tokenizer == "file"
     with Encoder.load(tmp_path / "bundle") as encoder:  # tokenizer.json has lower case, its settings have not
         assert np.array_equal(*encoder.encode(["The CAT sat", "the cat sat"]))
