@@ -193,16 +193,15 @@ def no_vocabulary(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def empty_files(folder: Path) -> None:
+def empty_table(folder: Path) -> None:
     no_vocabulary(folder)
-    for name, content in (("vocab.txt", ""), ("vocab.json", "{}"), ("merges.txt", "")):
-        (folder / name).write_text(content)
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("#version: 0.2\n")
 
 
-def other_words(folder: Path) -> None:
-    """A pointer or a page in the place of the vocabulary."""
+def other_lines(folder: Path) -> None:
     no_vocabulary(folder)
-    (folder / "vocab.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 231508\n")
+    (folder / "vocab.txt").write_text("the\ncat\nsat\n")
 
 
 def special_tokens_alone(folder: Path) -> None:
@@ -219,9 +218,9 @@ def nothing_is_left(folder: Path) -> None:
     ("model_type", "kind", "change", "message"),
     [
         *((name, None, no_vocabulary, "no vocabulary beside tokenizer_config.json") for name in checkpoints.all_families()),
-        ("bert", "BertTokenizer", empty_files, "has no '[UNK]', the token for what is not in it"),
-        ("distilbert", "DistilBertTokenizer", other_words, "has no '[UNK]', the token for what is not in it"),
-        ("roberta", "RobertaTokenizer", empty_files, "has 0 tokens in its vocabulary and no word among them"),
+        ("bert", "BertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
+        ("distilbert", "DistilBertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
+        ("roberta", "RobertaTokenizer", empty_table, "has 0 tokens in its vocabulary and no word among them"),
         ("roberta", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),
         ("bert", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),
         ("bert", None, nothing_is_left, "makes no word of its vocabulary of any text: 'the cat sat on the mat' becomes ['[CLS]', '[SEP]']"),
