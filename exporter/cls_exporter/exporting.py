@@ -24,6 +24,7 @@ from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import Written, write_variant
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.publish import staged
+from cls_exporter.writing.reading_back import check_read_back
 from cls_runtime import __version__
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
@@ -82,7 +83,8 @@ def export(
         checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
         if checkpoint.has_sentence_modules:
             steps.start("oracle", "Holding what was read to sentence-transformers")
-        agreed = check_against_sentence_transformers(checkpoint, lowered=config.max_length is not None)
+        lowered, own_tokens = config.max_length is not None, config.tokenizer == "file"
+        agreed = check_against_sentence_transformers(checkpoint, lowered=lowered, own_tokens=own_tokens)
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
@@ -96,6 +98,7 @@ def export(
         work["exported"] = multiply_adds(compiled.model, batch_size=1, sequence_length=REPORT_LENGTH)
         steps.start("reference", "Computing PyTorch's vectors of the parity texts")
         write_companions(checkpoint, folder)
+        check_read_back(checkpoint, folder)
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
         bundle = Bundle(folder, _manifest(checkpoint, compiled, folder, layout=config.layout))
@@ -185,6 +188,7 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
         tool_versions={"cls-export": __version__, **installed_versions(_TOOLS)},
         logits_activation=checkpoint.logits_activation,
         labels=checkpoint.labels,
+        tokenizer=checkpoint.tokenizer_choice,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -22,11 +22,12 @@ from cls_exporter.checkpoint.pooler import FoundPooler, TanhPooler, find_pooler
 from cls_exporter.checkpoint.sentence_settings import TransformerSettings, read_transformer_settings
 from cls_exporter.checkpoint.sentence_transformers import MODULES, read_sentence_modules
 from cls_exporter.checkpoint.source import encoder_folder, find_source
-from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, check_vocabulary, load_tokenizer
+from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
+from cls_exporter.checkpoint.tokenizer_checks import check_vocabulary
 from cls_exporter.checkpoint.weights import read_weights, sha256_of, some_of
 from cls_exporter.config import ExportConfig
 from cls_exporter.errors import CheckpointError, UnsupportedError
-from cls_runtime.bundle.manifest import LogitsActivation, Pooler, SourcePooling
+from cls_runtime.bundle.manifest import LogitsActivation, Pooler, SourcePooling, TokenizerChoice
 from cls_runtime.errors import UsageError
 
 # A model with 16 heads and 8,192 positions needs half of it.
@@ -47,6 +48,7 @@ class Checkpoint:
         model: the PyTorch module, in eval mode, fp32, on the CPU.
         tokenizer: pads on the right; its backend carries no truncation or padding of its own.
         tokenizer_json: the text of the bundle's tokenizer.json.
+        tokenizer_choice: what was asked for where tokenizer.json and transformers give texts other tokens.
         max_length: the longest input in tokens, special ones included.
         inputs: the graph's inputs, in order.
         pooler: whether the checkpoint's pooler was trained, whether or not it is exported.
@@ -68,6 +70,7 @@ class Checkpoint:
     model: ClsModel
     tokenizer: PreTrainedTokenizerFast
     tokenizer_json: str
+    tokenizer_choice: TokenizerChoice | None
     max_length: int
     inputs: tuple[str, ...]
     pooler: Pooler
@@ -112,7 +115,7 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     sentence = read_sentence_modules(
         source.folder, settings, hidden=configuration.hidden, allow_pooling_mismatch=asked.allow_pooling_mismatch
     )
-    tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=settings.lowercase)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=settings.lowercase, choice=asked.tokenizer)
     weights = read_weights(folder)
     encoder, placement = build_encoder(configuration, weights.tensors)
     check_vocabulary(tokenizer.tokenizer, rows=encoder.get_input_embeddings().weight.shape[0], name=source.name)
@@ -134,6 +137,7 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
         model=ClsModel(encoder, row_modules, hidden=configuration.hidden, token_type_ids=takes_types),
         tokenizer=tokenizer.tokenizer,
         tokenizer_json=tokenizer.serialized,
+        tokenizer_choice=asked.tokenizer,
         max_length=_max_length(configuration, tokenizer, settings, asked.max_length),
         inputs=("input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])),
         pooler=parts.state,

@@ -32,6 +32,7 @@ MAX_FILES = 1000
 PoolerState = Literal["trained", "absent", "untrained"]
 Output = Literal["cls", "pooler", "logits"]
 LogitsActivation = Literal["identity", "sigmoid", "softmax", "tanh", "relu", "gelu"]
+TokenizerChoice = Literal["file", "transformers"]
 
 # Which output of the graph each output of an Encoder is.
 GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
@@ -139,7 +140,8 @@ class Manifest:
     """Everything that a reader of the bundle needs to know. See the module's docstring.
 
     `logits_activation` is what makes scores of the logits where the source is used as a reranker; the graph's logits are before it. None
-    without logits, and in bundles of cls-export 0.1.
+    without logits, and in bundles of cls-export 0.1. `tokenizer` is the choice that was made between the source's tokenizer.json and what
+    transformers makes of its folder; None where none was made, and in bundles of cls-export 0.1.0.
     """
 
     source: Source
@@ -163,6 +165,7 @@ class Manifest:
     files: tuple[BundleFile, ...]
     tool_versions: Mapping[str, str]
     labels: tuple[str, ...] = ()
+    tokenizer: TokenizerChoice | None = None
     created: str = ""
     logits_activation: LogitsActivation | None = None
     schema_version: int = SCHEMA_VERSION

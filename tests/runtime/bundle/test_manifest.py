@@ -65,6 +65,10 @@ def test_what_makes_scores_of_logits(manifest):
     assert from_json(edited(manifest, lambda raw: raw.pop("logits_activation"))).logits_activation is None  # a manifest from before it
 
 
+def test_a_manifest_from_before_the_choice_of_a_tokenizer_has_none(manifest):
+    assert from_json(edited(manifest, lambda raw: raw.pop("tokenizer"))).tokenizer is None
+
+
 def test_multiply_adds_of_a_batch():
     assert MultiplyAdds(per_run=1, per_text=10, per_token=100, per_token_pair=1000).count(2, 3) == 1 + 2 * (10 + 300 + 9000)
 
@@ -104,6 +108,7 @@ def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message)
         (lambda raw: raw.update(inputs=[1]), r"inputs\[0\] is int, expected str"),
         (lambda raw: raw.update(variants=[]), "variants is list, expected an object"),
         (lambda raw: raw.update(pooler=3), "pooler is int, expected an object"),
+        (lambda raw: raw.update(tokenizer="slow"), "tokenizer is 'slow', expected one of 'file', 'transformers'"),
         (lambda raw: raw.update(layout="wide"), "layout is 'wide', expected one of 'standard', 'native', 'broadcast'"),
         (lambda raw: raw["variants"]["fp32"]["parity"]["cls"].update(max_abs="0"), r"variants.fp32: parity.cls: max_abs is str"),
         (lambda raw: raw["files"][0].update(size_bytes=1.5), r"files\[0\]: size_bytes is float, expected int"),
