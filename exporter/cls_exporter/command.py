@@ -15,6 +15,7 @@ from typing import Any, get_args
 from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
 from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.bundle import manifest as manifests
+from cls_runtime.bundle.manifest import TokenizerChoice
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
 from cls_runtime.errors import MissingExtraError, UsageError
@@ -35,6 +36,7 @@ _REQUIREMENTS = (
         instead=lambda _: "no --int8",
     ),
 )
+_TOKENIZERS = {"file": "tokenizer.json as it stands", "transformers": "what transformers makes of the checkpoint's folder"}
 _NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "sympy", "onnxruntime")
 
 
@@ -76,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     variants.add_argument("--no-fp32", action="store_true", help="leave the fp32 variant out")
     variants.add_argument("--calibration", metavar="FILE", type=Path, help="texts of your own for int8's scales, one a line")
     allowed = parser.add_argument_group("what is refused unless you say so")
+    allowed.add_argument(
+        "--tokenizer",
+        choices=get_args(TokenizerChoice),
+        help="tokenizer.json and what transformers makes of the folder give texts other tokens: the model was trained with this one",
+    )
     allowed.add_argument("--allow-pooling-mismatch", action="store_true", help="the model was trained with another pooling than CLS")
     allowed.add_argument("--allow-untrained-pooler", action="store_true", help="the pooler's weights were never trained")
     allowed.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint")
@@ -137,6 +144,7 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
         precisions=precisions,
         layout=arguments.layout,
         max_length=arguments.max_length,
+        tokenizer=arguments.tokenizer,
         calibration=arguments.calibration,
         allow_pooling_mismatch=arguments.allow_pooling_mismatch,
         allow_untrained_pooler=arguments.allow_untrained_pooler,
@@ -185,6 +193,8 @@ def summary_lines(report: ExportReport) -> list[str]:
     pooling = manifest.source_pooling
     if pooling.mismatch_allowed:
         lines.append(f"  pooling   trained with {pooling.mode} pooling; the CLS row was asked for all the same")
+    if manifest.tokenizer is not None:
+        lines.append(f"  tokenizer {_TOKENIZERS[manifest.tokenizer]}, as was asked for")
     full, exported = report.multiply_adds.get("full", 0), report.multiply_adds.get("exported", 0)
     if full and exported:
         lines.append(f"  work      {1 - exported / full:.0%} fewer multiply-adds than the full encoder, for a text of 128 tokens")

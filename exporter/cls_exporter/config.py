@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from cls_runtime.bundle.manifest import Manifest, ParityFigures
+from cls_runtime.bundle.manifest import Manifest, ParityFigures, TokenizerChoice
 from cls_runtime.errors import UsageError
 
 Layout = Literal["standard", "native", "broadcast"]
@@ -24,13 +24,15 @@ class ExportConfig:
         precisions: the variants to write, at least one of `fp32`, `fp16`, `int8`.
         layout: `standard`, `native` (no `last_hidden_state`) or `broadcast` (the row expanded to every token).
         max_length: lowers the longest text, in tokens; None takes the checkpoint's own limit.
+        tokenizer: which one counts where tokenizer.json (`file`) and what `transformers` makes of the folder give texts other tokens; None
+            refuses such a checkpoint.
         calibration: a text file (one text a line) for int8's scales; None takes the built-in texts.
         allow_pooling_mismatch: export the CLS row of a model that was trained with another pooling.
         allow_untrained_pooler: export a pooler that was never trained.
         trust_remote_code: run the checkpoint's own Python code.
 
     Raises:
-        UsageError: an unknown precision or layout, or none at all.
+        UsageError: an unknown precision, layout or tokenizer, or no precision at all.
     """
 
     pooler: bool = False
@@ -38,6 +40,7 @@ class ExportConfig:
     precisions: tuple[Precision, ...] = ("fp32",)
     layout: Layout = "standard"
     max_length: int | None = None
+    tokenizer: TokenizerChoice | None = None
     calibration: Path | None = None
     allow_pooling_mismatch: bool = False
     allow_untrained_pooler: bool = False
@@ -53,6 +56,8 @@ class ExportConfig:
             raise UsageError(f"precisions {self.precisions!r} names one twice")
         if self.layout not in get_args(Layout):
             raise UsageError(f"layout {self.layout!r}: expected one of {', '.join(get_args(Layout))}")
+        if self.tokenizer not in (None, *get_args(TokenizerChoice)):
+            raise UsageError(f"tokenizer {self.tokenizer!r}: expected None or one of {', '.join(get_args(TokenizerChoice))}")
         if self.max_length is not None and self.max_length < 1:
             raise UsageError(f"max_length {self.max_length}: expected at least 1 token")
         if self.calibration is not None and "int8" not in self.precisions:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
+from cls_exporter.checkpoint.sentence_oracle import check_against_sentence_transformers
 from cls_exporter.config import ExportConfig, ExportReport, Layout
 from cls_exporter.gate import parity_gate as gate
 from cls_exporter.gate.parity_texts import builtin_texts, parity_texts
@@ -23,6 +24,7 @@ from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import Written, write_variant
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.publish import staged
+from cls_exporter.writing.reading_back import check_read_back
 from cls_runtime import __version__
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
@@ -79,6 +81,10 @@ def export(
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
         checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
+        if checkpoint.has_sentence_modules:
+            steps.start("oracle", "Holding what was read to sentence-transformers")
+        lowered, own_tokens = config.max_length is not None, config.tokenizer == "file"
+        agreed = check_against_sentence_transformers(checkpoint, lowered=lowered, own_tokens=own_tokens)
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
@@ -92,6 +98,7 @@ def export(
         work["exported"] = multiply_adds(compiled.model, batch_size=1, sequence_length=REPORT_LENGTH)
         steps.start("reference", "Computing PyTorch's vectors of the parity texts")
         write_companions(checkpoint, folder)
+        check_read_back(checkpoint, folder)
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
         bundle = Bundle(folder, _manifest(checkpoint, compiled, folder, layout=config.layout))
@@ -114,7 +121,7 @@ def export(
         parity={name: variant.parity["cls"] for name, variant in manifest.variants.items()},
         rewrites=compiled.rewrites,
         multiply_adds=work,
-        notes=checkpoint.notes,
+        notes=checkpoint.notes + agreed,
         seconds=steps.seconds,
     )
 
@@ -179,7 +186,9 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
         variants={},
         files=tuple(bundle_file(folder, path) for path in paths),
         tool_versions={"cls-export": __version__, **installed_versions(_TOOLS)},
+        logits_activation=checkpoint.logits_activation,
         labels=checkpoint.labels,
+        tokenizer=checkpoint.tokenizer_choice,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -145,15 +145,16 @@ def edit_json(path: Path, changes: Mapping[str, Any], *, remove: Sequence[str] =
     path.write_text(json.dumps(content))
 
 
-def add_sentence_modules(folder: Path, *, pooling: Mapping[str, Any], modules: Sequence[tuple[str, str]] = ()) -> None:
-    """Makes `folder` a sentence-transformers one in the older schema; `modules` are (class name, path) after the pooling."""
-    listed = [("Transformer", ""), ("Pooling", "1_Pooling"), *modules]
+def add_sentence_modules(folder: Path, *, pooling: Mapping[str, Any] | None, modules: Sequence[tuple[str, str]] = ()) -> None:
+    """Makes `folder` a sentence-transformers one in the older schema; `modules` are (class name, path) after a pooling, if any."""
+    listed = [("Transformer", ""), *([] if pooling is None else [("Pooling", "1_Pooling")]), *modules]
     entries = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for index, (kind, path) in enumerate(listed)
     ]
     (folder / "modules.json").write_text(json.dumps(entries))
-    edit_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": HIDDEN, **pooling})
+    if pooling is not None:
+        edit_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": HIDDEN, **pooling})
 
 
 def all_families() -> tuple[str, ...]:

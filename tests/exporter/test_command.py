@@ -102,7 +102,7 @@ def test_the_plain_command_exports_fp32_into_models(fake, capsys):
 
 def test_every_option_reaches_the_export(fake):
     options = "-o out --revision v1 --force --pooler --logits --layout native --max-length 16 --fp16 --int8 --no-fp32 --calibration c.txt"
-    allowed = "--allow-pooling-mismatch --allow-untrained-pooler --trust-remote-code"
+    allowed = "--tokenizer file --allow-pooling-mismatch --allow-untrained-pooler --trust-remote-code"
     assert command.main(["org/tiny-bert", *options.split(), *allowed.split()]) == 0
     (call,) = fake.calls
     assert (call["output"], call["revision"], call["force"]) == (Path("out"), "v1", True)
@@ -112,6 +112,7 @@ def test_every_option_reaches_the_export(fake):
         precisions=("fp16", "int8"),
         layout="native",
         max_length=16,
+        tokenizer="file",
         calibration=Path("c.txt"),
         allow_pooling_mismatch=True,
         allow_untrained_pooler=True,
@@ -248,3 +249,12 @@ def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
     assert "  pooling   trained with mean pooling; the CLS row was asked for all the same" in lines
     assert "  pooler    trained" in lines
     assert "Files (12 kB)" in lines
+
+
+@pytest.mark.parametrize(
+    ("choice", "line"), [("file", "tokenizer.json as it stands"), ("transformers", "what transformers makes of the checkpoint's folder")]
+)
+def test_the_tokenizer_that_was_chosen_is_said(tmp_path, choice, line):
+    plain = report(tmp_path / "bundle")
+    chosen = dataclasses.replace(plain, manifest=dataclasses.replace(plain.manifest, tokenizer=choice))
+    assert set(command.summary_lines(chosen)) - set(command.summary_lines(plain)) == {f"  tokenizer {line}, as was asked for"}

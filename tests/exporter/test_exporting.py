@@ -27,7 +27,7 @@ from torch import Tensor
 from cls_exporter import ExportConfig, ExportReport, export, exporting
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.config import Layout
-from cls_exporter.errors import GraphError, ParityError
+from cls_exporter.errors import CheckpointError, GraphError, ParityError
 from cls_exporter.gate.parity_texts import parity_texts
 from cls_exporter.graph.graph_file import write_graph
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, known_dims
@@ -37,6 +37,7 @@ from cls_exporter.variants import variant as variant_files
 from cls_runtime import Encoder
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import read_golden
+from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.errors import CheckFailedError, UsageError
 
 STEPS = ("Loading", "Tracing", "Making the graph", "Computing PyTorch's", "Writing", "Holding")
@@ -147,6 +148,17 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     assert named | {"cls_export.json"} == {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert {f"onnx/model{form}.onnx" for form in ("", "_fp16", "_int8", "_quantized")} < named
     assert not list(bundle.rglob("*.safetensors"))
+
+
+def test_a_tokenizer_that_was_chosen_is_the_bundles(checkpoint: Path, tmp_path: Path, traced_once: None) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    checkpoints.edit_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": False})
+    with pytest.raises(CheckpointError, match="has two tokenizers"):
+        export(folder, tmp_path / "bundle")
+    report = export(folder, tmp_path / "bundle", config=ExportConfig(pooler=True, tokenizer="file"))
+    assert read_manifest(tmp_path / "bundle").tokenizer == report.manifest.tokenizer == "file"
+    with Encoder.load(tmp_path / "bundle") as encoder:  # tokenizer.json has lower case, its settings have not
+        assert np.array_equal(*encoder.encode(["The CAT sat", "the cat sat"]))
 
 
 @pytest.mark.slow

@@ -55,7 +55,18 @@ OPTIONS = {
     ),
     "cls-verify": ("--variant", "--engine", "--texts", "--junit", "--json", "--compare"),
     "cls-doctor": ("--json",),
-    "cls-export": ("--max-length", "--layout", "--calibration", "--no-fp32", "--fp16", "--int8", "--json", "--revision", "--pooler"),
+    "cls-export": (
+        "--max-length",
+        "--layout",
+        "--tokenizer",
+        "--calibration",
+        "--no-fp32",
+        "--fp16",
+        "--int8",
+        "--json",
+        "--revision",
+        "--pooler",
+    ),
 }
 
 

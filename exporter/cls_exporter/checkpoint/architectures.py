@@ -23,7 +23,8 @@ class Architecture:
     `head` is what its sequence classifier reads: `pooled` the pooler's output, `sequence` the CLS row through a dense layer of its own,
     and the three others a layout that only they have (see `checkpoint.heads`). `first_position` is the row of the table of positions that a
     text begins with, `pad_token_id + 1` or a fixed one, which shortens the longest text by as much. `computed` are encoder parameters that
-    are a formula, not weights: a checkpoint may lack them.
+    are a formula, not weights: a checkpoint may lack them. `relative_positions` says that positions are computed between tokens, for texts
+    of any length.
     """
 
     model_type: str
@@ -33,11 +34,17 @@ class Architecture:
     head: HeadKind
     first_position: int | Literal["after_padding_id"] = 0
     computed: tuple[str, ...] = ()
+    relative_positions: bool = False
 
     def longest_input(self, config: Any) -> int:
         """The largest number of tokens (special ones included) that a model of this `config` has positions for."""
         first = int(config.pad_token_id) + 1 if self.first_position == "after_padding_id" else self.first_position
         return int(config.max_position_embeddings) - first
+
+    def positions(self, config: Any) -> int | None:
+        """The same where there is a table of positions, beyond which nothing can be computed; None where there is none."""
+        has_table = not self.relative_positions or getattr(config, "position_biased_input", False)
+        return self.longest_input(config) if has_table else None
 
 
 _TABLE = (
@@ -110,6 +117,7 @@ _TABLE = (
         classifier_class="DebertaV2ForSequenceClassification",
         has_pooler=False,
         head="context",
+        relative_positions=True,
     ),
     Architecture(
         model_type="roformer",
@@ -125,6 +133,7 @@ _TABLE = (
         classifier_class="ModernBertForSequenceClassification",
         has_pooler=False,
         head="modernbert",
+        relative_positions=True,
     ),
 )
 

@@ -120,6 +120,10 @@ _FIELDS: Mapping[str, _Field] = {
 }
 
 
+# What another file may say in config.json's place (see `checkpoint.sentence_settings`): all that decides an encoder's vectors, and no more.
+FOLLOWED_FIELDS = frozenset(_FIELDS) - {"architectures"} | {"is_decoder", "position_embedding_type"}
+
+
 def read_fields(stored: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     """config.json with each known field as what it means; `name` is the checkpoint's in the error.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
@@ -40,14 +41,16 @@ class Configuration:
     Attributes:
         architecture: its line in the table of architectures.
         loaded: transformers' configuration, with the defaults of its class.
-        stored: the object in the file, its numbers read as what they mean.
+        stored: the object in the file, its numbers read as what they mean, with what replaces parts of it.
         runs_code: its model is made by code of the checkpoint's own, which the caller trusts.
+        unchanged: as `loaded`, of the file alone; None where nothing replaces any of it.
     """
 
     architecture: Architecture
     loaded: PretrainedConfig
     stored: Mapping[str, Any]
     runs_code: bool
+    unchanged: PretrainedConfig | None = None
 
     @property
     def hidden(self) -> int:
@@ -55,21 +58,32 @@ class Configuration:
         return int(self.loaded.hidden_size)
 
 
-def read_configuration(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> Configuration:
+def read_configuration(
+    folder: CheckpointFolder, name: str, *, trust_remote_code: bool, changes: Mapping[str, Any] = MappingProxyType({})
+) -> Configuration:
     """Reads the folder's config.json; `name` is the checkpoint's in errors.
+
+    `changes` are fields that sentence-transformers replaces: as there, after the defaults of transformers' class have been taken.
 
     Raises:
         CheckpointError: the file is missing or broken, a field makes no sense, or the checkpoint brings code that was not allowed to run.
         UnsupportedError: an adapter, or an architecture that is not in the table.
     """
-    stored = _stored(folder, name, trust_remote_code=trust_remote_code)
-    architecture = architecture_of(stored, where=name)
-    stored = read_fields(stored, name=name)
+    in_file = _stored(folder, name, trust_remote_code=trust_remote_code)
+    where = f"{name} with what sentence-transformers replaces of it" if changes else name
+    architecture = architecture_of({**in_file, **changes}, where=where)
+    in_file = read_fields(in_file, name=name)
+    stored = read_fields({**in_file, **changes}, name=where)
+    changes = {key: stored[key] for key in changes if key in stored}
     runs_code = bool(stored.get("auto_map"))
-    loaded = _loaded(folder, stored, runs_code=runs_code)
+    loaded = _loaded(folder, in_file, changes, runs_code=runs_code)
     if not runs_code:
-        check_sizes(loaded, architecture, name=name)
-    return Configuration(architecture, loaded, stored, runs_code)
+        check_sizes(loaded, architecture, name=where)
+    if not changes:
+        return Configuration(architecture, loaded, stored, runs_code)
+    own_names = {type(loaded).attribute_map.get(key, key): value for key, value in changes.items()}
+    unchanged = _loaded(folder, in_file, {}, runs_code=runs_code)
+    return Configuration(architecture, loaded, {**in_file, **own_names}, runs_code, unchanged)
 
 
 def _stored(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> dict[str, Any]:
@@ -89,18 +103,21 @@ def _stored(folder: CheckpointFolder, name: str, *, trust_remote_code: bool) -> 
     return stored
 
 
-def _loaded(folder: CheckpointFolder, stored: Mapping[str, Any], *, runs_code: bool) -> PretrainedConfig:
+def _loaded(folder: CheckpointFolder, stored: Mapping[str, Any], changes: Mapping[str, Any], *, runs_code: bool) -> PretrainedConfig:
     with as_checkpoint_error(
         lambda reason: f"config.json in {folder.name} is not a configuration that transformers reads ({reason}); correct it"
     ):
         if runs_code:
-            config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=True, local_files_only=True)
+            config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=True, local_files_only=True, **changes)
         else:
-            fields = {key: value for key, value in stored.items() if key not in _NOT_THE_ENCODERS and not key.startswith("_")}
-            config = CONFIG_MAPPING[stored["model_type"]].from_dict(fields)
+            config = CONFIG_MAPPING[stored["model_type"]].from_dict(_of_the_encoder(stored), **_of_the_encoder(changes))
         config.return_dict = True
         config.use_cache = False
         if hasattr(config, "reference_compile"):
             # ModernBERT would otherwise compile itself on some machines.
             config.reference_compile = False
     return config  # type: ignore[no-any-return]
+
+
+def _of_the_encoder(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in _NOT_THE_ENCODERS and not key.startswith("_")}

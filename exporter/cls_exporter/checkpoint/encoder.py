@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
 from cls_exporter.checkpoint.configuration import Configuration
 from cls_exporter.checkpoint.placement import Placement, place
@@ -28,21 +28,20 @@ def build_encoder(configuration: Configuration, tensors: Mapping[str, Tensor]) -
         UnsupportedError: a weight holds no floating point numbers, or is an adapter's.
     """
     if configuration.runs_code:
-        encoder = _build(configuration, device="cpu")  # code of the checkpoint's own may need numbers to build itself
+        encoder = _build(configuration, configuration.loaded, device="cpu")  # code of the checkpoint's own may need numbers to build itself
         placement = _placed(configuration, encoder, tensors)
     else:
-        _check_layers(configuration, stored=len(tensors))
-        placement = _placed(configuration, _build(configuration, device="meta"), tensors)
-        encoder = _build(configuration, device="cpu")
+        _check_layers(configuration.loaded, configuration.architecture.model_type, stored=len(tensors))
+        placement = _placed(configuration, _build(configuration, configuration.loaded), tensors)
+        encoder = _build(configuration, configuration.loaded, device="cpu")
     weights = {name: as_float32(name, tensor) for name, tensor in placement.encoder.items()}
     encoder.load_state_dict(weights, strict=False, assign=True)
     return encoder, placement
 
 
-def _check_layers(configuration: Configuration, *, stored: int) -> None:
+def _check_layers(config: PretrainedConfig, model_type: str, *, stored: int) -> None:
     """Every layer has weights of its own, but ALBERT's, which are built once a group."""
-    config = configuration.loaded
-    for field in ("num_hidden_groups", "inner_group_num") if configuration.architecture.model_type == "albert" else ("num_hidden_layers",):
+    for field in ("num_hidden_groups", "inner_group_num") if model_type == "albert" else ("num_hidden_layers",):
         if getattr(config, field) > stored:
             raise CheckpointError(
                 f"config.json has {field} {getattr(config, field)} and the weights hold {stored} tensors; they are of different models"
@@ -50,7 +49,11 @@ def _check_layers(configuration: Configuration, *, stored: int) -> None:
 
 
 def _placed(configuration: Configuration, encoder: Any, tensors: Mapping[str, Tensor]) -> Placement:
-    return place(tensors, encoder.state_dict(), computed=configuration.architecture.computed, tied=_tied(configuration, encoder))
+    expected, architecture, dropped = encoder.state_dict(), configuration.architecture, set()
+    if configuration.unchanged is not None:
+        _check_layers(configuration.unchanged, architecture.model_type, stored=len(tensors))
+        dropped = {*_build(configuration, configuration.unchanged).state_dict()} - {*expected}
+    return place(tensors, expected, computed=architecture.computed, tied=_tied(configuration, encoder), dropped=dropped)
 
 
 def _tied(configuration: Configuration, encoder: Any) -> str | None:
@@ -61,8 +64,7 @@ def _tied(configuration: Configuration, encoder: Any) -> str | None:
     return next((name for name, parameter in encoder.named_parameters() if parameter is words), None)
 
 
-def _build(configuration: Configuration, *, device: str) -> Any:
-    config = configuration.loaded
+def _build(configuration: Configuration, config: PretrainedConfig, *, device: str = "meta") -> Any:
     kwargs: dict[str, Any] = {"trust_remote_code": configuration.runs_code}
     kind: Any = AutoModel._model_mapping.get(type(config), None)  # noqa: SLF001
     if kind is not None and "add_pooling_layer" in inspect.signature(kind).parameters:

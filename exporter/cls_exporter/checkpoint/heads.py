@@ -180,4 +180,11 @@ def _labels(stored: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:
         raise CheckpointError(
             f"{name} has {rows} outputs but id2label in config.json names {len(named)}; expected one label for each; correct config.json"
         )
-    return tuple(str(named[str(index)]) for index in range(rows))
+    labels = tuple(str(named[str(index)]) for index in range(rows))
+    if len(set(labels)) < rows:
+        second = next(index for index, label in enumerate(labels) if label in labels[:index])
+        raise CheckpointError(
+            f"id2label in config.json gives outputs {labels.index(labels[second])} and {second} one name, {shown_name(labels[second])}; "
+            "nobody could tell their logits apart; expected a name of its own for each; correct config.json"
+        )
+    return labels

@@ -13,17 +13,21 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from cls_exporter.checkpoint.architectures import Architecture
 from cls_exporter.checkpoint.configuration import Configuration, read_configuration
 from cls_exporter.checkpoint.encoder import build_encoder
+from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.heads import FoundHead, find_head
+from cls_exporter.checkpoint.logits_activation import activation_notes, logits_activation
 from cls_exporter.checkpoint.model import ClsModel, RowModules
 from cls_exporter.checkpoint.placement import Placement
 from cls_exporter.checkpoint.pooler import FoundPooler, TanhPooler, find_pooler
-from cls_exporter.checkpoint.sentence_transformers import SentenceModules, read_sentence_modules
+from cls_exporter.checkpoint.sentence_settings import TransformerSettings, read_transformer_settings
+from cls_exporter.checkpoint.sentence_transformers import MODULES, read_sentence_modules
 from cls_exporter.checkpoint.source import encoder_folder, find_source
-from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, check_vocabulary, load_tokenizer
+from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
+from cls_exporter.checkpoint.tokenizer_checks import check_vocabulary
 from cls_exporter.checkpoint.weights import read_weights, sha256_of, some_of
 from cls_exporter.config import ExportConfig
 from cls_exporter.errors import CheckpointError, UnsupportedError
-from cls_runtime.bundle.manifest import Pooler, SourcePooling
+from cls_runtime.bundle.manifest import LogitsActivation, Pooler, SourcePooling, TokenizerChoice
 from cls_runtime.errors import UsageError
 
 # A model with 16 heads and 8,192 positions needs half of it.
@@ -37,17 +41,21 @@ class Checkpoint:
     Attributes:
         name: hub id, or the folder's last part; never a path.
         revision: the hub's commit; None for a local folder.
+        folder: where its files are.
         stored_config: the object in its config.json.
         architecture: its line in the table of architectures.
         config: transformers' configuration.
         model: the PyTorch module, in eval mode, fp32, on the CPU.
         tokenizer: pads on the right; its backend carries no truncation or padding of its own.
         tokenizer_json: the text of the bundle's tokenizer.json.
+        tokenizer_choice: what was asked for where tokenizer.json and transformers give texts other tokens.
         max_length: the longest input in tokens, special ones included.
         inputs: the graph's inputs, in order.
         pooler: whether the checkpoint's pooler was trained, whether or not it is exported.
         source_pooling: how the source makes a sentence vector.
         labels: of the classifier's outputs; empty without `logits`.
+        logits_activation: what the source's users apply to the logits; None without them.
+        unknown_settings: entries of sentence-transformers' files that nobody here knows, each with its file's name.
         weights_sha256: of the weight file, or of the list of files and hashes.
         tokenizer_sha256: of `tokenizer_json`.
         notes: what was recognised, renamed and left out, in words.
@@ -55,20 +63,29 @@ class Checkpoint:
 
     name: str
     revision: str | None
+    folder: CheckpointFolder
     stored_config: Mapping[str, Any]
     architecture: Architecture
     config: PretrainedConfig
     model: ClsModel
     tokenizer: PreTrainedTokenizerFast
     tokenizer_json: str
+    tokenizer_choice: TokenizerChoice | None
     max_length: int
     inputs: tuple[str, ...]
     pooler: Pooler
     source_pooling: SourcePooling
     labels: tuple[str, ...]
+    logits_activation: LogitsActivation | None
+    unknown_settings: tuple[str, ...]
     weights_sha256: str
     tokenizer_sha256: str
     notes: tuple[str, ...]
+
+    @property
+    def has_sentence_modules(self) -> bool:
+        """Whether it is a folder of sentence-transformers, which says what follows the encoder."""
+        return self.folder.has(MODULES)
 
 
 def load_checkpoint(model: str, *, revision: str | None = None, config: ExportConfig | None = None) -> Checkpoint:
@@ -93,16 +110,19 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     trusted = asked.trust_remote_code
     source = find_source(model, revision=revision, trust_remote_code=trusted)
     folder = encoder_folder(source.folder)
-    configuration = read_configuration(folder, source.name, trust_remote_code=trusted)
+    settings = read_transformer_settings(folder)
+    configuration = read_configuration(folder, source.name, trust_remote_code=trusted, changes=settings.changes)
     sentence = read_sentence_modules(
-        source.folder, folder, hidden=configuration.hidden, allow_pooling_mismatch=asked.allow_pooling_mismatch
+        source.folder, settings, hidden=configuration.hidden, allow_pooling_mismatch=asked.allow_pooling_mismatch
     )
-    tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=sentence.lowercase)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=settings.lowercase, choice=asked.tokenizer)
     weights = read_weights(folder)
     encoder, placement = build_encoder(configuration, weights.tensors)
     check_vocabulary(tokenizer.tokenizer, rows=encoder.get_input_embeddings().weight.shape[0], name=source.name)
     parts = _parts(placement, configuration, asked)
     head = parts.head
+    labels = () if head is None else head.labels
+    activation = logits_activation(source.folder, configuration.stored, labels=len(labels)) if labels else None
     takes_types = _takes_token_types(encoder, configuration.loaded, tokenizer)
     row_modules = RowModules(
         dense=sentence.dense, pooler=parts.pooler, pooler_output=asked.pooler, head=None if head is None else head.head
@@ -110,20 +130,24 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     return Checkpoint(
         name=source.name,
         revision=source.revision,
+        folder=source.folder,
         stored_config=configuration.stored,
         architecture=configuration.architecture,
         config=configuration.loaded,
         model=ClsModel(encoder, row_modules, hidden=configuration.hidden, token_type_ids=takes_types),
         tokenizer=tokenizer.tokenizer,
         tokenizer_json=tokenizer.serialized,
-        max_length=_max_length(configuration, tokenizer, sentence, asked.max_length),
+        tokenizer_choice=asked.tokenizer,
+        max_length=_max_length(configuration, tokenizer, settings, asked.max_length),
         inputs=("input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])),
         pooler=parts.state,
         source_pooling=sentence.pooling,
-        labels=() if head is None else head.labels,
+        labels=labels,
+        logits_activation=activation,
+        unknown_settings=sentence.unknown,
         weights_sha256=sha256_of((*weights.files, *sentence.dense_files), root=source.folder.path),
         tokenizer_sha256=tokenizer.sha256,
-        notes=placement.notes + parts.notes + sentence.notes + tokenizer.notes,
+        notes=placement.notes + parts.notes + activation_notes(activation) + sentence.notes + tokenizer.notes,
     )
 
 
@@ -198,9 +222,12 @@ def _takes_token_types(encoder: nn.Module, config: PretrainedConfig, tokenizer: 
     return accepted and tokenizer.emits_token_types and kinds > tokenizer.largest_token_type
 
 
-def _max_length(configuration: Configuration, tokenizer: LoadedTokenizer, sentence: SentenceModules, asked: int | None) -> int:
-    positions = configuration.architecture.longest_input(configuration.loaded)
-    limit = min(limit for limit in (positions, tokenizer.limit, sentence.max_length) if limit is not None)
+def _max_length(configuration: Configuration, tokenizer: LoadedTokenizer, settings: TransformerSettings, asked: int | None) -> int:
+    architecture, config = configuration.architecture, configuration.loaded
+    limits: tuple[int | None, ...] = (tokenizer.limit, architecture.longest_input(config))
+    if settings.max_length is not None:  # sentence-transformers takes it in the place of both, and computes what has positions
+        limits = (settings.max_length, architecture.positions(config))
+    limit = min(limit for limit in limits if limit is not None)
     special = tokenizer.tokenizer.num_special_tokens_to_add()
     if limit <= special:
         raise CheckpointError(f"the checkpoint takes {limit} tokens at most and {special} of them are special; correct its configuration")

@@ -45,11 +45,17 @@ class Placement:
 
 
 def place(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, computed: Collection[str], tied: str | None = None
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    computed: Collection[str],
+    tied: str | None = None,
+    dropped: Collection[str] = (),
 ) -> Placement:
     """Finds the encoder whose parameters are `expected` (the model's own state dict, for names and shapes) among `tensors`.
 
     `computed` are parameters that may be missing; `tied` is the one that may be stored as the decoder of the training objective instead.
+    `dropped` are the encoder's too, of parts that its configuration leaves out.
 
     Raises:
         CheckpointError: no or several encoders, missing or misshapen weights, or a tensor that has no place.
@@ -67,6 +73,9 @@ def place(
         notes.append(f"{tied} is stored as {shown_name(decoder)}, which config.json ties it to")
     encoder = {name: renamed.pop(prefix + name) for name in expected if prefix + name in renamed}
     _check_shapes(encoder, expected, prefix)
+    left_out_parts = [name for name in sorted(dropped) if renamed.pop(prefix + name, None) is not None]
+    if left_out_parts:
+        notes.append(f"left out, sentence-transformers' settings take these parts away: {some_of(left_out_parts)}")
     computed_here = sorted(set(expected) - set(encoder))
     if computed_here:
         notes.append(f"{some_of(computed_here)}: not stored, computed by its formula")

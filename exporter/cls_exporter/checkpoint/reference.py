@@ -14,6 +14,7 @@ from transformers import BatchEncoding
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.config import ExportConfig
+from cls_runtime.bundle.manifest import TokenizerChoice
 from cls_runtime.encoding.tokenizer import Text
 
 Float32 = NDArray[np.float32]
@@ -21,7 +22,9 @@ Float32 = NDArray[np.float32]
 REFERENCE_BATCH = 16
 
 
-def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int) -> Mapping[str, Float32]:
+def reference_vectors(
+    model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int, tokenizer: TokenizerChoice | None = None
+) -> Mapping[str, Float32]:
     """Loads MODEL and gives its vectors of `texts`.
 
     Pooling and an untrained pooler are not refused here: the bundle was exported from them knowingly, and its manifest says so.
@@ -31,12 +34,13 @@ def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[st
         texts: texts or pairs, at least one.
         outputs: any of `cls`, `pooler`, `logits`.
         max_length: texts are cut to this many tokens.
+        tokenizer: which of its tokenizers the bundle was exported with, where they differ.
 
     Returns:
         float32 [n, width] for each of `outputs`, from PyTorch in fp32 and eval mode, without padding.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or lacks an output.
+        CheckpointError: the checkpoint cannot be read, lacks an output, or has two tokenizers and `tokenizer` is None.
         UnsupportedError: its architecture is not supported.
         UsageError: it takes fewer than `max_length` tokens.
     """
@@ -44,6 +48,7 @@ def reference_vectors(model: str, texts: Sequence[Text], *, outputs: Sequence[st
         pooler="pooler" in outputs,
         logits="logits" in outputs,
         max_length=max_length,
+        tokenizer=tokenizer,
         allow_pooling_mismatch=True,
         allow_untrained_pooler=True,
     )

@@ -6,17 +6,17 @@ and `sentence_transformers.sentence_transformer.modules`, pooling as one `poolin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from cls_exporter.checkpoint.config_fields import as_integer, is_integer
+from cls_exporter.checkpoint.dense import Dense, read_dense
 from cls_exporter.checkpoint.folder import CheckpointFolder
-from cls_exporter.checkpoint.tensor_files import as_float32
-from cls_exporter.checkpoint.weights import read_weights, shown_name, some_of
+from cls_exporter.checkpoint.sentence_settings import TransformerSettings, check_sentence_embedding, switch, unknown_keys
+from cls_exporter.checkpoint.weights import shown_name, some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError, shown
 from cls_runtime.bundle.manifest import SourcePooling
 
@@ -28,22 +28,14 @@ _OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_ACTIVATIONS: Mapping[str, type[nn.Module]] = {
-    "torch.nn.modules.linear.Identity": nn.Identity,
-    "torch.nn.modules.activation.Tanh": nn.Tanh,
-    "torch.nn.modules.activation.ReLU": nn.ReLU,
-    "torch.nn.modules.activation.GELU": nn.GELU,
-    "torch.nn.modules.activation.Sigmoid": nn.Sigmoid,
-}
-_TRANSFORMER_CONFIGS = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-)
 _MODULES = 32
+_MODULE_TYPES = re.compile(r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)(\.[a-z_]+)?\.[A-Za-z]+")
+MODULES, ROOT_SETTINGS = "modules.json", "config_sentence_transformers.json"
+_KNOWN_OF_ENTRIES = {"idx", "name", "path", "type", "kwargs"}
+_KNOWN_OF_ROOT = {"__version__", "requirements", "model_type", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim"}
+_KNOWN_OF_RERANKERS = {"activation_fn", "keep_in_fp32_modules"}
+_KNOWN_OF_POOLING = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *_OLD_MODES}
+_KNOWN_OF_NORMALIZE = {"module_input_name", "module_output_name"}
 _BESIDES = {"Dense": " before Pooling", "Pooling": " twice"}
 # Names that sentence-transformers knows without a prompt of theirs.
 _UNSAID_PROMPTS = ("query", "document")
@@ -53,19 +45,19 @@ _UNSAID_PROMPTS = ("query", "document")
 class SentenceModules:
     """What follows the encoder, and what its folder says about texts.
 
-    `dense` are the fused Dense modules, None where there are none; `lowercase` says that texts are lowercased before the tokenizer.
+    `dense` are the fused Dense modules, None where there are none; `unknown` are entries of the folder's files that are none of those that
+    are known, each with its file's name.
     """
 
     pooling: SourcePooling
     dense: nn.Sequential | None = None
     dense_files: tuple[Path, ...] = ()
-    max_length: int | None = None
-    lowercase: bool = False
+    unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def read_sentence_modules(
-    folder: CheckpointFolder, encoder: CheckpointFolder, *, hidden: int, allow_pooling_mismatch: bool
+    folder: CheckpointFolder, settings: TransformerSettings, *, hidden: int, allow_pooling_mismatch: bool
 ) -> SentenceModules:
     """Reads modules.json and what it names; a folder without it says nothing about pooling.
 
@@ -73,16 +65,19 @@ def read_sentence_modules(
         CheckpointError: the pooling is not CLS, prompts are left out of it, or a file is damaged.
         UnsupportedError: a module or an activation that is not known.
     """
-    settings = next((encoder.json_object(name) for name in _TRANSFORMER_CONFIGS if encoder.has(name)), {})
-    limit = _max_length(settings)
-    lowercase = _switch(settings, "do_lower_case", "sentence_bert_config.json", default=False)
-    _check_settings(settings)
-    has_modules = folder.has("modules.json")
-    is_reranker = has_modules and settings.get("transformer_task") == "sequence-classification" and len(_modules(folder)) == 1
-    if is_reranker or not has_modules:
-        return SentenceModules(SourcePooling(mode=None), max_length=limit, lowercase=lowercase, notes=_reranker_notes(folder, encoder))
-    prompts, notes = _prompts(folder)
-    chain = _chain(_modules(folder)[1:], hidden=hidden)
+    if not folder.has(MODULES):
+        return SentenceModules(SourcePooling(mode=None), unknown=settings.unknown)
+    modules = listed_modules(folder)
+    is_reranker = settings.classifies and len(modules) == 1
+    prompts, notes = _prompts(folder, is_reranker=is_reranker)
+    unknown = settings.unknown + _unknown_entries(folder, is_reranker=is_reranker)
+    if is_reranker:
+        return SentenceModules(SourcePooling(mode=None), unknown=unknown, notes=tuple(notes))
+    if settings.classifies:
+        raise UnsupportedError(
+            f"{settings.file} has transformer_task 'sequence-classification' before a pooling; supported is 'feature-extraction'"
+        )
+    chain = _chain(modules[1:], hidden=hidden)
     _check_pooling(chain.mode, chain.include_prompt, prompts, allow_pooling_mismatch)
     described = tuple(dense.described for dense in chain.dense)
     pooling = SourcePooling(
@@ -97,20 +92,9 @@ def read_sentence_modules(
         pooling,
         dense=nn.Sequential(*layers) if layers else None,
         dense_files=tuple(file for dense in chain.dense for file in dense.files),
-        max_length=limit,
-        lowercase=lowercase,
+        unknown=unknown + chain.unknown,
         notes=(*notes, *(f"the Dense module is part of the graph: {text}" for text in described)),
     )
-
-
-@dataclass(frozen=True)
-class _Dense:
-    """A Dense module: its two layers, the same in words, and the files that its weights came from."""
-
-    linear: nn.Linear
-    activation: nn.Module
-    described: str
-    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -119,33 +103,58 @@ class _Chain:
 
     mode: str | None
     include_prompt: bool
-    dense: tuple[_Dense, ...]
+    dense: tuple[Dense, ...]
     normalize: bool
+    unknown: tuple[str, ...]
 
 
 def _chain(modules: Sequence[tuple[str, CheckpointFolder]], *, hidden: int) -> _Chain:
     mode, include_prompt, normalize = None, True, False
-    dense: list[_Dense] = []
+    dense: list[Dense] = []
+    unknown: tuple[str, ...] = ()
     for kind, path in modules:
         if normalize and kind != "Dropout":
             raise UnsupportedError(f"modules.json has a {shown_name(kind)} after Normalize; supported is Normalize as the last module")
         if kind == "Pooling" and mode is None:
             mode, include_prompt = _pooling(path)
+            unknown += unknown_keys(path.json_object("config.json"), _KNOWN_OF_POOLING, f"config.json in {path.name}")
         elif kind == "Dense" and mode is not None:
-            dense.append(_dense(path, dense[-1].linear.out_features if dense else hidden))
+            dense.append(read_dense(path, dense[-1].linear.out_features if dense else hidden))
+            unknown += dense[-1].unknown
         elif kind == "Normalize":
             normalize = True
+            unknown += _unknown_of_normalize(path)
         elif kind != "Dropout":
             raise UnsupportedError(
                 f"modules.json has the module {shown(kind)}{_BESIDES.get(kind, '')}; "
                 "supported are Transformer, Pooling, Dense after it, Dropout and Normalize"
             )
-    return _Chain(mode, include_prompt, tuple(dense), normalize)
+    return _Chain(mode, include_prompt, tuple(dense), normalize, unknown)
 
 
-def _modules(folder: CheckpointFolder) -> list[tuple[str, CheckpointFolder]]:
-    """The class name and folder of each module, in order."""
-    listed = folder.json("modules.json")
+def _unknown_of_normalize(folder: CheckpointFolder) -> tuple[str, ...]:
+    settings, where = folder.json_object("config.json"), f"config.json in {folder.name}"
+    check_sentence_embedding(settings, where)
+    return unknown_keys(settings, _KNOWN_OF_NORMALIZE, where)
+
+
+def _unknown_entries(folder: CheckpointFolder, *, is_reranker: bool) -> tuple[str, ...]:
+    """Those of the folder's own two files."""
+    known = _KNOWN_OF_ROOT | (_KNOWN_OF_RERANKERS if is_reranker else set())
+    entries = folder.json(MODULES)
+    types = tuple(f"the type {shown(item['type'])} in {MODULES}" for item in entries if not _MODULE_TYPES.fullmatch(item["type"]))
+    keys = {key: None for item in entries for key in item}
+    return types + unknown_keys(keys, _KNOWN_OF_ENTRIES, MODULES) + unknown_keys(folder.json_object(ROOT_SETTINGS), known, ROOT_SETTINGS)
+
+
+def listed_modules(folder: CheckpointFolder) -> list[tuple[str, CheckpointFolder]]:
+    """The class name and folder of each module of modules.json, in order.
+
+    Raises:
+        CheckpointError: the file is not as sentence-transformers writes it, or a folder's name leads out of the checkpoint.
+        UnsupportedError: a module is not sentence-transformers' own, or the first is no Transformer.
+    """
+    listed = folder.json(MODULES)
     modules: list[tuple[str, CheckpointFolder]] = []
     if isinstance(listed, list) and len(listed) > _MODULES:
         raise UnsupportedError(f"modules.json lists {len(listed)} modules; supported are at most {_MODULES}")
@@ -165,39 +174,12 @@ def _modules(folder: CheckpointFolder) -> list[tuple[str, CheckpointFolder]]:
     return modules
 
 
-def _max_length(settings: Mapping[str, Any]) -> int | None:
-    limit = settings.get("max_seq_length")
-    if limit is None:
-        return None
-    if is_integer(limit, 1):
-        return int(limit)
-    raise CheckpointError(f"sentence_bert_config.json has max_seq_length {shown(limit)}; expected a positive integer or null")
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    task = settings.get("transformer_task", "feature-extraction")
-    if task not in ("feature-extraction", "sequence-classification"):
-        raise UnsupportedError(f"sentence_bert_config.json has transformer_task {shown(task)}; supported is 'feature-extraction'")
-    if settings.get("processing_kwargs"):
-        raise UnsupportedError(
-            f"sentence_bert_config.json changes how texts are tokenized (processing_kwargs "
-            f"{shown(settings['processing_kwargs'])}); a bundle does not; expected none, set such options in the tokenizer's own files"
-        )
-
-
-def _reranker_notes(folder: CheckpointFolder, encoder: CheckpointFolder) -> tuple[str, ...]:
-    """What a CrossEncoder does after the classifier; the graph's logits are before it."""
-    inner = encoder.json_object("config.json").get("sentence_transformers")
-    named = folder.json_object("config_sentence_transformers.json").get("activation_fn")
-    named = named or (inner.get("activation_fn") if isinstance(inner, dict) else None)
-    if not named or str(named).endswith(".Identity"):
-        return ()
-    return (f"sentence-transformers applies {shown_name(str(named))} to the logits; the graph gives them without it",)
-
-
-def _prompts(folder: CheckpointFolder) -> tuple[dict[str, str], list[str]]:
-    where = "config_sentence_transformers.json"
+def _prompts(folder: CheckpointFolder, *, is_reranker: bool) -> tuple[dict[str, str], list[str]]:
+    where = ROOT_SETTINGS
     config = folder.json_object(where)
+    kind = "CrossEncoder" if is_reranker else "SentenceTransformer"
+    if config.get("model_type", kind) != kind:
+        raise UnsupportedError(f"{where} has model_type {shown(config['model_type'])}; its modules are those of a {kind}, expected that")
     listed = config.get("prompts")
     listed = {} if listed is None else listed
     if not isinstance(listed, dict) or not all(text is None or isinstance(text, str) for text in listed.values()):
@@ -228,7 +210,7 @@ def _pooling(folder: CheckpointFolder) -> tuple[str, bool]:
     """The mode of a Pooling module, several joined by a plus, and whether the prompt is pooled too."""
     config, where = folder.json_object("config.json"), f"config.json in {folder.name}"
     switches = [key for key in config if key.startswith("pooling_mode_")]
-    on = [_OLD_MODES.get(key, key) for key in switches if _switch(config, key, where, default=False)]
+    on = [_OLD_MODES.get(key, key) for key in switches if switch(config, key, where, default=False)]
     modes = config.get("pooling_mode")
     named = [modes] if isinstance(modes, str) else (on or ["mean"]) if modes is None else modes
     if not isinstance(named, list) or not named or not all(isinstance(mode, str) and mode in _OLD_MODES.values() for mode in named):
@@ -240,14 +222,7 @@ def _pooling(folder: CheckpointFolder) -> tuple[str, bool]:
         raise CheckpointError(
             f"{where} has pooling_mode {shown(modes)}, but its older entries say {shown(on)}; nothing says which was trained; correct one"
         )
-    return "+".join(named), _switch(config, "include_prompt", where, default=True)
-
-
-def _switch(settings: Mapping[str, Any], key: str, where: str, *, default: bool) -> bool:
-    value = settings.get(key, default)
-    if not isinstance(value, bool):
-        raise CheckpointError(f"{where} has {key} {shown(value)}; expected true or false")
-    return value
+    return "+".join(named), switch(config, "include_prompt", where, default=True)
 
 
 def _check_pooling(mode: str | None, include_prompt: bool, prompts: Mapping[str, str], allowed: bool) -> None:
@@ -263,32 +238,3 @@ def _check_pooling(mode: str | None, include_prompt: bool, prompts: Mapping[str,
             f"pooling leaves the prompt out (include_prompt is false, prompts {some_of(sorted(prompts))}): the pooled row is then not "
             "row 0; supported is include_prompt true, or a model without prompts"
         )
-
-
-def _dense(folder: CheckpointFolder, width: int) -> _Dense:
-    config = folder.json_object("config.json")
-    where = f"the Dense module in {folder.name}"
-    name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = _ACTIVATIONS.get(name) if isinstance(name, str) else None
-    if activation is None:
-        raise UnsupportedError(
-            f"{where} has the activation {shown(name)}; supported are {', '.join(kind.__name__ for kind in _ACTIVATIONS.values())}"
-        )
-    if _switch(config, "use_residual", where, default=False):
-        raise UnsupportedError(f"{where} has use_residual; supported is a Linear and its activation")
-    if any(config.get(key) not in (None, "sentence_embedding") for key in ("module_input_name", "module_output_name")):
-        raise UnsupportedError(f"{where} does not read and write sentence_embedding; supported is only that")
-    out_features: Any = as_integer(config.get("out_features"))
-    if not is_integer(out_features, 1) or as_integer(config.get("in_features", width)) != width:
-        sizes = f"in_features {shown(config.get('in_features'))} and out_features {shown(config.get('out_features'))}"
-        raise CheckpointError(f"{where} has {sizes}; expected {width} and an integer above 0")
-    weights = read_weights(folder)
-    expected = {"linear.weight": [out_features, width]}
-    if _switch(config, "bias", where, default=True):
-        expected["linear.bias"] = [out_features]
-    shapes = {key: list(tensor.shape) for key, tensor in weights.tensors.items()}
-    if shapes != expected:
-        raise CheckpointError(f"{where} holds {shown(shapes)}; expected {expected}")
-    linear = nn.Linear(width, out_features, bias="linear.bias" in expected, device="meta")
-    linear.load_state_dict({key.removeprefix("linear."): as_float32(key, tensor) for key, tensor in weights.tensors.items()}, assign=True)
-    return _Dense(linear, activation(), f"Linear({width}, {out_features}) + {activation.__name__}", weights.files)

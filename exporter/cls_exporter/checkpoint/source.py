@@ -15,7 +15,7 @@ from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.errors import UsageError
 
 # Named one by one, so that a repository's ONNX, TensorFlow, Flax and training files stay where they are.
-_SMALL_FILES = (
+SMALL_FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,8 +31,8 @@ _SMALL_FILES = (
     "adapter_config.json",
 )
 _MODULE_FILES = ("[0-9]_*/*",)
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 _NEVER = ("onnx/*", "openvino/*", "*.onnx", "*.onnx_data", "*.msgpack", "*.h5", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
 
 
@@ -86,12 +86,12 @@ def _in_utf8(name: str) -> str:
 def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
     code = ("*.py",) if trust_remote_code else ()
     revision = _whole_hash(model, revision)
-    folder = _snapshot(model, revision=revision, patterns=_SMALL_FILES + _MODULE_FILES + _SAFETENSORS + code)
+    folder = _snapshot(model, revision=revision, patterns=SMALL_FILES + _MODULE_FILES + SAFETENSORS + code)
     commit = folder.name
     encoder = encoder_folder(CheckpointFolder.of(folder))
     if not any(fnmatch.fnmatch(name, "model*.safetensors*") for name in encoder.names()):
         # The commit, not the branch: it may have moved since the first half was fetched.
-        folder = _snapshot(model, revision=commit, patterns=_PICKLES)
+        folder = _snapshot(model, revision=commit, patterns=PICKLES)
     return SourceFolder(name=model, revision=commit, folder=CheckpointFolder.of(folder))
 
 

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint.folder import CheckpointFolder
-from cls_exporter.checkpoint.tokenizer_files import SETTINGS, staged_tokenizer, vocabulary_files
-from cls_exporter.checkpoint.weights import shown_name
-from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, one_line, shown
-from cls_runtime.encoding.tokenizer_form import check_form, check_model
+from cls_exporter.checkpoint.tokenizer_checks import check_first_token, check_settings, check_words, readable
+from cls_exporter.checkpoint.tokenizer_choice import chosen_tokenizer, with_backend
+from cls_exporter.checkpoint.tokenizer_files import FILE, SETTINGS, staged_tokenizer, vocabulary_files
+from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error, shown
+from cls_runtime.bundle.manifest import TokenizerChoice
 
 # transformers writes 1e30 for "no limit".
 _NO_LIMIT = 10**9
-_PROBES = ("a", "two words", "")
 _SEVERAL_HAN = re.compile(r"[\u4e00-\u9fff]{2}")
 
 
@@ -44,38 +43,51 @@ class LoadedTokenizer:
         return hashlib.sha256(self.serialized.encode()).hexdigest()
 
 
-def load_tokenizer(folder: CheckpointFolder, *, trust_remote_code: bool, lowercase: bool) -> LoadedTokenizer:
+def load_tokenizer(
+    folder: CheckpointFolder, *, trust_remote_code: bool, lowercase: bool, choice: TokenizerChoice | None = None
+) -> LoadedTokenizer:
     """Loads the tokenizer, converting a slow one.
 
-    `lowercase` says that sentence-transformers lowercases texts before this tokenizer sees them.
+    Args:
+        folder: the checkpoint's.
+        trust_remote_code: run the checkpoint's own code, where it has a tokenizer in it.
+        lowercase: sentence-transformers lowercases texts before this tokenizer sees them.
+        choice: which is taken where tokenizer.json and transformers give texts other tokens.
 
     Raises:
-        CheckpointError: there is none, it cannot be read or converted, or it does not put one fixed token first.
+        CheckpointError: there is none, it cannot be read or converted, it has no vocabulary, it does not put one fixed token first, or it
+            is two in one and `choice` is None.
         UnsupportedError: what it does cannot be written in tokenizer.json.
     """
-    if not vocabulary_files(folder) and not folder.has(SETTINGS):
-        raise CheckpointError(f"{folder.name} has no tokenizer; expected tokenizer.json or vocab.txt beside the weights; save it there")
-    with staged_tokenizer(folder) as (stage, notes):
-        # Code of the checkpoint's own is trusted with everything, and reads the files that it came with.
-        runs_code = trust_remote_code and any(folder.json_object(name).get("auto_map") for name in (SETTINGS, "config.json"))
-        with as_checkpoint_error(
+    # Code of the checkpoint's own is trusted with everything, and reads the files that it came with.
+    runs_code = trust_remote_code and any(folder.json_object(name).get("auto_map") for name in (SETTINGS, "config.json"))
+    if not vocabulary_files(folder) and not runs_code:
+        found = f"no vocabulary beside {SETTINGS}" if folder.has(SETTINGS) else "no tokenizer"
+        raise CheckpointError(f"{folder.name} has {found}; expected tokenizer.json or vocab.txt beside the weights; save it there")
+    with (
+        staged_tokenizer(folder) as (stage, notes),
+        as_checkpoint_error(
             lambda reason: (
                 f"the tokenizer of {folder.name} cannot be loaded ({reason}); expected one that transformers' "
                 "AutoTokenizer loads; save it again with save_pretrained()"
             ),
             hidden=f"{stage}/",
-        ):
-            tokenizer = _load(folder.path if runs_code else stage, folder, trust_remote_code=runs_code)
-            return _understood(tokenizer, folder, lowercase=lowercase, notes=notes)
+        ),
+    ):
+        made = _load(folder.path if runs_code else stage, folder, trust_remote_code=runs_code)
+        made.backend_tokenizer.no_truncation()
+        made.backend_tokenizer.no_padding()
+        check_settings(made, folder.name)
+        tokenizer = chosen_tokenizer(made, folder, choice)
+        return _understood(tokenizer, folder, lowercase=lowercase, notes=notes)
 
 
 def _understood(
     tokenizer: PreTrainedTokenizerFast, folder: CheckpointFolder, *, lowercase: bool, notes: tuple[str, ...]
 ) -> LoadedTokenizer:
     """Makes the tokenizer pad on the right, tries it on a few texts, and takes from it what a bundle needs."""
-    serialized = tokenizer.backend_tokenizer.to_str()
-    _check_form(tokenizer, serialized.encode(), folder.name)
-    if not folder.has("tokenizer.json"):
+    backend = readable(tokenizer.backend_tokenizer.to_str().encode(), folder.name)
+    if not folder.has(FILE):
         notes += ("the tokenizer had no tokenizer.json and was converted to one",)
     if tokenizer.padding_side != "right":
         notes += ("the tokenizer padded on the left; a bundle pads on the right, so that row 0 is the CLS token",)
@@ -84,10 +96,8 @@ def _understood(
         raise CheckpointError(
             f"the tokenizer of {folder.name} has no pad_token; texts could not be batched; add it to tokenizer_config.json"
         )
-    _check_first_token(tokenizer, folder.name)
-    backend = Tokenizer.from_str(serialized)
-    backend.no_truncation()
-    backend.no_padding()
+    check_words(tokenizer, folder.name)
+    check_first_token(tokenizer, folder.name)
     if lowercase and (backend.normalizer is None or backend.normalizer.normalize_str("A") != "a"):
         raise CheckpointError(
             "sentence-transformers lowercases texts before this tokenizer (do_lower_case in sentence_bert_config.json) and the "
@@ -104,16 +114,6 @@ def _understood(
         limit=int(limit) if limit is not None and 0 < limit < _NO_LIMIT else None,
         notes=notes,
     )
-
-
-def _check_form(tokenizer: PreTrainedTokenizerFast, serialized: bytes, name: str) -> None:
-    """Refuses now what every reader of the bundle would refuse."""
-    try:
-        check_model(tokenizer.backend_tokenizer, check_form(serialized))
-    except ValueError as error:
-        raise CheckpointError(
-            f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/bundle-format.md says what it may"
-        ) from None
 
 
 def _load(files: Path, folder: CheckpointFolder, *, trust_remote_code: bool) -> PreTrainedTokenizerFast:
@@ -138,16 +138,7 @@ def _converted(slow: Any, name: str) -> PreTrainedTokenizerFast:
             f"the tokenizer of {name} is a {type(slow).__name__}, written in Python, which cannot be converted to tokenizer.json; "
             "expected a fast tokenizer"
         )
-    special = {name: str(token) for name, token in slow.special_tokens_map.items() if isinstance(token, str)}
-    fast: Any = PreTrainedTokenizerFast
-    tokenizer: PreTrainedTokenizerFast = fast(
-        tokenizer_object=convert_slow_tokenizer(slow),
-        model_max_length=slow.model_max_length,
-        padding_side=slow.padding_side,
-        model_input_names=list(slow.model_input_names),
-        **special,
-    )
-    return tokenizer
+    return with_backend(convert_slow_tokenizer(slow), slow)
 
 
 def _load_roformer(files: Path, name: str) -> PreTrainedTokenizerFast:
@@ -163,31 +154,3 @@ def _load_roformer(files: Path, name: str) -> PreTrainedTokenizerFast:
             "Chinese characters"
         )
     return tokenizer
-
-
-def _check_first_token(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    firsts = {tuple(tokenizer(text)["input_ids"][:1]) for text in _PROBES}
-    first = next(iter(firsts))
-    expected = tokenizer.cls_token_id
-    if len(firsts) == 1 and first and (first[0] == expected if expected is not None else first[0] in tokenizer.all_special_ids):
-        return
-    cls = shown_name(tokenizer.cls_token or "a CLS token")
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
-    raise CheckpointError(
-        f"the tokenizer of {name} does not put {cls} first: 'a' becomes {shown(tokens)}; row 0 would be a word; "
-        "expected a post-processor in tokenizer.json that adds the special tokens"
-    )
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerFast, *, rows: int, name: str) -> None:
-    """Holds the tokenizer against the embedding table's `rows`.
-
-    Raises:
-        CheckpointError: a token's id has no row.
-    """
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", 0))
-    if largest >= rows:
-        raise CheckpointError(
-            f"the tokenizer of {name} has the token {shown(token)} with id {largest}, the embedding table has {rows} rows; they are of "
-            "different models, or the table was not resized after tokens were added"
-        )

@@ -22,7 +22,8 @@ from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError, one_line, shown
 from cls_runtime.bundle.protocol_buffers import messages
 
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
+FILE = "tokenizer.json"
+VOCABULARIES = (FILE, "vocab.txt", "vocab.json", "merges.txt", "*.model")
 SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _VOCABULARY_BYTES = 128 * 2**20  # the largest of the hub's have 35 MB
 _SPARE_ROWS = 1024  # more than any table was padded by
@@ -148,6 +149,15 @@ def _check_count(tokens: int, folder: CheckpointFolder) -> None:
     rows = as_integer(folder.json_object("config.json").get("vocab_size"))
     if is_integer(rows, 1) and tokens + _SPARE_ROWS < rows:
         raise ValueError(f"it is cut short: it ends within a line, after {tokens} tokens of the {rows} in config.json")
+
+
+def read_tokenizer_json(folder: CheckpointFolder) -> bytes:
+    """The folder's tokenizer.json.
+
+    Raises:
+        CheckpointError: it is no regular file inside the checkpoint.
+    """
+    return folder.read(FILE, limit_bytes=_VOCABULARY_BYTES)
 
 
 def _write(folder: CheckpointFolder, name: str, stage: Path, *, known: Mapping[str, Callable[[Any], bool]]) -> tuple[str, ...]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
-
 import onnx_ir as ir
 import torch
 
 from cls_exporter.checkpoint import Checkpoint
+from cls_exporter.checkpoint.quiet import quiet
 from cls_exporter.errors import GraphError
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 
@@ -37,7 +33,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
     examples = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     arguments = tuple(examples[name] for name in checkpoint.inputs)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx", "onnxscript"), torch.no_grad():  # packages and axis names that nothing here depends on
             program = torch.onnx.export(
                 checkpoint.model,
                 arguments,
@@ -58,18 +54,3 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
 
 def _dynamic_shapes(inputs: int) -> tuple[dict[int, str], ...]:
     return tuple({0: BATCH, 1: SEQUENCE} for _ in range(inputs))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch's remarks about packages and axis names that an export does not depend on off the terminal, for the time of a trace."""
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from cls_exporter.checkpoint import Checkpoint
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -52,7 +54,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     names = ["input_ids", *(["token_type_ids"] if "token_type_ids" in checkpoint.inputs else []), "attention_mask"]
     return {
-        **_tokenizer_class(names, tokenizer),
+        **_tokenizer_class(checkpoint, tokenizer),
         **_special_tokens(checkpoint),
         "model_max_length": checkpoint.max_length,
         "model_input_names": names,
@@ -62,30 +64,56 @@ def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> d
     }
 
 
-def _tokenizer_class(names: list[str], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """The class that a reader builds.
+def _tokenizer_class(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The class that a reader builds, with the switches that make it build this tokenizer.
 
-    `PreTrainedTokenizerFast` takes tokenizer.json as it is. transformers.js makes token_type_ids only for classes that it knows to have
-    them, so a plain BERT tokenizer is called that, with the switches that make transformers 5 build the same one.
+    `PreTrainedTokenizerFast` takes tokenizer.json as it is, but for a first blank, which transformers 4 leaves out unless it is told.
+    transformers.js makes token_type_ids only for classes that it knows to have them, so a plain BERT tokenizer is called that.
     """
+    if _is_plain_bert(checkpoint, tokenizer):
+        normalizer = tokenizer["normalizer"]
+        return {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": normalizer["lowercase"],
+            "strip_accents": normalizer.get("strip_accents"),
+            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+        }
+    starts_with_blank = (tokenizer.get("pre_tokenizer") or {}).get("add_prefix_space")
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **({"add_prefix_space": True} if starts_with_blank else {})}
+
+
+def _is_plain_bert(checkpoint: Checkpoint, tokenizer: Mapping[str, Any]) -> bool:
+    """Whether transformers 5, which builds a BertTokenizer from its vocabulary, and 4's form in Python both make this tokenizer."""
     normalizer, splitter, model = tokenizer.get("normalizer") or {}, tokenizer.get("pre_tokenizer") or {}, tokenizer["model"]
-    is_bert = (
-        "token_type_ids" in names
+    return (
+        "token_type_ids" in checkpoint.inputs
         and normalizer.get("type") == "BertNormalizer"
         and normalizer.get("clean_text") is True
         and splitter.get("type") == "BertPreTokenizer"
         and model.get("type") == "WordPiece"
+        and model.get("unk_token") == checkpoint.tokenizer.unk_token
         and model.get("continuing_subword_prefix") == "##"
         and model.get("max_input_chars_per_word") == 100
+        and not any(token.get("single_word") for token in tokenizer.get("added_tokens") or ())
+        and _adds_what_bert_adds(checkpoint.tokenizer, tokenizer.get("post_processor") or {})
     )
-    if not is_bert:
-        return {"tokenizer_class": "PreTrainedTokenizerFast"}
-    return {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": normalizer["lowercase"],
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
-    }
+
+
+def _adds_what_bert_adds(tokenizer: PreTrainedTokenizerFast, processor: Mapping[str, Any]) -> bool:
+    """Whether a text becomes [CLS] A [SEP] and a pair [CLS] A [SEP] B [SEP], by either post-processor that says so."""
+    cls, sep = tokenizer.cls_token, tokenizer.sep_token
+    ids = {cls: tokenizer.cls_token_id, sep: tokenizer.sep_token_id}
+    if processor.get("type") == "BertProcessing":
+        return (processor["cls"], processor["sep"]) == ([cls, ids[cls]], [sep, ids[sep]])
+    single = [_placed("SpecialToken", cls, 0), _placed("Sequence", "A", 0), _placed("SpecialToken", sep, 0)]
+    pair = [*single, _placed("Sequence", "B", 1), _placed("SpecialToken", sep, 1)]
+    return (processor.get("single"), processor.get("pair")) == (single, pair) and all(
+        processor["special_tokens"][token]["ids"] == [number] for token, number in ids.items()
+    )
+
+
+def _placed(kind: str, name: str | None, type_id: int) -> dict[str, Any]:
+    return {kind: {"id": name, "type_id": type_id}}
 
 
 def _special_tokens(checkpoint: Checkpoint) -> dict[str, str]:

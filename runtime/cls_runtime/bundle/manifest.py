@@ -31,6 +31,8 @@ MAX_FILES = 1000
 
 PoolerState = Literal["trained", "absent", "untrained"]
 Output = Literal["cls", "pooler", "logits"]
+LogitsActivation = Literal["identity", "sigmoid", "softmax", "tanh", "relu", "gelu"]
+TokenizerChoice = Literal["file", "transformers"]
 
 # Which output of the graph each output of an Encoder is.
 GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
@@ -135,7 +137,12 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything that a reader of the bundle needs to know. See the module's docstring."""
+    """Everything that a reader of the bundle needs to know. See the module's docstring.
+
+    `logits_activation` is what makes scores of the logits where the source is used as a reranker; the graph's logits are before it. None
+    without logits, and in bundles of cls-export 0.1. `tokenizer` is the choice that was made between the source's tokenizer.json and what
+    transformers makes of its folder; None where none was made, and in bundles of cls-export 0.1.0.
+    """
 
     source: Source
     architecture: str
@@ -158,7 +165,9 @@ class Manifest:
     files: tuple[BundleFile, ...]
     tool_versions: Mapping[str, str]
     labels: tuple[str, ...] = ()
+    tokenizer: TokenizerChoice | None = None
     created: str = ""
+    logits_activation: LogitsActivation | None = None
     schema_version: int = SCHEMA_VERSION
     fingerprint: str = field(default="")
 
@@ -240,6 +249,10 @@ def from_json(text: str) -> Manifest:
     except ValueError as error:
         raise BundleError(f"{error}; export the bundle again") from None
     _check_files(manifest)
+    if manifest.logits_activation is not None and "logits" not in manifest.encoder_outputs:
+        raise BundleError(
+            f"{MANIFEST_NAME} has logits_activation {shown(manifest.logits_activation)} and no output logits; export the bundle again"
+        )
     expected = compute_fingerprint(manifest)
     if manifest.fingerprint != expected:
         raise BundleError(

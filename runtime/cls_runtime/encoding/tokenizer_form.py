@@ -90,7 +90,7 @@ def check_model(tokenizer: Tokenizer, longest_piece: int) -> None:
     if kind == "WordPiece" and model.max_input_chars_per_word > MAX_WORD_CHARACTERS:
         raise ValueError(f"max_input_chars_per_word is {model.max_input_chars_per_word:,}, expected at most {MAX_WORD_CHARACTERS}")
     if kind == "BPE" and model.dropout:
-        raise ValueError(f"its dropout is {model.dropout}, which gives a text other tokens each time, expected none")
+        raise ValueError(f"its dropout is {model.dropout:g}, which gives a text other tokens each time, expected none")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         size = len(getattr(model, name, None) or "")
         if size > MAX_PREFIX_CHARACTERS:

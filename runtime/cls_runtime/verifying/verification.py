@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
-from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, read_manifest
+from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, TokenizerChoice, read_manifest
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
@@ -45,8 +45,10 @@ _LONGEST_REASON = 300
 class Reference(Protocol):
     """Gives PyTorch's vectors; found by the entry point group `cls_export.reference`."""
 
-    def __call__(self, model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int) -> Mapping[str, Float32]:
-        """Float32 [n, width] for each of `outputs` (`cls`, `pooler`, `logits`), texts cut to `max_length` tokens."""
+    def __call__(
+        self, model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int, tokenizer: TokenizerChoice | None
+    ) -> Mapping[str, Float32]:
+        """Float32 [n, width] for each of `outputs` (`cls`, `pooler`, `logits`), texts cut to `max_length` tokens by that tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -290,4 +292,5 @@ def _live_vectors(model: str, texts: Sequence[Text], bundle: Bundle) -> Mapping[
         reference = cast("Reference", cast("Any", providers[0]).load())
     except ImportError:
         raise missing from None
-    return reference(model, texts, outputs=bundle.manifest.encoder_outputs, max_length=bundle.manifest.max_length)
+    manifest = bundle.manifest
+    return reference(model, texts, outputs=manifest.encoder_outputs, max_length=manifest.max_length, tokenizer=manifest.tokenizer)

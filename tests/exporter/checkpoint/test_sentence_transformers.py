@@ -249,7 +249,7 @@ def test_a_reranker_needs_no_pooling(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(folder), config=ExportConfig(logits=True))
     assert checkpoint.source_pooling.mode is None
     assert checkpoint.labels == ("LABEL_0",)
-    note = "sentence-transformers applies torch.nn.modules.activation.Sigmoid to the logits; the graph gives them without it"
+    note = "sentence-transformers applies sigmoid to the logits; the graph gives them without it"
     assert note in checkpoint.notes
 
 

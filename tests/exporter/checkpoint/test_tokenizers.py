@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import pytest
 from checkpoints import edit_json
+from refusals import refusal_of
 from tokenizers import Tokenizer
 
 from cls_exporter.checkpoint import load_checkpoint
@@ -164,3 +166,72 @@ def test_token_types_that_the_model_has_no_row_for_are_no_input(tmp_path: Path) 
 def test_a_tokenizer_saved_by_transformers_5_loads_in_4(folder: Path) -> None:
     edit_json(folder / "tokenizer_config.json", {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers"})
     assert load_checkpoint(str(folder)).tokenizer("a")["input_ids"][0] == checkpoints.special_ids("bert")["cls"]
+
+
+LEFT = {"max_length": 16, "strategy": "LongestFirst", "stride": 0, "direction": "Left"}
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize(
+    ("settings", "changes", "message"),
+    [
+        ({"split_special_tokens": True}, {}, "has split_special_tokens true: a text that holds"),
+        ({"truncation_side": "left"}, {}, "has truncation_side 'left': of a long text the beginning is cut off; supported is 'right'"),
+        ({}, {"truncation": LEFT}, "has truncation_side 'left': "),
+    ],
+)
+def test_settings_that_no_tokenizer_json_says_are_refused_by_name(
+    model_type: str, settings: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "model", model_type)
+    edit_json(folder / "tokenizer_config.json", settings)
+    edit_tokenizer(folder, changes)
+    assert message in refusal_of(folder)
+
+
+def no_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def empty_table(folder: Path) -> None:
+    no_vocabulary(folder)
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+def other_lines(folder: Path) -> None:
+    no_vocabulary(folder)
+    (folder / "vocab.txt").write_text("the\ncat\nsat\n")
+
+
+def special_tokens_alone(folder: Path) -> None:
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    special = {token: number for token, number in model["vocab"].items() if number < len(checkpoints.special_ids("roberta")) + 1}
+    edit_tokenizer(folder, {"model": {**model, "vocab": special, **({"merges": []} if "merges" in model else {})}})
+
+
+def nothing_is_left(folder: Path) -> None:
+    edit_tokenizer(folder, {"normalizer": {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind", "change", "message"),
+    [
+        *((name, None, no_vocabulary, "no vocabulary beside tokenizer_config.json") for name in checkpoints.all_families()),
+        ("bert", "BertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
+        ("distilbert", "DistilBertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
+        ("roberta", "RobertaTokenizer", empty_table, "has 0 tokens in its vocabulary and no word among them"),
+        ("roberta", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),
+        ("bert", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),
+        ("bert", None, nothing_is_left, "makes no word of its vocabulary of any text: 'the cat sat on the mat' becomes ['[CLS]', '[SEP]']"),
+        ("xlm-roberta", None, nothing_is_left, "makes no word of its vocabulary of any text"),
+    ],
+)
+def test_a_vocabulary_that_tells_no_texts_apart_is_refused(
+    model_type: str, kind: str | None, change: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    folder = checkpoints.make_checkpoint(tmp_path / "model", model_type)
+    if kind is not None:
+        edit_json(folder / "tokenizer_config.json", {"tokenizer_class": kind})
+    change(folder)
+    assert message in refusal_of(folder)

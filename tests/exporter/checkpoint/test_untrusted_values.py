@@ -120,9 +120,10 @@ def test_null_where_a_missing_field_says_as_much(tmp_path: Path, model_type: str
 
 
 @pytest.mark.parametrize(
-    ("value", "meant"), [("16", 16), (16.0, 16), ("16.0", 16), (None, 32), (1e30, 32), ("1e30", 32), (10**30, 32)], ids=repr
+    ("value", "meant"), [("16", 16), (16.0, 16), ("16.0", 16), (None, 64), (1e30, 64), ("1e30", 64), (10**30, 64)], ids=repr
 )
 def test_limits_of_the_tokenizer(folder: Path, value: Any, meant: int) -> None:
+    edit_json(folder / "sentence_bert_config.json", {"max_seq_length": None})  # it would count in the place of the tokenizer's
     edit_json(folder / "tokenizer_config.json", {"model_max_length": value})
     assert load_checkpoint(str(folder)).max_length == meant
 
@@ -271,7 +272,10 @@ def test_poolings(folder: Path, changes: dict[str, Any], message: str) -> None:
         ("config_sentence_transformers.json", {"prompts": {CONTROL: HUGE}, "default_prompt_name": CONTROL}, "puts the prompt"),
         ("config_sentence_transformers.json", {"truncate_dim": [HUGE, CONTROL]}, "truncate_dim"),
         ("sentence_bert_config.json", {"do_lower_case": "false"}, "do_lower_case 'false'; expected true or false"),
-        *(("sentence_bert_config.json", {"max_seq_length": value}, "max_seq_length") for value in (True, 0, -1, 12.5, 1e30, "32", [32])),
+        *(
+            ("sentence_bert_config.json", {"max_seq_length": value}, "max_seq_length")
+            for value in (True, 0, -1, 12.5, 1e30, "many", "", [32])
+        ),
         ("sentence_bert_config.json", {"transformer_task": [CONTROL]}, "transformer_task"),
         ("sentence_bert_config.json", {"processing_kwargs": {CONTROL: HUGE}}, "processing_kwargs"),
         ("modules.json", [], "is not a list of modules"),

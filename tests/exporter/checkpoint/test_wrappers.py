@@ -145,6 +145,10 @@ def test_labels_come_from_the_configuration_and_must_fit(tmp_path: Path) -> None
     checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "yes"}})
     with pytest.raises(CheckpointError, match=r"has 3 outputs but id2label in config.json names 2"):
         load_checkpoint(str(folder), config=ExportConfig(logits=True))
+    checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "1", "2": 1}})
+    with pytest.raises(CheckpointError, match=r"gives outputs 1 and 2 one name, 1; nobody could tell their logits apart"):
+        load_checkpoint(str(folder), config=ExportConfig(logits=True))
+    assert load_checkpoint(str(folder)).labels == ()
 
 
 def test_a_classifier_of_another_width_is_refused(masked_lm: Path) -> None:

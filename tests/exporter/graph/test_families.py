@@ -110,6 +110,7 @@ def test_logits_of_texts_and_pairs(model_type: str, exported_family: Exporter) -
     item = exported_family(model_type, "classifier")
     assert [(output.name, output.width) for output in item.report.manifest.outputs][-1] == ("logits", LABELS)
     assert len(item.report.manifest.labels) == LABELS
+    assert item.report.manifest.logits_activation == "identity"  # of several labels
     tokenizer = AutoTokenizer.from_pretrained(item.checkpoint)
     length = item.report.manifest.max_length
     with Encoder.load(item.bundle, variant="fp32", on_overflow="truncate") as encoder:

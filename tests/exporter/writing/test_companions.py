@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
+from cls_exporter.errors import UnsupportedError
 from cls_exporter.writing.companions import write_companions
+from cls_exporter.writing.reading_back import check_read_back
 
 TEXTS = ["the cat sat on a mat", "Hello, WORLD 42!", "unknown ☃ letters", "", "a [MASK] <mask> here [SEP] </s>", "  spaces  "]
 ALWAYS = [
@@ -157,3 +162,80 @@ def test_a_token_that_ends_a_line_leaves_no_vocabulary_of_lines(tmp_path: Path, 
     tokenizer["model"]["vocab"][token] = len(tokenizer["model"]["vocab"])
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "vocab.txt" not in write(model, tmp_path / "bundle")
+
+
+def one_type(tokenizer: dict[str, Any]) -> None:
+    for piece in tokenizer["post_processor"]["pair"]:
+        for place in piece.values():
+            place["type_id"] = 0
+
+
+def added_word(tokenizer: dict[str, Any]) -> None:
+    token = {"id": len(tokenizer["model"]["vocab"]), "content": "dogs", "lstrip": False, "rstrip": False, "special": False}
+    tokenizer["added_tokens"].append({**token, "normalized": False, "single_word": True})
+
+
+OWN_FILE, BERT = "PreTrainedTokenizerFast", "BertTokenizer"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda tokenizer: tokenizer["post_processor"]["single"].insert(1, tokenizer["post_processor"]["single"][2]), OWN_FILE),
+        (lambda tokenizer: tokenizer["post_processor"]["single"].append(tokenizer["post_processor"]["single"][2]), OWN_FILE),
+        (lambda tokenizer: tokenizer["post_processor"]["special_tokens"]["[SEP]"].update(ids=[1]), OWN_FILE),
+        (one_type, OWN_FILE),
+        (added_word, OWN_FILE),
+        (lambda tokenizer: tokenizer["normalizer"].update(clean_text=False), OWN_FILE),
+        (lambda tokenizer: tokenizer.update(normalizer={"type": "NFKC"}), OWN_FILE),
+        (lambda tokenizer: tokenizer.update(pre_tokenizer={"type": "WhitespaceSplit"}), OWN_FILE),
+        (lambda tokenizer: tokenizer["model"].update(max_input_chars_per_word=50), OWN_FILE),
+        (lambda tokenizer: tokenizer["model"].update(unk_token="[MASK]"), OWN_FILE),
+        (lambda tokenizer: tokenizer.update(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}), BERT),
+        (lambda tokenizer: tokenizer["normalizer"].update(lowercase=False, strip_accents=True, handle_chinese_chars=False), BERT),
+    ],
+)
+def test_the_class_is_one_that_every_version_of_transformers_reads_alike(
+    change: Callable[[dict[str, Any]], None], kind: str, tmp_path: Path
+) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    change(tokenizer)
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert json.loads(write(model, tmp_path / "bundle")["tokenizer_config.json"])["tokenizer_class"] == kind
+    check_read_back(load_checkpoint(str(model)), tmp_path / "bundle")
+
+
+def test_a_first_blank_is_told_to_transformers_4(tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model", "roberta")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = True
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = ExportConfig(tokenizer="file")
+    assert json.loads(write(model, tmp_path / "bundle", config=config)["tokenizer_config.json"])["add_prefix_space"] is True
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "bundle")("the cat").input_ids
+        == Tokenizer.from_str(json.dumps(tokenizer)).encode("the cat").ids
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "cat"},
+        {"do_lower_case": False},
+        {"tokenize_chinese_chars": False},
+        {"strip_accents": False},
+    ],
+)
+def test_files_that_transformers_reads_another_way_are_no_bundle(change: dict[str, Any], tmp_path: Path) -> None:
+    model = checkpoints.make_checkpoint(tmp_path / "model")
+    bundle = tmp_path / "bundle"
+    write(model, bundle)
+    checkpoint = load_checkpoint(str(model))
+    check_read_back(checkpoint, bundle)
+    checkpoints.edit_json(bundle / "tokenizer_config.json", change)
+    with pytest.raises(
+        UnsupportedError, match=r"is not the same when it is read from the bundle: .* by the checkpoint's tokenizer and .* by"
+    ):
+        check_read_back(checkpoint, bundle)

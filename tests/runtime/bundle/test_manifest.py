@@ -58,6 +58,17 @@ def test_a_manifest_from_before_multiply_adds_has_none(manifest):
     assert from_json(edited(manifest, lambda raw: raw["variants"]["fp32"].pop("multiply_adds"))).variants["fp32"].multiply_adds == {}
 
 
+def test_what_makes_scores_of_logits(manifest):
+    named = changed(manifest, logits_activation="sigmoid")
+    assert from_json(to_json(named)).logits_activation == "sigmoid"
+    assert named.fingerprint == manifest.fingerprint  # the graph's logits are before it
+    assert from_json(edited(manifest, lambda raw: raw.pop("logits_activation"))).logits_activation is None  # a manifest from before it
+
+
+def test_a_manifest_from_before_the_choice_of_a_tokenizer_has_none(manifest):
+    assert from_json(edited(manifest, lambda raw: raw.pop("tokenizer"))).tokenizer is None
+
+
 def test_multiply_adds_of_a_batch():
     assert MultiplyAdds(per_run=1, per_text=10, per_token=100, per_token_pair=1000).count(2, 3) == 1 + 2 * (10 + 300 + 9000)
 
@@ -97,6 +108,7 @@ def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message)
         (lambda raw: raw.update(inputs=[1]), r"inputs\[0\] is int, expected str"),
         (lambda raw: raw.update(variants=[]), "variants is list, expected an object"),
         (lambda raw: raw.update(pooler=3), "pooler is int, expected an object"),
+        (lambda raw: raw.update(tokenizer="slow"), "tokenizer is 'slow', expected one of 'file', 'transformers'"),
         (lambda raw: raw.update(layout="wide"), "layout is 'wide', expected one of 'standard', 'native', 'broadcast'"),
         (lambda raw: raw["variants"]["fp32"]["parity"]["cls"].update(max_abs="0"), r"variants.fp32: parity.cls: max_abs is str"),
         (lambda raw: raw["files"][0].update(size_bytes=1.5), r"files\[0\]: size_bytes is float, expected int"),
@@ -126,6 +138,12 @@ def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message)
         (lambda raw: raw.update(outputs=[]), r"outputs is \[\], expected sentence_embedding among them"),
         (lambda raw: raw["outputs"].append(raw["outputs"][1]), "outputs is .* expected each once"),
         (lambda raw: raw["outputs"][2].update(name="other"), "outputs is 'other', expected one of last_hidden_state, sentence_emb"),
+        (lambda raw: raw.update(logits_activation="Sigmoid"), "logits_activation is 'Sigmoid', expected one of 'identity', 'sigmoid'"),
+        (lambda raw: raw.update(logits_activation=["sigmoid"]), r"logits_activation is \['sigmoid'\], expected one of"),
+        (
+            lambda raw: raw.update(outputs=raw["outputs"][:2], logits_activation="sigmoid"),
+            "has logits_activation 'sigmoid' and no output logits",
+        ),
         (lambda raw: raw["variants"].update(int3=raw["variants"]["fp32"]), "variants is 'int3', expected one of fp32, fp16, int8"),
         (lambda raw: raw["variants"]["fp32"]["parity"].update(mean=raw["variants"]["fp32"]["parity"]["cls"]), "parity is 'mean', expected"),
         (lambda raw: raw["variants"]["fp32"].update(engine_files={"\x1b[2J": 1}), r"engine_files\.'\\x1b\[2J' is int, expected a list"),

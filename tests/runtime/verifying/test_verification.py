@@ -332,7 +332,7 @@ def test_what_is_no_bundle_is_an_error(tmp_path, name):
 PROVIDER = """
 import numpy as np
 
-def reference_vectors(model, texts, *, outputs, max_length):
+def reference_vectors(model, texts, *, outputs, max_length, tokenizer):
     from cls_runtime import Encoder
     assert max_length == 16
     with Encoder.load(model, on_overflow="truncate") as encoder:
@@ -371,6 +371,12 @@ def test_against_another_model_fails(intact, provider):
     messages = failed(intact, against=str(intact))
     assert set(messages) == {"pytorch cls", "pytorch pooler", "pytorch logits"}
     assert "max_abs 0.01, expected at most 5e-05" in messages["pytorch cls"]
+
+
+def test_against_takes_the_tokenizer_that_the_export_took(own, provider):
+    write_manifest(own, dataclasses.replace(read_manifest(own), tokenizer="file"))
+    provider(0.0, code=PROVIDER.replace("assert max_length == 16", "assert tokenizer == 'file'"))
+    assert verify(own, against=str(own), texts=["my own text"]).passed
 
 
 def test_against_without_pytorch_names_the_extra(intact, provider):
