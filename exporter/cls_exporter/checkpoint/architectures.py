@@ -22,8 +22,9 @@ class Architecture:
 
     `head` is what its sequence classifier reads: `pooled` the pooler's output, `sequence` the CLS row through a dense layer of its own,
     and the three others a layout that only they have (see `checkpoint.heads`). `first_position` is the row of the table of positions that a
-    text begins with, `pad_token_id + 1` or a fixed one, which shortens the longest text by as much. `computed` are encoder parameters that
-    are a formula, not weights: a checkpoint may lack them.
+    text begins with, `pad_token_id + 1` or a fixed one, which shortens the longest text by as much. `reads_position_type` says that its
+    models had relative positions for other values of `position_embedding_type` than 'absolute'; elsewhere that setting means nothing.
+    `computed` are encoder parameters that are a formula, not weights: a checkpoint may lack them.
     """
 
     model_type: str
@@ -32,6 +33,7 @@ class Architecture:
     has_pooler: bool
     head: HeadKind
     first_position: int | Literal["after_padding_id"] = 0
+    reads_position_type: bool = True
     computed: tuple[str, ...] = ()
 
     def longest_input(self, config: Any) -> int:
@@ -74,6 +76,7 @@ _TABLE = (
         classifier_class="DistilBertForSequenceClassification",
         has_pooler=False,
         head="distilbert",
+        reads_position_type=False,
     ),
     Architecture(
         model_type="electra",
@@ -89,6 +92,7 @@ _TABLE = (
         has_pooler=True,
         head="sequence",
         first_position=2,
+        reads_position_type=False,
     ),
     Architecture(
         model_type="albert",
@@ -110,6 +114,7 @@ _TABLE = (
         classifier_class="DebertaV2ForSequenceClassification",
         has_pooler=False,
         head="context",
+        reads_position_type=False,
     ),
     Architecture(
         model_type="roformer",
@@ -117,6 +122,7 @@ _TABLE = (
         classifier_class="RoFormerForSequenceClassification",
         has_pooler=False,
         head="sequence",
+        reads_position_type=False,
         computed=("encoder.embed_positions.weight",),
     ),
     Architecture(
@@ -125,6 +131,7 @@ _TABLE = (
         classifier_class="ModernBertForSequenceClassification",
         has_pooler=False,
         head="modernbert",
+        reads_position_type=False,
     ),
 )
 
@@ -149,7 +156,8 @@ def architecture_of(config: Mapping[str, Any], *, where: str) -> Architecture:
             f"{where} is a decoder (is_decoder is {shown(config['is_decoder'])} in config.json): its first token sees no other; "
             "expected an encoder, set is_decoder to false if it was trained as one"
         )
-    if config.get("position_embedding_type", "absolute") not in (None, "absolute"):
+    reads_position_type = architecture.reads_position_type or bool(config.get("auto_map"))
+    if reads_position_type and config.get("position_embedding_type", "absolute") not in (None, "absolute"):
         raise UnsupportedError(
             f"{where} has position_embedding_type {shown(config['position_embedding_type'])}; "
             "transformers 5 no longer computes it, supported is 'absolute'"

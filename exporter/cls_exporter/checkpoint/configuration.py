@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from cls_exporter.checkpoint.architectures import Architecture, architecture_of
 from cls_exporter.checkpoint.config_fields import check_sizes, read_fields
+from cls_exporter.checkpoint.family_settings import check_family_settings
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error
 
@@ -69,6 +70,7 @@ def read_configuration(folder: CheckpointFolder, name: str, *, trust_remote_code
     loaded = _loaded(folder, stored, runs_code=runs_code)
     if not runs_code:
         check_sizes(loaded, architecture, name=name)
+        check_family_settings(loaded, stored, name=name)
     return Configuration(architecture, loaded, stored, runs_code)
 
 
