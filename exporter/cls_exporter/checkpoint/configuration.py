@@ -12,6 +12,7 @@ from cls_exporter.checkpoint.architectures import Architecture, architecture_of
 from cls_exporter.checkpoint.config_fields import check_sizes, read_fields
 from cls_exporter.checkpoint.family_settings import check_family_settings
 from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.checkpoint.modernbert_words import in_words_that_are_read
 from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error
 
 # How weights were stored and where, what is computed beside the vectors, and labels, which `heads` reads itself: transformers acts on them,
@@ -99,6 +100,8 @@ def _loaded(folder: CheckpointFolder, stored: Mapping[str, Any], *, runs_code: b
             config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=True, local_files_only=True)
         else:
             fields = {key: value for key, value in stored.items() if key not in _NOT_THE_ENCODERS and not key.startswith("_")}
+            if stored["model_type"] == "modernbert":
+                fields = in_words_that_are_read(fields, name=folder.name)
             config = CONFIG_MAPPING[stored["model_type"]].from_dict(fields)
         config.return_dict = True
         config.use_cache = False

@@ -33,15 +33,17 @@ def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str])
     """
     form = form_of(checkpoint)
     tables = [f"encoder.{name}" for name in checkpoint.architecture.computed]
-    fused = model.clone()
-    apply_pass(MishExpansion(), fused)
-    scaled = apply_pass(AttentionScale(), fused)
-    largest = check_range(fused, computed_in_float16(fused, tables=tables), checkpoint=checkpoint, texts=texts)
-    attentions, norms = apply_pass(AttentionFusion(), fused), apply_pass(SkipLayerNormFusion(), fused)
+    built = model.clone()
+    apply_pass(MishExpansion(), built)
+    scaled = apply_pass(AttentionScale(), built)
+    largest = check_range(built, computed_in_float16(built, tables=tables), checkpoint=checkpoint, texts=texts)
+    attentions, norms = apply_pass(AttentionFusion(), built), apply_pass(SkipLayerNormFusion(), built)
     notes = check_fusions(form, attentions=attentions, norms=norms)
-    built = _in_float16(fused, tables=tables)
+    fused = built.clone()
+    _halve(built, tables=tables)
     if kept := sorted({node.op_type for node in nodes_without_cuda_kernel(built) if _computes_halves(node)}):
-        built = _in_float16(fused, tables=tables, float32=kept)
+        built = fused
+        _halve(built, tables=tables, float32=kept)
         notes += (f"fp16: {', '.join(kept)} stays in float32, which costs casts: ONNX Runtime has no CUDA kernel for it in float16",)
     if missing := without_cuda_kernel(built):
         notes += (form.missed(f"ONNX Runtime has no CUDA kernel for {'; '.join(missing)}, a GPU hands it to the CPU"),)
@@ -57,11 +59,9 @@ def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str])
     return Built(model=built, recipe=recipe, tried=TRIED, notes=notes)
 
 
-def _in_float16(fused: ir.Model, *, tables: Collection[str], float32: Collection[str] = ()) -> ir.Model:
-    built = fused.clone()
-    apply_pass(HalfPrecision(tables=tables, float32=float32), built)
-    clean(built)
-    return built
+def _halve(model: ir.Model, *, tables: Collection[str], float32: Collection[str] = ()) -> None:
+    apply_pass(HalfPrecision(tables=tables, float32=float32), model)
+    clean(model)
 
 
 def _computes_halves(node: ir.Node) -> bool:

@@ -14,7 +14,8 @@ from torch import nn
 
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.checkpoint.family_settings import check_family_settings
-from cls_exporter.checkpoint.trial import check_computes
+from cls_exporter.checkpoint.modernbert_words import in_older_words
+from cls_exporter.checkpoint.trial import check_computes, example_inputs
 from cls_exporter.errors import CheckpointError, UnsupportedError
 
 
@@ -65,6 +66,44 @@ def test_loading_asks(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", "mpnet")
     edit_json(folder / "config.json", {"relative_attention_num_buckets": 31})
     assert "relative_attention_num_buckets 31" in refusal_of(folder)
+
+
+NEWER = {
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 9.0},
+    },
+}
+OLDER = {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0, "local_rope_theta": 9.0}
+
+
+def test_modernberts_words_of_either_major_are_followed(tmp_path: Path) -> None:
+    """transformers 4 does not know the newer ones, and would compute another model without a word."""
+    rows = []
+    for name, words, others in (("newer", NEWER, OLDER), ("older", OLDER, NEWER)):
+        folder = checkpoints.make_checkpoint(tmp_path / name, "modernbert")
+        edit_json(folder / "config.json", words, remove=tuple(others))
+        checkpoint = load_checkpoint(str(folder))
+        with torch.inference_mode():
+            rows.append(checkpoint.model(*example_inputs(checkpoint))[0])
+    plain = load_checkpoint(str(checkpoints.make_checkpoint(tmp_path / "plain", "modernbert")))
+    with torch.inference_mode():
+        rows.append(plain.model(*example_inputs(plain))[0])
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.allclose(rows[0], rows[2], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}, "for sliding_attention"),
+    ],
+)
+def test_what_transformers_4_has_no_words_for_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"config.json of model has .*{message}.*; export with transformers 5"):
+        in_older_words({**NEWER, **changes}, name="model")
 
 
 def test_what_pytorch_cannot_compute_is_one_line(tmp_path: Path) -> None:
