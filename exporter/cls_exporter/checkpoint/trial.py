@@ -1,6 +1,8 @@
-"""One small batch through a checkpoint's module: what config.json describes must be something that PyTorch computes."""
+"""A checkpoint's module computes a batch, or an export ends with PyTorch's reason: what config.json describes need not fit together."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +11,21 @@ from cls_exporter.checkpoint.load import Checkpoint
 from cls_exporter.errors import as_checkpoint_error
 
 _SHAPE = (3, 16)  # neither 1 nor a size of the model, or a tracer would take it for a constant
+
+
+def outputs_of(checkpoint: Checkpoint, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs of the checkpoint's module for int64 [B, S] of each of its inputs.
+
+    Raises:
+        CheckpointError: PyTorch cannot compute them.
+    """
+    name = checkpoint.name
+    with (
+        as_checkpoint_error(lambda reason: f"config.json of {name} describes a model that PyTorch cannot compute ({reason}); correct it"),
+        torch.no_grad(),
+    ):
+        outputs: tuple[Tensor, ...] = checkpoint.model(*inputs)
+    return outputs
 
 
 def example_inputs(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
@@ -22,15 +39,9 @@ def example_inputs(checkpoint: Checkpoint) -> tuple[Tensor, ...]:
 
 
 def check_computes(checkpoint: Checkpoint) -> None:
-    """Runs the checkpoint's module once.
+    """Runs the checkpoint's module once, on a small batch.
 
     Raises:
-        CheckpointError: PyTorch cannot; the message has its reason.
+        CheckpointError: PyTorch cannot.
     """
-    with (
-        as_checkpoint_error(
-            lambda reason: f"config.json of {checkpoint.name} describes a model that PyTorch cannot compute ({reason}); correct it"
-        ),
-        torch.inference_mode(),
-    ):
-        checkpoint.model(*example_inputs(checkpoint))
+    outputs_of(checkpoint, example_inputs(checkpoint))

@@ -12,7 +12,7 @@ class MishExpansion(ir.passes.InPlacePass):
 
     1. `Mish(x)` is `x tanh(Softplus(x))`.
 
-    On a CPU the one operator is faster, so the other variants keep it. Source: Misra 2019, arXiv:1908.08681.
+    CPUs have the one operator, so the other variants keep it. Source: Misra 2019, arXiv:1908.08681.
     """
 
     def call(self, model: ir.Model) -> Rewritten:
