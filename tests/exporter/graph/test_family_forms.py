@@ -44,7 +44,7 @@ class Case:
 
 
 CASES = [
-    Case("albert", {"inner_group_num": 2, "num_hidden_layers": 1}, slow=False),
+    Case("albert", {"inner_group_num": 2}, slow=False),
     Case("albert", {"inner_group_num": 2, "num_hidden_groups": 2, "num_hidden_layers": 4}),
     Case("roformer", {"rotary_value": True}, note="with rotary_value the last layer's values are rotated", slow=False),
     Case("deberta-v2", {"conv_kernel_size": 3, "num_hidden_layers": 1, "conv_act": "mish"}, slow=False),
