@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.families import form_of
 from cls_exporter.graph.pipeline import compile_graph
 from cls_exporter.graph.trace import trace
 
@@ -70,9 +70,10 @@ def graphs() -> tuple[ir.Model, ir.Model]:
         tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
         fast: Any = PreTrainedTokenizerFast
         fast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]").save_pretrained(folder)
-        traced = trace(load_checkpoint(folder))
+        checkpoint = load_checkpoint(folder)
+        traced = trace(checkpoint)
     before = traced.clone()
-    return before, compile_graph(traced, family=FAMILIES["bert"], num_layers=2, layout="native").model
+    return before, compile_graph(traced, form=form_of(checkpoint), layout="native").model
 
 
 def last_layer(model: ir.Model) -> list[ir.Node]:

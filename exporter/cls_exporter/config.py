@@ -74,7 +74,7 @@ class ExportReport:
         parity: the CLS row's parity figures, by variant.
         rewrites: how often each graph pass fired.
         multiply_adds: of the fp32 graph for one text of 128 tokens: `full` before the passes, `exported` after them.
-        notes: what was recognised in the checkpoint and what was left out, in words.
+        notes: what was recognised in the checkpoint, what was left out and what is slower than usual, in words.
         seconds: wall-clock time of each step, and `total`.
     """
 

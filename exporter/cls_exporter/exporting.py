@@ -12,10 +12,11 @@ from pathlib import Path
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.checkpoint.sentence_oracle import check_against_sentence_transformers
+from cls_exporter.checkpoint.trial import check_computes
 from cls_exporter.config import ExportConfig, ExportReport, Layout
 from cls_exporter.gate import parity_gate as gate
 from cls_exporter.gate.parity_texts import builtin_texts, parity_texts
-from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.families import form_of
 from cls_exporter.graph.graph_file import bundle_file
 from cls_exporter.graph.multiply_adds import multiply_adds
 from cls_exporter.graph.pipeline import Compiled, compile_graph
@@ -68,7 +69,7 @@ def export(
         UsageError: `output` exists and `force` is false, it is or holds what is read, or the options make no sense.
         CheckpointError: the checkpoint cannot be read, or its vectors would be silently wrong.
         UnsupportedError: its architecture or one of its modules is not supported.
-        GraphError: an expected rewrite of the graph did not happen.
+        GraphError: an expected rewrite of the graph did not happen, and no setting of the checkpoint explains it.
         ParityError: a variant misses its threshold; it is a `CheckFailedError` too.
         MissingExtraError: ONNX Runtime is not installed.
     """
@@ -81,6 +82,7 @@ def export(
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
         checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
+        check_computes(checkpoint)
         if checkpoint.has_sentence_modules:
             steps.start("oracle", "Holding what was read to sentence-transformers")
         lowered, own_tokens = config.max_length is not None, config.tokenizer == "file"
@@ -89,12 +91,8 @@ def export(
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
         steps.start("compile", "Making the graph compute the CLS row only")
-        compiled = compile_graph(
-            traced,
-            family=FAMILIES[checkpoint.architecture.model_type],
-            num_layers=int(checkpoint.config.num_hidden_layers),
-            layout=config.layout,
-        )
+        compiled = compile_graph(traced, form=form_of(checkpoint), layout=config.layout)
+        notes = checkpoint.notes + agreed + compiled.notes
         work["exported"] = multiply_adds(compiled.model, batch_size=1, sequence_length=REPORT_LENGTH)
         steps.start("reference", "Computing PyTorch's vectors of the parity texts")
         write_companions(checkpoint, folder)
@@ -109,6 +107,7 @@ def export(
             built = build_variant(name, compiled.model, checkpoint=checkpoint, parity=golden.texts, calibration=calibration)
             written = write_variant(name, built, folder)
             copies += written.copies
+            notes += built.notes
             steps.start("parity", f"Holding {name} to PyTorch on {len(golden.texts)} texts")
             variants[name] = _held(name, written, bundle, golden)
         # Without the fingerprint of the manifest that had no variants: it is computed again.
@@ -121,7 +120,7 @@ def export(
         parity={name: variant.parity["cls"] for name, variant in manifest.variants.items()},
         rewrites=compiled.rewrites,
         multiply_adds=work,
-        notes=checkpoint.notes + agreed,
+        notes=notes,
         seconds=steps.seconds,
     )
 

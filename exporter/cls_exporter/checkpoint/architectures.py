@@ -22,9 +22,10 @@ class Architecture:
 
     `head` is what its sequence classifier reads: `pooled` the pooler's output, `sequence` the CLS row through a dense layer of its own,
     and the three others a layout that only they have (see `checkpoint.heads`). `first_position` is the row of the table of positions that a
-    text begins with, `pad_token_id + 1` or a fixed one, which shortens the longest text by as much. `computed` are encoder parameters that
-    are a formula, not weights: a checkpoint may lack them. `relative_positions` says that positions are computed between tokens, for texts
-    of any length.
+    text begins with, `pad_token_id + 1` or a fixed one, which shortens the longest text by as much. `reads_position_type` says that its
+    models had relative positions for other values of `position_embedding_type` than 'absolute'; elsewhere that setting means nothing.
+    `computed` are encoder parameters that are a formula, not weights: a checkpoint may lack them. `relative_positions` says that positions
+    are computed between tokens, for texts of any length.
     """
 
     model_type: str
@@ -33,6 +34,7 @@ class Architecture:
     has_pooler: bool
     head: HeadKind
     first_position: int | Literal["after_padding_id"] = 0
+    reads_position_type: bool = True
     computed: tuple[str, ...] = ()
     relative_positions: bool = False
 
@@ -81,6 +83,7 @@ _TABLE = (
         classifier_class="DistilBertForSequenceClassification",
         has_pooler=False,
         head="distilbert",
+        reads_position_type=False,
     ),
     Architecture(
         model_type="electra",
@@ -96,6 +99,7 @@ _TABLE = (
         has_pooler=True,
         head="sequence",
         first_position=2,
+        reads_position_type=False,
     ),
     Architecture(
         model_type="albert",
@@ -117,6 +121,7 @@ _TABLE = (
         classifier_class="DebertaV2ForSequenceClassification",
         has_pooler=False,
         head="context",
+        reads_position_type=False,
         relative_positions=True,
     ),
     Architecture(
@@ -125,6 +130,7 @@ _TABLE = (
         classifier_class="RoFormerForSequenceClassification",
         has_pooler=False,
         head="sequence",
+        reads_position_type=False,
         computed=("encoder.embed_positions.weight",),
     ),
     Architecture(
@@ -133,6 +139,7 @@ _TABLE = (
         classifier_class="ModernBertForSequenceClassification",
         has_pooler=False,
         head="modernbert",
+        reads_position_type=False,
         relative_positions=True,
     ),
 )
@@ -158,7 +165,8 @@ def architecture_of(config: Mapping[str, Any], *, where: str) -> Architecture:
             f"{where} is a decoder (is_decoder is {shown(config['is_decoder'])} in config.json): its first token sees no other; "
             "expected an encoder, set is_decoder to false if it was trained as one"
         )
-    if config.get("position_embedding_type", "absolute") not in (None, "absolute"):
+    reads_position_type = architecture.reads_position_type or bool(config.get("auto_map"))
+    if reads_position_type and config.get("position_embedding_type", "absolute") not in (None, "absolute"):
         raise UnsupportedError(
             f"{where} has position_embedding_type {shown(config['position_embedding_type'])}; "
             "transformers 5 no longer computes it, supported is 'absolute'"

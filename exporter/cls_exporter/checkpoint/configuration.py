@@ -11,7 +11,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from cls_exporter.checkpoint.architectures import Architecture, architecture_of
 from cls_exporter.checkpoint.config_fields import check_sizes, read_fields
+from cls_exporter.checkpoint.family_settings import check_family_settings
 from cls_exporter.checkpoint.folder import CheckpointFolder
+from cls_exporter.checkpoint.modernbert_words import in_words_that_are_read
 from cls_exporter.errors import CheckpointError, UnsupportedError, as_checkpoint_error
 
 # How weights were stored and where, what is computed beside the vectors, and labels, which `heads` reads itself: transformers acts on them,
@@ -79,6 +81,7 @@ def read_configuration(
     loaded = _loaded(folder, in_file, changes, runs_code=runs_code)
     if not runs_code:
         check_sizes(loaded, architecture, name=where)
+        check_family_settings(loaded, stored, name=where)
     if not changes:
         return Configuration(architecture, loaded, stored, runs_code)
     own_names = {type(loaded).attribute_map.get(key, key): value for key, value in changes.items()}
@@ -110,7 +113,10 @@ def _loaded(folder: CheckpointFolder, stored: Mapping[str, Any], changes: Mappin
         if runs_code:
             config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=True, local_files_only=True, **changes)
         else:
-            config = CONFIG_MAPPING[stored["model_type"]].from_dict(_of_the_encoder(stored), **_of_the_encoder(changes))
+            fields = _of_the_encoder(stored)
+            if stored["model_type"] == "modernbert":
+                fields = in_words_that_are_read(fields, name=folder.name)
+            config = CONFIG_MAPPING[stored["model_type"]].from_dict(fields, **_of_the_encoder(changes))
         config.return_dict = True
         config.use_cache = False
         if hasattr(config, "reference_compile"):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.checkpoint.trial import outputs_of
 from cls_exporter.config import ExportConfig
 from cls_runtime.bundle.manifest import TokenizerChoice
 from cls_runtime.encoding.tokenizer import Text
@@ -69,9 +70,8 @@ def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[st
         places = [place for place, own in enumerate(lengths) if own == length]
         for first in range(0, len(places), REFERENCE_BATCH):
             batch = places[first : first + REFERENCE_BATCH]
-            inputs = {name: torch.cat([encoded[place][name] for place in batch]) for name in checkpoint.inputs}
-            with torch.inference_mode():
-                outputs = [output.numpy() for output in checkpoint.model(**inputs)]
+            inputs = [torch.cat([encoded[place][name] for place in batch]) for name in checkpoint.inputs]
+            outputs = [output.numpy() for output in outputs_of(checkpoint, inputs)]
             rows |= {place: [output[index] for output in outputs] for index, place in enumerate(batch)}
     return {name: np.stack([rows[place][index] for place in range(len(texts))]) for index, name in enumerate(checkpoint.model.output_names)}
 

@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 
 from cls_exporter.config import Layout
 from cls_exporter.errors import GraphError
-from cls_exporter.graph.families import Family
+from cls_exporter.graph.families import Form
 from cls_exporter.graph.passes.broadcast_elimination import BroadcastElimination
 from cls_exporter.graph.passes.constant_reshapes import ConstantReshapes
 from cls_exporter.graph.passes.gelu_fusion import GeluFusion
@@ -37,26 +37,27 @@ PASSES = (
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph that computes the CLS row only, and how often each pass fired."""
+    """A graph that computes the CLS row only, how often each pass fired, and what is slower than usual, in words."""
 
     model: ir.Model
     rewrites: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
-def compile_graph(model: ir.Model, *, family: Family, num_layers: int, layout: Layout) -> Compiled:
+def compile_graph(model: ir.Model, *, form: Form, layout: Layout) -> Compiled:
     """Runs the passes over a traced model, in place, and checks what they achieved.
 
     Raises:
-        GraphError: an expected rewrite did not happen, or the result is not valid ONNX.
+        GraphError: an expected rewrite did not happen and no setting of the checkpoint explains it, or the result is not valid ONNX.
     """
     rewrites: dict[str, int] = {}
     for kind in PASSES:
         rewrites[kind.__name__] = apply_pass(kind(), model)
-    _check_pruned(model, rewrites, family=family, num_layers=num_layers)
+    notes = form.notes + _missed(model, rewrites, form)
     rewrites[OutputLayout.__name__] = apply_pass(OutputLayout(layout=layout), model)
     clean(model)
     _check_valid(model)
-    return Compiled(model, rewrites)
+    return Compiled(model, rewrites, notes)
 
 
 def apply_pass(one: ir.passes.InPlacePass, model: ir.Model) -> int:
@@ -85,25 +86,19 @@ def _leave_out_unread_outputs(model: ir.Model) -> None:
                 value.name = ""
 
 
-def _check_pruned(model: ir.Model, rewrites: Mapping[str, int], *, family: Family, num_layers: int) -> None:
-    """A rewrite that silently stops to match would give a slow graph, not a wrong one; so it is an error here."""
+def _missed(model: ir.Model, rewrites: Mapping[str, int], form: Form) -> tuple[str, ...]:
+    """A rewrite that silently stops to match would give a slow graph, not a wrong one; so it is an error or a note here."""
+    missed = []
     query_rows = [known_dims(node.outputs[0])[-2] for node in model.graph if node.op_type == "Softmax"]
-    if len(query_rows) != num_layers or query_rows.count(1) != 1:
-        raise GraphError(
-            f"{family.model_type}: {query_rows.count(1)} of {len(query_rows)} attention layers compute one query row, "
-            f"expected 1 of {num_layers}; this version of transformers traces another graph, please report it"
-        )
+    if len(query_rows) != form.layers or query_rows.count(1) != 1:
+        missed.append(f"{query_rows.count(1)} of {len(query_rows)} attention layers compute one query row, expected 1 of {form.layers}")
     spared = rewrites[SingleQueryAttention.__name__]
-    if spared != family.reassociated_products:
-        raise GraphError(
-            f"{family.model_type}: {spared} products of the last attention were reassociated, expected {family.reassociated_products}; "
-            "this version of transformers traces another graph, please report it"
-        )
+    if spared != form.reassociated_products:
+        missed.append(f"{spared} products of the last attention were reassociated, expected {form.reassociated_products}")
     normalized = sum(node.op_type == "LayerNormalization" for node in model.graph)
-    if normalized < num_layers:
-        raise GraphError(
-            f"{family.model_type}: {normalized} LayerNormalization operators in {num_layers} layers; the tracer decomposed them"
-        )
+    if normalized < form.layers:
+        missed.append(f"{normalized} LayerNormalization operators in {form.layers} layers, the tracer decomposed them")
+    return tuple(map(form.missed, missed))
 
 
 def _check_valid(model: ir.Model) -> None:

@@ -7,12 +7,12 @@ import torch
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.checkpoint.quiet import quiet
-from cls_exporter.errors import GraphError
+from cls_exporter.checkpoint.trial import example_inputs
+from cls_exporter.errors import GraphError, one_line
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 
 OPSET = 20  # the first with Gelu; every engine of the contract reads it
 BATCH, SEQUENCE = "batch_size", "sequence_length"
-_EXAMPLE_SHAPE = (3, 16)  # neither 1 nor a size of the model, or the tracer would take it for a constant
 
 
 def trace(checkpoint: Checkpoint) -> ir.Model:
@@ -25,13 +25,7 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
     Raises:
         GraphError: torch cannot export the module.
     """
-    batch, length = _EXAMPLE_SHAPE[0], min(_EXAMPLE_SHAPE[1], checkpoint.max_length)
-    vocabulary = int(checkpoint.config.vocab_size)
-    ids = (torch.arange(batch * length).reshape(batch, length) * 31 + 7) % vocabulary
-    mask = torch.ones_like(ids)
-    mask[1, length // 2 :] = 0
-    examples = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    arguments = tuple(examples[name] for name in checkpoint.inputs)
+    arguments = example_inputs(checkpoint)
     try:
         with quiet("torch.onnx", "onnxscript"), torch.no_grad():  # packages and axis names that nothing here depends on
             program = torch.onnx.export(
@@ -45,8 +39,8 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds, all of them for the same reason
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GraphError(f"torch cannot export {checkpoint.name} as a graph: {reason[:300]}") from error
+        cause = error.__cause__ or error  # torch's own message is an instruction how to report it
+        raise GraphError(f"torch cannot export {checkpoint.name} as a graph ({type(cause).__name__}: {one_line(cause)})") from error
     if program is None:
         raise GraphError(f"torch gave no graph for {checkpoint.name}")
     return program.model

@@ -20,15 +20,25 @@ def without_cuda_kernel(model: ir.Model) -> list[str]:
 
     Empty where the whole graph stays on the GPU. Sizes and shapes are not looked at: ONNX Runtime itself computes those on the CPU.
     """
-    known = _kernels()
     missing: dict[str, None] = {}  # a set in the graph's order
-    for node in model.graph:
-        version = model.graph.opset_imports.get(node.domain, 1)
-        kernels = known.get(node.domain, {}).get(node.op_type, ())
-        if not any(_takes(kernel, node, version) for kernel in kernels):
-            types = ", ".join(_type(value) for value in node.inputs)
-            missing[f"{node.domain or 'ai.onnx'}::{node.op_type} (opset {version}; {types})"] = None
+    for node in nodes_without_cuda_kernel(model):
+        types = ", ".join(_type(value) for value in node.inputs)
+        missing[f"{node.domain or 'ai.onnx'}::{node.op_type} (opset {_version(model, node)}; {types})"] = None
     return list(missing)
+
+
+def nodes_without_cuda_kernel(model: ir.Model) -> list[ir.Node]:
+    """The nodes that `without_cuda_kernel` tells of."""
+    known = _kernels()
+    return [
+        node
+        for node in model.graph
+        if not any(_takes(kernel, node, _version(model, node)) for kernel in known.get(node.domain, {}).get(node.op_type, ()))
+    ]
+
+
+def _version(model: ir.Model, node: ir.Node) -> int:
+    return model.graph.opset_imports.get(node.domain, 1)
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from cls_exporter.checkpoint import Checkpoint
-from cls_exporter.errors import GraphError, UnsupportedError
+from cls_exporter.errors import UnsupportedError
+from cls_exporter.graph.families import Form, form_of
 from cls_exporter.graph.passes.batched_quantization import BatchedQuantization
 from cls_exporter.graph.passes.half_storage import HalfStorage
 from cls_exporter.graph.passes.int8_embeddings import Int8Embeddings
@@ -65,8 +66,9 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
 
     Raises:
         UnsupportedError: the graph has no product over all tokens (a model of one layer: it is pruned to one row as it is).
+        GraphError: its attention is of another form than int8 knows, and no setting of the checkpoint explains it.
     """
-    rows = _as_rows(model)
+    rows, notes = _as_rows(model, form_of(checkpoint))
     step = max(2, texts.count // SEARCH_TEXTS)
     probes = list(token_batches(checkpoint, islice(texts.open(), 0, step * SEARCH_TEXTS, step)))
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))
@@ -98,7 +100,7 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
         "calibration_texts": texts.count,
         "calibration_sha256": texts.sha256,
     }
-    return Built(model=built, recipe=recipe, tried=_in_words(by_alpha, by_rounding), engine_models={"openvino": batched})
+    return Built(model=built, recipe=recipe, tried=_in_words(by_alpha, by_rounding), engine_models={"openvino": batched}, notes=notes)
 
 
 def _told(tried: Mapping[Any, ParityFigures]) -> dict[str, list[float]]:
@@ -153,14 +155,14 @@ def _spread(texts: CalibrationTexts, count: int) -> Iterator[str]:
     return islice(texts.open(), 0, step * count, step)
 
 
-def _as_rows(model: ir.Model) -> ir.Model:
+def _as_rows(model: ir.Model, form: Form) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph with its tokens as rows, and notes on what is slower than usual."""
     rows = model.clone()
-    if not apply_pass(SequenceFirst(), rows):
-        raise GraphError("no attention of this graph splits [B, S, H] into heads as expected; please report it")
+    notes = () if apply_pass(SequenceFirst(), rows) else (form.missed("no attention splits [B, S, H] into heads as int8 has it"),)
     if not apply_pass(TokenRows(), rows):
         raise UnsupportedError("int8 has nothing to quantize: no product of this graph runs over all tokens; export fp32")
     clean(rows)
-    return rows
+    return rows, notes
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def engine_file(variant: str, engine: str) -> str:
 class Built:
     """A variant's graph, how it was made, what it needs of the CPU, and what was tried, for the message if the gate refuses it.
 
-    `engine_models` are other forms of the same graph, for engines that compute those faster.
+    `engine_models` are other forms of the same graph, for engines that compute those faster. `notes` are for the report.
     """
 
     model: ir.Model
@@ -38,6 +38,7 @@ class Built:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
     tried: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

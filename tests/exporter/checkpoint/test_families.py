@@ -138,6 +138,25 @@ def test_what_a_family_may_not_be(changes: dict[str, object], message: str) -> N
         architecture_of({"model_type": "bert", **changes}, where="somewhere")
 
 
+@pytest.mark.parametrize(
+    ("model_type", "value"),
+    [
+        ("modernbert", "sans_pos"),
+        ("distilbert", "learned"),
+        ("mpnet", "relative"),
+        ("deberta-v2", "rotary"),
+        ("roformer", "rotary"),
+        ("bert", None),
+    ],
+)
+def test_a_setting_that_the_familys_models_never_read_is_not_looked_at(model_type: str, value: str | None) -> None:
+    stored = {"model_type": model_type, "position_embedding_type": value}
+    assert architecture_of(stored, where="somewhere").model_type == model_type
+    if value is not None:
+        with pytest.raises(UnsupportedError, match="position_embedding_type"):
+            architecture_of({**stored, "auto_map": {"AutoModel": "their.Model"}}, where="code of its own may read it")
+
+
 def test_loading_keeps_the_random_state(tmp_path: Path) -> None:
     folder = checkpoints.make_checkpoint(tmp_path / "model", "bert", kind="classifier")
     torch.manual_seed(7)

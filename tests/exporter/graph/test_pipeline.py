@@ -6,6 +6,9 @@ import importlib
 import inspect
 from pathlib import Path
 
+import checkpoints
+import graphs
+import numpy as np
 import onnx_ir as ir
 import pytest
 from exports import ExportStore
@@ -14,7 +17,7 @@ from cls_exporter import variants
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.errors import GraphError
 from cls_exporter.graph import passes, pipeline
-from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.families import FAMILIES, Form
 from cls_exporter.graph.multiply_adds import multiply_adds
 from cls_exporter.graph.passes.output_layout import OutputLayout
 from cls_exporter.graph.passes.rewriting import Rewritten
@@ -53,8 +56,12 @@ def traced_bert(store: ExportStore) -> ir.Model:
     return store.trace(load_checkpoint(str(store.checkpoint("bert", "encoder"))))
 
 
-def compile_bert(traced: ir.Model, *, num_layers: int = 2) -> pipeline.Compiled:
-    return pipeline.compile_graph(traced, family=FAMILIES["bert"], num_layers=num_layers, layout="standard")
+def bert_form(**changes: object) -> Form:
+    return FAMILIES["bert"].form(checkpoints.small_config("bert", changes=changes))
+
+
+def compile_bert(traced: ir.Model, form: Form | None = None) -> pipeline.Compiled:
+    return pipeline.compile_graph(traced, form=bert_form() if form is None else form, layout="standard")
 
 
 def test_a_traced_graph_is_compiled(traced_bert: ir.Model) -> None:
@@ -63,6 +70,7 @@ def test_a_traced_graph_is_compiled(traced_bert: ir.Model) -> None:
     compiled = compile_bert(traced_bert)
     assert set(compiled.rewrites) == {kind.__name__ for kind in (*pipeline.PASSES, OutputLayout)}
     assert compiled.rewrites["SingleQueryAttention"] == 2
+    assert compiled.notes == ()
     assert [value.name for value in compiled.model.graph.outputs] == ["last_hidden_state", "sentence_embedding"]
     assert multiply_adds(compiled.model, **size) < full
 
@@ -85,9 +93,25 @@ def test_a_pass_that_stops_to_match_is_an_error(traced_bert: ir.Model, missing: 
         compile_bert(traced_bert)
 
 
+@pytest.mark.parametrize("missing", ["RowSelection", "SingleQueryAttention"])
+def test_where_a_setting_explains_it_the_graph_is_right_and_the_report_says_that_it_is_slower(
+    traced_bert: ir.Model, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, feed = traced_bert.clone(), graphs.feed_for(traced_bert, batch=3, length=7)
+    kind = next(kind for kind in pipeline.PASSES if kind.__name__ == missing)
+    monkeypatch.setattr(kind, "call", lambda _, model: Rewritten.of(model, 0))
+    compiled = compile_bert(traced_bert, bert_form(hidden_act="laplace"))
+    rows = graphs.run(compiled.model, feed)["sentence_embedding"]
+    np.testing.assert_allclose(rows, graphs.run(expected, feed)["sentence_embedding"], rtol=0, atol=1e-5)
+    assert all(note.startswith("slower than usual: ") for note in compiled.notes)
+    assert any(
+        "0 products of the last attention were reassociated, expected 2; with hidden_act 'laplace'" in note for note in compiled.notes
+    )
+
+
 def test_a_layer_that_was_not_traced_is_an_error(traced_bert: ir.Model) -> None:
     with pytest.raises(GraphError, match=r"1 of 2 attention layers compute one query row, expected 1 of 3"):
-        compile_bert(traced_bert, num_layers=3)
+        compile_bert(traced_bert, bert_form(num_hidden_layers=3))
 
 
 def test_a_decomposed_layer_normalization_is_an_error(traced_bert: ir.Model) -> None:
@@ -96,7 +120,7 @@ def test_a_decomposed_layer_normalization_is_an_error(traced_bert: ir.Model) -> 
             node.op_type = "Identity"
             node.resize_inputs(1)
             node.attributes.clear()
-    with pytest.raises(GraphError, match="bert: 0 LayerNormalization operators in 2 layers; the tracer decomposed them"):
+    with pytest.raises(GraphError, match="bert: 0 LayerNormalization operators in 2 layers, the tracer decomposed them"):
         compile_bert(traced_bert)
 
 

@@ -256,6 +256,20 @@ def test_a_graph_without_a_kernel_is_an_error(small: Path, tmp_path: Path, trace
         export(small, tmp_path / "bundle", config=ExportConfig(precisions=BOTH))
 
 
+def test_an_operator_that_cuda_has_in_float32_only_is_left_in_it(
+    small: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = json.loads(json.dumps(cuda_kernels._kernels()))
+    known[""]["Gelu"][0]["types"]["T"].remove("float16")
+    monkeypatch.setattr(cuda_kernels, "_kernels", lambda: known)
+    report = export(small, tmp_path / "bundle", config=ExportConfig(precisions=BOTH))
+    graph = ir.load(tmp_path / "bundle" / FILE_NAMES["fp16"][0])
+    kinds = {(node.op_type, node.outputs[0].dtype) for node in graph.graph if node.op_type in ("Gelu", "LayerNormalization", "MatMul")}
+    assert kinds == {("Gelu", ir.DataType.FLOAT), ("LayerNormalization", ir.DataType.FLOAT16), ("MatMul", ir.DataType.FLOAT16)}
+    assert any("fp16: Gelu stays in float32" in note for note in report.notes)
+    assert report.manifest.variants["fp16"].recipe["float32_operators"] == ["Gelu"]
+
+
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[Builder, ir.Value], ir.Value]) -> None:
     """Makes the export write an fp16 graph whose embedding is `change` of the right one."""
 

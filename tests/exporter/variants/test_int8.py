@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import checkpoints
+import graphs
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,9 +16,10 @@ import onnxruntime
 import pytest
 
 from cls_exporter import ExportConfig, export
+from cls_exporter.errors import GraphError
 from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.graph.families import FAMILIES
-from cls_exporter.variants import CalibrationTexts
+from cls_exporter.variants import CalibrationTexts, int8
 from cls_exporter.variants.exact_run import run_exactly
 from cls_runtime import Bundle, Encoder, EncoderOptions
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
@@ -42,6 +44,17 @@ def manifest(bundle):
 
 def test_no_text_that_calibrates_is_one_that_is_held():
     assert not set(builtin_texts("parity")) & set(builtin_texts("calibration"))
+
+
+def test_heads_that_are_not_split_as_usual_are_an_error_or_a_note():
+    text = "g (int64[B,S] input_ids) => (float[B,S,8] y) { e = Gather(w, input_ids)  y = MatMul(e, w) }"
+    model = graphs.parse(text, graphs.random_weights(w=(8, 8)))
+    usual, unusual = (FAMILIES["bert"].form(checkpoints.small_config("bert", changes=changes)) for changes in ({}, {"hidden_act": "prelu"}))
+    with pytest.raises(GraphError, match=r"bert: no attention splits \[B, S, H\] into heads"):
+        int8._as_rows(model, usual)
+    rows, notes = int8._as_rows(model, unusual)
+    assert "Gemm" in graphs.operators(rows)
+    assert "no attention splits [B, S, H] into heads as int8 has it; with hidden_act 'prelu'" in notes[0]
 
 
 @pytest.fixture(scope="module", params=["all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2"])

@@ -22,7 +22,7 @@ import torch
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.config import ExportConfig
 from cls_exporter.gate.parity_texts import builtin_texts
-from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.families import form_of
 from cls_exporter.graph.pipeline import compile_graph
 from cls_exporter.variants import CalibrationTexts, exact_run
 from cls_exporter.variants.int8 import build_int8
@@ -79,7 +79,7 @@ def checkpoint(tmp_path_factory):
 def graph(checkpoint, store):
     """Its compiled fp32 graph."""
     loaded = load_checkpoint(str(checkpoint), config=ExportConfig())
-    return compile_graph(store.trace(loaded), family=FAMILIES["bert"], num_layers=2, layout="standard").model
+    return compile_graph(store.trace(loaded), form=form_of(loaded), layout="standard").model
 
 
 def built(checkpoint: Path, graph: ir.Model) -> Built:

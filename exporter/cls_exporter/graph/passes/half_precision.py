@@ -17,6 +17,7 @@ _ARITHMETIC = frozenset(
     {"Abs", "Add", "Ceil", "Clip", "Concat", "Cos", "Div", "Exp", "Expand", "Floor", "Identity", "Log", "MatMul", "Max", "Min", "Mul"}
     | {"Neg", "Pow", "Reshape", "Sin", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
 )
+_LOSES = frozenset({"Softplus"})  # on the way to what float16 would hold
 _ADDED_TO_SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 
 
@@ -31,16 +32,18 @@ class HalfPrecision(ir.passes.InPlacePass):
     5. Elsewhere a `Where` that masks with a number below float16's range masks with the lowest float16. A mask that is computed from
        another is rule 2's, and is limited to the lowest float16 before it is cast.
     6. LayerNormalization keeps its statistics in float32 (`stash_type` 1).
+    7. A Softplus is computed in float32: `log(1 + exp(x))` is 0 in float16 for x below -7. So are the operators named in `float32`.
 
     Raises:
         GraphError: a weight is beyond float16's range or not a number. Clamping it would silently make another model.
     """
 
-    def __init__(self, *, tables: Collection[str] = ()) -> None:
+    def __init__(self, *, tables: Collection[str] = (), float32: Collection[str] = ()) -> None:
         self.tables = frozenset(tables)
+        self.float32 = frozenset(float32)
 
     def call(self, model: ir.Model) -> Rewritten:
-        kept = _kept_nodes(model.graph, self.tables)
+        kept = _kept_nodes(model.graph, self.tables, self.float32)
         count = 0
         for node in list(model.graph):
             if node in kept:
@@ -68,7 +71,7 @@ def half(array: NDArray[np.generic], name: str) -> NDArray[np.float16]:
 
 def computed_in_float16(model: ir.Model, *, tables: Collection[str] = ()) -> list[ir.Value]:
     """The values of a float32 graph that `HalfPrecision` would compute in float16, constants and masks aside."""
-    kept = _kept_nodes(model.graph, frozenset(tables))
+    kept = _kept_nodes(model.graph, frozenset(tables), frozenset())
     return [
         value
         for node in model.graph
@@ -78,12 +81,14 @@ def computed_in_float16(model: ir.Model, *, tables: Collection[str] = ()) -> lis
     ]
 
 
-def _kept_nodes(graph: ir.Graph, tables: frozenset[str]) -> set[ir.Node]:
-    """The nodes of rules 2 to 4, and those that this pass has kept before."""
+def _kept_nodes(graph: ir.Graph, tables: frozenset[str], float32: frozenset[str]) -> set[ir.Node]:
+    """The nodes of rules 2 to 4 and 7, and those that this pass has kept before."""
     exact = _arithmetic(graph, tables)
     kept = {value.producer() for value in exact}
     for node in graph:
         if node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT16:
+            kept.add(node)
+        if node.op_type in _LOSES or node.op_type in float32:
             kept.add(node)
         if node.op_type == "Softmax" and not node.domain:
             kept.add(node)

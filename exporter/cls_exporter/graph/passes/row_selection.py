@@ -22,8 +22,9 @@ from cls_exporter.graph.passes.rewriting import (
 )
 
 ELEMENTWISE = frozenset(
-    "Abs Add And Cast Clip Cos Div Elu Equal Erf Exp Gelu Greater GreaterOrEqual Identity LeakyRelu Less LessOrEqual Log Max Min Mul Neg "
-    "Not Or Pow Reciprocal Relu Selu Sigmoid Sign Sin Softplus Sqrt Sub Tanh Where".split()
+    "Abs Add And Cast Ceil Celu Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity LeakyRelu "
+    "Less LessOrEqual Log Max Min Mish Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt "
+    "Sub Tanh ThresholdedRelu Where Xor".split()
 )
 
 

@@ -9,7 +9,7 @@ from cls_exporter.graph.passes.rewriting import Builder, Dim, Rewritten, constan
 from cls_exporter.graph.passes.row_selection import selected_axis
 
 ROWS = "batch_size*sequence_length"
-_ROWWISE = frozenset("Add Sub Mul Div Gelu Relu Tanh Sigmoid Erf Elu LeakyRelu Sqrt Pow LayerNormalization".split())
+_ROWWISE = frozenset("Add Sub Mul Div Gelu Relu Tanh Sigmoid Erf Elu LeakyRelu HardSwish Mish Sqrt Pow LayerNormalization".split())
 
 
 class TokenRows(ir.passes.InPlacePass):

@@ -77,6 +77,15 @@ def test_softmax_and_what_is_added_to_its_scores_are_float32() -> None:
     assert {kinds[name] for name in ("z", "m", "weights", "mask")} == {ir.DataType.FLOAT}
 
 
+def test_a_softplus_and_operators_without_a_kernel_are_computed_in_float32() -> None:
+    """Softplus of -10 is 4.5e-5, which is a float16; 1 + 4.5e-5, from which it is computed, is none."""
+    text = """g (int64[B,S] ids) => (float[B,S,8] y) {
+        e = Gather(w, ids)  p = MatMul(e, w)  s = Softplus(p)  q = MatMul(s, w)  h = HardSwish(q)  y = MatMul(h, w) }"""
+    model = graphs.parse(text, WEIGHTS)
+    assert graphs.fires(functools.partial(HalfPrecision, float32=["HardSwish"]), model, tolerance=0.5) > 0  # of numbers up to 200
+    assert types(model) == {"Gather": "FLOAT16", "MatMul": "FLOAT16", "Softplus": "FLOAT", "HardSwish": "FLOAT"}
+
+
 def as_integers(model: ir.Model) -> None:
     """Lets `x` be looked up, as an encoder's embeddings are: graph inputs are integers."""
     x = model.graph.inputs[0]

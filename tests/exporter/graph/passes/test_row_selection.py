@@ -137,10 +137,11 @@ def test_a_selection_commutes_with_row_wise_operations_only(operation: str, case
 
 ARGUMENTS = {
     "Where": "b, x, z",
-    **dict.fromkeys("Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Or Pow Sub".split(), "x, z"),
+    **dict.fromkeys("Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Or PRelu Pow Sub Xor".split(), "x, z"),
 }
 ATTRIBUTES = {"Cast": " <to = 1>"}
-BOOLEAN_INPUTS, BOOLEAN_RESULT = ("And", "Or", "Not"), ("And", "Or", "Not", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+BOOLEAN_INPUTS = ("And", "Or", "Not", "Xor")
+BOOLEAN_RESULT = (*BOOLEAN_INPUTS, "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 
 SECOND_OPERANDS = ("[B,S,8]", "[1,1,8]", "[S,1]", "[8]")

@@ -10,7 +10,7 @@ from checkpoints import families
 from exports import ExportStore, every_output
 
 from cls_exporter.checkpoint import load_checkpoint
-from cls_exporter.graph.families import FAMILIES
+from cls_exporter.graph.families import form_of
 from cls_exporter.graph.passes.rewriting import known_dims, permutation
 from cls_exporter.graph.passes.sequence_first import SequenceFirst
 from cls_exporter.graph.pipeline import apply_pass, clean, compile_graph
@@ -90,11 +90,11 @@ def test_must_not_fire(model: ir.Model) -> None:
 @pytest.mark.parametrize("model_type", families(always=("bert", "mpnet", "deberta-v2", "modernbert")))
 def test_every_family_gives_the_same_vectors(model_type: str, store: ExportStore) -> None:
     checkpoint = load_checkpoint(str(store.checkpoint(model_type, "classifier")), config=every_output(model_type, "classifier"))
-    layers = int(checkpoint.config.num_hidden_layers)
-    model = compile_graph(store.trace(checkpoint), family=FAMILIES[model_type], num_layers=layers, layout="standard").model
+    form = form_of(checkpoint)
+    model = compile_graph(store.trace(checkpoint), form=form, layout="standard").model
     feeds = [graphs.feed_for(model, batch=batch, length=length) for batch, length in ((3, 6), (1, 1))]
     expected = [graphs.run(model, feed) for feed in feeds]
-    assert apply_pass(SequenceFirst(), model) >= 3 * (layers - 1)
+    assert apply_pass(SequenceFirst(), model) >= 3 * (form.layers - 1)
     clean(model)
     for feed, before in zip(feeds, expected, strict=True):
         after = graphs.run(model, feed)
