@@ -16,6 +16,7 @@ import graphs
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers.activations import ACT2FN
 
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
@@ -43,6 +44,8 @@ class Case:
         return pytest.param(self, id=name, marks=[pytest.mark.slow] if self.slow else [])
 
 
+# transformers 4 reads numbers of an xIELU while it builds it, which a model without memory has not: refused as one that cannot be built.
+ACTIVATIONS = [name for name in ACT2FN if name != "xielu" or transformers.__version__ >= "5"]
 CASES = [
     Case("albert", {"inner_group_num": 2}, slow=False),
     Case("albert", {"inner_group_num": 2, "num_hidden_groups": 2, "num_hidden_layers": 4}),
@@ -61,7 +64,7 @@ CASES = [
     Case("modernbert", {"attention_bias": True, "mlp_bias": True, "norm_bias": True}),
     Case("mpnet", {"relative_attention_num_buckets": 64}),
     Case("roformer", {"embedding_size": 16}),
-    *(Case("bert", {"hidden_act": name, "num_hidden_layers": 1}, slow=name != "prelu") for name in ACT2FN),
+    *(Case("bert", {"hidden_act": name, "num_hidden_layers": 1}, slow=name != "prelu") for name in ACTIVATIONS),
     *(Case("modernbert", {"hidden_activation": name}) for name in ("prelu", "mish")),
     *(Case("distilbert", {"activation": name}) for name in ("prelu", "mish")),
     *(Case("deberta-v2", {"hidden_act": name}) for name in ("prelu", "mish")),
