@@ -38,9 +38,10 @@ def chosen_tokenizer(made: PreTrainedTokenizerFast, folder: CheckpointFolder, ch
         return made
     written = _of_file(folder, made)
     if choice == "file":
-        return written
-    with_types = "token_type_ids" in made.model_input_names
-    difference = first_difference(written.backend_tokenizer, made.backend_tokenizer, with_types=with_types)
+        return with_backend(written, made)
+    # transformers 5 has a post-processor of its own where the file has none; what is wrong then is that there is no CLS token.
+    with_types = "token_type_ids" in made.model_input_names and written.post_processor is not None
+    difference = first_difference(written, made.backend_tokenizer, with_types=with_types)
     if difference is None:
         return made
     words = difference.in_words(FILE, f"transformers {transformers.__version__} ({type(made).__name__})")
@@ -69,10 +70,10 @@ def with_backend(backend: Tokenizer, like: Any) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _of_file(folder: CheckpointFolder, made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def _of_file(folder: CheckpointFolder, made: PreTrainedTokenizerFast) -> Tokenizer:
     """tokenizer.json as it stands, and the tokens that the folder's other files add to it."""
     backend = readable(read_tokenizer_json(folder), folder.name)
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     added = sorted(made.backend_tokenizer.get_added_tokens_decoder().items())
     backend.add_tokens([token for _, token in added if token.content not in known])
-    return with_backend(backend, made)
+    return backend
