@@ -92,8 +92,8 @@ def run_job(
     folder = task.folder()
     folder.create()
     with folder.lock():
-        rows = None if task.row_counts is None else sum(task.row_counts)
-        state = open_job(folder, spec, where=out, input_rows=rows, seekable=job_inputs.seekable)
+        count_rows = job_inputs.count_rows if job_inputs.seekable else None
+        state = open_job(folder, spec, where=out, count_rows=count_rows, seekable=job_inputs.seekable)
         if not job_inputs.seekable and state.shards:  # a finished one too: whether this is the same input nobody can know
             raise UsageError(f"output {out} holds a job that read standard input, which cannot be read again; choose another folder")
         before = sum(shard.stop - shard.start for shard in state.shards)

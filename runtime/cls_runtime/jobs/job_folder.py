@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,14 +35,16 @@ def shard_mark(token: str, start: int, stop: int) -> dict[str, str]:
     return {SHARD_KEY.decode(): json.dumps({"job": token, "start": start, "stop": stop})}
 
 
-def open_job(folder: OutputFolder, spec: JobSpec, *, where: str, input_rows: int | None = None, seekable: bool = True) -> JobState:
+def open_job(
+    folder: OutputFolder, spec: JobSpec, *, where: str, count_rows: Callable[[], int] | None = None, seekable: bool = True
+) -> JobState:
     """The state of the folder's job, or a new one; what a crash left behind is removed.
 
     Args:
         folder: the output folder.
         spec: the job.
         where: the folder's name, for errors.
-        input_rows: rows of all inputs, where that is known.
+        count_rows: counts the rows of all inputs, as `read_job` takes it.
         seekable: whether the inputs can be read again.
 
     Raises:
@@ -55,7 +57,7 @@ def open_job(folder: OutputFolder, spec: JobSpec, *, where: str, input_rows: int
         size_bytes = entries[JOB_NAME].size_bytes
         if size_bytes > MAX_JOB_BYTES:
             raise UsageError(f"{where}/{JOB_NAME} has {size_bytes} bytes, expected at most {MAX_JOB_BYTES}; choose another folder")
-        state = read_job(folder.read(JOB_NAME), spec, where=where, input_rows=input_rows)
+        state = read_job(folder.read(JOB_NAME), spec, where=where, count_rows=count_rows)
     else:
         state = JobState(spec=spec)
         known = {*folder.parts(_is_own_name), *(_own_shards(folder, entries, spec) if seekable else ())}

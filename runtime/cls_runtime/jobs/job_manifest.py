@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -102,14 +102,14 @@ def shard_name(start: int) -> str:
     return f"part-{start:012d}.parquet"
 
 
-def read_job(data: bytes, spec: JobSpec, *, where: str, input_rows: int | None) -> JobState:
+def read_job(data: bytes, spec: JobSpec, *, where: str, count_rows: Callable[[], int] | None) -> JobState:
     """The state that `_job.json` holds, of this very job.
 
     Args:
         data: the file's bytes.
         spec: what is to be done now; its `on_error` may be another one than before.
         where: the output folder, for errors.
-        input_rows: rows of all inputs, where that is known.
+        count_rows: counts the rows of all inputs, asked where the job says how many there are; None where they cannot be read again.
 
     Raises:
         UsageError: it is damaged, or of another job; the message says in what they differ.
@@ -131,7 +131,7 @@ def read_job(data: bytes, spec: JobSpec, *, where: str, input_rows: int | None) 
         _refuse_damage(where, str(error))
     _check_same(old, spec, where)
     state = JobState(spec=spec, shards=sorted(read.shards, key=lambda shard: shard.start), total_rows=read.total_rows)
-    for objection in _objections(state, input_rows):
+    for objection in _objections(state, count_rows):
         _refuse_damage(where, objection)
     return state
 
@@ -150,7 +150,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of a job")
 
 
-def _objections(state: JobState, input_rows: int | None) -> Iterator[str]:
+def _objections(state: JobState, count_rows: Callable[[], int] | None) -> Iterator[str]:
     """What is impossible about finished ranges: none may overlap, cross the grid of shards or claim rows that its counts do not have."""
     shard_rows, keeps_all = state.spec.options["shard_rows"], state.spec.options["on_error"] == "null"
     behind = 0
@@ -173,8 +173,8 @@ def _objections(state: JobState, input_rows: int | None) -> Iterator[str]:
     if state.total_rows is not None:
         if state.total_rows < behind or state.total_rows > END:
             yield f"total_rows is {_shown(state.total_rows)}, its shards end at {behind}"
-        if input_rows is not None and state.total_rows != input_rows:
-            yield f"total_rows is {_shown(state.total_rows)}, the inputs have {input_rows} rows"
+        if count_rows is not None and state.total_rows != (rows := count_rows()):
+            yield f"total_rows is {_shown(state.total_rows)}, the inputs have {rows} rows"
 
 
 def _check_same(old: JobSpec, new: JobSpec, where: str) -> None:

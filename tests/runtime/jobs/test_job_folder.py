@@ -243,11 +243,14 @@ def test_a_range_that_nobody_computed_is_noticed(done_once, bundle, texts, out, 
     assert parquet.read_table(whole)["id"].to_pylist() == list(range(ROWS))
 
 
-def test_a_total_that_is_not_the_inputs_is_refused(bundle, tmp_path, run, capsys):
+@pytest.mark.parametrize("name", ["in.parquet", "in.txt"])
+def test_a_total_that_is_not_the_inputs_is_refused(bundle, tmp_path, run, capsys, name):
     parquet.write_table(pa.table({"text": ["cat"] * 50}), tmp_path / "in.parquet")
-    assert run(bundle, tmp_path / "in.parquet", "-o", tmp_path / "out", "--shard-rows", 25) == 0
+    (tmp_path / "in.txt").write_text("cat\n" * 50)
+    assert run(bundle, tmp_path / name, "-o", tmp_path / "out", "--shard-rows", 25) == 0
+    assert run(bundle, tmp_path / name, "-o", tmp_path / "out", "--shard-rows", 25) == 0
     edited(tmp_path / "out", lambda document: (document["shards"].pop(), document.update(total_rows=25)))
-    assert run(bundle, tmp_path / "in.parquet", "-o", tmp_path / "out", "--shard-rows", 25) == 2
+    assert run(bundle, tmp_path / name, "-o", tmp_path / "out", "--shard-rows", 25) == 2
     assert "total_rows is 25, the inputs have 50 rows" in capsys.readouterr().err
 
 
