@@ -26,7 +26,10 @@ A message says what happened, what was found, what was expected and what to do n
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ClsError(Exception):
@@ -101,6 +104,16 @@ class InstallationWarning(UserWarning):
     """Installed packages that damage each other, though the engine still loads."""
 
 
+def is_shortage(error: BaseException) -> bool:
+    """Whether the process lacks memory or open files, which says nothing about the file that was being read."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGES)
+
+
 def is_panic(error: BaseException) -> bool:
     """Whether a library's Rust code panicked, which is no Exception to Python, and so passes every handler."""
     return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a library says no to what it was given, with an Exception or a panic, and does not only lack memory or open files."""
+    return is_panic(error) or (isinstance(error, Exception) and not is_shortage(error))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.files import open_regular
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.bundle.typed_json import shown
-from cls_runtime.errors import BundleError
+from cls_runtime.errors import BundleError, is_shortage
 
 Float32 = NDArray[np.float32]
 
@@ -124,6 +124,8 @@ def read_golden(path: Path) -> Golden:
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist; export the bundle again") from None
     except (OSError, zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        if is_shortage(error):
+            raise
         raise BundleError(f"{path} cannot be read ({_reason(error)}); export the bundle again") from None
     try:
         return _golden(arrays)

@@ -17,7 +17,7 @@ from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 from cls_runtime.bundle.typed_json import between, known, parsed, plain, shown, typed
-from cls_runtime.errors import BundleError, UsageError
+from cls_runtime.errors import BundleError, UsageError, is_shortage
 
 MANIFEST_NAME = "cls_export.json"
 SCHEMA_VERSION = 1
@@ -277,5 +277,7 @@ def read_manifest(folder: Path, *, follow_links: bool = False) -> Manifest:
             raise BundleError(f"{path} {words}")
         return from_json(data.decode("utf-8"))
     except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+        if is_shortage(error):
+            raise
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise BundleError(f"{path} {reason}; a bundle is a folder made by cls-export") from None

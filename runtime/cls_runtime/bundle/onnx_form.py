@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cls_runtime.bundle.protocol_buffers import Buffer, Span, messages, text_of
-from cls_runtime.errors import BundleError
+from cls_runtime.errors import BundleError, is_shortage
 
 # What an export writes: operators of ONNX itself and the ones that ONNX Runtime adds.
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
@@ -39,6 +39,8 @@ def external_files(path: Path) -> set[str]:
     except IndexError:
         reason = "it is cut short"
     except (OSError, ValueError) as error:
+        if is_shortage(error):
+            raise
         reason = str(error)
     raise BundleError(f"{path} is not a graph that an export writes ({reason}); copy or export the bundle again")
 

@@ -21,7 +21,7 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.encoding.tokenizer_files import one_line, pad_id, read_object, read_tokenizer, vocabulary_size
 from cls_runtime.encoding.tokenizer_form import MAX_ID
 from cls_runtime.encoding.truncating import is_settled, kept_positions
-from cls_runtime.errors import BundleError, TextError, is_panic
+from cls_runtime.errors import BundleError, TextError, is_refusal
 
 if TYPE_CHECKING:
     from cls_runtime.encoding.cuts import Cuts
@@ -143,7 +143,7 @@ class TextTokenizer:
             (text,) = texts
             return [self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)]
         except BaseException as error:  # TypeError or the bare class, by version; or a panic
-            if not isinstance(error, Exception) and not is_panic(error):
+            if not is_refusal(error):
                 raise
             raise _explain(texts, indices, error) from None
 

@@ -11,7 +11,7 @@ from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.typed_json import parsed, shown
 from cls_runtime.encoding.tokenizer_form import MAX_ID, check_form, check_model
-from cls_runtime.errors import BundleError, is_panic
+from cls_runtime.errors import BundleError, is_refusal, is_shortage
 
 MAX_TOKENIZER_BYTES = 2**27
 MAX_CONFIG_BYTES = 2**24
@@ -31,7 +31,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     except BundleError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
+        if not is_refusal(error):
             raise
         raise BundleError(
             f"{path} is not a tokenizer of a bundle ({one_line(error)}); the bundle is damaged, copy or export it again"
@@ -56,6 +56,8 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = parsed(read_regular(path, max_bytes=MAX_CONFIG_BYTES).decode("utf-8"))
     except (ValueError, OSError) as error:
+        if is_shortage(error):
+            raise
         raise BundleError(f"{path} is not valid JSON ({error}); the bundle is damaged, copy or export it again") from None
     if not isinstance(value, dict):
         raise BundleError(f"{path} holds a {type(value).__name__}, expected an object; the bundle is damaged, export it again")

@@ -201,7 +201,7 @@ class ParquetRows:
         """An error of one line for whatever Arrow raises: of damaged bytes it raises its own errors, Python's, and those of decoding."""
         try:
             yield
-        except ClsError:
+        except (ClsError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001
             raise kind(f"{self._name} {message.format(' '.join(str(error).split())[:300] or type(error).__name__)}") from None

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -143,6 +144,24 @@ def test_a_damaged_or_foreign_bundle_is_one_clear_error(own_bundle, name):
         Encoder.load(own_bundle, threads=1)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_NAME, "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"])
+def test_too_few_open_files_are_no_damage(own_bundle, monkeypatch, name):
+    """Nobody shall copy or export a bundle again because the process has no more descriptors, or no more memory."""
+
+    def refusing(opened):
+        def refuse(path, *arguments, **options):
+            if str(path).endswith(name):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return opened(path, *arguments, **options)
+
+        return refuse
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    with pytest.raises(OSError, match="Too many open files"):
+        Encoder.load(own_bundle, threads=1)
 
 
 def test_outputs_that_the_graph_lacks(make_bundle):

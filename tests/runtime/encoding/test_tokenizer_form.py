@@ -247,7 +247,9 @@ class Panic(BaseException):
 Panic.__module__, Panic.__name__ = "pyo3_runtime", "PanicException"
 
 
-@pytest.mark.parametrize(("error", "seen_as"), [(Panic("no entry\nfound"), ClsError), (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("error", "seen_as"), [(Panic("no entry\nfound"), ClsError), (KeyboardInterrupt(), KeyboardInterrupt), (MemoryError(), MemoryError)]
+)
 def test_a_panic_is_one_line_and_ctrl_c_is_not(folder, monkeypatch, error, seen_as):
     def raising(*_):
         raise error
