@@ -109,8 +109,7 @@ def _understood(
 def _check_form(tokenizer: PreTrainedTokenizerFast, serialized: bytes, name: str) -> None:
     """Refuses now what every reader of the bundle would refuse."""
     try:
-        check_form(serialized)
-        check_model(tokenizer.backend_tokenizer, serialized)
+        check_model(tokenizer.backend_tokenizer, check_form(serialized))
     except ValueError as error:
         raise CheckpointError(
             f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/bundle-format.md says what it may"

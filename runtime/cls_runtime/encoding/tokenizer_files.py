@@ -25,9 +25,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         data = read_regular(path, max_bytes=MAX_TOKENIZER_BYTES)
-        check_form(data)
+        longest_piece = check_form(data)
         tokenizer = Tokenizer.from_buffer(data)
-        check_model(tokenizer, data)
+        check_model(tokenizer, longest_piece)
     except BundleError:
         raise
     except BaseException as error:

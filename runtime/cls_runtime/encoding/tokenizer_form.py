@@ -7,10 +7,13 @@ long, and templates that do not take each text once. The vocabulary, which is mo
 from __future__ import annotations
 
 import base64
+import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cls_runtime.bundle.typed_json import parsed, shown
@@ -19,12 +22,16 @@ from cls_runtime.encoding.linear_regex import shortest_match
 # How many times as long, in bytes, all steps together may make a text. A space that becomes U+2581 is 3, a table of SentencePiece 11.
 MAX_GROWTH = 128
 MAX_STEPS = 100
+MAX_ALL_ADDED_BYTES = 2**22  # of all added tokens, which are searched for with a machine of 60 times their size
 MAX_ADDED_BYTES = 1000  # of an added token, which the library normalizes when it loads the file, and of what is put before a text
 MAX_ID = 2**31 - 1  # token ids are int32
 # WordPiece takes time that grows with the square of a word: 100 in every BERT.
 MAX_WORD_CHARACTERS = 500
 # Unigram tries each piece at each place of a text; SentencePiece makes pieces of at most 16 characters.
 MAX_PIECE_BYTES = 512
+# Its pieces become a tree with a node of 350 bytes for each beginning of a piece. XLM-RoBERTa's 250,000 have less than a million.
+MAX_NODES = 2**22
+MAX_PIECES_BYTES = 2**25  # beyond which nobody counts them
 MAX_PREFIX_CHARACTERS = 100  # of what marks a piece within a word, "##" in BERT: it is put before each piece that is looked up
 
 _NORMALIZERS = {"BertNormalizer", "Strip", "StripAccents", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Nmt", "Precompiled", "Replace"}
@@ -32,18 +39,23 @@ _NORMALIZERS |= {"Prepend", "ByteLevel"}
 _PRE_TOKENIZERS = {"BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Metaspace", "Whitespace", "Split", "Punctuation"}
 _PRE_TOKENIZERS |= {"WhitespaceSplit", "Digits", "UnicodeScripts"}
 _POST_PROCESSORS = {"BertProcessing", "RobertaProcessing", "ByteLevel", "TemplateProcessing"}
+_VOCABULARY = re.compile(rb'"vocab"\s*:\s*\[')  # Unigram's is a list, all others' are objects
 _SETTINGS = (b'"added_tokens"', b'"normalizer"', b'"pre_tokenizer"', b'"post_processor"')
 
 
-def check_form(data: bytes) -> None:
+def check_form(data: bytes) -> int:
     """Refuses the text of a tokenizer.json that the library must not see.
+
+    Returns:
+        How many bytes a piece of Unigram has at most; 0 where there are none.
 
     Raises:
         ValueError: it is no JSON, or says something that this version does not know to be harmless; one line says what.
     """
     settings = _settings(data)
-    for token in _list(settings.get("added_tokens") or [], "added_tokens"):
-        _check_added_token(token)
+    added = sum(map(_bytes_of_added_token, _list(settings.get("added_tokens") or [], "added_tokens")))
+    if added > MAX_ALL_ADDED_BYTES:
+        raise ValueError(f"its added tokens have {added:,} bytes, expected at most {MAX_ALL_ADDED_BYTES:,}")
     growth = 1.0
     normalizers = list(_steps(settings.get("normalizer"), "normalizers", _NORMALIZERS))
     if (tables := sum(step["type"] == "Precompiled" for step in normalizers)) > 1:
@@ -60,14 +72,15 @@ def check_form(data: bytes) -> None:
         raise ValueError(f"it adds special tokens {len(adding)} times, expected once")
     for step in adding:
         _check_processor(step)
+    return _longest_piece(data)
 
 
-def check_model(tokenizer: Tokenizer, data: bytes) -> None:
+def check_model(tokenizer: Tokenizer, longest_piece: int) -> None:
     """Refuses a model whose time grows with the square of a text's length, or that gives a text other tokens each time.
 
     Args:
         tokenizer: what the library made of the file.
-        data: the file's text.
+        longest_piece: the bytes of a piece at most, as `check_form` says.
 
     Raises:
         ValueError: it is one.
@@ -82,18 +95,50 @@ def check_model(tokenizer: Tokenizer, data: bytes) -> None:
         size = len(getattr(model, name, None) or "")
         if size > MAX_PREFIX_CHARACTERS:
             raise ValueError(f"its {name} has {size:,} characters, expected at most {MAX_PREFIX_CHARACTERS}")
-    if kind == "Unigram" and _longest_string(data) > MAX_PIECE_BYTES:
+    if kind == "Unigram" and longest_piece > MAX_PIECE_BYTES:
         longest = max(len(piece.encode()) for piece in tokenizer.get_vocab())
         if longest > MAX_PIECE_BYTES:
             raise ValueError(f"it has a piece of {longest:,} bytes, expected at most {MAX_PIECE_BYTES}")
 
 
-def _longest_string(data: bytes) -> int:
-    """No string in the model is longer; a hundred times as fast as to parse it. Escaped quotes do not count."""
-    text = np.frombuffer(data, dtype=np.uint8, offset=max(0, data.find(b'"model"')))
-    quotes = np.flatnonzero(text == ord('"'))
-    quotes = quotes[text[quotes - 1] != ord("\\")]
-    return int(np.diff(quotes).max(initial=0))
+def _longest_piece(data: bytes) -> int:
+    """No piece of Unigram has more bytes. Refuses pieces that would be many times as large as a tree.
+
+    Strings are found by their quotes: to parse the file would take ten times as long.
+    """
+    place = data.find(b'"vocab"')
+    while place >= 0 and not _VOCABULARY.match(data, place):
+        place = data.find(b'"vocab"', place + 1)
+    if place < 0 and b"\\u00" not in data:  # an escape may hide any key
+        return 0
+    text = np.frombuffer(data, dtype=np.uint8, offset=max(0, place))
+    quotes = _unescaped(text, np.flatnonzero(text == ord('"')))
+    sizes = np.diff(quotes)[::2] - 1
+    if (whole := int(sizes.sum())) > MAX_NODES:
+        places = zip((quotes[:-1:2] + 1).tolist(), sizes.tolist(), strict=True)
+        nodes = whole if whole > MAX_PIECES_BYTES else _beginnings([text[start : start + size].tobytes() for start, size in places])
+        if nodes > MAX_NODES:
+            raise ValueError(f"its pieces have {nodes:,} beginnings, expected at most {MAX_NODES:,}")
+    return int(sizes.max(initial=0))
+
+
+def _unescaped(text: NDArray[np.uint8], quotes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of the `quotes` in `text` that stand behind an even number of backslashes."""
+    counted, odd = np.arange(len(quotes)), np.zeros(len(quotes), dtype=bool)
+    for back in range(1, 2 * MAX_PIECE_BYTES + 2):
+        counted = counted[text[quotes[counted] - back] == ord("\\")]
+        if not len(counted):
+            return quotes[~odd]
+        odd[counted] ^= True
+    raise ValueError(f"it has more than {2 * MAX_PIECE_BYTES} backslashes in a row")
+
+
+def _beginnings(pieces: list[bytes]) -> int:
+    """How many different beginnings the pieces have, themselves included."""
+    shared = 0
+    for first, second in itertools.pairwise(sorted(pieces)):
+        shared += next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
+    return sum(map(len, pieces)) - shared
 
 
 def _settings(data: bytes) -> dict[str, Any]:
@@ -136,7 +181,7 @@ def _growth_of_normalizer(step: Mapping[str, Any]) -> float:
         shortest = _shortest(step.get("pattern"))
         return 1.0 + content if shortest == 0 else max(1.0, content / shortest)
     if kind == "Prepend":
-        _check_size(step.get("prepend"), "what is put before a text")
+        _checked_size(step.get("prepend"), "what is put before a text")
     if kind == "Precompiled":
         return _longest_replacement(step.get("precompiled_charsmap"))
     return 2.0 if kind == "ByteLevel" else 1.0
@@ -176,16 +221,18 @@ def _longest_replacement(table: Any) -> float:
     return max(1.0, max(map(len, replacements.split(b"\0"))) / 3)
 
 
-def _check_added_token(token: Any) -> None:
+def _bytes_of_added_token(token: Any) -> int:
     entry = _object(token, "an added token")
-    _check_size(entry.get("content"), "an added token")
     _check_id(entry.get("id"))
+    return _checked_size(entry.get("content"), "an added token")
 
 
-def _check_size(value: Any, name: str) -> None:
+def _checked_size(value: Any, name: str) -> int:
+    """The bytes of what is not split up, or normalized only once."""
     size = len(_text(value, name).encode())
     if size > MAX_ADDED_BYTES:
         raise ValueError(f"{name} has {size:,} bytes, expected at most {MAX_ADDED_BYTES:,}")
+    return size
 
 
 def _check_processor(step: Mapping[str, Any]) -> None:

@@ -140,6 +140,16 @@ def added(content, number=5):
             {"model": {**UNIGRAM, "vocab": [["a", -1.0], ['b"' * 300, -2.0]]}},
             "it has a piece of 600 bytes, expected at most 512",
         ),
+        (
+            {"model": {**UNIGRAM, "vocab": [["a\\", -1.0], ["\\" * 400 + '"' * 200, -2.0]]}},
+            "it has a piece of 600 bytes, expected at most 512",
+        ),
+        ({"model": {**UNIGRAM, "vocab": [["a", -1.0], ["\\" * 600, -2.0]]}}, "it has more than 1024 backslashes in a row"),
+        (
+            {"model": {**UNIGRAM, "vocab": [["a", -1.0], *([f"{number:06}" + "b" * 494, -2.0] for number in range(9000))]}},
+            r"its pieces have 4,4\d\d,\d\d\d beginnings, expected at most 4,194,304",
+        ),
+        ({"added_tokens": added("a" * 1000) * 4195}, "its added tokens have 4,195,000 bytes, expected at most 4,194,304"),
         ({"model": {"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0]]}}, "cannot be used"),
         ({"padding": 5}, "is not a tokenizer of a bundle"),
         ({"version": "2.0"}, "is not a tokenizer of a bundle"),
