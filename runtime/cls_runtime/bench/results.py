@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 from cls_runtime.bench.peers import PeerComparison
+from cls_runtime.bench.plausible import objections
 from cls_runtime.bundle.files import named_when_full
 from cls_runtime.bundle.manifest import ParityFigures
-from cls_runtime.bundle.typed_json import plain, typed
+from cls_runtime.bundle.typed_json import parsed, plain, typed
 from cls_runtime.errors import UsageError
 
 RESULTS_VERSION = 1
+MAX_RESULTS_BYTES = 2**26  # the largest recorded one has 0.2 MB
 
 # What a `Timing` is about, and what its `at` counts: nothing, nothing, tokens a text, texts a call, tokens a batch, threads.
 Kind = Literal["text_to_vector", "model_only", "length", "call_size", "token_budget", "threads"]
@@ -203,8 +205,12 @@ def read_results(path: Path) -> BenchResults:
         UsageError: it cannot be read, or is not a results file of this version.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        with path.open("rb") as file:
+            data = file.read(MAX_RESULTS_BYTES + 1)
+        if len(data) > MAX_RESULTS_BYTES:
+            raise ValueError(f"it has more than {MAX_RESULTS_BYTES:,} bytes")
+        raw = parsed(data.decode())
+    except (OSError, ValueError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise UsageError(f"results file {path} {reason}; expected what cls-bench --json wrote") from None
     if not isinstance(raw, dict) or "results_version" not in raw:
@@ -215,9 +221,12 @@ def read_results(path: Path) -> BenchResults:
             "measure again, or use the version that wrote it"
         )
     try:
-        return typed(raw, BenchResults, path.name)
+        results = typed(raw, BenchResults, path.name)
     except ValueError as error:
         raise UsageError(f"{error}; it is not a whole results file, measure again") from None
+    for objection in objections(results):
+        raise UsageError(f"{path.name} {objection}; it is no file that cls-bench --json wrote, measure again")
+    return results
 
 
 def _value(value: object) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from bench_results import FAST, RESULTS, SLOW
@@ -194,6 +195,39 @@ def test_a_mistake_is_one_line_before_anything_is_measured(arguments, message, g
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw["timings"][0].update(seconds=[]), "has the samples ()"),
+        (lambda raw: raw["timings"][0].update(seconds=[0.0]), "has the samples (0.0, "),
+        (lambda raw: raw["latencies"][0].update(seconds=[1e308]), "has the samples (1e+308, "),
+        (lambda raw: raw["timings"][0].update(texts=0), "expected numbers from 1e-09 to 1e+18"),
+        (lambda raw: raw["texts"].update(token_counts=[-1]), "has the samples (-1,)"),
+        (lambda raw: raw["starts"][0].update(peak_bytes=[]), "has the samples ()"),
+        (lambda raw: raw["rates"][0].update(seconds=[float("nan")]), "Out of range float values"),
+        (lambda raw: raw["parity"][0].update(cosines=[5.0]), "has the cosines (5.0,)"),
+        (lambda raw: raw["timings"][0].update(side="x on y"), "has a record of 'x on y', which is not among its sides"),
+        (lambda raw: raw["sides"][0].update(name="$\\frac{$"), "which is no variant on an engine"),
+    ],
+)
+def test_a_results_file_that_no_benchmark_wrote_is_one_line(results_file, tmp_path, measured, capsys, change, message):
+    raw = json.loads(results_file.read_text())
+    change(raw)
+    results_file.write_text(json.dumps(raw))
+    assert run("--from", results_file, "--json", tmp_path / "again.json") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert "unexpected" not in error
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device")
+def test_a_results_file_without_end_is_not_read(tmp_path, measured, capsys):
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    assert run("--from", tmp_path / "endless.json") == 2
+    assert "it has more than 67,108,864 bytes" in capsys.readouterr().err
 
 
 def test_another_versions_results_file_is_refused(results_file, capsys):
