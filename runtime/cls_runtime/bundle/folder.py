@@ -50,8 +50,9 @@ class Bundle:
             IntegrityError: `check_hashes`, and a file has another hash.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            reason = "is a file" if folder.exists() else "does not exist"
+        # os.path takes any name: pathlib raises at one with a zero, or of more letters than a name may have.
+        if not os.path.isdir(folder):  # noqa: PTH112
+            reason = "is a file" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
             raise BundleError(f"bundle {folder} {reason}; expected a folder made by cls-export")
         bundle = cls(folder, read_manifest(folder, follow_links=follow_links), follow_links)
         for file in bundle.files():
@@ -214,7 +215,7 @@ def _held(folder: Path) -> Iterator[Path]:
     """A path that leads to this very folder even when another one gets its name; the folder's own where the system has none."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
+    except (OSError, ValueError):
         yield folder
         return
     try:

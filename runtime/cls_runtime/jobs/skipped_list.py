@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def is_skipped_list(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    if path.is_symlink() or not path.is_file():
+    # os.path says so too of a name that is too long to be a file's, as that of a list beside a long name is.
+    if os.path.islink(path) or not os.path.isfile(path):  # noqa: PTH113, PTH114
         return False
     with path.open("rb") as file:
         return holds_skipped_list(file)

@@ -178,9 +178,14 @@ def test_max_length_must_leave_room(make_bundle):
         Encoder.load(folder, threads=1)
 
 
+@pytest.mark.parametrize("name", ["nothing", "a zero \0", "x" * 300])
+def test_a_folder_that_is_not_there(tmp_path, name):
+    for opened in (Bundle.open, Encoder.load):
+        with pytest.raises(BundleError, match="does not exist; expected a folder"):
+            opened(tmp_path / name)
+
+
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(BundleError, match="does not exist; expected a folder"):
-        Bundle.open(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(BundleError, match="is a file; expected a folder"):
         Bundle.open(tmp_path / "file")

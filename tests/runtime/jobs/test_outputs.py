@@ -90,6 +90,14 @@ def test_somebody_elses_file_in_the_lists_place_stays(npy, tmp_path, capsys, con
     assert (tmp_path / "v.npy.skipped.jsonl").read_text() == content
 
 
+def test_beside_a_long_name_no_list_is_looked_for(bundle, tmp_path, run):
+    """A list's name would be too long for a file; that must not fail a job whose vectors are there already."""
+    (tmp_path / "in.txt").write_text("cat\n")
+    out = tmp_path / f"{'v' * 240}.npy"
+    assert run(bundle, tmp_path / "in.txt", "-o", out) == 0
+    assert out.exists()
+
+
 def test_a_list_among_the_inputs_is_refused(bundle, tmp_path, run, capsys):
     (tmp_path / "in.txt").write_text("cat\n")
     assert run(bundle, tmp_path, "-o", tmp_path / "v.npy", "--on-error", "skip") == 2
