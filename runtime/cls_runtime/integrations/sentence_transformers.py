@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from cls_runtime import Bundle, BundleError, Encoder
-from cls_runtime.bundle.manifest import Output
+from cls_runtime.bundle.folder import require_fingerprint
+from cls_runtime.bundle.manifest import MANIFEST_NAME, Output
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.tokenizer import Text, checked_text
+from cls_runtime.encoding.tokenizer_files import read_object
 
 _CONFIG = "cls_encoder_module.json"
 
@@ -79,10 +81,24 @@ class ClsEncoderModule(torch.nn.Module):
         return {**features, "sentence_embedding": torch.from_numpy(rows)}
 
     def save(self, output_path: str, safe_serialization: bool = True) -> None:  # noqa: ARG002 - a bundle has no weights to choose a format for
-        """Copies the bundle into the model's folder, so that the folder is complete; what is loaded from it computes the same variant."""
-        shutil.copytree(self.encoder.bundle.folder, output_path, dirs_exist_ok=True)
+        """Copies the bundle into the model's folder, so that the folder is complete; what is loaded from it computes the same variant.
+
+        Raises:
+            BundleError: another bundle is at its path by now.
+        """
+        target, manifest = Path(output_path), self.encoder.manifest
+
+        def copy(bundle: Bundle) -> None:
+            require_fingerprint(bundle, manifest.fingerprint)
+            for path in (bundle.folder / MANIFEST_NAME, *map(bundle.locate, bundle.files())):
+                copied = target / path.relative_to(bundle.folder)
+                if not (copied.exists() and copied.samefile(path)):  # a model that is saved where it is
+                    copied.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copied)
+
+        Bundle.read(self.encoder.bundle.folder, copy, follow_links=self.encoder.bundle.follow_links)
         settings = {"variant": self.encoder.info.variant, "output": self.output, "normalize": self.normalize}
-        (Path(output_path) / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (target / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **_of_other_modules: Any) -> ClsEncoderModule:
@@ -94,9 +110,9 @@ class ClsEncoderModule(torch.nn.Module):
         folder = Path(model_name_or_path) / subfolder
         Bundle.open(folder)
         try:
-            settings = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-            variant, output, normalize = settings["variant"], settings["output"], settings["normalize"]
-        except (OSError, ValueError, KeyError, TypeError):
+            settings = read_object(folder / _CONFIG)
+            variant, output, normalize = (settings[name] for name in ("variant", "output", "normalize"))
+        except (BundleError, KeyError):
             raise BundleError(f"{folder / _CONFIG} is missing or damaged; save the model again") from None
         return cls(Encoder.load(folder, variant=variant), output=output, normalize=normalize)
 

@@ -17,7 +17,7 @@ import pytest
 from bundle_builder import describe, write_manifest
 from bundle_layouts import in_the_cache, linked, list_files, with_external_data
 
-from cls_runtime import Bundle, BundleError, Encoder, IntegrityError, UsageError
+from cls_runtime import Bundle, BundleError, Encoder, IntegrityError, UsageError, verify
 from cls_runtime.bundle.folder import ASIDE, staged_prefix
 from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
 
@@ -180,7 +180,7 @@ def test_max_length_must_leave_room(make_bundle):
 
 @pytest.mark.parametrize("name", ["nothing", "a zero \0", "x" * 300])
 def test_a_folder_that_is_not_there(tmp_path, name):
-    for opened in (Bundle.open, Encoder.load):
+    for opened in (Bundle.open, Encoder.load, verify):
         with pytest.raises(BundleError, match="does not exist; expected a folder"):
             opened(tmp_path / name)
 

@@ -117,11 +117,28 @@ def test_saved_and_loaded_it_gives_the_same_vectors(encoder: Encoder, tmp_path: 
     np.testing.assert_allclose(loaded.encode(TEXTS), model.encode(TEXTS), rtol=0, atol=1e-6)
 
 
-def test_a_saved_model_without_its_settings_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+def test_what_is_saved_is_the_bundle_that_was_loaded_and_no_more(make_bundle: Any, tmp_path: Path) -> None:
+    own, other = make_bundle(), make_bundle(max_length=12)
+    (own / "link").symlink_to(tmp_path)  # somebody's, and it leads elsewhere
+    module = module_of(own)
+    module.save(str(tmp_path / "saved"))
+    assert not (tmp_path / "saved" / "link").exists()
+    loaded = type(module).load(str(tmp_path / "saved"))
+    assert loaded.encoder.manifest == module.encoder.manifest
+    loaded.save(str(tmp_path / "saved"))  # where it is
+    type(module).load(str(tmp_path / "saved"))
+    own.rename(tmp_path / "aside")
+    other.rename(own)
+    with pytest.raises(BundleError, match="another bundle is there by now"):
+        module.save(str(tmp_path / "later"))
+
+
+@pytest.mark.parametrize("settings", ["[]", "{}", "[" * 100_000])
+def test_a_saved_model_without_its_settings_is_refused(make_bundle: Any, tmp_path: Path, settings: str) -> None:
     from cls_runtime.integrations.sentence_transformers import ClsEncoderModule
 
-    module_of(encoder).save(str(tmp_path))
-    (tmp_path / "cls_encoder_module.json").write_text("[]")
+    module_of(make_bundle()).save(str(tmp_path))
+    (tmp_path / "cls_encoder_module.json").write_text(settings)
     with pytest.raises(BundleError, match="save the model again"):
         ClsEncoderModule.load(str(tmp_path))
 
