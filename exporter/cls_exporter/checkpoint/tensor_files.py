@@ -104,7 +104,7 @@ def _read_pickle(path: Path, name: str) -> object:
         # Mapped, a storage is cut out of the file and ends where it ends. The format before the zip file reads each storage itself.
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except (EOFError, IndexError):  # of its reader, at the end of what there is
+        except (EOFError, IndexError, struct.error):  # of its reader, at the end of what there is
             raise ValueError("it is cut short") from None
 
 
