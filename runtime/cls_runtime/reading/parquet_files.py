@@ -14,7 +14,8 @@ from cls_runtime.errors import ClsError, MissingExtraError, TextError, UsageErro
 from cls_runtime.reading.arrow_texts import is_dictionary, is_pairs, is_strings, texts_of
 from cls_runtime.reading.changes import Stamp, stamp_of
 from cls_runtime.reading.nested_names import ways
-from cls_runtime.reading.parquet_sizes import batch_rows
+from cls_runtime.reading.parquet_dictionaries import plain, strings_in_lists, value_bytes
+from cls_runtime.reading.parquet_sizes import MAX_ROW_BYTES, batch_rows
 from cls_runtime.reading.rows import BLOCK_BYTES, Columns, Rows, listed
 
 _AT_ONCE_BYTES = 2**20  # of a column chunk, which else would be read whole
@@ -68,6 +69,18 @@ class ParquetRows:
                 self._metadata = self._file.metadata
                 self._schema = self._file.schema_arrow
                 self._check()
+                self._kinds = {name: self.field(name) for name in self._names}
+                self._strings_in_lists = strings_in_lists(self._file, self._names)
+                self._by_dictionary = self._file
+                if self._strings_in_lists:
+                    self._by_dictionary = parquet.ParquetFile(
+                        source,
+                        metadata=self._metadata,
+                        read_dictionary=self._strings_in_lists,
+                        buffer_size=_AT_ONCE_BYTES,
+                        page_checksum_verification=True,
+                    )
+                    stack.callback(self._by_dictionary.close)
                 self._group_rows = [int(self._metadata.row_group(group).num_rows) for group in range(self._metadata.num_row_groups)]
                 if min(self._group_rows, default=0) < 0 or sum(self._group_rows) != self.rows:
                     raise UsageError(
@@ -112,7 +125,7 @@ class ParquetRows:
                 fitting = min(fitting, count - rows, len(batch))
                 if taken and size + int(ends[fitting - 1]) > BLOCK_BYTES:
                     break
-                taken.append(_plain(batch.slice(0, fitting)))
+                taken.append(plain(batch.slice(0, fitting), self._kinds))
             size += int(ends[fitting - 1])
             self._rest = (batch.slice(fitting), ends[fitting:] - ends[fitting - 1]) if fitting < len(batch) else None
             rows += fitting
@@ -132,6 +145,7 @@ class ParquetRows:
 
     def close(self) -> None:
         """Closes the file."""
+        self._by_dictionary.close()
         self._file.close()
 
     def _next(self) -> tuple[Any, NDArray[np.int64]]:
@@ -153,10 +167,11 @@ class ParquetRows:
         for group, rows in enumerate(self._group_rows):
             if first + rows > row:
                 seen = 0
-                size = batch_rows(self._file, group, self._names, self._source, self._name)
-                for read in self._file.iter_batches(batch_size=size, row_groups=[group], columns=self._names, use_threads=False):
+                size, in_dictionaries = batch_rows(self._file, group, self._names, self._source, self._name)
+                file = self._by_dictionary if in_dictionaries else self._file
+                for read in file.iter_batches(batch_size=size, row_groups=[group], columns=self._names, use_threads=False):
                     batch = self._flat(read)
-                    ends = np.cumsum(_row_bytes(batch))
+                    ends = np.cumsum(self._row_bytes(batch, first + seen + 1))
                     passed = min(max(0, row - first - seen), len(batch))
                     seen += len(batch)
                     if passed < len(batch):
@@ -164,6 +179,20 @@ class ParquetRows:
                 if seen != rows:
                     raise ValueError(f"row group {group} has {seen} rows, {rows} by its own account")
             first += rows
+
+    def _row_bytes(self, batch: Any, first: int) -> NDArray[np.int64]:
+        """About how many bytes each row has, [n]; the first is number `first` of the file."""
+        sizes = np.zeros(len(batch), dtype=np.int64)
+        for name, array in zip(batch.schema.names, batch.columns, strict=True):
+            of_column = value_bytes(array)
+            if of_column.max(initial=0) > MAX_ROW_BYTES and strings_in_lists(self._file, [name]):
+                place = int(of_column.argmax())
+                raise TextError(
+                    f"{self._name} row {first + place}: {name!r} has {of_column[place]:,} bytes, more than {MAX_ROW_BYTES:,};"
+                    " shorten its list, and write the file again"
+                )
+            sizes += of_column
+        return sizes
 
     def _flat(self, batch: Any) -> Any:
         """The batch with what is within structs as columns of its own, named as it was asked for."""
@@ -236,34 +265,3 @@ def _within(batch: Any, path: Sequence[Any]) -> Any:
     for field in path[1:]:
         array = compute.struct_field(array, [array.type.get_field_index(field.name)])
     return array
-
-
-def _plain(batch: Any) -> Any:
-    """The batch with dictionaries as the values in them."""
-    import pyarrow as pa
-
-    if not any(is_dictionary(field.type) for field in batch.schema):
-        return batch
-    arrays = [array.dictionary_decode() if is_dictionary(array.type) else array for array in batch.columns]
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
-
-
-def _row_bytes(batch: Any) -> NDArray[np.int64]:
-    """About how many bytes each row has, [n]: strings by their own lengths, anything else by what it has on average."""
-    sizes = np.zeros(len(batch), dtype=np.int64)
-    for array in batch.columns:
-        sizes += _string_bytes(array) if _has_lengths(array.type) else array.nbytes // max(1, len(batch))
-    return sizes
-
-
-def _has_lengths(kind: Any) -> bool:
-    kind = kind.value_type if is_dictionary(kind) else kind
-    return str(kind) in ("string", "large_string", "binary", "large_binary")
-
-
-def _string_bytes(array: Any) -> NDArray[np.int64]:
-    from pyarrow import compute
-
-    in_dictionary = is_dictionary(array.type)
-    lengths = compute.binary_length(array.dictionary).take(array.indices) if in_dictionary else compute.binary_length(array)
-    return cast("NDArray[np.int64]", lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))

@@ -9,22 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from cls_runtime.errors import TextError
+from cls_runtime.reading.parquet_dictionaries import is_string_in_list
 from cls_runtime.reading.rows import BATCH_ROWS
 
 MAX_BATCH_BYTES = 2**24
 MAX_DICTIONARY_BYTES = 2**26
+MAX_ROW_BYTES = 2**26  # of a column with strings in lists, each as often as it is named
 # A column chunk that is larger and packed tighter is no text that somebody wrote.
 _MAX_PACKED, _SUSPECT_BYTES = 200, 2**27
 _SKEWED_ROWS = 16
-# Of numbers in lists: rows say nothing about how many there are, and a run of equal ones is a few bytes.
-_NUMBER_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
+# Of values in lists: rows say nothing about how many there are, and a run of equal ones is a few bytes. A string has at least a place in a
+# dictionary.
+_VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12, "BYTE_ARRAY": 4}
 _STRINGS = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 _HEADER_BYTES = 64
 _DICTIONARY_PAGE = 2
 
 
-def batch_rows(file: Any, number: int, names: list[str], source: Any, name: str) -> int:
-    """How many rows of a row group are at most some `MAX_BATCH_BYTES` in the columns `names`.
+def batch_rows(file: Any, number: int, names: list[str], source: Any, name: str) -> tuple[int, bool]:
+    """How many rows of a row group are at most some `MAX_BATCH_BYTES` in the columns `names`, and whether they are
+    so only where strings in lists are read into dictionaries.
 
     Args:
         file: Arrow's `ParquetFile`.
@@ -38,32 +42,41 @@ def batch_rows(file: Any, number: int, names: list[str], source: Any, name: str)
         OSError: its metadata are damaged.
     """
     rows = BATCH_ROWS
-    paths = [file.schema.column(place).path for place in range(len(file.schema))]
+    leaves = [file.schema.column(place) for place in range(len(file.schema))]
+    paths = [leaf.path for leaf in leaves]
     places = [place for place, path in enumerate(paths) if any(f"{path}.".startswith(f"{wanted}.") for wanted in names)]
     _check_chunks(file, number, places)
     row_group = file.metadata.row_group(number)
+    lists = [place for place in places if is_string_in_list(leaves[place])]
+    # Arrow puts no strings into dictionaries that are stored as what differs from the one before.
+    in_dictionaries = bool(lists) and not any("DELTA" in encoding for place in lists for encoding in row_group.column(place).encodings)
     for place in places:
         chunk = row_group.column(place)
         whole, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
         are_strings = chunk.physical_type in _STRINGS
-        if are_strings:
-            one = _dictionary_bytes(chunk, source)
-        elif chunk.num_values > row_group.num_rows:
-            one, whole = 0, chunk.num_values * _NUMBER_BYTES[chunk.physical_type]
-        else:
+        in_lists = chunk.num_values * _value_bytes(leaves[place]) if chunk.num_values > row_group.num_rows else 0
+        if not are_strings and not in_lists:
             continue
+        one = _dictionary_bytes(chunk, source) if are_strings else 0
+        unpacked = max(whole, in_lists) if are_strings else in_lists
         advice = "write the file again with smaller row groups and pages"
         where = f"{name}: column {paths[place]!r} in row group {number}"
         if one > MAX_DICTIONARY_BYTES:
             raise TextError(f"{where} has a dictionary of {one:,} bytes, more than {MAX_DICTIONARY_BYTES:,}; {advice}")
-        if whole > _SUSPECT_BYTES and whole > _MAX_PACKED * max(1, packed):
-            raise TextError(f"{where} unpacks from {packed:,} to {whole:,} bytes, more than {_MAX_PACKED} times; {advice}")
+        if unpacked > _SUSPECT_BYTES and unpacked > _MAX_PACKED * max(1, packed):
+            raise TextError(f"{where} unpacks from {packed:,} to {unpacked:,} bytes, more than {_MAX_PACKED} times; {advice}")
         if "DELTA_BYTE_ARRAY" in chunk.encodings:  # a string may be all but a letter of the one before
             one = max(one, whole)
-        rows = min(rows, max(1, MAX_BATCH_BYTES // max(1, one)))
+        if not (in_dictionaries and place in lists):
+            rows = min(rows, max(1, MAX_BATCH_BYTES // max(1, one)))
         if whole > MAX_BATCH_BYTES and are_strings:  # all of it may be in a few rows
             rows = min(rows, _SKEWED_ROWS)
-    return rows
+    return rows, in_dictionaries
+
+
+def _value_bytes(leaf: Any) -> int:
+    """How many bytes a value in a list has at least."""
+    return leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else _VALUE_BYTES[leaf.physical_type]
 
 
 def _check_chunks(file: Any, number: int, places: list[int]) -> None:

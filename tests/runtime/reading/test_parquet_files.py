@@ -269,6 +269,97 @@ def test_what_unpacks_to_too_much_is_refused_by_its_own_account(tmp_path):
         list(JobInputs.find([str(tmp_path / "wide.parquet")], on_error="skip").blocks([(0, END)]))
 
 
+def naming(string, *lengths):
+    """Lists of so many strings, which are all the same one."""
+    indices = pa.array(np.zeros(sum(lengths), np.int32))
+    return pa.ListArray.from_arrays(np.cumsum([0, *lengths]).astype(np.int32), pa.DictionaryArray.from_arrays(indices, pa.array([string])))
+
+
+BIG = naming("x" * 5_000_000, 2, 1000)
+# name: a column whose second row names one string a thousand times.
+BIG_ROWS = {
+    "list": BIG,
+    "list of lists": pa.ListArray.from_arrays([0, 1, 2], BIG),
+    "struct": pa.StructArray.from_arrays([BIG], ["x"]),
+    "map": pa.MapArray.from_arrays([0, 2, 1002], pa.array(np.arange(1002)), BIG.values),
+}
+
+
+@pytest.mark.parametrize("name", BIG_ROWS)
+def test_a_row_that_names_a_large_string_often_is_refused_before_it_is_made(tmp_path, name):
+    """Arrow itself would allocate 5 GB."""
+    path = str(tmp_path / "in.parquet")
+    parquet.write_table(pa.table({"text": ["a", "b"], "s": BIG_ROWS[name]}), path, compression="zstd", store_schema=False)
+    peak = pa.default_memory_pool().max_memory()
+    with pytest.raises(TextError, match=r"row 2: 's' has 5,000,\d+,\d+ bytes, more than 67,108,864; shorten its list, .* again$"):
+        list(JobInputs.find([path], keep=["s"], on_error="skip").blocks([(0, END)]))
+    assert pa.default_memory_pool().max_memory() < max(peak + 1, 2**30)
+    if name == "list":
+        with pytest.raises(TextError, match=r"row 2: 's' has 5,000,"):
+            list(JobInputs.find([path], column="s", on_error="skip").blocks([(0, END)]))
+
+
+def test_lists_that_name_a_large_string_come_in_blocks_bounded_by_bytes(bundle, tmp_path):
+    from cls_runtime.jobs import JobOptions, run_job
+
+    path = str(tmp_path / "in.parquet")
+    parquet.write_table(pa.table({"text": ["a"] * 40, "s": naming("x" * 30_000, *[20] * 40)}), path, store_schema=False)
+    sizes = [block.columns.nbytes for block in JobInputs.find([path], keep=["s"]).blocks([(0, END)])]
+    assert len(sizes) == 40
+    assert max(sizes) < BLOCK_BYTES
+    run_job(bundle, [path], str(tmp_path / "out"), options=JobOptions(keep=("s",)), progress_bar=False)
+    kept = parquet.read_table(tmp_path / "out")["s"]
+    assert kept.type == pa.list_(pa.field("element", pa.string()))
+    assert kept.to_pylist() == [["x" * 30_000] * 20] * 40
+
+
+def test_too_many_strings_in_a_list_are_refused_by_their_own_account(tmp_path):
+    path = str(tmp_path / "in.parquet")
+    parquet.write_table(pa.table({"text": ["a"], "s": naming("", 2**25 + 1)}), path, compression="zstd", store_schema=False)
+    with pytest.raises(
+        TextError, match=r"column 's.list.element' in row group 0 unpacks from \d+ to 134,\d+,\d+ bytes, more than 200 times"
+    ):
+        list(JobInputs.find([path], keep=["s"]).blocks([(0, END)]))
+
+
+INNER_TYPE = pa.struct([("a", pa.list_view(pa.string_view())), ("b", pa.list_(pa.string(), 2))])
+LISTS = [["a", "b"], None, ["c", None], ["d", "d"]]
+# name: the type of a kept column, its values.
+KEPT_LISTS = {
+    **{name: (kind, LISTS) for name, kind in PAIR_TYPES.items()},
+    "bytes": (pa.list_(pa.binary()), [[b"\xff", b""], None, [None], []]),
+    "bytes of one size": (pa.list_(pa.binary(2)), [[b"aa", b"bb", b"aa"], None, [None], []]),
+    "lists of lists": (pa.list_(pa.list_(pa.string())), [[["a"], ["b", "c"]], None, [], [None, [None]]]),
+    "map": (pa.map_(pa.string(), pa.list_(pa.string())), [[("a", ["b", "c"])], None, [], [("c", None)]]),
+    "structs in views": (pa.list_view(INNER_TYPE), [[{"a": ["x", "y"], "b": ["1", "2"]}, None], None, [], [{"a": None, "b": None}]]),
+}
+
+
+@pytest.mark.parametrize(
+    "stored", [{}, {"dictionary_pagesize_limit": 8, "data_page_size": 8}, {"use_dictionary": False}, {"store_schema": False}]
+)
+@pytest.mark.parametrize("name", KEPT_LISTS)
+def test_lists_of_strings_are_kept_as_they_are(tmp_path, name, stored):
+    kind, values = KEPT_LISTS[name]
+    path = str(tmp_path / "in.parquet")
+    parquet.write_table(pa.table({"text": ["a"] * 12, "s": pa.array(values * 3, kind)}), path, write_batch_size=2, **stored)
+    expected = parquet.ParquetFile(path).schema_arrow.field("s").type
+    for start in (0, 5):
+        blocks = list(JobInputs.find([path], keep=["s"]).blocks([(start, start + 3), (start + 3, END)]))
+        for block in blocks:
+            block.columns.validate(full=True)
+            assert block.columns.column("s").type == expected
+        assert [value for block in blocks for value in block.columns.column("s").to_pylist()] == (values * 3)[start:]
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_lists_of_strings_that_arrow_cannot_read_into_dictionaries(tmp_path, encoding):
+    path = str(tmp_path / "in.parquet")
+    parquet.write_table(pa.table({"text": PAIRS}), path, use_dictionary=False, column_encoding={"text.list.element": encoding})
+    (block,) = JobInputs.find([path]).blocks([(0, END)])
+    assert block.texts == [("a", "b"), ("c", "")]
+
+
 @pytest.mark.parametrize("start", [1, 699, 700, 701, 1500, 2999])
 def test_blocks_do_not_depend_on_where_reading_began(tmp_path, start):
     """Shards made after an interruption have the bytes of those of an undisturbed job."""
