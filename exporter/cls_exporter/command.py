@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="a hub id such as bert-base-uncased, id@revision or its page's address, or a folder with a checkpoint",
     )
-    parser.add_argument("-o", dest="output", metavar="DIR", type=Path, help="the bundle's folder (default: models/<last part of MODEL>)")
+    parser.add_argument("-o", dest="output", metavar="DIR", type=_folder, help="the bundle's folder (default: models/<last part of MODEL>)")
     parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id; a commit may be short")
     parser.add_argument(
         "--force", action="store_true", help="replace DIR if it is a bundle and nothing else; it stays until the new one is whole"
@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     allowed.add_argument("--allow-untrained-pooler", action="store_true", help="the pooler's weights were never trained")
     allowed.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint")
     return parser
+
+
+def _folder(name: str) -> Path:
+    if not name:
+        raise argparse.ArgumentTypeError("expected a folder's name, found an empty text")
+    return Path(name)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -207,6 +207,12 @@ def test_a_working_directory_that_is_gone(fake, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: the working directory was removed, and PyTorch needs one; change to one that is there\n"
 
 
+def test_a_folder_without_a_name(fake, capsys):
+    assert command.main(["org/tiny-bert", "-o", ""]) == 2
+    assert fake.calls == []
+    assert "argument -o: expected a folder's name, found an empty text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

@@ -113,10 +113,10 @@ def _loaded(folder: CheckpointFolder, stored: Mapping[str, Any], changes: Mappin
         if runs_code:
             config: Any = AutoConfig.from_pretrained(folder.path, trust_remote_code=True, local_files_only=True, **changes)
         else:
-            fields = _of_the_encoder(stored)
+            fields, replaced = _of_the_encoder(stored), _of_the_encoder(changes)
             if stored["model_type"] == "modernbert":
-                fields = in_words_that_are_read(fields, name=folder.name)
-            config = CONFIG_MAPPING[stored["model_type"]].from_dict(fields, **_of_the_encoder(changes))
+                fields, replaced = (in_words_that_are_read(words, name=folder.name) for words in (fields, replaced))
+            config = CONFIG_MAPPING[stored["model_type"]].from_dict(fields, **replaced)
         config.return_dict = True
         config.use_cache = False
         if hasattr(config, "reference_compile"):

@@ -63,9 +63,14 @@ def read_sentence_modules(
 
     Raises:
         CheckpointError: the pooling is not CLS, prompts are left out of it, or a file is damaged.
-        UnsupportedError: a module or an activation that is not known.
+        UnsupportedError: a module or an activation that is not known, or settings of one in a folder without modules.json.
     """
     if not folder.has(MODULES):
+        if settings.changes:
+            raise UnsupportedError(
+                f"{settings.file} replaces {some_of(sorted(settings.changes))} of config.json, which sentence-transformers follows in the "
+                f"folder with {MODULES} only, and transformers nowhere; export that folder, or write it into config.json"
+            )
         return SentenceModules(SourcePooling(mode=None), unknown=settings.unknown)
     modules = listed_modules(folder)
     is_reranker = settings.classifies and len(modules) == 1
@@ -115,6 +120,10 @@ def _chain(modules: Sequence[tuple[str, CheckpointFolder]], *, hidden: int) -> _
     for kind, path in modules:
         if normalize and kind != "Dropout":
             raise UnsupportedError(f"modules.json has a {shown_name(kind)} after Normalize; supported is Normalize as the last module")
+        if kind in ("Pooling", "Dense") and not path.has("config.json"):
+            raise CheckpointError(
+                f"{path.name}, which modules.json names, has no config.json, which says what the {kind} module does; fetch it too"
+            )
         if kind == "Pooling" and mode is None:
             mode, include_prompt = _pooling(path)
             unknown += unknown_keys(path.json_object("config.json"), _KNOWN_OF_POOLING, f"config.json in {path.name}")

@@ -26,10 +26,12 @@ FILE = "tokenizer.json"
 VOCABULARIES = (FILE, "vocab.txt", "vocab.json", "merges.txt", "*.model")
 SETTINGS, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _VOCABULARY_BYTES = 128 * 2**20  # the largest of the hub's have 35 MB
+_VOCABULARY_TOKENS = 2**21  # the largest of the hub's have less than a million
 _SPARE_ROWS = 1024  # more than any table was padded by
 _SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
 _JSON_OBJECT = re.compile(rb'\s*\{\s*"[^"\n]+"\s*:')
 _TOKEN_CHARACTERS = 1000
+_TOKEN_BYTES = 4 * _TOKEN_CHARACTERS
 _NO_LIMIT = 10**40  # transformers writes 1e30
 _TOKEN_SWITCHES = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
@@ -137,15 +139,23 @@ def _check_content(content: bytes, name: str, folder: CheckpointFolder) -> None:
             list(messages(content, (0, len(content))))
         elif _JSON_OBJECT.match(content):
             raise ValueError("it holds JSON; expected a token a line")
-        elif name == "vocab.txt" and not content.endswith(b"\n"):
-            _check_count(content.count(b"\n") + 1, folder)
+        elif name == "vocab.txt":
+            _check_lines(content, folder)
     except (ValueError, RecursionError, IndexError) as error:
         reason = "it is cut short" if isinstance(error, IndexError) else one_line(error)
         raise CheckpointError(f"{name} in {folder.name} is no vocabulary that can be read ({reason}); fetch the checkpoint again") from None
 
 
-def _check_count(tokens: int, folder: CheckpointFolder) -> None:
-    """Holds a list of tokens that ends within a line to the size of the vocabulary in config.json."""
+def _check_lines(content: bytes, folder: CheckpointFolder) -> None:
+    """Holds a list of tokens to what tokens are, and one that ends within a line to the size of the vocabulary in config.json."""
+    tokens = content.count(b"\n") + 1
+    if tokens > _VOCABULARY_TOKENS:
+        raise ValueError(f"it has {tokens:,} lines; expected at most {_VOCABULARY_TOKENS:,}, a token each")
+    longest = max(map(len, content.splitlines()))
+    if longest > _TOKEN_BYTES:
+        raise ValueError(f"a line has {longest:,} bytes; expected a token of at most {_TOKEN_BYTES:,}")
+    if content.endswith(b"\n"):
+        return
     rows = as_integer(folder.json_object("config.json").get("vocab_size"))
     if is_integer(rows, 1) and tokens + _SPARE_ROWS < rows:
         raise ValueError(f"it is cut short: it ends within a line, after {tokens} tokens of the {rows} in config.json")

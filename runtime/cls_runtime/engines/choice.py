@@ -20,6 +20,7 @@ from cls_runtime.errors import BundleError, EngineError, MissingExtraError, Usag
 
 ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
+_NO_ENGINE = "no engine of this version"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
         kinds = [name for name, kind in ENGINES.items() if variant in kind.by_name and (entry is None or name in entry.engines)]
         extra = ENGINES[kinds[0]].extra if kinds else "cpu"
         raise UsageError(
-            f"variant {variant} is for {', '.join(kinds)}, not for {', '.join(installed)}; choose another variant, "
+            f"variant {variant} is for {', '.join(kinds) or _NO_ENGINE}, not for {', '.join(installed)}; choose another variant, "
             f"or run: pip install cls-export[{extra}]"
         )
     return tuple(able)
@@ -229,7 +230,7 @@ def _check_variant(manifest: Manifest, engine: str, variant: str) -> None:
     entry = manifest.variants[stored]
     able = [name for name in entry.engines if name in ENGINES and variant in ENGINES[name].by_name]
     if engine not in able:
-        raise UsageError(f"variant {variant} is for {', '.join(able)}, not for {engine}; choose another engine or variant")
+        raise UsageError(f"variant {variant} is for {', '.join(able) or _NO_ENGINE}, not for {engine}; choose another engine or variant")
     features = cpu_features()
     if features is not None and (missing := [feature for feature in entry.cpu_features if feature not in features]):
         raise EngineError(f"variant {variant} needs a CPU with {', '.join(missing)}, which this one lacks; use another variant")

@@ -25,12 +25,17 @@ def require_pyarrow(what: str) -> ModuleType:
     """The module `pyarrow`, imported only here and where this was called before.
 
     Raises:
-        MissingExtraError: it is not installed; `what` needs it.
+        MissingExtraError: it is not installed, or cannot be imported, as where memory is lacking; `what` needs it.
     """
     try:
         import pyarrow as pa
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingExtraError(f"{what} need pyarrow: pip install 'cls-export[jobs]'") from None
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise MissingExtraError(
+            f"{what} need pyarrow, which is installed but cannot be imported ({reason}); it may lack memory, or be damaged"
+        ) from None
     return cast("ModuleType", pa)
 
 

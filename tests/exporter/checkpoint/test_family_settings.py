@@ -13,7 +13,9 @@ from refusals import refusal_of
 from torch import nn
 
 from cls_exporter.checkpoint import load_checkpoint
+from cls_exporter.checkpoint.configuration import read_configuration
 from cls_exporter.checkpoint.family_settings import check_family_settings
+from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.modernbert_words import in_older_words
 from cls_exporter.checkpoint.trial import check_computes, example_inputs
 from cls_exporter.errors import CheckpointError, UnsupportedError
@@ -92,6 +94,17 @@ def test_modernberts_words_of_either_major_are_followed(tmp_path: Path) -> None:
         rows.append(plain.model(*example_inputs(plain))[0])
     assert torch.equal(rows[0], rows[1])
     assert not torch.allclose(rows[0], rows[2], atol=1e-3)
+
+
+def test_modernberts_newer_words_replace_others(tmp_path: Path) -> None:
+    """As sentence-transformers' settings may: transformers 4 would pass over them there too."""
+    folder = checkpoints.make_checkpoint(tmp_path / "model", "modernbert")
+    configuration = read_configuration(CheckpointFolder.of(folder), "model", trust_remote_code=False, changes=NEWER)
+    older: Any = configuration.loaded
+    if hasattr(older, "layer_types"):
+        assert (older.layer_types, older.rope_parameters) == (NEWER["layer_types"], NEWER["rope_parameters"])
+    else:
+        assert {name: getattr(older, name) for name in OLDER} == OLDER
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,23 @@ def write_dense(folder: Path, *, inner: int, outer: int, activation: str = TANH,
 def test_a_folder_without_modules_says_nothing(folder: Path) -> None:
     pooling = load_checkpoint(str(folder)).source_pooling
     assert (pooling.mode, pooling.mismatch_allowed, pooling.normalize, pooling.dense) == (None, False, False, ())
+
+
+def test_fields_that_are_replaced_in_a_folder_without_modules(folder: Path) -> None:
+    edit_json(folder / "sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}})
+    words = "sentence_bert_config.json replaces num_hidden_layers of config.json, which sentence-transformers follows in the folder with"
+    with pytest.raises(UnsupportedError, match=words):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["Pooling", "Dense"])
+def test_a_module_whose_folder_was_not_fetched(folder: Path, kind: str) -> None:
+    add_sentence_modules(folder, pooling=CLS, modules=[("Dense", "2_Dense")])
+    write_dense(folder / "2_Dense", inner=HIDDEN, outer=8)
+    path = {"Pooling": "1_Pooling", "Dense": "2_Dense"}[kind]
+    shutil.rmtree(folder / path)
+    with pytest.raises(CheckpointError, match=f"{path}, which modules.json names, has no config.json, which says what the {kind} module"):
+        load_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize("pooling", [CLS, {"pooling_mode": "cls"}, {"pooling_mode": ["cls"]}])

@@ -190,6 +190,20 @@ def test_json_in_place_of_a_list_of_tokens(folder: Path) -> None:
     assert "vocab.txt in model is no vocabulary that can be read (it holds JSON; expected a token a line)" in refusal_of(folder)
 
 
+@pytest.mark.parametrize(
+    ("tail", "words"),
+    [
+        (b"a" * 5_000, "a line has 5,000 bytes; expected a token of at most 4,000"),
+        (b"a\n" * 2**21, "lines; expected at most 2,097,152, a token each"),
+    ],
+)
+def test_a_list_of_what_no_tokens_are(folder: Path, tail: bytes, words: str) -> None:
+    (folder / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes() + tail)
+    message = refusal_of(folder)
+    assert "vocab.txt in model is no vocabulary that can be read (" in message
+    assert words in message
+
+
 def test_a_list_of_tokens_that_ends_within_a_line(folder: Path) -> None:
     content = (folder / "vocab.txt").read_bytes()
     (folder / "vocab.txt").write_bytes(content.rstrip(b"\n"))

@@ -93,6 +93,11 @@ def test_a_variant_for_other_engines(manifest):
         choose(manifest(fp32=GOOD, int8=other), variant="int8")
 
 
+def test_a_variant_for_no_engine(manifest):
+    with pytest.raises(UsageError, match="variant fp32 is for no engine of this version, not for onnxruntime"):
+        choose(manifest(fp32=replace(GOOD, engines=())), variant="fp32")
+
+
 def test_a_variant_for_another_cpu(manifest, monkeypatch):
     needs = replace(GOOD, cpu_features=("avx512_vnni",))
     monkeypatch.setattr(choice, "cpu_features", lambda: frozenset({"avx512_vnni"}))

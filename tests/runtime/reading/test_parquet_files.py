@@ -1,6 +1,7 @@
 """Parquet that is not what it should be, and Parquet that unpacks to far more than it is."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -8,10 +9,23 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-from cls_runtime.errors import ClsError, TextError, UsageError  # noqa: E402
+from cls_runtime.errors import ClsError, MissingExtraError, TextError, UsageError  # noqa: E402
 from cls_runtime.jobs.inputs import END, JobInputs  # noqa: E402
+from cls_runtime.reading.parquet_files import require_pyarrow  # noqa: E402
 from cls_runtime.reading.rows import BLOCK_BYTES, Columns  # noqa: E402
 from cls_runtime.reading.text_files import TextFile, read_texts  # noqa: E402
+
+
+def test_a_pyarrow_that_cannot_be_imported_is_not_called_missing(monkeypatch):
+    class LacksMemory:
+        def find_spec(self, name, path, target=None):
+            if name == "pyarrow":
+                raise ImportError("libarrow.so: failed to map segment from shared object")
+
+    monkeypatch.delitem(sys.modules, "pyarrow")
+    monkeypatch.setattr(sys, "meta_path", [LacksMemory(), *sys.meta_path])
+    with pytest.raises(MissingExtraError, match=r"a need pyarrow, which is installed but cannot be imported \(libarrow.so: failed to map"):
+        require_pyarrow("a")
 
 
 def strings(*values, kind=None):
