@@ -57,7 +57,8 @@ def plain(batch: Any, kinds: Mapping[str, Any]) -> Any:
     if not any(is_dictionary(field.type) or field.type != kinds.get(field.name, field.type) for field in batch.schema):
         return batch
     arrays = [_plain(array, kinds.get(name, array.type)) for name, array in zip(batch.schema.names, batch.columns, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+    fields = [field.with_type(array.type) for field, array in zip(batch.schema, arrays, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, batch.schema.metadata))
 
 
 def _plain(array: Any, kind: Any) -> Any:

@@ -18,7 +18,8 @@ from cls_runtime.reading.parquet_dictionaries import plain, strings_in_lists, va
 from cls_runtime.reading.parquet_sizes import MAX_ROW_BYTES, batch_rows
 from cls_runtime.reading.rows import BLOCK_BYTES, Columns, Rows, listed
 
-_AT_ONCE_BYTES = 2**20  # of a column chunk, which else would be read whole
+# A column chunk would be read whole without a size.
+_READING: dict[str, Any] = {"buffer_size": 2**20, "page_checksum_verification": True}
 
 
 def require_pyarrow(what: str) -> ModuleType:
@@ -69,22 +70,15 @@ class ParquetRows:
         self._rest: tuple[Any, NDArray[np.int64]] | None = None
         with contextlib.ExitStack() as stack:
             with self._damage_as(UsageError, "is not a Parquet file ({})"):
-                self._file = parquet.ParquetFile(source, buffer_size=_AT_ONCE_BYTES, page_checksum_verification=True)
+                self._file = parquet.ParquetFile(source, **_READING)
                 stack.callback(self._file.close)
                 self._metadata = self._file.metadata
                 self._schema = self._file.schema_arrow
                 self._check()
                 self._kinds = {name: self.field(name) for name in self._names}
-                self._strings_in_lists = strings_in_lists(self._file, self._names)
                 self._by_dictionary = self._file
-                if self._strings_in_lists:
-                    self._by_dictionary = parquet.ParquetFile(
-                        source,
-                        metadata=self._metadata,
-                        read_dictionary=self._strings_in_lists,
-                        buffer_size=_AT_ONCE_BYTES,
-                        page_checksum_verification=True,
-                    )
+                if lists := strings_in_lists(self._file, self._names):
+                    self._by_dictionary = parquet.ParquetFile(source, metadata=self._metadata, read_dictionary=lists, **_READING)
                     stack.callback(self._by_dictionary.close)
                 self._group_rows = [int(self._metadata.row_group(group).num_rows) for group in range(self._metadata.num_row_groups)]
                 if min(self._group_rows, default=0) < 0 or sum(self._group_rows) != self.rows:
