@@ -67,7 +67,10 @@ def check_against_sentence_transformers(checkpoint: Checkpoint, *, lowered: bool
         return (f"not compared with sentence-transformers: {reason}",)
     unknown = checkpoint.unknown_settings
     told = (f"not known here, and without effect in sentence-transformers: {some_of(unknown)}",) if unknown else ()
-    same = "vectors where its tokens are the same" if own_tokens else "tokens and vectors"
+    if is_reranker(checkpoint) and "logits" not in checkpoint.model.output_names:
+        same = "tokens, except where transformers makes others" if own_tokens else "tokens"
+    else:
+        same = "vectors where its tokens are the same" if own_tokens else "tokens and vectors"
     return (f"sentence-transformers {version()} gives the same {same}", *told)
 
 

@@ -24,6 +24,8 @@ def check_read_back(checkpoint: Checkpoint, folder: Path) -> None:
         UnsupportedError: a text gets other tokens.
     """
     own = checkpoint.tokenizer.backend_tokenizer
+    own.no_truncation()  # transformers leaves it on a tokenizer that has cut a text, and the file in the bundle has none
+    own.no_padding()
     read: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     difference = first_difference(own, read.backend_tokenizer, with_types="token_type_ids" in checkpoint.inputs)
     if difference is None and getattr(read, "slow_tokenizer_class", None) is not None and (folder / "vocab.txt").exists():

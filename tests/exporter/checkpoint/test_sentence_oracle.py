@@ -302,7 +302,7 @@ def test_tokens_that_the_caller_knows_to_be_others(folder: Path) -> None:
 def test_rerankers(reranker: Path) -> None:
     logits = ExportConfig(logits=True)
     assert checked(reranker, logits)[1] == (AGREES,)
-    assert checked(reranker)[1] == (AGREES,)
+    assert checked(reranker)[1] == (AGREES.removesuffix(" and vectors"),)  # nothing of it is exported that it gives
     checkpoint = load_checkpoint(str(reranker), config=logits)
     with pytest.raises(CheckpointError, match="applies Sigmoid to the logits, identity was read"):
         check_against_sentence_transformers(dataclasses.replace(checkpoint, logits_activation="identity"), lowered=False)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import load_checkpoint
+from cls_exporter.checkpoint.reference import checkpoint_token_ids
 from cls_exporter.errors import UnsupportedError
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.reading_back import check_read_back
@@ -239,3 +240,12 @@ def test_files_that_transformers_reads_another_way_are_no_bundle(change: dict[st
         UnsupportedError, match=r"is not the same when it is read from the bundle: .* by the checkpoint's tokenizer and .* by"
     ):
         check_read_back(checkpoint, bundle)
+
+
+def test_a_tokenizer_that_has_cut_a_text_is_read_back_as_it_is(tmp_path: Path) -> None:
+    """As it has when sentence-transformers was asked for its tokens, and texts that are compared are longer than the model takes."""
+    checkpoint = load_checkpoint(str(checkpoints.make_checkpoint(tmp_path / "model")), config=ExportConfig(max_length=12))
+    checkpoint_token_ids(checkpoint, ["cat " * 20])
+    (tmp_path / "bundle").mkdir()
+    write_companions(checkpoint, tmp_path / "bundle")
+    check_read_back(checkpoint, tmp_path / "bundle")
