@@ -117,8 +117,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def export_steps(config: ExportConfig) -> int:
-    """How often an export says what it does next: load, trace, compile, reference, and for each variant write and compare."""
-    return 4 + 2 * len(config.precisions)
+    """How often an export says what it does next: load, check, trace, compile, reference, and for each variant write and compare."""
+    return 5 + 2 * len(config.precisions)
 
 
 def default_output(model: str) -> Path:

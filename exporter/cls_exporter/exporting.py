@@ -82,9 +82,9 @@ def export(
     with staged(Path(output), force=force) as folder:
         steps.start("load", f"Loading {os.fspath(model)}")
         checkpoint = load_checkpoint(os.fspath(model), revision=revision, config=config)
+        who = "sentence-transformers" if checkpoint.has_sentence_modules else "PyTorch"
+        steps.start("check", f"Trying what was read in {who}")
         check_computes(checkpoint)
-        if checkpoint.has_sentence_modules:
-            steps.start("oracle", "Holding what was read to sentence-transformers")
         lowered, own_tokens = config.max_length is not None, config.tokenizer == "file"
         agreed = check_against_sentence_transformers(checkpoint, lowered=lowered, own_tokens=own_tokens)
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")

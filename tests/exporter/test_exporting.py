@@ -40,7 +40,7 @@ from cls_runtime.bundle.golden import read_golden
 from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.errors import CheckFailedError, UsageError
 
-STEPS = ("Loading", "Tracing", "Making the graph", "Computing PyTorch's", "Writing", "Holding")
+STEPS = ("Loading", "Trying what was read in PyTorch", "Tracing", "Making the graph", "Computing PyTorch's", "Writing", "Holding")
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +190,7 @@ def test_the_report(checkpoint: Path, tmp_path: Path, traced_once: None) -> None
     assert isinstance(report, ExportReport)
     assert report.path == tmp_path / "bundle"
     assert [next(step for step in STEPS if words.startswith(step)) for words in said] == list(STEPS)
-    assert set(report.seconds) == {"load", "trace", "compile", "reference", "fp32", "parity", "total"}
+    assert set(report.seconds) == {"load", "check", "trace", "compile", "reference", "fp32", "parity", "total"}
     assert report.seconds["total"] >= max(report.seconds.values())
     assert report.multiply_adds["exported"] < report.multiply_adds["full"]
     assert report.parity["fp32"] == report.manifest.variants["fp32"].parity["cls"]
