@@ -60,7 +60,8 @@ def test_an_export_traces_once_and_computes_each_text_as_often_as_it_is_checked(
     golden = read_golden(tmp_path / "bundle" / GOLDEN_NAME)
     assert golden.token_ids is not None
     tokens = sum(map(len, golden.token_ids))
-    assert (counted["traces"], counted["PyTorch's tokens"]) == (1, tokens)
+    tried = 3 * 16  # one small batch, before anything is traced
+    assert (counted["traces"], counted["PyTorch's tokens"]) == (1, tried + tokens)
     assert 0 < counted["sessions"] <= 2  # for the texts, and for the odd batches
     assert tokens < counted["engine's tokens"] < 2 * tokens
 

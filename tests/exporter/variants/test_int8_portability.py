@@ -59,7 +59,9 @@ def emulated(code: str, *arguments: Path, cpu: str) -> str:
     # The interpreter itself, not a virtual environment's link or a shim that would start it natively.
     python = str(Path(sys.executable).resolve())
     path = os.pathsep.join([str(Path(__file__).parent), *(entry for entry in sys.path if entry)])
-    command = [emulator, "-cpu", cpu, "-E", f"PYTHONPATH={path}", python, "-c", code, *map(str, arguments)]
+    # OpenBLAS takes instructions that the emulated CPU has not, on some machines, unless it is told which CPU this is.
+    variables = ["-E", f"PYTHONPATH={path}", "-E", f"OPENBLAS_CORETYPE={cpu}"]
+    command = [emulator, "-cpu", cpu, *variables, python, "-c", code, *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
