@@ -33,14 +33,11 @@ class CheckpointError(ExportError):
 
 
 @contextlib.contextmanager
-def as_checkpoint_error(describe: Callable[[str], str], *, hidden: str = "") -> Iterator[None]:
-    """Whatever a library raises on a checkpoint's data becomes a CheckpointError with the message `describe(reason)`.
+def as_error(make: Callable[[str], Exception], *, hidden: str = "") -> Iterator[None]:
+    """Whatever a library raises on a checkpoint's data becomes the error `make(reason)`; this project's own errors stay as they are.
 
-    Libraries raise bare Exceptions for what they cannot parse, and one written in Rust panics with a BaseException of its own. `hidden`
-    is a temporary path that the reason does not show.
-
-    Raises:
-        CheckpointError: the block raised anything but this project's own errors, or what ends a program.
+    Libraries raise bare Exceptions for what they cannot parse, and one written in Rust panics with a BaseException of its own. What ends a
+    program is neither. `hidden` is a temporary path that the reason does not show.
     """
     try:
         yield
@@ -50,7 +47,12 @@ def as_checkpoint_error(describe: Callable[[str], str], *, hidden: str = "") -> 
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         reason = one_line(error).replace(hidden, "") if hidden else one_line(error)
-        raise CheckpointError(describe(f"{type(error).__name__}: {reason}" if reason else type(error).__name__)) from None
+        raise make(f"{type(error).__name__}: {reason}" if reason else type(error).__name__) from None
+
+
+def as_checkpoint_error(describe: Callable[[str], str], *, hidden: str = "") -> contextlib.AbstractContextManager[None]:
+    """`as_error` with a CheckpointError of the message `describe(reason)`."""
+    return as_error(lambda reason: CheckpointError(describe(reason)), hidden=hidden)
 
 
 class UnsupportedError(ExportError):

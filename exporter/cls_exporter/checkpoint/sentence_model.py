@@ -23,8 +23,7 @@ from cls_exporter.checkpoint.load import Checkpoint
 from cls_exporter.checkpoint.quiet import quiet
 from cls_exporter.checkpoint.sentence_transformers import listed_modules
 from cls_exporter.checkpoint.source import PICKLES, SAFETENSORS, SMALL_FILES
-from cls_exporter.errors import one_line
-from cls_runtime.errors import ClsError, is_panic
+from cls_exporter.errors import as_error, one_line
 
 _LIBRARY = "sentence_transformers"
 _ANY_SIZE = 2**63
@@ -95,18 +94,9 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update(before)
 
 
-@contextlib.contextmanager
-def asked(*, hidden: str = "") -> Iterator[None]:
+def asked(*, hidden: str = "") -> contextlib.AbstractContextManager[None]:
     """Whatever sentence-transformers raises means that it has no answer: a folder that it cannot load has no vectors of its own."""
-    try:
-        yield
-    except (CannotAskError, ClsError):
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        reason = one_line(error).replace(hidden, "") if hidden else one_line(error)
-        raise CannotAskError(f"version {version()} fails on this folder with {type(error).__name__}: {reason}") from None
+    return as_error(lambda reason: CannotAskError(f"version {version()} fails on this folder with {reason}"), hidden=hidden)
 
 
 @contextlib.contextmanager

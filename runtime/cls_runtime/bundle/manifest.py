@@ -141,7 +141,7 @@ class Manifest:
 
     `logits_activation` is what makes scores of the logits where the source is used as a reranker; the graph's logits are before it. None
     without logits, and in bundles of cls-export 0.1. `tokenizer` is the choice that was made between the source's tokenizer.json and what
-    transformers makes of its folder; None where none was made, and in bundles of cls-export 0.1.0.
+    transformers makes of its folder; None where none was made, and in bundles of cls-export 0.1.
     """
 
     source: Source

@@ -10,6 +10,7 @@ from typing import Any
 
 from cls_runtime.errors import TextError, UsageError
 from cls_runtime.jobs.filesystems import opened_parquet
+from cls_runtime.reading.csv_header import bad_byte
 from cls_runtime.reading.parquet_files import ParquetRows, require_pyarrow
 from cls_runtime.reading.rows import Columns, Record, listed
 from cls_runtime.reading.text_files import TextFile
@@ -104,7 +105,7 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         name = ID if source == id_column else source
         if name in (EMBEDDING, SCALE) or (name == ID and source != id_column):
             raise UsageError(f"--keep {source}: the output has a column {source!r} of its own; rename it in the input")
-        if not _is_utf8(name):
+        if bad_byte(name) is not None:
             raise UsageError(f"--keep {source}: the name is not UTF-8, as that of a Parquet column must be; rename it in the input")
         plan.append(OutputColumn(source, name, None))
     if len({column.name for column in plan}) < len(plan):
@@ -120,14 +121,6 @@ def plan_columns(files: Sequence[TextFile], *, columns: Columns, id_column: str 
         kind, as_json = _common(column.source, kinds, files)
         passed.append(OutputColumn(column.source, column.name, kind, as_json))
     return ColumnPlan(tuple(passed), numbered=id_column is None)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # A type, and whether values become JSON text to fit it; None where a file's records say nothing.
