@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from cls_exporter.config import ExportConfig, ExportReport, Layout, Precision
+from cls_exporter.config import ExportConfig, ExportReport, Layout, PoolingChoice, Precision
 from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.bundle import manifest as manifests
 from cls_runtime.bundle.manifest import TokenizerChoice
@@ -62,7 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="replace DIR if it is a bundle and nothing else; it stays until the new one is whole"
     )
-    outputs = parser.add_argument_group("what the graph gives besides the CLS row")
+    outputs = parser.add_argument_group("what the graph gives")
+    outputs.add_argument(
+        "--pooling",
+        choices=get_args(PoolingChoice),
+        default="auto",
+        help="what makes a sentence's vector: the CLS row, or the tokens' mean (default: auto, what the model was trained with)",
+    )
+    outputs.add_argument("--tokens", action="store_true", help="output 0 is every token's row, not the CLS row alone")
     outputs.add_argument("--pooler", action="store_true", help="add pooler_output (dense layer and tanh on the CLS row)")
     outputs.add_argument("--logits", action="store_true", help="add the logits of a sequence classifier")
     outputs.add_argument(
@@ -83,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=get_args(TokenizerChoice),
         help="tokenizer.json and what transformers makes of the folder give texts other tokens: the model was trained with this one",
     )
-    allowed.add_argument("--allow-pooling-mismatch", action="store_true", help="the model was trained with another pooling than CLS")
+    allowed.add_argument(
+        "--allow-pooling-mismatch",
+        action="store_true",
+        help="the model was trained with another pooling than the one to export (by default the CLS row)",
+    )
     allowed.add_argument("--allow-untrained-pooler", action="store_true", help="the pooler's weights were never trained")
     allowed.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint")
     return parser
@@ -145,6 +156,8 @@ def _config(arguments: argparse.Namespace) -> ExportConfig:
     if not precisions:
         raise UsageError("--no-fp32 leaves nothing to write; add --fp16 or --int8")
     return ExportConfig(
+        pooling=arguments.pooling,
+        tokens=arguments.tokens,
         pooler=arguments.pooler,
         logits=arguments.logits,
         precisions=precisions,

@@ -11,6 +11,7 @@ from cls_runtime.bundle.manifest import Manifest, ParityFigures, TokenizerChoice
 from cls_runtime.errors import UsageError
 
 Layout = Literal["standard", "native", "broadcast"]
+PoolingChoice = Literal["auto", "cls", "mean"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -19,22 +20,27 @@ class ExportConfig:
     """Options of one export.
 
     Attributes:
+        pooling: what makes a sentence's vector of the last layer: `cls` (row 0), `mean` (of the tokens' rows), or `auto`, what the
+            checkpoint was trained with, and `cls` where it does not say.
+        tokens: output 0, `last_hidden_state`, is every token's row, whatever the pooling.
         pooler: add the `pooler_output` output; needs trained pooler weights.
         logits: add the `logits` output; needs a sequence classifier.
         precisions: the variants to write, at least one of `fp32`, `fp16`, `int8`.
-        layout: `standard`, `native` (no `last_hidden_state`) or `broadcast` (the row expanded to every token).
+        layout: `standard`, `native` (no `last_hidden_state`) or `broadcast` (the sentence's vector expanded to every token).
         max_length: lowers the longest text, in tokens; None takes the checkpoint's own limit.
         tokenizer: which one counts where tokenizer.json (`file`) and what `transformers` makes of the folder give texts other tokens; None
             refuses such a checkpoint.
         calibration: a text file (one text a line) for int8's scales; None takes the built-in texts.
-        allow_pooling_mismatch: export the CLS row of a model that was trained with another pooling.
+        allow_pooling_mismatch: export another pooling than the model was trained with: that of `pooling`, or with `auto` the CLS row.
         allow_untrained_pooler: export a pooler that was never trained.
         trust_remote_code: run the checkpoint's own Python code.
 
     Raises:
-        UsageError: an unknown precision, layout or tokenizer, or no precision at all.
+        UsageError: an unknown pooling, precision, layout or tokenizer, no precision at all, or `tokens` in a layout without them.
     """
 
+    pooling: PoolingChoice = "auto"
+    tokens: bool = False
     pooler: bool = False
     logits: bool = False
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -56,6 +62,10 @@ class ExportConfig:
             raise UsageError(f"precisions {self.precisions!r} names one twice")
         if self.layout not in get_args(Layout):
             raise UsageError(f"layout {self.layout!r}: expected one of {', '.join(get_args(Layout))}")
+        if self.pooling not in get_args(PoolingChoice):
+            raise UsageError(f"pooling {self.pooling!r}: expected one of {', '.join(get_args(PoolingChoice))}")
+        if self.tokens and self.layout != "standard":
+            raise UsageError(f"tokens are output 0 of layout 'standard'; layout {self.layout!r} has no place for them, use one of the two")
         if self.tokenizer not in (None, *get_args(TokenizerChoice)):
             raise UsageError(f"tokenizer {self.tokenizer!r}: expected None or one of {', '.join(get_args(TokenizerChoice))}")
         if self.max_length is not None and self.max_length < 1:
@@ -71,7 +81,7 @@ class ExportReport:
     Attributes:
         path: the bundle's folder.
         manifest: the bundle's manifest, with every figure.
-        parity: the CLS row's parity figures, by variant.
+        parity: the sentence vector's parity figures, by variant.
         rewrites: how often each graph pass fired.
         multiply_adds: of the fp32 graph for one text of 128 tokens: `full` before the passes, `exported` after them.
         notes: what was recognised in the checkpoint, what was left out and what is slower than usual, in words.

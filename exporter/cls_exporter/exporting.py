@@ -117,7 +117,7 @@ def export(
     return ExportReport(
         path=Path(output),
         manifest=manifest,
-        parity={name: variant.parity["cls"] for name, variant in manifest.variants.items()},
+        parity={name: variant.parity[manifest.sentence_output] for name, variant in manifest.variants.items()},
         rewrites=compiled.rewrites,
         multiply_adds=work,
         notes=notes,

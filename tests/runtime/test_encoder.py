@@ -70,10 +70,10 @@ def test_no_texts(encoder):
 
 def test_an_output_that_the_bundle_lacks_names_those_it_has(make_bundle):
     with Encoder.load(make_bundle(outputs=("sentence_embedding",)), threads=1) as encoder:
-        assert encoder.outputs == ("cls",)
-        with pytest.raises(UsageError, match=r"'pooler', this bundle has cls; export it with --pooler"):
+        assert encoder.outputs == ("sentence", "cls")
+        with pytest.raises(UsageError, match=r"'pooler', this bundle has sentence, cls; export it with --pooler"):
             encoder.encode(["a"], output="pooler")
-        with pytest.raises(UsageError, match="'mean', this bundle has cls"):
+        with pytest.raises(UsageError, match="'mean', this bundle has sentence, cls"):
             encoder.stream(["a"], output="mean")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
-from cls_runtime.bundle.typed_json import between, known, parsed, plain, shown, typed
+from cls_runtime.bundle.typed_json import at_most, between, known, parsed, plain, shown, typed
 from cls_runtime.errors import BundleError, UsageError, is_shortage
 
 MANIFEST_NAME = "cls_export.json"
@@ -28,14 +28,23 @@ MAX_WIDTH = 2**16
 MAX_LAYERS = 2**10
 MAX_TOKENS = 2**20
 MAX_FILES = 1000
+MAX_PROMPTS = 100
 
 PoolerState = Literal["trained", "absent", "untrained"]
-Output = Literal["cls", "pooler", "logits"]
+Pooling = Literal["cls", "mean"]
+Output = Literal["sentence", "cls", "pooler", "logits", "tokens"]
+SimilarityFunction = Literal["cosine", "dot", "euclidean", "manhattan"]
 LogitsActivation = Literal["identity", "sigmoid", "softmax", "tanh", "relu", "gelu"]
 TokenizerChoice = Literal["file", "transformers"]
 
-# Which output of the graph each output of an Encoder is.
-GRAPH_OUTPUTS: dict[str, str] = {"cls": "sentence_embedding", "pooler": "pooler_output", "logits": "logits"}
+# Which output of the graph each output of an Encoder is. `cls` is the sentence's vector by the name that says how it is made.
+GRAPH_OUTPUTS: dict[str, str] = {
+    "sentence": "sentence_embedding",
+    "cls": "sentence_embedding",
+    "pooler": "pooler_output",
+    "logits": "logits",
+    "tokens": "last_hidden_state",
+}
 _GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _VARIANTS = ("fp32", "fp16", "int8")
 
@@ -68,7 +77,10 @@ class Pooler:
 
 @dataclass(frozen=True, kw_only=True)
 class SourcePooling:
-    """How the source says that a sentence vector is made. `mode` is `cls`, `mean`, ... or None where it says nothing."""
+    """How the source says that a sentence vector is made. `mode` is `cls`, `mean`, ... or None where it says nothing.
+
+    With `include_prompt` false the tokens of a prompt are read by the model and left out of the mean.
+    """
 
     mode: str | None
     mismatch_allowed: bool = False
@@ -142,6 +154,12 @@ class Manifest:
     `logits_activation` is what makes scores of the logits where the source is used as a reranker; the graph's logits are before it. None
     without logits, and in bundles of cls-export 0.1. `tokenizer` is the choice that was made between the source's tokenizer.json and what
     transformers makes of its folder; None where none was made, and in bundles of cls-export 0.1.
+
+    `pooling` is what the graph's `sentence_embedding` is: row 0 of the last layer, or the mean of the rows of a text's tokens; `token_rows`
+    says that its `last_hidden_state` is every token's row. What follows is how the source is used, by sentence-transformers' names:
+    `prompts` go before a text, `default_prompt_name` names the one that always does, `truncate_dim` is how many numbers of a vector count
+    where the source cuts them, `matryoshka_dims` are the sizes that it was trained to be cut to. Bundles of cls-export 0.1 have none of
+    these, and pool by CLS.
     """
 
     source: Source
@@ -153,7 +171,7 @@ class Manifest:
     inputs: tuple[str, ...] = field(metadata=known(_GRAPH_INPUTS, required=_GRAPH_INPUTS[:2], distinct=True))
     outputs: tuple[OutputSpec, ...] = field(
         metadata=known(
-            ("last_hidden_state", *GRAPH_OUTPUTS.values()),
+            tuple(dict.fromkeys(GRAPH_OUTPUTS.values())),
             name=lambda output: str(output.name),
             required=[GRAPH_OUTPUTS["cls"]],
             distinct=True,
@@ -168,6 +186,13 @@ class Manifest:
     tokenizer: TokenizerChoice | None = None
     created: str = ""
     logits_activation: LogitsActivation | None = None
+    pooling: Pooling = "cls"
+    token_rows: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict, metadata=at_most(MAX_PROMPTS))
+    default_prompt_name: str | None = None
+    truncate_dim: int | None = None
+    matryoshka_dims: tuple[int, ...] = field(default=(), metadata=at_most(MAX_PROMPTS))
+    similarity_fn_name: SimilarityFunction | None = None
     schema_version: int = SCHEMA_VERSION
     fingerprint: str = field(default="")
 
@@ -178,20 +203,46 @@ class Manifest:
     @property
     def encoder_outputs(self) -> tuple[Output, ...]:
         """What `output=` of an `Encoder` may be with this bundle."""
-        held = {output.name for output in self.outputs}
-        return cast("tuple[Output, ...]", tuple(name for name, graph_output in GRAPH_OUTPUTS.items() if graph_output in held))
+        return cast("tuple[Output, ...]", ("sentence", *self.recorded_outputs) if self.pooling == "cls" else self.recorded_outputs)
 
-    def width(self, output: str) -> int:
-        """How many numbers a vector of `output` (`cls`, `pooler`, `logits`) has.
+    @property
+    def recorded_outputs(self) -> tuple[Output, ...]:
+        """The same, each once, by the names under which figures and golden vectors are kept."""
+        held = {output.name for output in self.outputs} - (set() if self.token_rows else {GRAPH_OUTPUTS["tokens"]})
+        names = [self.sentence_output, *(name for name in GRAPH_OUTPUTS if name not in ("sentence", "cls"))]
+        return cast("tuple[Output, ...]", tuple(name for name in names if GRAPH_OUTPUTS[name] in held))
+
+    @property
+    def sentence_output(self) -> Output:
+        """The name under which the sentence's vector is recorded: `cls` where it is that row, as since cls-export 0.1, else `sentence`."""
+        return "cls" if self.pooling == "cls" else "sentence"
+
+    def recorded(self, output: str) -> Output:
+        """The name under which `output` is recorded.
 
         Raises:
             UsageError: the bundle has no such output.
         """
-        for held in self.outputs:
-            if held.name == GRAPH_OUTPUTS.get(output):
-                return held.width
-        hint = f"; export it with --{output}" if output in GRAPH_OUTPUTS else ""
+        if output in self.encoder_outputs:
+            return self.sentence_output if output == "sentence" else cast("Output", output)
+        hint = f"; export it with --{output}" if output in ("pooler", "logits", "tokens") else ""
+        if output == "cls":
+            hint = f"; its vector is the {self.pooling} of the tokens' rows, export it with --pooling cls for the CLS row"
         raise UsageError(f"output is {output!r}, this bundle has {', '.join(self.encoder_outputs)}{hint}")
+
+    @property
+    def default_prompt(self) -> str:
+        """What goes before every text for which no other prompt is asked for."""
+        return "" if self.default_prompt_name is None else self.prompts.get(self.default_prompt_name, "")
+
+    def width(self, output: str) -> int:
+        """How many numbers a vector of `output` has; of `tokens`, each of them.
+
+        Raises:
+            UsageError: the bundle has no such output.
+        """
+        name = GRAPH_OUTPUTS[self.recorded(output)]
+        return next(held.width for held in self.outputs if held.name == name)
 
 
 def compute_fingerprint(manifest: Manifest) -> str:
@@ -199,6 +250,8 @@ def compute_fingerprint(manifest: Manifest) -> str:
 
     Two bundles with the same fingerprint give the same vectors (each variant within its tolerance), so their vectors may share an index.
     The reverse does not hold: a bundle with one variant more, or exported by another version, may give the same vectors too.
+
+    What cls-export 0.1 does not know counts where it decides something, so that it refuses such a bundle and reads all others.
     """
     pooling = manifest.source_pooling
     decides = {
@@ -212,6 +265,13 @@ def compute_fingerprint(manifest: Manifest) -> str:
         "outputs": [[output.name, output.width] for output in manifest.outputs],
         "graphs": {name: graph_hashes(variant) for name, variant in manifest.variants.items()},
     }
+    since = {
+        "computed_pooling": "" if manifest.pooling == "cls" else manifest.pooling,
+        "default_prompt": manifest.default_prompt,
+        "truncate_dim": manifest.truncate_dim,
+        "token_rows": manifest.token_rows,
+    }
+    decides |= {name: value for name, value in since.items() if value}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -249,6 +309,7 @@ def from_json(text: str) -> Manifest:
     except ValueError as error:
         raise BundleError(f"{error}; export the bundle again") from None
     _check_files(manifest)
+    _check_use(manifest)
     if manifest.logits_activation is not None and "logits" not in manifest.encoder_outputs:
         raise BundleError(
             f"{MANIFEST_NAME} has logits_activation {shown(manifest.logits_activation)} and no output logits; export the bundle again"
@@ -260,6 +321,22 @@ def from_json(text: str) -> Manifest:
             "the manifest was edited or is of another version of cls-export, export the bundle again"
         )
     return manifest
+
+
+def _check_use(manifest: Manifest) -> None:
+    """Refuses what no source says of its vectors: a default prompt that is not there, sizes that they have not, rows that are not there."""
+    width, default = manifest.width(manifest.sentence_output), manifest.default_prompt_name
+    wrong = None
+    if default is not None and default not in manifest.prompts:
+        wrong = f"default_prompt_name {shown(default)}, which is none of its prompts"
+    elif any(
+        not 0 < size <= width for size in (*manifest.matryoshka_dims, width if manifest.truncate_dim is None else manifest.truncate_dim)
+    ):
+        wrong = f"sizes {shown((*manifest.matryoshka_dims, manifest.truncate_dim))} for vectors of {width} numbers"
+    elif manifest.token_rows and GRAPH_OUTPUTS["tokens"] not in {output.name for output in manifest.outputs}:
+        wrong = f"token_rows and no output {GRAPH_OUTPUTS['tokens']}"
+    if wrong is not None:
+        raise BundleError(f"{MANIFEST_NAME} has {wrong}; export the bundle again")
 
 
 def _check_files(manifest: Manifest) -> None:

@@ -26,6 +26,11 @@ def between(low: float, high: float) -> dict[str, Any]:
     return {_RULE: lambda value: None if low <= value <= high else f"{shown(value)}, expected {low:,} to {high:,}"}
 
 
+def at_most(count: int) -> dict[str, Any]:
+    """Metadata of a field that has at most so many items."""
+    return {_RULE: lambda value: None if len(value) <= count else f"{len(value):,} items, expected at most {count:,}"}
+
+
 def known(
     names: Collection[str], *, name: Callable[[Any], str] = str, required: Iterable[str] = (), distinct: bool = False
 ) -> dict[str, Any]:

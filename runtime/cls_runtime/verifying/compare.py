@@ -208,7 +208,7 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
         fingerprint=bundle.manifest.fingerprint,
         follow_links=follow_links,
     ) as encoder:
-        encoded = {name: encoder.encode_with_report(texts, output=name) for name in encoder.outputs}
+        encoded = {name: encoder.encode_with_report(texts, output=name) for name in encoder.manifest.recorded_outputs}
         vectors: dict[str, Float32] = {name: rows for name, (rows, _) in encoded.items()}
         removed = {item.index: item.removed_tokens for item in encoded["cls"][1].truncated}
         about = ComparedBundle(

@@ -197,7 +197,7 @@ class Verification:
     def _vector_checks(self, bundle: Bundle, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
         """The checks of a loaded variant by name, in the order in which they run; without texts, those that need none."""
         thresholds = thresholds_for(variant, "cls")
-        outputs, probes, golden = bundle.manifest.encoder_outputs, self._probes, self._golden
+        outputs, probes, golden = bundle.manifest.recorded_outputs, self._probes, self._golden
         checks: dict[str, Callable[[_Loaded], Finding]] = {}
         if probes is not None:
             checks["finite"] = lambda loaded: vector_checks.finite(loaded.once, probes, outputs)
@@ -293,4 +293,4 @@ def _live_vectors(model: str, texts: Sequence[Text], bundle: Bundle) -> Mapping[
     except ImportError:
         raise missing from None
     manifest = bundle.manifest
-    return reference(model, texts, outputs=manifest.encoder_outputs, max_length=manifest.max_length, tokenizer=manifest.tokenizer)
+    return reference(model, texts, outputs=manifest.recorded_outputs, max_length=manifest.max_length, tokenizer=manifest.tokenizer)

@@ -74,17 +74,18 @@ def test_multiply_adds_of_a_batch():
 
 
 def test_every_output_has_a_width(manifest):
-    assert manifest.encoder_outputs == get_args(Output) == ("cls", "pooler", "logits")
-    assert [manifest.width(output) for output in manifest.encoder_outputs] == [HIDDEN, HIDDEN, LABELS]
+    assert manifest.encoder_outputs == ("sentence", "cls", "pooler", "logits")
+    assert {*manifest.encoder_outputs, "tokens"} == {*get_args(Output)}
+    assert [manifest.width(output) for output in manifest.encoder_outputs] == [HIDDEN, HIDDEN, HIDDEN, LABELS]
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("pooler", "output is 'pooler', this bundle has cls; export it with --pooler"),
-        ("logits", "output is 'logits', this bundle has cls; export it with --logits"),
-        ("mean", "output is 'mean', this bundle has cls"),
-        ("last_hidden_state", "output is 'last_hidden_state', this bundle has cls"),
+        ("pooler", "output is 'pooler', this bundle has sentence, cls; export it with --pooler"),
+        ("logits", "output is 'logits', this bundle has sentence, cls; export it with --logits"),
+        ("mean", "output is 'mean', this bundle has sentence, cls"),
+        ("last_hidden_state", "output is 'last_hidden_state', this bundle has sentence, cls"),
     ],
 )
 def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message):
@@ -137,7 +138,7 @@ def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message)
         (lambda raw: raw["inputs"].append("position_ids"), "inputs is 'position_ids', expected one of input_ids, attention_mask"),
         (lambda raw: raw.update(outputs=[]), r"outputs is \[\], expected sentence_embedding among them"),
         (lambda raw: raw["outputs"].append(raw["outputs"][1]), "outputs is .* expected each once"),
-        (lambda raw: raw["outputs"][2].update(name="other"), "outputs is 'other', expected one of last_hidden_state, sentence_emb"),
+        (lambda raw: raw["outputs"][2].update(name="other"), "outputs is 'other', expected one of sentence_embedding, pooler_output"),
         (lambda raw: raw.update(logits_activation="Sigmoid"), "logits_activation is 'Sigmoid', expected one of 'identity', 'sigmoid'"),
         (lambda raw: raw.update(logits_activation=["sigmoid"]), r"logits_activation is \['sigmoid'\], expected one of"),
         (

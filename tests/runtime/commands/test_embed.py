@@ -196,7 +196,7 @@ def test_bad_usage_is_one_line_exit_code_2_and_harms_nothing(golden_bundle, text
 def test_an_output_that_the_bundle_lacks(texts, tmp_path, capsys):
     bundle = build_bundle(tmp_path / "cls-only", outputs=("sentence_embedding",))
     assert run(bundle, texts, "-o", tmp_path / "out.npy", "--output", "pooler") == 2
-    assert capsys.readouterr().err == "error: output is 'pooler', this bundle has cls; export it with --pooler\n"
+    assert capsys.readouterr().err == "error: output is 'pooler', this bundle has sentence, cls; export it with --pooler\n"
 
 
 def test_a_vector_that_is_not_finite_ends_with_1(texts, tmp_path, capsys):
