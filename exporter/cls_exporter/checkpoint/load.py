@@ -27,7 +27,7 @@ from cls_exporter.checkpoint.tokenizer_checks import check_vocabulary
 from cls_exporter.checkpoint.weights import read_weights, sha256_of, some_of
 from cls_exporter.config import ExportConfig
 from cls_exporter.errors import CheckpointError, UnsupportedError
-from cls_runtime.bundle.manifest import LogitsActivation, Pooler, SourcePooling, TokenizerChoice
+from cls_runtime.bundle.manifest import LogitsActivation, Pooler, Pooling, SourcePooling, TokenizerChoice
 from cls_runtime.errors import UsageError
 
 # A model with 16 heads and 8,192 positions needs half of it.
@@ -53,6 +53,8 @@ class Checkpoint:
         inputs: the graph's inputs, in order.
         pooler: whether the checkpoint's pooler was trained, whether or not it is exported.
         source_pooling: how the source makes a sentence vector.
+        pooling: how the exported graph makes it.
+        token_rows: whether the graph's `last_hidden_state` is every token's row.
         labels: of the classifier's outputs; empty without `logits`.
         logits_activation: what the source's users apply to the logits; None without them.
         unknown_settings: entries of sentence-transformers' files that nobody here knows, each with its file's name.
@@ -75,6 +77,8 @@ class Checkpoint:
     inputs: tuple[str, ...]
     pooler: Pooler
     source_pooling: SourcePooling
+    pooling: Pooling
+    token_rows: bool
     labels: tuple[str, ...]
     logits_activation: LogitsActivation | None
     unknown_settings: tuple[str, ...]
@@ -99,7 +103,7 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     Args:
         model: a hub id or a local folder.
         revision: a branch, tag or commit of the hub's repository.
-        config: which outputs, how long a text, and what is allowed; None takes the defaults. Variants, layout and calibration are not read.
+        config: which outputs, how long a text, and what is allowed; None takes the defaults. Variants and calibration are not read.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or its vectors would be silently wrong.
@@ -113,7 +117,11 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     settings = read_transformer_settings(folder)
     configuration = read_configuration(folder, source.name, trust_remote_code=trusted, changes=settings.changes)
     sentence = read_sentence_modules(
-        source.folder, settings, hidden=configuration.hidden, allow_pooling_mismatch=asked.allow_pooling_mismatch
+        source.folder,
+        settings,
+        hidden=configuration.hidden,
+        wanted=asked.pooling,
+        allow_pooling_mismatch=asked.allow_pooling_mismatch,
     )
     tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=settings.lowercase, choice=asked.tokenizer)
     weights = read_weights(folder)
@@ -127,6 +135,15 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     row_modules = RowModules(
         dense=sentence.dense, pooler=parts.pooler, pooler_output=asked.pooler, head=None if head is None else head.head
     )
+    module = ClsModel(
+        encoder,
+        row_modules,
+        hidden=configuration.hidden,
+        token_type_ids=takes_types,
+        pooling=sentence.computed,
+        token_rows=asked.tokens or (sentence.computed == "mean" and asked.layout == "standard"),
+        include_prompt=sentence.pools_prompt,
+    )
     return Checkpoint(
         name=source.name,
         revision=source.revision,
@@ -134,7 +151,7 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
         stored_config=configuration.stored,
         architecture=configuration.architecture,
         config=configuration.loaded,
-        model=ClsModel(encoder, row_modules, hidden=configuration.hidden, token_type_ids=takes_types),
+        model=module,
         tokenizer=tokenizer.tokenizer,
         tokenizer_json=tokenizer.serialized,
         tokenizer_choice=asked.tokenizer,
@@ -142,6 +159,8 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
         inputs=("input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])),
         pooler=parts.state,
         source_pooling=sentence.pooling,
+        pooling=module.pooling,
+        token_rows=module.token_rows,
         labels=labels,
         logits_activation=activation,
         unknown_settings=sentence.unknown,

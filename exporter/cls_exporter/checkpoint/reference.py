@@ -16,6 +16,7 @@ from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.trial import outputs_of
 from cls_exporter.config import ExportConfig
 from cls_runtime.bundle.manifest import TokenizerChoice
+from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.encoding.tokenizer import Text
 
 Float32 = NDArray[np.float32]
@@ -58,7 +59,8 @@ def reference_vectors(
 
 
 def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[str, Float32]:
-    """Every output of a loaded checkpoint, float32 [n, width] by name.
+    """Every output of a loaded checkpoint, float32 [n, width] by name; of `tokens` a sample of rows (`token_sample`), the texts' one after
+    the other: float32 [R, H].
 
     Only texts of the same number of tokens run together, so no padding can touch a vector; on a busy machine a few batches also wait for
     PyTorch's threads far less often than many single texts.
@@ -73,7 +75,10 @@ def checkpoint_vectors(checkpoint: Checkpoint, texts: Sequence[Text]) -> dict[st
             inputs = [torch.cat([encoded[place][name] for place in batch]) for name in checkpoint.inputs]
             outputs = [output.numpy() for output in outputs_of(checkpoint, inputs)]
             rows |= {place: [output[index] for output in outputs] for index, place in enumerate(batch)}
-    return {name: np.stack([rows[place][index] for place in range(len(texts))]) for index, name in enumerate(checkpoint.model.output_names)}
+    names = checkpoint.model.output_names
+    vectors = {name: [rows[place][index] for place in range(len(texts))] for index, name in enumerate(names)}
+    sampled = [item[sampled_positions(len(item))] for item in vectors.pop("tokens", ())]
+    return {**({"tokens": np.concatenate(sampled)} if sampled else {}), **{name: np.stack(items) for name, items in vectors.items()}}
 
 
 def checkpoint_token_ids(checkpoint: Checkpoint, texts: Sequence[Text]) -> tuple[tuple[int, ...], ...]:

@@ -18,6 +18,7 @@ from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_v
 from cls_exporter.checkpoint.sentence_model import CannotAskError, asked, is_reranker, model_of, version
 from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError, shown
+from cls_runtime.bundle.manifest import Output
 from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoding.tokenizer import Text
 
@@ -136,7 +137,7 @@ class _Oracle:
 
     def check_rows(self) -> None:
         """The texts' vectors are the same, within what fp32 is held to."""
-        output = "logits" if is_reranker(self._checkpoint) else "cls"
+        output: Output = "logits" if is_reranker(self._checkpoint) else self._checkpoint.model.sentence_output
         if output not in self._checkpoint.model.output_names or not self._texts:
             return
         ours = checkpoint_vectors(self._checkpoint, self._texts)[output]

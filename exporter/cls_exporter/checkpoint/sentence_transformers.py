@@ -17,8 +17,9 @@ from cls_exporter.checkpoint.dense import Dense, read_dense
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.sentence_settings import TransformerSettings, check_sentence_embedding, switch, unknown_keys
 from cls_exporter.checkpoint.weights import shown_name, some_of
+from cls_exporter.config import PoolingChoice
 from cls_exporter.errors import CheckpointError, UnsupportedError, shown
-from cls_runtime.bundle.manifest import SourcePooling
+from cls_runtime.bundle.manifest import Pooling, SourcePooling
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -45,11 +46,14 @@ _UNSAID_PROMPTS = ("query", "document")
 class SentenceModules:
     """What follows the encoder, and what its folder says about texts.
 
-    `dense` are the fused Dense modules, None where there are none; `unknown` are entries of the folder's files that are none of those that
-    are known, each with its file's name.
+    `computed` is the pooling of the exported graph; `pools_prompt` is false where that graph leaves a prompt's tokens out, which its mask
+    then marks with a 2. `dense` are the fused Dense modules, None where there are none; `unknown` are entries of the folder's files that
+    are none of those that are known, each with its file's name.
     """
 
     pooling: SourcePooling
+    computed: Pooling = "cls"
+    pools_prompt: bool = True
     dense: nn.Sequential | None = None
     dense_files: tuple[Path, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -57,7 +61,7 @@ class SentenceModules:
 
 
 def read_sentence_modules(
-    folder: CheckpointFolder, settings: TransformerSettings, *, hidden: int, allow_pooling_mismatch: bool
+    folder: CheckpointFolder, settings: TransformerSettings, *, hidden: int, wanted: PoolingChoice, allow_pooling_mismatch: bool
 ) -> SentenceModules:
     """Reads modules.json and what it names; a folder without it says nothing about pooling.
 
@@ -71,7 +75,7 @@ def read_sentence_modules(
                 f"{settings.file} replaces {some_of(sorted(settings.changes))} of config.json, which sentence-transformers follows in the "
                 f"folder with {MODULES} only, and transformers nowhere; export that folder, or write it into config.json"
             )
-        return SentenceModules(SourcePooling(mode=None), unknown=settings.unknown)
+        return SentenceModules(SourcePooling(mode=None), computed="mean" if wanted == "mean" else "cls", unknown=settings.unknown)
     modules = listed_modules(folder)
     is_reranker = settings.classifies and len(modules) == 1
     prompts, notes = _prompts(folder, is_reranker=is_reranker)
@@ -83,11 +87,12 @@ def read_sentence_modules(
             f"{settings.file} has transformer_task 'sequence-classification' before a pooling; supported is 'feature-extraction'"
         )
     chain = _chain(modules[1:], hidden=hidden)
-    _check_pooling(chain.mode, chain.include_prompt, prompts, allow_pooling_mismatch)
+    computed: Pooling = "mean" if wanted == "mean" or (wanted == "auto" and chain.mode == "mean" and not allow_pooling_mismatch) else "cls"
+    _check_pooling(chain.mode, computed, chain.include_prompt, prompts, allow_pooling_mismatch)
     described = tuple(dense.described for dense in chain.dense)
     pooling = SourcePooling(
         mode=chain.mode,
-        mismatch_allowed=allow_pooling_mismatch and chain.mode != "cls",
+        mismatch_allowed=allow_pooling_mismatch and chain.mode != computed,
         normalize=chain.normalize,
         dense=described,
         include_prompt=chain.include_prompt,
@@ -95,6 +100,8 @@ def read_sentence_modules(
     layers = [layer for dense in chain.dense for layer in (dense.linear, dense.activation)]
     return SentenceModules(
         pooling,
+        computed=computed,
+        pools_prompt=chain.include_prompt or computed == "cls",
         dense=nn.Sequential(*layers) if layers else None,
         dense_files=tuple(file for dense in chain.dense for file in dense.files),
         unknown=unknown + chain.unknown,
@@ -234,15 +241,15 @@ def _pooling(folder: CheckpointFolder) -> tuple[str, bool]:
     return "+".join(named), switch(config, "include_prompt", where, default=True)
 
 
-def _check_pooling(mode: str | None, include_prompt: bool, prompts: Mapping[str, str], allowed: bool) -> None:
+def _check_pooling(mode: str | None, computed: Pooling, include_prompt: bool, prompts: Mapping[str, str], allowed: bool) -> None:
     if mode is None:
         raise UnsupportedError("modules.json has no Pooling module, so it makes no sentence vector; expected one after the Transformer")
-    if mode != "cls" and not allowed:
+    if mode != computed and not allowed:
         raise CheckpointError(
             f"sentence-transformers pools this model by {mode}, not by the CLS row: its CLS vectors were not trained to mean anything; "
             "export a CLS model, or use --allow-pooling-mismatch if the CLS row is what you want"
         )
-    if not include_prompt and prompts:
+    if not include_prompt and prompts and computed == "cls":
         raise CheckpointError(
             f"pooling leaves the prompt out (include_prompt is false, prompts {some_of(sorted(prompts))}): the pooled row is then not "
             "row 0; supported is include_prompt true, or a model without prompts"

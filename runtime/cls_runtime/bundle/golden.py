@@ -1,9 +1,12 @@
 """`golden.npz`: texts and the vectors that PyTorch gave for them, so that a bundle can be checked without PyTorch.
 
 A zip of `.npy` arrays: `texts` (and `text_pairs` where the texts are pairs) as numpy unicode arrays [n], and float32 [n, width] for each
-output that the bundle has: `cls`, `pooler`, `logits`. The tokens that PyTorch was given are int32 too: `token_counts` [n], and `token_ids`
-with all texts' ids one after the other. They tell a wrong tokenizer from a wrong graph. Nothing in the file is pickled, and a reader
-allocates no more than it really holds.
+output that the bundle has: `cls` (in a bundle that pools otherwise `sentence`), `pooler`, `logits`. The tokens that PyTorch was given are
+int32 too: `token_counts` [n], and `token_ids` with all texts' ids one after the other. They tell a wrong tokenizer from a wrong graph.
+Nothing in the file is pickled, and a reader allocates no more than it really holds.
+
+Of a bundle with every token's row there is a sample of rows: `tokens` float32 [R, H], one text's rows after the other's, `row_counts` int32
+[n], how many of each, and `row_positions` int32 [R], of which tokens.
 """
 
 from __future__ import annotations
