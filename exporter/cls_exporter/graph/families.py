@@ -32,6 +32,7 @@ class Form:
     Attributes:
         model_type: the family.
         layers: layers with an attention.
+        one_row: nothing but row 0 of the last layer is needed, and nothing else of it is computed.
         reassociated_products: products of the last attention that are spared.
         fused_attention: one operator computes an attention over all tokens on a GPU.
         unusual: settings, in words, that may give another graph than any that was counted.
@@ -40,10 +41,16 @@ class Form:
 
     model_type: str
     layers: int
+    one_row: bool
     reassociated_products: int
     fused_attention: bool
     unusual: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def whole_layers(self) -> int:
+        """Layers that compute every token's row."""
+        return self.layers - self.one_row
 
     def missed(self, found: str) -> str:
         """A note for the report that a rewrite did not happen as expected; `found` says what was counted.
@@ -72,9 +79,9 @@ class Family:
     layers_within: str | None = None
     rotated_values: str | None = None
 
-    def form(self, config: Any, *, runs_code: bool = False) -> Form:
-        """What a checkpoint of this `config` must show; `runs_code` says that code of its own makes the model."""
-        rotated = self.rotated_values is not None and bool(getattr(config, self.rotated_values))
+    def form(self, config: Any, *, one_row: bool = True, runs_code: bool = False) -> Form:
+        """What a checkpoint of this `config` must show; `one_row` as in `Form`, `runs_code` says that code of its own makes the model."""
+        rotated = one_row and self.rotated_values is not None and bool(getattr(config, self.rotated_values))
         note = f"slower than usual: with {self.rotated_values} the last layer's values are rotated, and so computed for every token"
         unusual = [
             f"{name} {shown(getattr(config, name))}"
@@ -84,7 +91,8 @@ class Family:
         return Form(
             model_type=self.model_type,
             layers=int(config.num_hidden_layers) * (1 if self.layers_within is None else int(getattr(config, self.layers_within))),
-            reassociated_products=self.reassociated_products - rotated,
+            one_row=one_row,
+            reassociated_products=self.reassociated_products - rotated if one_row else 0,
             fused_attention=self.fused_attention,
             unusual=(*unusual, *(["code of the checkpoint's own"] if runs_code else [])),
             notes=(note,) if rotated else (),
@@ -111,4 +119,5 @@ FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _TABLE
 
 def form_of(checkpoint: Checkpoint) -> Form:
     """What the checkpoint's graph must show."""
-    return FAMILIES[checkpoint.architecture.model_type].form(checkpoint.config, runs_code=bool(checkpoint.stored_config.get("auto_map")))
+    family, runs_code = FAMILIES[checkpoint.architecture.model_type], bool(checkpoint.stored_config.get("auto_map"))
+    return family.form(checkpoint.config, one_row=checkpoint.model.one_row, runs_code=runs_code)

@@ -19,8 +19,9 @@ def trace(checkpoint: Checkpoint) -> ir.Model:
     """Traces `checkpoint.model` with torch's dynamo exporter.
 
     Returns:
-        A model with int64 inputs [batch_size, sequence_length] and float32 outputs [batch_size, width], all rows of the last layer still
-        computed. Every value has a shape in the symbols `batch_size` and `sequence_length`.
+        A model with int64 inputs [batch_size, sequence_length] and float32 outputs [batch_size, width], those of `tokens` [batch_size,
+        sequence_length, H]; all rows of the last layer are still computed. Every value has a shape in the symbols `batch_size` and
+        `sequence_length`.
 
     Raises:
         GraphError: torch cannot export the module.

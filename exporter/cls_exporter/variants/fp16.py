@@ -74,7 +74,7 @@ def check_fusions(form: Form, *, attentions: int, norms: int) -> tuple[str, ...]
     Raises:
         GraphError: there are more or fewer, and no setting explains it: a graph that is not fused would be slow on a GPU silently.
     """
-    expected = form.layers - 1 if form.fused_attention else 0  # the last layer has one query row, and neither keys nor values
+    expected = form.whole_layers if form.fused_attention else 0  # a layer with one query row has neither keys nor values
     counts = (("attentions", attentions, expected), ("residual norms", norms, 2 * form.layers))
     return tuple(
         form.missed(f"{fused} {what} were fused for fp16 in {form.layers} layers, expected {wanted}")

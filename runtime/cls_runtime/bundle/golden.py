@@ -35,9 +35,11 @@ Float32 = NDArray[np.float32]
 
 GOLDEN_NAME = "golden.npz"
 OUTPUTS = tuple(GRAPH_OUTPUTS)
+_SENTENCES = ("cls", "sentence")
 MAX_GOLDEN_BYTES = 256 * 2**20
 _TEXT_ARRAYS = ("texts", "text_pairs")
 _TOKEN_ARRAYS = ("token_counts", "token_ids")
+_ROW_ARRAYS = ("row_counts", "row_positions")
 # Of each there is far less; more of them would be lists of Python's objects that are many times the file.
 _MAX_TEXTS = 100_000
 _MAX_TOKENS = 2**23
@@ -60,10 +62,12 @@ class Golden:
         text_pairs: the second text of each pair, or None where the texts are single.
         token_ids: the tokens of each text as the model takes them, special tokens included and cut to the maximum; None where the file has
             none, as those of cls-export 0.1.0.
-        vectors: float32 [n, width] by output: `cls` always, `pooler` and `logits` where the bundle has them.
+        vectors: float32 [n, width] by output: `cls` or `sentence` always, `pooler` and `logits` where the bundle has them; `tokens`
+            is [R, H], with a row for each of `row_positions`.
+        row_positions: with `tokens`, the positions of each text's tokens whose rows are kept, ascending; see `token_sample`.
 
     Raises:
-        ValueError: no texts, no `cls`, an unknown output, a shape or dtype that does not fit, or a text that ends with a NUL
+        ValueError: no texts, no vectors of theirs, an unknown output, a shape or dtype that does not fit, or a text that ends with a NUL
             (numpy's unicode arrays drop it).
     """
 
@@ -71,6 +75,7 @@ class Golden:
     vectors: Mapping[str, Float32]
     text_pairs: tuple[str, ...] | None = None
     token_ids: tuple[tuple[int, ...], ...] | None = None
+    row_positions: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -82,11 +87,18 @@ class Golden:
         for text in (*self.texts, *(self.text_pairs or ())):
             if text.endswith("\0"):
                 raise ValueError(f"the text {text[:40]!r} ends with a NUL, which a numpy unicode array cannot hold")
-        if "cls" not in self.vectors or not set(self.vectors) <= set(OUTPUTS):
-            raise ValueError(f"vectors for {sorted(self.vectors)}, expected cls and at most {', '.join(OUTPUTS)}")
+        if len({*_SENTENCES} & set(self.vectors)) != 1 or not set(self.vectors) <= set(OUTPUTS):
+            raise ValueError(f"vectors for {sorted(self.vectors)}, expected cls or sentence, and at most {', '.join(OUTPUTS)}")
+        if ("tokens" in self.vectors) != (self.row_positions is not None):
+            raise ValueError("rows of tokens go with their positions, only one of the two is there")
+        if self.row_positions is not None and len(self.row_positions) != len(self.texts):
+            raise ValueError(f"positions in {len(self.row_positions)} texts for {len(self.texts)} texts, expected as many")
+        if any(list(positions) != sorted({*positions}) or positions[:1] < (0,) for positions in self.row_positions or ()):
+            raise ValueError("positions of a text's rows, expected at least one, from 0 on and ascending")
         for name, vectors in self.vectors.items():
-            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(self.texts) or not vectors.shape[1]:
-                raise ValueError(f"{name} is {vectors.dtype} {list(vectors.shape)}, expected float32 [{len(self.texts)}, width]")
+            rows = len(self.texts) if name != "tokens" else sum(map(len, self.row_positions or ()))
+            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
+                raise ValueError(f"{name} is {vectors.dtype} {list(vectors.shape)}, expected float32 [{rows}, width]")
 
     @property
     def inputs(self) -> list[str] | list[tuple[str, str]]:
@@ -102,6 +114,9 @@ def write_golden(path: Path, golden: Golden) -> None:
     if golden.token_ids is not None:
         arrays["token_counts"] = np.array([len(ids) for ids in golden.token_ids], dtype=np.int32)
         arrays["token_ids"] = np.array([token for ids in golden.token_ids for token in ids], dtype=np.int32)
+    if golden.row_positions is not None:
+        arrays["row_counts"] = np.array([len(positions) for positions in golden.row_positions], dtype=np.int32)
+        arrays["row_positions"] = np.array([place for positions in golden.row_positions for place in positions], dtype=np.int32)
     arrays |= {name: np.ascontiguousarray(golden.vectors[name]) for name in OUTPUTS if name in golden.vectors}
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
@@ -142,9 +157,9 @@ def _arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = sorted(member.filename.removesuffix(".npy") for member in members)
-        unknown = [name for name in names if name not in {*_TEXT_ARRAYS, *_TOKEN_ARRAYS, *OUTPUTS}]
+        unknown = [name for name in names if name not in {*_TEXT_ARRAYS, *_TOKEN_ARRAYS, *_ROW_ARRAYS, *OUTPUTS}]
         if unknown or "texts" not in names:
-            raise ValueError(f"arrays {shown(names)}, expected texts and cls" + (f", not {shown(unknown[0])}" if unknown else ""))
+            raise ValueError(f"arrays {shown(names)}, expected texts and their vectors" + (f", not {shown(unknown[0])}" if unknown else ""))
         if len(set(names)) < len(names):
             raise ValueError(f"arrays {shown(names)}, expected each once")
         size_bytes = sum(member.file_size for member in members)
@@ -207,13 +222,15 @@ def _golden(arrays: Mapping[str, NDArray[Any]]) -> Golden:
     return Golden(
         texts=tuple(arrays["texts"].tolist()),
         text_pairs=None if pairs is None else tuple(pairs.tolist()),
-        token_ids=_token_ids(arrays),
+        token_ids=_ragged(arrays, *_TOKEN_ARRAYS),
+        row_positions=_ragged(arrays, *_ROW_ARRAYS),
         vectors={name: arrays[name] for name in OUTPUTS if name in arrays},
     )
 
 
-def _token_ids(arrays: Mapping[str, NDArray[Any]]) -> tuple[tuple[int, ...], ...] | None:
-    held = [name for name in _TOKEN_ARRAYS if name in arrays]
+def _ragged(arrays: Mapping[str, NDArray[Any]], counts_name: str, values_name: str) -> tuple[tuple[int, ...], ...] | None:
+    """Integers of each text, which the file has one text's after the other's; None where it has none."""
+    held = [name for name in (counts_name, values_name) if name in arrays]
     if not held:
         return None
     for name in held:
@@ -222,12 +239,12 @@ def _token_ids(arrays: Mapping[str, NDArray[Any]]) -> tuple[tuple[int, ...], ...
         if len(arrays[name]) > _MAX_TOKENS:
             raise ValueError(f"{name} has {len(arrays[name]):,} numbers, expected at most {_MAX_TOKENS:,}")
     if len(held) < 2:
-        raise ValueError(f"{held[0]} without {(set(_TOKEN_ARRAYS) - set(held)).pop()}, expected both")
-    counts, ids = arrays["token_counts"], arrays["token_ids"].tolist()
-    if (counts < 0).any() or int(counts.sum(dtype=np.int64)) != len(ids):
-        raise ValueError(f"token_counts add up to {int(counts.sum(dtype=np.int64))}, token_ids has {len(ids)}")
+        raise ValueError(f"{held[0]} without {({counts_name, values_name} - set(held)).pop()}, expected both")
+    counts, values = arrays[counts_name], arrays[values_name].tolist()
+    if (counts < 0).any() or int(counts.sum(dtype=np.int64)) != len(values):
+        raise ValueError(f"{counts_name} add up to {int(counts.sum(dtype=np.int64))}, {values_name} has {len(values)}")
     ends = np.cumsum(counts, dtype=np.int64).tolist()
-    return tuple(tuple(ids[end - count : end]) for end, count in zip(ends, counts.tolist(), strict=True))
+    return tuple(tuple(values[end - count : end]) for end, count in zip(ends, counts.tolist(), strict=True))
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 # Arithmetic on numbers of tokens and positions: what these make of integers and constants stays float32.
 _ARITHMETIC = frozenset(
     {"Abs", "Add", "Ceil", "Clip", "Concat", "Cos", "Div", "Exp", "Expand", "Floor", "Identity", "Log", "MatMul", "Max", "Min", "Mul"}
-    | {"Neg", "Pow", "Reshape", "Sin", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
+    | {"Neg", "Pow", "ReduceSum", "Reshape", "Sin", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
 )
 _LOSES = frozenset({"Softplus"})  # on the way to what float16 would hold
 _ADDED_TO_SCORES = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
@@ -32,7 +32,8 @@ class HalfPrecision(ir.passes.InPlacePass):
     5. Elsewhere a `Where` that masks with a number below float16's range masks with the lowest float16. A mask that is computed from
        another is rule 2's, and is limited to the lowest float16 before it is cast.
     6. LayerNormalization keeps its statistics in float32 (`stash_type` 1).
-    7. A Softplus is computed in float32: `log(1 + exp(x))` is 0 in float16 for x below -7. So are the operators named in `float32`.
+    7. A sum over the tokens that a mask counts, and what divides it, is computed in float32.
+    8. A Softplus is computed in float32: `log(1 + exp(x))` is 0 in float16 for x below -7. So are the operators named in `float32`.
 
     Raises:
         GraphError: a weight is beyond float16's range or not a number. Clamping it would silently make another model.
@@ -82,7 +83,7 @@ def computed_in_float16(model: ir.Model, *, tables: Collection[str] = ()) -> lis
 
 
 def _kept_nodes(graph: ir.Graph, tables: frozenset[str], float32: frozenset[str]) -> set[ir.Node]:
-    """The nodes of rules 2 to 4 and 7, and those that this pass has kept before."""
+    """The nodes of rules 2 to 4, 7 and 8, and those that this pass has kept before."""
     exact = _arithmetic(graph, tables)
     kept = {value.producer() for value in exact}
     for node in graph:
@@ -94,7 +95,7 @@ def _kept_nodes(graph: ir.Graph, tables: frozenset[str], float32: frozenset[str]
             kept.add(node)
             kept |= _before_softmax(node)
         if node.op_type == "Mul" and node not in kept and any(item in exact for item in node.inputs):
-            kept |= _rotation(node, exact)
+            kept |= _rotation(node, exact) | _sum_of_counted(node)
     return {node for node in kept if node is not None}
 
 
@@ -140,6 +141,15 @@ def _rotation(product: ir.Node, exact: set[ir.Value]) -> set[ir.Node]:
     products = [produced_by(item, "Mul") for item in add.inputs]
     rotates = all(node is not None and any(item in exact for item in node.inputs) for node in products)
     return {add, *(node for node in products if node is not None)} if rotates else set()
+
+
+def _sum_of_counted(product: ir.Node) -> set[ir.Node]:
+    """Rule 7: `ReduceSum(x * counted)` and the quotient; empty where `product` is something else."""
+    total = single_consumer(product.outputs[0])
+    if total is None or total.op_type != "ReduceSum" or total.domain:
+        return set()
+    quotient = single_consumer(total.outputs[0])
+    return {product, total, *([] if quotient is None or quotient.op_type != "Div" else [quotient])}
 
 
 def _is_mask(node: ir.Node) -> bool:
@@ -236,13 +246,17 @@ def _float32_outputs(graph: ir.Graph) -> int:
             continue
         name = output.name
         output.name = f"{name}.float16"
-        node = ir.node(
-            "Cast",
-            [output],
-            attributes={"to": int(ir.DataType.FLOAT)},
-            outputs=[ir.Value(name=name, shape=ir.Shape(known_dims(output)), type=ir.TensorType(ir.DataType.FLOAT))],
-        )
-        graph.append(node)
-        graph.outputs[index] = node.outputs[0]
+        graph.outputs[index] = _cast_at_the_end(graph, output)
+        graph.outputs[index].name = name
         count += 1
     return count
+
+
+def _cast_at_the_end(graph: ir.Graph, output: ir.Value) -> ir.Value:
+    """`output` in float32: what a node that computes so reads of it, or a Cast behind all nodes."""
+    for use in output.uses():
+        if use.node.op_type == "Cast" and use.node.outputs[0].dtype == ir.DataType.FLOAT and not use.node.outputs[0].is_graph_output():
+            return use.node.outputs[0]
+    made = ir.Value(shape=ir.Shape(known_dims(output)), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.append(ir.node("Cast", [output], attributes={"to": int(ir.DataType.FLOAT)}, outputs=[made]))
+    return made

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from cls_exporter.graph.passes.rewriting import Builder, Dim, Rewritten, dims, known_dims, permutation
+from cls_exporter.graph.passes.rewriting import Builder, Dim, Rewritten, attribute, constant_ints, dims, known_dims, permutation
 from cls_exporter.graph.passes.row_selection import RULES, Rule, selected_axis
 
 
@@ -15,10 +15,10 @@ class SequenceFirst(ir.passes.InPlacePass):
     """Computes on [S, B, ...] what is computed for each token alone.
 
     1. A Transpose of [B, S, ...] to another order (heads are split: [B, S, A, D] to [B, A, S, D]) starts from [S, B, ...] instead, and so
-       does the selection of row 0: it is the first B rows.
+       do the selection of row 0, which is the first B rows, and a sum over the tokens.
     2. What they read is computed on [S, B, ...] by every operation that treats both axes as rows, up to the lookups of [B, S] indices and
        the Transposes that make [B, S, ...] (attention's context).
-    3. Whoever else reads such a value gets it back as [B, S, ...].
+    3. Whoever else reads such a value gets it back as [B, S, ...], an output of the graph too.
 
     With heads as [S, B, A, D], ONNX Runtime's MatMul takes the Transpose in front of it into its strides (`transBatchA`, `transBatchB`);
     with [B, S, A, D] it copies queries, keys and values first. Not for OpenVINO, which is slower with it (docs/adr/0003-int8-recipe.md).
@@ -32,6 +32,8 @@ class SequenceFirst(ir.passes.InPlacePass):
         twins = _Twins(order)
         count = sum(_rewrite(node, twins) for node in list(model.graph))
         if count:
+            twins.make_outputs(model.graph)
+        if count:
             common.RemoveUnusedNodesPass()(model)  # a dead reader would be given its value back
             twins.give_back(model.graph)
         return Rewritten.of(model, count)
@@ -40,8 +42,8 @@ class SequenceFirst(ir.passes.InPlacePass):
 def _rewrite(node: ir.Node, twins: _Twins) -> bool:
     """Rule 1."""
     source = node.inputs[0] if node.inputs else None
-    is_selection = selected_axis(node) == 1
-    if source is None or node.domain or not (is_selection or node.op_type == "Transpose") or not twins.leads(source):
+    is_selection, is_sum = selected_axis(node) == 1, _is_sum_over_tokens(node)
+    if source is None or node.domain or not (is_selection or is_sum or node.op_type == "Transpose") or not twins.leads(source):
         return False
     if len(known_dims(source)) < 3 or (twins.leads(node.outputs[0]) and not is_selection) or not twins.possible(source):
         return False
@@ -51,9 +53,22 @@ def _rewrite(node: ir.Node, twins: _Twins) -> bool:
         bounds = [build.ints([0], "row_0"), build.ints([1], "row_1"), build.ints([0], "axis_0")]
         rows = build.node("Slice", [twin, *bounds], [1, batch, *rest])
         build.replace(node, build.transpose(rows, _swapped(rows)))
+    elif is_sum:
+        inputs = [twin, build.ints([0], "axis_0")]
+        build.replace(node, build.node("ReduceSum", inputs, known_dims(node.outputs[0]), attributes={"keepdims": 0}))
     else:
         build.replace(node, build.transpose(twin, [{0: 1, 1: 0}.get(axis, axis) for axis in permutation(node)]))
     return True
+
+
+def _is_sum_over_tokens(node: ir.Node) -> bool:
+    """Whether a node adds up [B, S, ...] over S to [B, ...]."""
+    return (
+        node.op_type == "ReduceSum"
+        and len(node.inputs) > 1
+        and constant_ints(node.inputs[1]) == (1,)
+        and not attribute(node, "keepdims", 1)
+    )
 
 
 class _Twins:
@@ -88,6 +103,12 @@ class _Twins:
                 self._made |= dict(zip(node.outputs, self._outputs(node), strict=True))
         return self._made[value]
 
+    def make_outputs(self, graph: ir.Graph) -> None:
+        """Has those of the graph's outputs made from [S, B, ...] that can be."""
+        for output in graph.outputs:
+            if self.leads(output) and len(known_dims(output)) > 2 and output.producer() is not None and self.possible(output):
+                self.of(output)
+
     def give_back(self, graph: ir.Graph) -> None:
         """Rule 3."""
         made = {twin.producer() for twin in self._made.values()}
@@ -95,10 +116,14 @@ class _Twins:
         others = set(graph) - made - replaced
         for value, twin in self._made.items():
             readers = [use for use in value.uses() if use.node in others]
-            if len(known_dims(value)) > 2 and readers:
-                back = Builder(readers[0].node).transpose(twin, _swapped(twin))
-                for use in readers:
-                    use.node.replace_input_with(use.idx, back)
+            if len(known_dims(value)) == 2 or not (readers or value.is_graph_output()):
+                continue
+            back = Builder(readers[0].node if readers else value.producer()).transpose(twin, _swapped(twin))  # type: ignore[arg-type]
+            for use in readers:
+                use.node.replace_input_with(use.idx, back)
+            if value.is_graph_output():
+                back.name, value.name = value.name, f"{value.name}.batch_first"
+                value.replace_all_uses_with(back, replace_graph_outputs=True)
 
     def _outputs(self, node: ir.Node) -> list[ir.Value]:
         build, reads = Builder(node), self._reads(node)
