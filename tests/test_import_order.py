@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # line do not know each other.
 RUNTIME = [
     ("errors",),
-    ("bundle", "reading"),
+    ("bundle", "reading", "progress_bar"),
     ("engines",),
     ("encoding",),
     ("encoder",),

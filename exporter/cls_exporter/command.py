@@ -19,7 +19,7 @@ from cls_runtime.bundle.manifest import TokenizerChoice
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
 from cls_runtime.errors import MissingExtraError, UsageError
-from cls_runtime.jobs.progress_bar import ProgressBar
+from cls_runtime.progress_bar import ProgressBar
 
 _EXAMPLES = [
     ("cls-export bert-base-uncased", "fp32, from the hub, into models/bert-base-uncased"),

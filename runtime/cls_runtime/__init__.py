@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from cls_runtime.encoder import Encoder
     from cls_runtime.encoding.options import EncoderOptions
     from cls_runtime.encoding.report import EncodeReport, EncoderInfo, Truncation
+    from cls_runtime.encoding.text_tokens import TextTokens
     from cls_runtime.errors import (
         BundleError,
         CheckFailedError,
         ClosedError,
         ClsError,
+        DimensionsWarning,
         EngineError,
         InstallationWarning,
         IntegrityError,
@@ -45,6 +47,7 @@ __all__ = [
     "CheckFailedError",
     "ClosedError",
     "ClsError",
+    "DimensionsWarning",
     "EncodeReport",
     "Encoder",
     "EncoderInfo",
@@ -57,6 +60,7 @@ __all__ = [
     "MissingExtraError",
     "OverloadedError",
     "TextError",
+    "TextTokens",
     "TextTooLongError",
     "Truncation",
     "TruncationWarning",
@@ -76,6 +80,7 @@ _MODULES = {
     "EncoderInfo": "encoding.report",
     "EncoderOptions": "encoding.options",
     "Manifest": "bundle.manifest",
+    "TextTokens": "encoding.text_tokens",
     "Truncation": "encoding.report",
     "assert_same_vectors": "verifying.same_vectors",
     "compare_bundles": "verifying.compare",

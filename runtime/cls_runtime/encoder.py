@@ -6,29 +6,39 @@ import contextlib
 import dataclasses
 import os
 import threading
+import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cls_runtime.bundle.folder import Bundle, require_fingerprint
-from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
+from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
+from cls_runtime.bundle.manifest import Manifest, Output
 from cls_runtime.encoding.batching import TOKEN_BUDGET
-from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
+from cls_runtime.encoding.chunks import Distinct, Window, distinct, most_characters, split, windows
 from cls_runtime.encoding.crew import check_threads
+from cls_runtime.encoding.finishing import Vectors, finished, unquantized
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
-from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, warn_of_truncation
+from cls_runtime.encoding.prompts import DOCUMENT_NAMES, QUERY_NAMES, first_known, prompt_length, with_prompt
+from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, check_overflow, warn_of_truncation
+from cls_runtime.encoding.rows import Rows, empty_rows
 from cls_runtime.encoding.runner import BatchRunner
+from cls_runtime.encoding.similarity import similarity
+from cls_runtime.encoding.text_tokens import TextTokens, text_tokens
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
-from cls_runtime.encoding.vectors import OnInvalid, finish_rows
+from cls_runtime.encoding.vector_options import WITH_RANGES, DType, VectorForm, VectorOptions
+from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.errors import DimensionsWarning
+from cls_runtime.progress_bar import ProgressBar
 
 Float32 = NDArray[np.float32]
 
@@ -58,6 +68,8 @@ class Encoder:
         self._bundle = bundle
         self._options = options
         self._loaded_from = loaded_from
+        self._tokenizer = tokenizer
+        self._ranges: dict[tuple[str, int, bool, bool], Float32] = {}
         self._runner = BatchRunner(engine, tokenizer, token_budget=options.token_budget)
         self._merger = RequestMerger(
             self._runner,
@@ -202,30 +214,118 @@ class Encoder:
         report: EncodeReport = getattr(self._last, "report", EncodeReport())
         return report
 
-    def encode(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Float32:
-        """Vectors of texts or text pairs.
+    def encode(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> Vectors:
+        """Vectors of texts or text pairs, as the model was trained to give them; docs/runtime.md has more on each option.
 
         Args:
             texts: any iterable of str or of pairs (str, str); not a str.
-            output: `cls`, `pooler` or `logits`; `outputs` says which the bundle has.
-            normalize: divide each vector by its L2 norm.
+            output: `sentence`, the same by the name `cls` where it is that row, `pooler`, `logits` or `tokens`; `outputs` says which the
+                bundle has.
+            normalize: divide each vector (of `tokens`, each token's) by its L2 norm; None as the model was trained, which is never for
+                others than a sentence's.
+            prompt_name: the name of the prompt that goes before each text (of a pair, before the first); None for the model's default.
+            prompt: its text, whatever it is called; "" for none.
+            dimensions: cut a sentence's vector to so many numbers and, unless `normalize` is False, make it unit length again; None for the
+                model's `truncate_dim`, which cuts and does no more, or for all.
+            dtype: `float32`, `float16`, `int8`, `uint8`, or a bit a number, packed: `binary` (int8), `ubinary` (uint8).
+            ranges: float32 [2, width], the least and the largest of each number, which int8 and uint8 divide into 256 steps; None for
+                `ranges()`, the bundle's own.
+            show_progress: draw a bar on standard error, with tqdm.
 
         Returns:
-            float32 [n, width] in input order; [0, width] for no texts.
+            `dtype` [n, width] in input order; [0, width] for no texts. Of `tokens`, a list of n arrays [tokens, hidden], special tokens
+            included.
 
         Raises:
             TypeError: `texts` is a str, a mapping, a data frame or another thing that iterates over no texts, or an item is neither a str
                 nor a pair.
             TextError: an item is not valid Unicode, or so long that it must be cut before it is tokenized, without a place for a cut.
-            TextTooLongError: a text is too long, with `on_overflow="raise"`.
-            InvalidVectorError: a vector is NaN, infinite or zero, with `on_invalid="raise"`.
-            UsageError: the bundle has no such output.
+            TextTooLongError: a text, its prompt included, is too long, with `on_overflow="raise"`.
+            InvalidVectorError: a vector is NaN, infinite or zero, with `on_invalid="raise"`, or `dtype` has no place for it.
+            UsageError: the bundle has no such output, prompt or number of dimensions, or an option makes no sense.
+            BundleError: its golden vectors, of which its own ranges are made, cannot be read.
+            MissingExtraError: `show_progress`, and tqdm is not installed.
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
-        return self._encode(texts, output=output, normalize=normalize)[0]
+        options = VectorOptions(
+            output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
+        )
+        return self._encode(texts, options, show_progress=show_progress)[0]
 
-    def encode_with_report(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> tuple[Float32, EncodeReport]:
+    def encode_query(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> Vectors:
+        """`encode` with the prompt that is called `query`, or none where the model has none of that name."""
+        options = VectorOptions(
+            output=output,
+            normalize=normalize,
+            prompt_name=first_known(self.manifest, QUERY_NAMES),
+            prompt=prompt,
+            dimensions=dimensions,
+            dtype=dtype,
+            ranges=ranges,
+        )
+        return self._encode(texts, options, show_progress=show_progress)[0]
+
+    def encode_document(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> Vectors:
+        """`encode` with the prompt that is called `document`, or none where the model has none of that name."""
+        options = VectorOptions(
+            output=output,
+            normalize=normalize,
+            prompt_name=first_known(self.manifest, DOCUMENT_NAMES),
+            prompt=prompt,
+            dimensions=dimensions,
+            dtype=dtype,
+            ranges=ranges,
+        )
+        return self._encode(texts, options, show_progress=show_progress)[0]
+
+    def encode_with_report(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> tuple[Vectors, EncodeReport]:
         """`encode`, and what it did: how many texts, tokens, padding and batches, and which texts were cut.
 
             >>> rows, report = encoder.encode_with_report(texts)  # doctest: +SKIP
@@ -235,94 +335,164 @@ class Encoder:
         Returns:
             The rows of `encode`, and their report, which is also `last_report`. Arguments and errors are those of `encode`.
         """
-        return self._encode(texts, output=output, normalize=normalize)
+        options = VectorOptions(
+            output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
+        )
+        return self._encode(texts, options, show_progress=show_progress)
 
-    def _encode(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> tuple[Float32, EncodeReport]:
-        """The work of the two above, so that a warning names the line of whoever called either."""
+    def _encode(self, texts: Iterable[Text], options: VectorOptions, *, show_progress: bool) -> tuple[Vectors, EncodeReport]:
+        """The work of those above, so that a warning names the line of whoever called one of them."""
         self._runner.check_usable()
-        inputs = distinct(_whole(texts))
-        rows = np.empty((len(inputs.once.texts), self.manifest.width(output)), dtype=np.float32)
+        form = self._form(options, stacklevel=3)
+        inputs = distinct(self._whole(texts, form))
+        rows = empty_rows(len(inputs.once.texts), form.graph_output, form.width)
         report = EncodeReport()
-        for block, done in self._computed(split(inputs.once), output):
-            rows[report.texts : report.texts + len(block)] = block
-            report += done
-        rows, report = self._completed(inputs, rows, report, output=output, normalize=normalize)
-        self._warn_of_truncation(report, stacklevel=3)
-        return rows, report
+        with ProgressBar(unit="text", total=len(inputs.once.texts), shown=False, asked_for=show_progress) as bar:
+            parts = split(inputs.once, most=most_characters(form.graph_output, form.width))
+            for block, done in self._computed(parts, form, progress=bar.advance if bar.is_drawn else None):
+                rows[report.texts : report.texts + len(block)] = block
+                report += done
+        vectors, report = self._completed(inputs, rows, report, form)
+        self._warn_of_truncation(report.truncated, stacklevel=3)
+        return vectors, report
 
-    async def aencode(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Float32:
+    async def aencode(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+    ) -> Vectors:
         """`encode` for asyncio: requests that come at the same time are computed together, and the event loop is never blocked.
 
         Requests take turns, so a long one does not hold up the short ones behind it. Cancelling the task withdraws its texts and harms
         no other. `last_report` is this request's until the next `await`; its tokens, padding and batches include those of the requests
-        computed with it.
-
-        Args:
-            texts: any iterable of str or of pairs (str, str); not a str.
-            output: `cls`, `pooler` or `logits`.
-            normalize: divide each vector by its L2 norm.
-
-        Returns:
-            float32 [n, width] in input order; [0, width] for no texts.
+        computed with it. Arguments and results are those of `encode`.
 
         Raises:
             OverloadedError: more waits than `max_waiting_texts` or `max_waiting_characters`; nothing was queued.
-            TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
+            TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, BundleError, EngineError, ClosedError: as `encode`.
         """
         import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector
 
+        options = VectorOptions(
+            output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
+        )
         self._runner.check_usable()
-        inputs = distinct(_whole(texts))
-        rows, report = np.empty((0, self.manifest.width(output)), dtype=np.float32), EncodeReport()
+        form = self._form(options, stacklevel=2)
+        inputs = distinct(self._whole(texts, form))
+        rows, report = empty_rows(0, form.graph_output, form.width), EncodeReport()
         if inputs.once.texts:
-            rows, report = await asyncio.wrap_future(
-                self._merger.submit(
-                    inputs.once,
-                    GRAPH_OUTPUTS[output],
-                    width=self.manifest.width(output),
-                    refuse_overflow=self._options.on_overflow == "raise",
-                )
+            submitted = self._merger.submit(
+                inputs.once, form.graph_output, width=form.width, refuse_overflow=self._options.on_overflow == "raise"
             )
-        rows, report = self._completed(inputs, rows, report, output=output, normalize=normalize)
-        self._warn_of_truncation(report, stacklevel=2)
-        return rows
+            rows, report = await asyncio.wrap_future(submitted)
+        vectors, report = self._completed(inputs, rows, report, form)
+        self._warn_of_truncation(report.truncated, stacklevel=2)
+        return vectors
 
-    def stream(self, texts: Iterable[Text], *, output: Output = "cls", normalize: bool = False) -> Iterator[Float32]:
+    def stream(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+    ) -> Iterator[Vectors]:
         """Vectors of any iterable of texts, block by block, in memory that does not grow with it.
 
-        It reads ahead by two windows of at most 4096 texts each. Close the iterator (or exhaust it) to stop the work.
-
-        Args:
-            texts: any iterable of str or of pairs (str, str); not a str.
-            output: `cls`, `pooler` or `logits`.
-            normalize: divide each vector by its L2 norm.
+        It reads ahead by two windows of at most 4096 texts each. Close the iterator (or exhaust it) to stop the work. Arguments are those
+        of `encode`.
 
         Yields:
-            float32 [n, width], in input order. `last_report` describes the block just yielded.
+            What `encode` gives of n texts, in input order. `last_report` describes the block just yielded.
 
         Raises:
-            TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, EngineError, ClosedError: as `encode`.
+            TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, BundleError, EngineError, ClosedError: as `encode`.
         """
+        options = VectorOptions(
+            output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
+        )
         self._runner.check_usable()
-        self.manifest.width(output)
-        return self._stream(iterable_of_texts(texts), output=output, normalize=normalize)
+        return self._stream(iterable_of_texts(texts), self._form(options, stacklevel=2))
 
-    def _stream(self, texts: Iterable[Text], *, output: Output, normalize: bool) -> Iterator[Float32]:
+    def _stream(self, texts: Iterable[Text], form: VectorForm) -> Iterator[Vectors]:
         waiting: deque[Distinct] = deque()
+        unpooled = self._unpooled(form)
 
         def read() -> Iterator[Window]:
-            for window in windows(checked_text(text, index) for index, text in enumerate(texts)):
-                waiting.append(distinct(window))
+            checked = (checked_text(text, index) for index, text in enumerate(texts))
+            given = (with_prompt(form.prompt, text) for text in checked) if form.prompt else checked
+            for window in windows(given, most=most_characters(form.graph_output, form.width)):
+                waiting.append(distinct(window.unpooled(unpooled)))
                 yield waiting[-1].once
 
         warned = False
-        with contextlib.closing(self._computed(read(), output)) as blocks:
+        with contextlib.closing(self._computed(read(), form)) as blocks:
             for block, done in blocks:
-                rows, report = self._completed(waiting.popleft(), block, done, output=output, normalize=normalize)
+                vectors, report = self._completed(waiting.popleft(), block, done, form)
                 if report.truncated and not warned:
                     warned = True
-                    self._warn_of_truncation(report, stacklevel=2)
-                yield rows
+                    self._warn_of_truncation(report.truncated, stacklevel=2)
+                yield vectors
+
+    def tokens(self, texts: Iterable[Text], *, prompt_name: str | None = None, prompt: str | None = None) -> list[TextTokens]:
+        """The tokens of each text, as `encode` gives them to the model: behind the prompt, and cut where there are too many.
+
+            >>> encoder.tokens(["two cats"])[0].tokens  # doctest: +SKIP
+            ('[CLS]', 'two', 'cats', '[SEP]')
+
+        With `output="tokens"`, row i of a text is that of its token i. Arguments and errors are those of `encode`.
+        """
+        self._runner.check_usable()
+        form = self._form(VectorOptions(prompt_name=prompt_name, prompt=prompt), stacklevel=2)
+        found = [text_tokens(self._tokenizer, text, index) for index, text in enumerate(self._whole(texts, form).texts)]
+        truncated = [item.truncated for item in found if item.truncated is not None]
+        if self._options.on_overflow == "raise":
+            check_overflow(truncated, max_length=self.manifest.max_length)
+        self._warn_of_truncation(truncated, stacklevel=2)
+        return found
+
+    def ranges(self, *, output: Output = "sentence", normalize: bool | None = None, dimensions: int | None = None) -> Float32:
+        """The least and the largest of each number over the bundle's golden texts, of vectors as `encode` gives them with these options.
+
+        They are what int8 and uint8 divide into 256 steps where no others are given. Those of your own texts use the steps better.
+
+        Returns:
+            float32 [2, width].
+
+        Raises:
+            UsageError: as `encode`, or `tokens`, which have none.
+            BundleError: the golden vectors cannot be read.
+        """
+        return self._own_ranges(VectorOptions(output=output, normalize=normalize, dimensions=dimensions, dtype="int8").of(self.manifest))
+
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> Float32:
+        """How alike each of `a` is with each of `b`, by the function that the model was trained for; the cosine where it does not say.
+
+            >>> encoder.similarity(encoder.encode_query(["cats?"]), encoder.encode_document(["a cat", "a dog"])).shape  # doctest: +SKIP
+            (1, 2)
+
+        Args:
+            a: vectors [n, width] or one [width].
+            b: vectors [m, width] or one [width].
+
+        Returns:
+            float32 [n, m], the higher the more alike: of `euclidean` and `manhattan`, the negative distances.
+
+        Raises:
+            UsageError: these are no vectors of one width.
+        """
+        return similarity(a, b, function=self.manifest.similarity_fn_name or "cosine")
 
     def close(self) -> None:
         """Waits for the batches that run, and frees the graph and the threads. May be called more than once."""
@@ -345,34 +515,55 @@ class Encoder:
         state = "closed" if self._runner.closed else f"{self._info.variant} on {self._info.engine}, {self._info.threads} threads"
         return f"<Encoder of {self.manifest.source.name}: {state}>"
 
-    def _computed(self, parts: Iterable[Window], output: Output) -> Generator[tuple[Float32, EncodeReport], None, None]:
-        return self._runner.compute(
-            parts, GRAPH_OUTPUTS[output], width=self.manifest.width(output), refuse_overflow=self._options.on_overflow == "raise"
-        )
+    def _form(self, options: VectorOptions, *, stacklevel: int) -> VectorForm:
+        """What the vectors of a call are; warns of a size that the bundle does not name."""
+        form = options.of(self.manifest)
+        if doubt := options.doubt(self.manifest):
+            warnings.warn(doubt, DimensionsWarning, stacklevel=stacklevel + 1)
+        return form
 
-    def _completed(
-        self, inputs: Distinct, rows: Float32, report: EncodeReport, *, output: Output, normalize: bool
-    ) -> tuple[Float32, EncodeReport]:
+    def _whole(self, texts: Iterable[Text], form: VectorForm) -> Window:
+        """All texts, as the model is given them."""
+        checked = [checked_text(text, index) for index, text in enumerate(iterable_of_texts(texts))]
+        if form.prompt:
+            checked = [with_prompt(form.prompt, text) for text in checked]
+        return Window(checked, range(len(checked))).unpooled(self._unpooled(form))
+
+    def _unpooled(self, form: VectorForm) -> int:
+        """How many tokens at the beginning of each text are read and not pooled."""
+        return prompt_length(self._tokenizer, form.prompt) if form.prompt and self.manifest.leaves_prompt_out else 0
+
+    def _computed(
+        self, parts: Iterable[Window], form: VectorForm, *, progress: Callable[[int], None] | None = None
+    ) -> Generator[tuple[Rows, EncodeReport], None, None]:
+        refuse = self._options.on_overflow == "raise"
+        return self._runner.compute(parts, form.graph_output, width=form.width, refuse_overflow=refuse, progress=progress)
+
+    def _completed(self, inputs: Distinct, rows: Rows, report: EncodeReport, form: VectorForm) -> tuple[Vectors, EncodeReport]:
         """What the caller gets, from the rows and the report of `inputs.once`; the report is remembered."""
         rows, report = inputs.rows_of_all(rows), inputs.report_of_all(report)
-        self._check_and_normalize(rows, inputs.whole, output=output, normalize=normalize)
+        ranges = form.ranges
+        if ranges is None and form.dtype in WITH_RANGES:
+            ranges = self._own_ranges(form)
+        vectors = finished(rows, form, indices=inputs.whole.indices, ranges=ranges, on_invalid=self._options.on_invalid)
         self._last.report = report
-        return rows, report
+        return vectors, report
 
-    def _check_and_normalize(self, rows: Float32, window: Window, *, output: Output, normalize: bool) -> None:
-        finish_rows(
-            rows,
-            first_index=window.indices[0] if window.indices else 0,
-            normalize=normalize,
-            on_invalid=self._options.on_invalid,
-            zero_is_valid=output == "logits",
-        )
+    def _own_ranges(self, form: VectorForm) -> Float32:
+        """The bundle's own ranges, made once for each kind of vector; nobody can write into them."""
+        kind = (form.output, form.dimensions, form.normalize, form.normalize_whole)
+        if kind not in self._ranges:
 
-    def _warn_of_truncation(self, report: EncodeReport, *, stacklevel: int) -> None:
-        if report.truncated and self._options.on_overflow == "warn":
-            warn_of_truncation(report.truncated, max_length=self.manifest.max_length, stacklevel=stacklevel + 1)
+            def golden(bundle: Bundle) -> Golden:
+                require_fingerprint(bundle, self.manifest.fingerprint)
+                return read_golden(bundle.companion(GOLDEN_NAME))
 
+            rows = Bundle.read(self._bundle.folder, golden, follow_links=self._bundle.follow_links).vectors[form.output].copy()
+            vectors = unquantized(rows, form, first_index=0, on_invalid="keep")
+            self._ranges[kind] = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+            self._ranges[kind].flags.writeable = False
+        return self._ranges[kind]
 
-def _whole(texts: Iterable[Text]) -> Window:
-    checked = [checked_text(text, index) for index, text in enumerate(iterable_of_texts(texts))]
-    return Window(checked, range(len(checked)))
+    def _warn_of_truncation(self, truncated: Sequence[Truncation], *, stacklevel: int) -> None:
+        if truncated and self._options.on_overflow == "warn":
+            warn_of_truncation(truncated, max_length=self.manifest.max_length, stacklevel=stacklevel + 1)

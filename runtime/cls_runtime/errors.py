@@ -18,8 +18,8 @@
         ├── GraphError           a rewrite that was expected did not happen (1)
         └── ParityError          a variant misses its threshold; also a CheckFailedError (1)
 
-Two warnings, both UserWarning: TruncationWarning (texts were cut, with on_overflow="warn") and InstallationWarning (packages that overwrite
-each other).
+Three warnings, all UserWarning: TruncationWarning (texts were cut, with on_overflow="warn"), DimensionsWarning (vectors were cut to a size
+that the model does not name) and InstallationWarning (packages that overwrite each other).
 
 A message says what happened, what was found, what was expected and what to do next, on one line.
 """
@@ -98,6 +98,10 @@ class ClosedError(ClsError, RuntimeError):
 
 class TruncationWarning(UserWarning):
     """Texts were longer than the model takes and were cut; once for each call. `Encoder.last_report` says which."""
+
+
+class DimensionsWarning(UserWarning):
+    """Vectors were cut to a size that the model was not trained for, as far as its bundle says; once for each call."""
 
 
 class InstallationWarning(UserWarning):

@@ -235,6 +235,14 @@ class Manifest:
         """What goes before every text for which no other prompt is asked for."""
         return "" if self.default_prompt_name is None else self.prompts.get(self.default_prompt_name, "")
 
+    @property
+    def leaves_prompt_out(self) -> bool:
+        """Whether the graph takes an `attention_mask` of 2 for the tokens of a prompt, which it reads and does not pool.
+
+        The graph of a CLS model without prompts does not, whatever its source says: it is the one of cls-export 0.1.
+        """
+        return not self.source_pooling.include_prompt and (self.pooling != "cls" or any(self.prompts.values()))
+
     def width(self, output: str) -> int:
         """How many numbers a vector of `output` has; of `tokens`, each of them.
 

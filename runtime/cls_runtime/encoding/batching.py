@@ -80,11 +80,19 @@ def _rounded_up(rows: int, width: int, *, max_length: int, token_budget: int) ->
     return min(more, token_budget // width), width
 
 
-def pad(texts: Sequence[TokenizedText], *, pad_id: int, rows: int | None = None, width: int | None = None) -> TokenBatch:
+def pad(
+    texts: Sequence[TokenizedText],
+    *,
+    pad_id: int,
+    rows: int | None = None,
+    width: int | None = None,
+    prompt_tokens: Sequence[int] | None = None,
+) -> TokenBatch:
     """The texts as int64 [B, S], padded on the right with `pad_id`, mask 0 and type 0.
 
     B is `rows`, which repeat the last text where there are more, or the number of texts; S is `width`, or the longest text's.
-    `token_type_ids` is None unless the texts have type ids.
+    `token_type_ids` is None unless the texts have type ids. Where `prompt_tokens` has a number for each text, so many of its first tokens
+    have mask 2, which says that they are read and not pooled; of a text that is shorter, all.
     """
     if rows is not None:
         texts = [*texts, *itertools.repeat(texts[-1], rows - len(texts))]
@@ -97,4 +105,8 @@ def pad(texts: Sequence[TokenizedText], *, pad_id: int, rows: int | None = None,
     if type_ids:
         token_type_ids = np.zeros(mask.shape, dtype=np.int64)
         token_type_ids[mask] = np.concatenate(type_ids)
-    return TokenBatch(input_ids, mask.astype(np.int64), token_type_ids)
+    attention_mask = mask.astype(np.int64)
+    if prompt_tokens is not None:
+        counts = np.array([*prompt_tokens, *itertools.repeat(prompt_tokens[-1], len(texts) - len(prompt_tokens))])
+        attention_mask[mask & (np.arange(mask.shape[1]) < counts[:, None])] = 2
+    return TokenBatch(input_ids, attention_mask, token_type_ids)

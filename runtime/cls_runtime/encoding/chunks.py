@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.report import EncodeReport, Truncation, truncations
+from cls_runtime.encoding.rows import Rows, is_per_token
 from cls_runtime.encoding.tokenizer import Text, characters
-
-Float32 = NDArray[np.float32]
 
 # Texts are sorted by length within a window: enough of them that neighbours are equally long, few enough to hold in memory.
 WINDOW_TEXTS = 4096
 WINDOW_CHARACTERS = 2**22
+# About as many as a window's rows take where each token has one: few tokens have less than a character.
+WINDOW_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive texts of the input. `indices` are their places in it, for errors and reports."""
+    """Consecutive texts of the input. `indices` are their places in it, for errors and reports.
+
+    `prompt_tokens` says of each text how many of its first tokens are read and not pooled; None where that is none of any.
+    """
 
     texts: Sequence[Text]
     indices: Sequence[int]
+    prompt_tokens: Sequence[int] | None = None
+
+    def unpooled(self, tokens: int) -> Window:
+        """The same texts, of which the first `tokens` tokens are read and not pooled."""
+        return replace(self, prompt_tokens=[tokens] * len(self.texts)) if tokens else self
+
+    def part(self, start: int, stop: int) -> Window:
+        """The texts from `start` to before `stop`."""
+        prompt_tokens = None if self.prompt_tokens is None else self.prompt_tokens[start:stop]
+        return Window(self.texts[start:stop], self.indices[start:stop], prompt_tokens)
+
+    def only(self, rows: Sequence[int]) -> Window:
+        """The texts at `rows`."""
+        prompt_tokens = None if self.prompt_tokens is None else [self.prompt_tokens[row] for row in rows]
+        return Window([self.texts[row] for row in rows], [self.indices[row] for row in rows], prompt_tokens)
 
 
 @dataclass(frozen=True)
@@ -42,9 +61,11 @@ class Distinct:
         """Whether some text occurs twice."""
         return len(self.positions) > len(self.once.texts)
 
-    def rows_of_all(self, rows: Float32) -> Float32:
-        """The rows float32 [n, width] of all texts, from those of `once`."""
-        return rows[self.positions] if self.repeats else rows
+    def rows_of_all(self, rows: Rows) -> Rows:
+        """The rows of all n texts, from those of `once`; none of them shares its memory with another."""
+        if not self.repeats:
+            return rows
+        return [rows[position].copy() for position in self.positions] if isinstance(rows, list) else rows[self.positions]
 
     def cuts_of_all(self, truncated: Sequence[Truncation]) -> list[Truncation | None]:
         """How each of the n texts was cut, from what was cut of `once`; the indices are those of `once`."""
@@ -60,10 +81,15 @@ class Distinct:
         return replace(report, texts=len(self.positions), truncated=truncated)
 
 
-def windows(texts: Iterable[Text]) -> Iterator[Window]:
+def most_characters(output: str, width: int) -> int:
+    """How many characters a window may have whose texts get rows of this output and width."""
+    return max(1, WINDOW_BYTES // (width * np.dtype(np.float32).itemsize)) if is_per_token(output) else WINDOW_CHARACTERS
+
+
+def windows(texts: Iterable[Text], *, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
     """Windows of `texts`, in order; each text's index is its place in `texts`.
 
-    A window ends at `WINDOW_TEXTS` texts or with the text that brings it to `WINDOW_CHARACTERS` characters.
+    A window ends at `WINDOW_TEXTS` texts or with the text that brings it to `most` characters.
     """
     held: list[Text] = []
     size = 0
@@ -71,7 +97,7 @@ def windows(texts: Iterable[Text]) -> Iterator[Window]:
     for text in texts:
         held.append(text)
         size += characters(text)
-        if len(held) == WINDOW_TEXTS or size >= WINDOW_CHARACTERS:
+        if len(held) == WINDOW_TEXTS or size >= most:
             yield Window(held, range(start, start + len(held)))
             start += len(held)
             held, size = [], 0
@@ -79,25 +105,28 @@ def windows(texts: Iterable[Text]) -> Iterator[Window]:
         yield Window(held, range(start, start + len(held)))
 
 
-def split(window: Window) -> Iterator[Window]:
+def split(window: Window, *, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
     """A window of any size as windows within the limits of `windows`; the indices are kept."""
-    for part in windows(window.texts):
-        yield Window(part.texts, [window.indices[index] for index in part.indices])
+    start = 0
+    for part in windows(window.texts, most=most):
+        yield window.part(start, start + len(part.texts))
+        start += len(part.texts)
 
 
 def distinct(window: Window) -> Distinct:
-    """Each text of the window once, where it first occurs.
+    """Each text of the window once, where it first occurs. Texts of which the model pools other tokens are not the same.
 
     >>> texts = distinct(Window(["b", "a", "b"], range(3)))
     >>> texts.once.texts, texts.once.indices, texts.positions.tolist()
     (['b', 'a'], [0, 1], [0, 1, 0])
     """
-    places: dict[Text, int] = {}
-    indices: list[int] = []
+    inputs: Iterable[Hashable] = window.texts if window.prompt_tokens is None else zip(window.texts, window.prompt_tokens, strict=True)
+    places: dict[Hashable, int] = {}
+    rows: list[int] = []
     positions = np.empty(len(window.texts), dtype=np.intp)
-    for row, (text, index) in enumerate(zip(window.texts, window.indices, strict=True)):
-        place = places.setdefault(text, len(places))
-        if place == len(indices):
-            indices.append(index)
+    for row, given in enumerate(inputs):
+        place = places.setdefault(given, len(places))
+        if place == len(rows):
+            rows.append(row)
         positions[row] = place
-    return Distinct(window, Window(list(places), indices), positions)
+    return Distinct(window, window if len(rows) == len(positions) else window.only(rows), positions)

@@ -17,17 +17,13 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cls_runtime.encoding.chunks import Window, distinct
 from cls_runtime.encoding.crew import Crew
 from cls_runtime.encoding.report import EncodeReport, truncations
+from cls_runtime.encoding.rows import Rows, empty_rows
 from cls_runtime.encoding.runner import CLOSED, BatchRunner
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import ClosedError, ClsError, OverloadedError
-
-Float32 = NDArray[np.float32]
 
 # Long enough for requests that arrive together to be seen together, short beside the milliseconds that a batch takes.
 MAX_WAIT_MS = 2.0
@@ -50,12 +46,13 @@ class _Request:
     window: Window
     output: str
     refuse_overflow: bool
-    rows: Float32
+    width: int
+    rows: Rows
     missing: int
     waiting: int
     taken: int = 0
     report: EncodeReport = field(default_factory=EncodeReport)
-    future: Future[tuple[Float32, EncodeReport]] = field(default_factory=Future)
+    future: Future[tuple[Rows, EncodeReport]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,7 @@ class _Share:
 
     @property
     def window(self) -> Window:
-        whole = self.request.window
-        return Window(whole.texts[self.start : self.stop], whole.indices[self.start : self.stop])
+        return self.request.window.part(self.start, self.stop)
 
 
 class RequestMerger:
@@ -101,8 +97,8 @@ class RequestMerger:
         """Lets the threads end when `owner` is collected."""
         weakref.finalize(owner, self._crew.dismiss).atexit = False
 
-    def submit(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> Future[tuple[Float32, EncodeReport]]:
-        """Queues a request; the future's result is its rows, float32 [n, width], and its report. Cancel the future to withdraw it.
+    def submit(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> Future[tuple[Rows, EncodeReport]]:
+        """Queues a request; the future's result is its rows and its report. Cancel the future to withdraw it.
 
         The report's tokens, padding and batches are those of the rounds that the request was part of, neighbours included.
 
@@ -124,7 +120,7 @@ class RequestMerger:
             self._check_room(self._waiting_texts, count, self._max_waiting_texts, "texts")
             self._check_room(self._waiting_characters, size, self._max_waiting_characters, "characters")
             self._crew.add(self._work)
-            request = _Request(window, output, refuse_overflow, np.empty((count, width), dtype=np.float32), count, size)
+            request = _Request(window, output, refuse_overflow, width, empty_rows(count, output, width), count, size)
             self._waiting_texts += count
             self._waiting_characters += size
             self._requests.append(request)
@@ -149,7 +145,7 @@ class RequestMerger:
                 "once, or use encode or stream for a bulk job"
             )
 
-    def _drop(self, future: Future[tuple[Float32, EncodeReport]]) -> None:
+    def _drop(self, future: Future[tuple[Rows, EncodeReport]]) -> None:
         """Takes what is left of a request that failed or was withdrawn out of the queue."""
         if not future.cancelled() and future.exception() is None:
             return
@@ -242,7 +238,7 @@ class RequestMerger:
         merged = windows[0] if len(windows) == 1 else _concatenated(windows)
         texts = distinct(merged)
         ((rows, report),) = self._runner.compute(
-            [texts.once], first.request.output, width=first.request.rows.shape[1], refuse_overflow=first.request.refuse_overflow
+            [texts.once], first.request.output, width=first.request.width, refuse_overflow=first.request.refuse_overflow
         )
         rows, cuts = texts.rows_of_all(rows), texts.cuts_of_all(report.truncated)
         start = 0
@@ -287,7 +283,10 @@ def _next_share(request: _Request) -> _Share:
 
 def _concatenated(windows: Sequence[Window]) -> Window:
     texts = [text for window in windows for text in window.texts]
-    return Window(texts, range(len(texts)))
+    prompt_tokens = None
+    if any(window.prompt_tokens is not None for window in windows):
+        prompt_tokens = [count for window in windows for count in window.prompt_tokens or [0] * len(window.texts)]
+    return Window(texts, range(len(texts)), prompt_tokens)
 
 
 def _guessed_tokens(text: Text) -> int:

@@ -5,33 +5,34 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cls_runtime.encoding.batching import Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.report import EncodeReport, Truncation, check_overflow
+from cls_runtime.encoding.rows import Rows, check_rows, empty_rows, place_rows
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
-from cls_runtime.encoding.vectors import check_rows
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
-
-Float32 = NDArray[np.float32]
 
 CLOSED = "the Encoder is closed; load the bundle again"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A window on its way: `rows` is complete when all `futures` are."""
+    """A window on its way: `rows` is complete when all `futures` are, the batches of `batches` that do not run here."""
 
-    rows: Float32
-    futures: list[Future[None]]
+    texts: Sequence[TokenizedText]
+    prompt_tokens: Sequence[int] | None
+    output: str
+    width: int
+    rows: Rows
     report: EncodeReport
+    futures: list[tuple[Future[None], Batch]] = field(default_factory=list)
 
 
 class BatchRunner:
@@ -49,15 +50,22 @@ class BatchRunner:
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="cls-encoder")
 
     def compute(
-        self, windows: Iterable[Window], output: str, *, width: int, refuse_overflow: bool = False
-    ) -> Generator[tuple[Float32, EncodeReport], None, None]:
-        """The rows float32 [n, width] of each window, in order; tokenizes one window ahead of the one that is computed.
+        self,
+        windows: Iterable[Window],
+        output: str,
+        *,
+        width: int,
+        refuse_overflow: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Generator[tuple[Rows, EncodeReport], None, None]:
+        """The rows of each window, in order; tokenizes one window ahead of the one that is computed.
 
         Args:
             windows: read one at a time.
             output: the graph output.
             width: the width of its last axis.
             refuse_overflow: a text that is too long is an error.
+            progress: called with the number of texts of each batch, when it is done.
 
         Raises:
             TextError: a text that cannot be encoded.
@@ -69,18 +77,18 @@ class BatchRunner:
         try:
             for window in windows:
                 self._check_process()
-                jobs.append(self._start(window, output, width=width, refuse_overflow=refuse_overflow))
+                jobs.append(self._start(window, output, width=width, refuse_overflow=refuse_overflow, progress=progress))
                 if len(jobs) == 2:
-                    yield _completed(jobs[0])
+                    yield _completed(jobs[0], progress)
                     jobs.popleft()
             while jobs:
                 self._check_process()
-                yield _completed(jobs[0])
+                yield _completed(jobs[0], progress)
                 jobs.popleft()
         finally:
             if os.getpid() == self._process:  # after a fork a thread may hold the locks that is not there
                 for job in jobs:
-                    for future in job.futures:
+                    for future, _ in job.futures:
                         future.cancel()
 
     def check_usable(self) -> None:
@@ -121,7 +129,7 @@ class BatchRunner:
             self._engine.close()
             self._slots.release(self._engine.workers)
 
-    def _start(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> _Job:
+    def _start(self, window: Window, output: str, *, width: int, refuse_overflow: bool, progress: Callable[[int], None] | None) -> _Job:
         """Tokenizes a window and hands its batches to the workers; a single batch runs here, which saves the hand-over."""
         texts = self._tokenizer.tokenize(window.texts, indices=window.indices)
         truncated = tuple(
@@ -131,13 +139,6 @@ class BatchRunner:
             check_overflow(truncated, max_length=self._tokenizer.max_length)
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
         batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
-        rows = np.empty((len(texts), width), dtype=np.float32)
-        futures: list[Future[None]] = []
-        for batch in batches:
-            if self._engine.workers == 1 or len(batches) == 1:
-                self._run(texts, batch, output, rows)
-            else:
-                futures.append(self._submit(texts, batch, output, rows))
         report = EncodeReport(
             texts=len(texts),
             tokens=int(lengths.sum()),
@@ -145,22 +146,30 @@ class BatchRunner:
             batches=len(batches),
             truncated=truncated,
         )
-        return _Job(rows, futures, report)
+        job = _Job(texts, window.prompt_tokens, output, width, empty_rows(len(texts), output, width), report)
+        for batch in batches:
+            if self._engine.workers == 1 or len(batches) == 1:
+                self._run(job, batch)
+                if progress is not None:
+                    progress(len(batch.indices))
+            else:
+                job.futures.append((self._submit(job, batch), batch))
+        return job
 
-    def _submit(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> Future[None]:
+    def _submit(self, job: _Job, batch: Batch) -> Future[None]:
         future: Future[None] = Future()
-        arguments = [(texts, batch, output, rows)]
+        arguments = [(job, batch)]
         try:
             self._pool.submit(self._work, future, arguments)
         except RuntimeError:  # no more threads; or the pool was shut down, by `close` or at the interpreter's exit
             if future.cancel():  # a thread that is there may have taken it all the same
                 arguments.clear()  # the pool keeps them until it has a thread
-                self._run(texts, batch, output, rows)
+                self._run(job, batch)
                 future = Future()
                 future.set_result(None)
         return future
 
-    def _work(self, future: Future[None], arguments: Sequence[tuple[Sequence[TokenizedText], Batch, str, Float32]]) -> None:
+    def _work(self, future: Future[None], arguments: Sequence[tuple[_Job, Batch]]) -> None:
         """Runs a batch on a thread of the pool, unless it was cancelled."""
         if not future.set_running_or_notify_cancel():
             return
@@ -171,18 +180,22 @@ class BatchRunner:
         else:
             future.set_result(None)
 
-    def _run(self, texts: Sequence[TokenizedText], batch: Batch, output: str, rows: Float32) -> None:
+    def _run(self, job: _Job, batch: Batch) -> None:
         """Runs one batch and writes its vectors into their rows."""
-        padded = pad([texts[index] for index in batch.indices], rows=batch.rows, width=batch.width, pad_id=self._tokenizer.pad_id)
+        texts = [job.texts[index] for index in batch.indices]
+        prompt_tokens = None if job.prompt_tokens is None else [job.prompt_tokens[index] for index in batch.indices]
+        padded = pad(texts, rows=batch.rows, width=batch.width, pad_id=self._tokenizer.pad_id, prompt_tokens=prompt_tokens)
         with self._slots:
             if self._closed:
                 raise ClosedError(CLOSED)
-            (vectors,) = self._engine.run(padded, [output])
-        check_rows(vectors, count=batch.rows, width=rows.shape[1], output=output)
-        rows[batch.indices] = vectors[: len(batch.indices)]
+            (vectors,) = self._engine.run(padded, [job.output])
+        check_rows(vectors, count=batch.rows, tokens=batch.width, width=job.width, output=job.output)
+        place_rows(job.rows, vectors, batch.indices, texts)
 
 
-def _completed(job: _Job) -> tuple[Float32, EncodeReport]:
-    for future in job.futures:
+def _completed(job: _Job, progress: Callable[[int], None] | None) -> tuple[Rows, EncodeReport]:
+    for future, batch in job.futures:
         future.result()
+        if progress is not None:
+            progress(len(batch.indices))
     return job.rows, job.report

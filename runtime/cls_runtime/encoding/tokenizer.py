@@ -130,15 +130,16 @@ class TextTokenizer:
         for count in _block_sizes(inputs):
             block = list(islice(rest, count))
             if count == 1 and characters(block[0]) > LONG_CHARACTERS[0]:
-                tokenized.append(self._tokenize_long(block[0], places[len(tokenized)]))
+                encoding, complete, _ = self._encode_long(block[0], places[len(tokenized)])
+                tokenized.append(self._limited(encoding, at_least=not complete))
                 continue
             tokenized += [self._limited(encoding) for encoding in self._encodings(block, places[len(tokenized) :])]
         return tokenized
 
-    def _encodings(self, texts: Sequence[Text], indices: Sequence[int]) -> Sequence[Encoding]:
-        """The library's encodings; it names no text that it fails on, `_explain` does."""
+    def _encodings(self, texts: Sequence[Text], indices: Sequence[int], *, located: bool = False) -> Sequence[Encoding]:
+        """The library's encodings, with places or faster; it names no text that it fails on, `_explain` does."""
         try:
-            if len(texts) > 1 or characters(texts[0]) >= _SHORT_CHARACTERS:
+            if len(texts) > 1 or (characters(texts[0]) >= _SHORT_CHARACTERS and not located):
                 return self._tokenizer.encode_batch_fast(texts)
             (text,) = texts
             return [self._tokenizer.encode(text) if isinstance(text, str) else self._tokenizer.encode(*text)]
@@ -153,8 +154,24 @@ class TextTokenizer:
 
         return cuts_of(self._tokenizer)
 
-    def _tokenize_long(self, text: Text, index: int) -> TokenizedText:
-        """The tokens of a long text from as much of it as settles them; more is tried until it does."""
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of the tokens that stand for no text."""
+        return frozenset(token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special)
+
+    def located(self, text: Text, index: int) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
+        """A text's encoding with places in it, what `tokenize` makes of it, the positions that stay, and how many characters are before.
+
+        Errors are those of `tokenize`; also where only a text without its runs of blanks settles the tokens: places would be others.
+        """
+        if characters(text) > LONG_CHARACTERS[0]:
+            encoding, complete, before = self._encode_long(text, index, located=True)
+        else:
+            (encoding,), complete, before = self._encodings([text], [index], located=True), True, [0, 0]
+        return encoding, self._limited(encoding, at_least=not complete), self._kept(encoding), before
+
+    def _encode_long(self, text: Text, index: int, *, located: bool = False) -> tuple[Encoding, bool, list[int]]:
+        """As much of a long text as settles its tokens, whether that is all, and how many characters of each part are before it."""
         whole: tuple[str, ...] = (text,) if isinstance(text, str) else text
         if any(not part.isascii() and _SURROGATE.search(part) for part in whole):
             raise _explain([text], [index], ValueError())
@@ -162,13 +179,14 @@ class TextTokenizer:
         for limit in LONG_CHARACTERS:
             kept = [found for part in parts if (found := self._part(part, limit)) is not None]
             if len(kept) == len(parts):
-                (encoding,) = self._encodings([kept[0] if len(kept) == 1 else (kept[0], kept[1])], [index])
+                (encoding,) = self._encodings([kept[0] if len(kept) == 1 else (kept[0], kept[1])], [index], located=located)
                 complete = [len(part) <= limit for part in parts]
                 if all(complete) or is_settled(encoding.sequence_ids, complete, self.max_length):
-                    return self._limited(encoding, at_least=not all(complete))
+                    before = [len(part) - len(held) if self._truncate_left else 0 for part, held in zip(parts, kept, strict=True)]
+                    return encoding, all(complete), before
                 if len(parts) == 2 and min(map(len, parts)) > LONG_CHARACTERS[-1] and len(encoding) > 2 * self.max_length:
                     break  # both keep half, and the odd token is the longer one's: more of them would not say whose
-            if parts is whole and self._cuts is not None:
+            if parts is whole and self._cuts is not None and not located:
                 parts = tuple(self._cuts.shortened(part) for part in whole)
         raise TextError(
             f"text {index} has {characters(text):,} characters, and which tokens the model takes of it is not settled by "
@@ -192,8 +210,12 @@ class TextTokenizer:
         removed = len(ids) - self.max_length
         if removed <= 0:
             return TokenizedText(ids, type_ids, 0)
-        kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=self._truncate_left)
+        kept = self._kept(encoding)
         return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed, at_least)
+
+    def _kept(self, encoding: Encoding) -> NDArray[np.intp]:
+        """The positions that stay."""
+        return kept_positions(encoding.sequence_ids, self.max_length, truncate_left=self._truncate_left)
 
     def check_ids(self, ids: NDArray[np.int64]) -> None:
         """Refuses token ids [n] that the model has no row for; an engine may read beside its table.

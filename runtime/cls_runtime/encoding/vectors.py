@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.errors import BundleError, InvalidVectorError
+from cls_runtime.errors import InvalidVectorError
 
 OnInvalid = Literal["raise", "keep"]
 
@@ -15,22 +15,15 @@ OnInvalid = Literal["raise", "keep"]
 _LONGEST, _SHORTEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
-def check_rows(rows: object, *, count: int, width: int, output: str) -> None:
-    """Holds what an engine gave to the shape that it must have: numpy would broadcast, cast or drop what has another.
-
-    Raises:
-        BundleError: `rows` is no float32 array [count, width].
-    """
-    if isinstance(rows, np.ndarray) and rows.dtype == np.float32 and rows.shape == (count, width):
-        return
-    given = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else type(rows).__name__
-    raise BundleError(
-        f"the graph's {output} is {given} for a batch of {count} texts, expected float32 {[count, width]}; it is not what the manifest "
-        "says, copy or export the bundle again"
-    )
-
-
-def finish_rows(rows: NDArray[np.float32], *, first_index: int, normalize: bool, on_invalid: OnInvalid, zero_is_valid: bool) -> None:
+def finish_rows(
+    rows: NDArray[np.float32],
+    *,
+    first_index: int,
+    normalize: bool,
+    on_invalid: OnInvalid,
+    zero_is_valid: bool,
+    text: int | None = None,
+) -> None:
     """Checks rows [n, width] and, with `normalize`, divides each by its L2 norm, in place.
 
     A zero row has no direction, so with `on_invalid="keep"` it stays zero; NaN stays NaN. A row whose length float32 does not hold (or
@@ -42,6 +35,7 @@ def finish_rows(rows: NDArray[np.float32], *, first_index: int, normalize: bool,
         normalize: whether to divide by the norm.
         on_invalid: `raise`, or `keep` to let invalid rows pass.
         zero_is_valid: whether an all-zero row is a result like any other, as logits may be.
+        text: the place of the text that all rows are tokens of; None where each row is a text's.
 
     Raises:
         InvalidVectorError: a row is NaN, infinite or zero, or its length is beyond float32 with `normalize`; with `on_invalid="raise"`.
@@ -56,20 +50,26 @@ def finish_rows(rows: NDArray[np.float32], *, first_index: int, normalize: bool,
             invalid |= zero
         invalid |= beyond
         if invalid.any():
-            raise _invalid(rows, int(np.argmax(invalid)), first_index)
+            raise _invalid(rows, int(np.argmax(invalid)), first_index, text)
     if normalize:
         exact = rows[beyond] / np.sqrt(squares[beyond])[:, None]
         rows /= np.sqrt(np.where(zero | beyond, 1.0, squares))[:, None].astype(np.float32)
         rows[beyond] = exact
 
 
-def _invalid(rows: NDArray[np.float32], row: int, first_index: int) -> InvalidVectorError:
+def place_of(row: int, first_index: int, text: int | None) -> tuple[str, int]:
+    """Which vector a row is, in words, and the text's place: `first_index` and the row, or `text` of which it is a token."""
+    return (f"text {first_index + row}", first_index + row) if text is None else (f"token {row} of text {text}", text)
+
+
+def _invalid(rows: NDArray[np.float32], row: int, first_index: int, text: int | None) -> InvalidVectorError:
     length = float(np.linalg.norm(rows[row].astype(np.float64)))
     what = "NaN" if np.isnan(rows[row]).any() else "an infinity" if np.isinf(rows[row]).any() else "only zeros"
     if length and np.isfinite(length):
         what = f"a length of {length:.3g}, beyond what float32 divides by"
+    name, index = place_of(row, first_index, text)
     return InvalidVectorError(
-        f"the vector of text {first_index + row} has {what}, expected finite numbers{' of a usual size' if 'length' in what else ''}; "
+        f"the vector of {name} has {what}, expected finite numbers{' of a usual size' if 'length' in what else ''}; "
         "run cls-verify on the bundle, or pass on_invalid='keep' to receive it",
-        index=first_index + row,
+        index=index,
     )

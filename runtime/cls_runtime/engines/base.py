@@ -17,7 +17,10 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A padded batch. Each array is int64 [B, S]; `token_type_ids` is None where the graph does not take it."""
+    """A padded batch. Each array is int64 [B, S]; `token_type_ids` is None where the graph does not take it.
+
+    `attention_mask` is 1 for a token and 0 for padding; 2, for graphs that know it, for a token that is read and not pooled.
+    """
 
     input_ids: Int64
     attention_mask: Int64
@@ -40,7 +43,7 @@ class Engine(Protocol):
         """What computes, in the engine's own words: `CPUExecutionProvider`, ..."""
 
     def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:
             EngineError: the engine failed.

@@ -47,7 +47,7 @@ class GpuEngine:
         self._inputs = tuple(item.name for item in session.get_inputs())
 
     def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:
             EngineError: ONNX Runtime or the GPU failed.

@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         self.workers = workers
 
     def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:
             EngineError: ONNX Runtime failed.

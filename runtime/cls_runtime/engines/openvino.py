@@ -52,7 +52,7 @@ class OpenVinoEngine:
             self._requests.put(compiled.create_infer_request())
 
     def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`.
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:
             EngineError: OpenVINO failed.

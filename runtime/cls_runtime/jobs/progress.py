@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from cls_runtime.jobs.progress_bar import ProgressBar
 from cls_runtime.jobs.rows import Counts
+from cls_runtime.progress_bar import ProgressBar
 
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 60.0

@@ -51,11 +51,26 @@ class Encodes(Protocol):
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
 
-    def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
-        """Vectors of texts, float32 [n, width]."""
+    def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
+        """Vectors of texts as the graph gives them, float32 [n, width]."""
 
-    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "cls") -> tuple[Float32, EncodeReport]:
+    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Float32, EncodeReport]:
         """The same, and which texts were cut."""
+
+
+def as_computed(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
+    """What the graph gives for the texts themselves, float32 [n, width]: no prompt before them, nothing cut, no unit length.
+
+    Golden vectors and parity figures are of these, whatever a bundle's vectors are trained to be used like. Errors are those of
+    `Encoder.encode`.
+    """
+    return as_computed_with_report(encoder, texts, output=output)[0]
+
+
+def as_computed_with_report(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Float32, EncodeReport]:
+    """`as_computed`, and which texts were cut."""
+    all_numbers = encoder.manifest.width(output) if output in ("sentence", "cls") else None
+    return encoder.encode_with_report(texts, output=output, normalize=False, prompt="", dimensions=all_numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +84,7 @@ class Finding:
 
 
 class EncodedOnce:
-    """An encoder that remembers what it computed, since several checks look at the vectors of the same texts."""
+    """What an encoder computed, `as_computed`, remembered: several checks look at the vectors of the same texts."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -80,15 +95,15 @@ class EncodedOnce:
         """The bundle's manifest."""
         return self._encoder.manifest
 
-    def encode(self, texts: Sequence[Text], *, output: Output = "cls") -> Float32:
-        """`Encoder.encode`, computed the first time."""
+    def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
+        """`as_computed`, the first time."""
         return self.encode_with_report(texts, output=output)[0]
 
-    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "cls") -> tuple[Float32, EncodeReport]:
-        """`Encoder.encode_with_report`, computed the first time."""
-        key = (tuple(texts), output)
+    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Float32, EncodeReport]:
+        """`as_computed_with_report`, the first time."""
+        key = (tuple(texts), self.manifest.recorded(output))
         if key not in self._known:
-            self._known[key] = self._encoder.encode_with_report(texts, output=output)
+            self._known[key] = as_computed_with_report(self._encoder, texts, output=output)
         return self._known[key]
 
 

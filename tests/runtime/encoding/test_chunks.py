@@ -45,9 +45,8 @@ def test_a_text_that_was_cut_is_reported_wherever_it_occurs(texts, cut):
 def test_windows_are_the_texts_in_order_within_both_limits(texts):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "WINDOW_TEXTS", 5)
-        patch.setattr(chunks, "WINDOW_CHARACTERS", 9)
-        parts = list(windows(iter(texts)))
-        again = list(split(window_of(texts)))
+        parts = list(windows(iter(texts), most=9))
+        again = list(split(window_of(texts), most=9))
     assert [text for part in parts for text in part.texts] == texts
     assert [index for part in parts for index in part.indices] == list(range(len(texts)))
     assert all(len(part.texts) <= 5 and sum(map(len, part.texts[:-1])) < 9 for part in parts)  # the text that reaches the limit is in it

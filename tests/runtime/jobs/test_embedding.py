@@ -223,7 +223,7 @@ def test_a_line_a_minute_in_a_log_and_without_tqdm_a_changing_line_on_a_terminal
 @pytest.mark.parametrize(("total", "fraction"), [(3000, None), (None, 0.5)], ids=["rows known", "bytes known"])
 def test_a_bar_on_a_terminal(monkeypatch, total, fraction):
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("cls_runtime.jobs.progress_bar.REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr("cls_runtime.progress_bar.REDRAW_SECONDS", 0.0)
     stream = Terminal(terminal=True)
     with JobProgress(done_before=500, total=total, stream=stream) as progress:
         progress.add(Counts(read=1000, rows=999, skipped=1, truncated=2, duplicates=3, tokens=4000), fraction=fraction)

@@ -538,7 +538,11 @@ def test_checks_run_one_by_one_in_any_order(damageable):
 @pytest.mark.parametrize(
     ("target", "replacement", "message"),
     [
-        ("cls_runtime.encoder.finish_rows", lambda rows, **options: None, "a NaN vector (expected InvalidVectorError, found vectors)"),
+        (
+            "cls_runtime.encoding.finishing.finish_rows",
+            lambda rows, **options: None,
+            "a NaN vector (expected InvalidVectorError, found vectors)",
+        ),
         (
             "cls_runtime.encoding.runner.check_overflow",
             lambda truncated, **options: None,

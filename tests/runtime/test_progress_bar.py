@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from cls_runtime.jobs import progress_bar
-from cls_runtime.jobs.progress_bar import ProgressBar
+from cls_runtime import progress_bar
+from cls_runtime.progress_bar import ProgressBar
 
 
 class Terminal(io.StringIO):

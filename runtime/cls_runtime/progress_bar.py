@@ -1,10 +1,12 @@
-"""A bar on standard error while something takes long, drawn by tqdm: on a terminal only, and only where tqdm is installed."""
+"""A bar on standard error while something takes long, drawn by tqdm: where it is installed and on a terminal, unless asked for."""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
 from typing import Any, TextIO
+
+from cls_runtime.errors import MissingExtraError
 
 REDRAW_SECONDS = 0.1
 
@@ -22,7 +24,11 @@ class ProgressBar:
         done_before: how many were done before.
         scaled: large counts as 45.2k.
         shown: False for no bar on a terminal either, as beside a JSON document.
+        asked_for: draw it wherever it goes to, and refuse to do without tqdm.
         stream: where to; None for standard error.
+
+    Raises:
+        MissingExtraError: on entering it; `asked_for`, and tqdm is not installed.
     """
 
     def __init__(
@@ -33,22 +39,28 @@ class ProgressBar:
         done_before: int = 0,
         scaled: bool = False,
         shown: bool = True,
+        asked_for: bool = False,
         stream: TextIO | None = None,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._shown = shown
+        self._asked_for = asked_for
         self._options = {"unit": unit, "total": total, "initial": done_before, "unit_scale": scaled}
         self._begun = 0
         self._bar: Any = None
 
     def __enter__(self) -> ProgressBar:
-        if self._shown and self._stream.isatty():
+        if self._asked_for or (self._shown and self._stream.isatty()):
             try:
                 from tqdm import tqdm
             except ImportError:
+                if self._asked_for:
+                    raise MissingExtraError("a progress bar needs tqdm, which is not installed; run: pip install tqdm") from None
                 return self
             # A step at a time is too few for tqdm's own guess of how often to look at the clock.
-            self._bar = tqdm(**self._options, file=self._stream, leave=False, dynamic_ncols=True, miniters=1, mininterval=REDRAW_SECONDS)
+            self._bar = tqdm(
+                **self._options, file=self._stream, leave=self._asked_for, dynamic_ncols=True, miniters=1, mininterval=REDRAW_SECONDS
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,0 +1,45 @@
+"""The tokens of a text in words: how the vocabulary spells them, and where in the text they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cls_runtime.encoding.report import Truncation
+from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTokens:
+    """A text's tokens as the model takes them, special tokens included.
+
+    Attributes:
+        tokens: as the vocabulary spells them.
+        offsets: where each begins and ends, in characters of what was tokenized (a prompt in front counts); (0, 0) of a special token. Of
+            a pair, in the text of the two that it is from.
+        ids: their numbers.
+        truncated: what was cut off; None where nothing was.
+    """
+
+    tokens: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]
+    ids: tuple[int, ...]
+    truncated: Truncation | None = None
+
+
+def text_tokens(tokenizer: TextTokenizer, text: Text, index: int) -> TextTokens:
+    """The tokens of a text; `index` is its place in the caller's input.
+
+    Raises:
+        TextError: as `TextTokenizer.located`.
+    """
+    encoding, tokenized, kept, before = tokenizer.located(text, index)
+    offsets = []
+    for position in kept.tolist():
+        of, (start, stop) = encoding.sequence_ids[position], encoding.offsets[position]
+        offsets.append((0, 0) if of is None else (before[of] + start, before[of] + stop))
+    return TextTokens(
+        tokens=tuple(encoding.tokens[position] for position in kept.tolist()),
+        offsets=tuple(offsets),
+        ids=tuple(tokenized.ids.tolist()),
+        truncated=Truncation(index, tokenized.removed, tokenized.at_least) if tokenized.removed else None,
+    )

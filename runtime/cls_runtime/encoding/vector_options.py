@@ -1,0 +1,144 @@
+"""What one call of `Encoder.encode` is asked for, and what each vector is once the bundle has its say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
+from cls_runtime.encoding.prompts import chosen_prompt
+from cls_runtime.errors import UsageError
+
+Float32 = NDArray[np.float32]
+DType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+
+# The outputs that are a sentence's vector: trained to be compared, to have unit length and to be cut.
+_SENTENCE = ("sentence", "cls")
+WITH_RANGES = ("int8", "uint8")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VectorForm:
+    """What each vector of a call is, nothing left open.
+
+    Attributes:
+        output: the output, by the name under which it is recorded.
+        prompt: what goes before each text.
+        width: how many numbers the graph gives.
+        dimensions: how many of them, from the first, are given.
+        normalize: the numbers that are given are divided by their L2 norm.
+        normalize_whole: all numbers were, before the cut.
+        dtype: what the numbers become.
+        ranges: float32 [2, dimensions], the least and the largest of each number, where the caller gave them.
+    """
+
+    output: Output
+    prompt: str
+    width: int
+    dimensions: int
+    normalize: bool
+    normalize_whole: bool
+    dtype: DType
+    ranges: Float32 | None
+
+    @property
+    def graph_output(self) -> str:
+        """The graph's output."""
+        return GRAPH_OUTPUTS[self.output]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VectorOptions:
+    """The options of `Encoder.encode`, which says what each of them does.
+
+    Raises:
+        UsageError: a value, or two of them together, that make no sense with any bundle.
+    """
+
+    output: Output = "sentence"
+    normalize: bool | None = None
+    prompt_name: str | None = None
+    prompt: str | None = None
+    dimensions: int | None = None
+    dtype: DType = "float32"
+    ranges: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalize not in (None, True, False):
+            raise UsageError(f"normalize is {self.normalize!r}, expected True, False, or None for what the model was trained with")
+        for name in ("prompt_name", "prompt"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise UsageError(f"{name} is {value!r}, expected a str or None")
+        if self.dtype not in get_args(DType):
+            raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(get_args(DType))}")
+        if self.output == "tokens" and self.dtype not in ("float32", "float16"):
+            raise UsageError(f"dtype is {self.dtype!r}, tokens are float32 or float16")
+        if self.ranges is not None and self.dtype not in WITH_RANGES:
+            raise UsageError(f"ranges are for {' and '.join(WITH_RANGES)}, dtype is {self.dtype!r}; leave them out")
+        if self.dimensions is not None:
+            if isinstance(self.dimensions, bool) or not isinstance(self.dimensions, int) or self.dimensions < 1:
+                raise UsageError(f"dimensions is {self.dimensions!r}, expected a whole number of at least 1, or None")
+            if self.output in get_args(Output) and self.output not in _SENTENCE:
+                raise UsageError(f"dimensions cuts a sentence's vector, output is {self.output!r}; leave it out")
+
+    def of(self, manifest: Manifest) -> VectorForm:
+        """What each vector is with this bundle.
+
+        Raises:
+            UsageError: the bundle has no such output or prompt, or its vectors have fewer `dimensions`; the ranges are not as many; or
+                there is a prompt that the model was trained to leave out, which the bundle's graph does not know.
+        """
+        output, width = manifest.recorded(self.output), manifest.width(self.output)
+        is_sentence = output in _SENTENCE
+        trained = is_sentence and manifest.source_pooling.normalize
+        whole, dimensions = False, width
+        if self.dimensions is not None:
+            dimensions, normalize = self.dimensions, self.normalize is not False
+            if dimensions > width:
+                raise UsageError(f"dimensions is {dimensions}, the vectors of this bundle have {width}; ask for at most as many")
+        elif is_sentence and manifest.truncate_dim is not None and manifest.truncate_dim < width:
+            # As sentence-transformers, which cuts behind its Normalize module.
+            dimensions, normalize, whole = manifest.truncate_dim, self.normalize is True, trained and self.normalize is None
+        else:
+            normalize = trained if self.normalize is None else self.normalize
+        prompt = chosen_prompt(manifest, prompt=self.prompt, prompt_name=self.prompt_name)
+        if prompt and not manifest.source_pooling.include_prompt and not manifest.leaves_prompt_out:
+            raise UsageError("the model's vectors leave a prompt out, this bundle's graph does not; export it again, or pass prompt=''")
+        return VectorForm(
+            output=output,
+            prompt=prompt,
+            width=width,
+            dimensions=dimensions,
+            normalize=normalize,
+            normalize_whole=whole,
+            dtype=self.dtype,
+            ranges=None if self.ranges is None else _checked_ranges(self.ranges, dimensions),
+        )
+
+    def doubt(self, manifest: Manifest) -> str | None:
+        """Why vectors cut to `dimensions` may be bad ones, in words; None where the model names that size."""
+        sizes = sorted({*manifest.matryoshka_dims, *(() if manifest.truncate_dim is None else (manifest.truncate_dim,))})
+        if self.dimensions is None or self.dimensions in (*sizes, manifest.width(self.output)):
+            return None
+        named = f"names {', '.join(map(str, sizes))}" if sizes else "names no sizes that its vectors may be cut to"
+        return f"dimensions is {self.dimensions}, this bundle {named}; measure what the cut costs, or leave it out"
+
+
+def _checked_ranges(ranges: ArrayLike, dimensions: int) -> Float32:
+    """`ranges` as float32 [2, dimensions].
+
+    Raises:
+        UsageError: they are something else, not finite, or a largest number is below its least.
+    """
+    try:
+        array = np.asarray(ranges, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise UsageError(f"ranges are a {type(ranges).__name__}, expected float32 [2, {dimensions}]") from None
+    if array.shape != (2, dimensions):
+        raise UsageError(f"ranges have shape {list(array.shape)}, expected [2, {dimensions}], the least and the largest of each number")
+    if not np.isfinite(array).all() or (array[0] > array[1]).any():
+        raise UsageError("ranges must be finite, the least of each number first; Encoder.ranges gives the bundle's own")
+    return array
