@@ -1,6 +1,7 @@
 """A complete bundle in a tenth of a second: a graph of one attention head, built by hand, and a tokenizer made here.
 
-The vector of a text is its first row plus an attention-weighted sum of all rows, so an error in padding, mask or type ids changes it.
+A token's row is its own plus an attention-weighted sum of all rows, so an error in padding, mask or type ids changes it. The vector of a
+text is its first row, or the mean of all rows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cls_runtime.bundle.manifest import (
     OutputSpec,
     ParityFigures,
     Pooler,
+    Pooling,
     Source,
     SourcePooling,
     Variant,
@@ -47,18 +49,35 @@ def build_bundle(
     tokenizer_config: dict[str, object] | None = None,
     change_weights: Callable[[np.ndarray], np.ndarray] = lambda weights: weights,
     max_length: int = MAX_LENGTH,
+    pooling: Pooling = "cls",
+    token_rows: bool = False,
+    normalize: bool = False,
+    include_prompt: bool = True,
+    **used_like: object,
 ) -> Path:
-    """Writes a bundle. `variants` gives manifest entries to use in place of a perfect one; every variant has the fp32 graph."""
+    """Writes a bundle. `variants` gives manifest entries to use in place of a perfect one; every variant has the fp32 graph.
+
+    `used_like` are the manifest's fields on how the source is used: `prompts`, `truncate_dim` and so on.
+    """
     (folder / "onnx").mkdir(parents=True)
     (tokenizer or word_piece()).save(str(folder / "tokenizer.json"))
     config = {"pad_token": "[PAD]", "model_max_length": max_length, "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config | (tokenizer_config or {})))
-    graph = tiny_graph(outputs, type_ids=type_ids, change_weights=change_weights)
+    leaves_prompt_out = not include_prompt and (pooling != "cls" or any(used_like.get("prompts", {}).values()))
+    graph = tiny_graph(
+        outputs,
+        type_ids=type_ids,
+        change_weights=change_weights,
+        pooling=pooling,
+        token_rows=token_rows,
+        leaves_prompt_out=leaves_prompt_out,
+    )
     entries: dict[str, Variant] = {}
     for name, entry in (variants or {"fp32": None}).items():
         path = "onnx/model.onnx" if name == "fp32" else f"onnx/model_{name}.onnx"
         onnx.save(graph, str(folder / path))
-        given = entry or Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0)
+        parity = {"cls" if pooling == "cls" else "sentence": EXACT}
+        given = entry or Variant(files=(), recipe={}, parity=parity, batch_invariance_max_abs=0.0)
         entries[name] = Variant(**(vars(given) | {"files": (describe(folder, path),)}))
     widths = {"last_hidden_state": HIDDEN, "sentence_embedding": HIDDEN, "pooler_output": HIDDEN, "logits": LABELS}
     manifest = Manifest(
@@ -71,11 +90,15 @@ def build_bundle(
         inputs=("input_ids", "attention_mask", *(("token_type_ids",) if type_ids else ())),
         outputs=tuple(OutputSpec(name=name, width=widths[name]) for name in ("last_hidden_state", *outputs)),
         pooler=Pooler(state="trained", evidence="made by a test"),
-        source_pooling=SourcePooling(mode="cls"),
+        source_pooling=SourcePooling(mode=pooling, normalize=normalize, include_prompt=include_prompt),
         variants=entries,
         files=(describe(folder, "tokenizer.json"), describe(folder, "tokenizer_config.json")),
         tool_versions={},
+        pooling=pooling,
+        token_rows=token_rows,
+        **used_like,
     )
+    assert manifest.leaves_prompt_out == leaves_prompt_out
     write_manifest(folder, manifest)
     return folder
 
@@ -103,8 +126,19 @@ def word_piece() -> Tokenizer:
     return tokenizer
 
 
-def tiny_graph(outputs: tuple[str, ...], *, type_ids: bool, change_weights: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
-    """rows = E[ids] + T[types]; cls = rows[0] + softmax(rows q, masked) rows; pooler = tanh(cls P); logits = cls L."""
+def tiny_graph(
+    outputs: tuple[str, ...],
+    *,
+    type_ids: bool,
+    change_weights: Callable[[np.ndarray], np.ndarray],
+    pooling: Pooling = "cls",
+    token_rows: bool = False,
+    leaves_prompt_out: bool = False,
+) -> onnx.ModelProto:
+    """rows = E[ids] + T[types]; states = rows + softmax(rows q, masked) rows; sentence = states[0] or their mean.
+
+    pooler = tanh(sentence P); logits = sentence L. With `leaves_prompt_out` all tokens but those of mask 2 are pooled.
+    """
     random = np.random.default_rng(7)
 
     def weights(name: str, *shape: int) -> onnx.TensorProto:
@@ -124,6 +158,9 @@ def tiny_graph(outputs: tuple[str, ...], *, type_ids: bool, change_weights: Call
         constant("far", -1e4, np.float32),
         constant("zero", 0),
         constant("axis1", [1]),
+        constant("axis2", [2]),
+        constant("least", 1e-9, np.float32),
+        constant("one_token", 1),
     ]
     words = "words" if type_ids else "rows"
     nodes = [
@@ -137,24 +174,22 @@ def tiny_graph(outputs: tuple[str, ...], *, type_ids: bool, change_weights: Call
             else []
         ),
         helper.make_node("MatMul", ["rows", "q"], ["scores"]),  # [B, S]
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        *([helper.make_node("Min", ["attention_mask", "one_token"], ["attended"])] if leaves_prompt_out else []),
+        helper.make_node("Cast", ["attended" if leaves_prompt_out else "attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["one", "mask"], ["hidden"]),
         helper.make_node("Mul", ["hidden", "far"], ["bias"]),
         helper.make_node("Add", ["scores", "bias"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["probabilities"], axis=-1),
         helper.make_node("Unsqueeze", ["probabilities", "axis1"], ["weights"]),  # [B, 1, S]
         helper.make_node("MatMul", ["weights", "rows"], ["context"]),  # [B, 1, H]
-        helper.make_node("Squeeze", ["context", "axis1"], ["summed"]),
-        helper.make_node("Gather", ["rows", "zero"], ["first"], axis=1),
-        helper.make_node("Add", ["first", "summed"], ["sentence_embedding"]),
-        helper.make_node("Unsqueeze", ["sentence_embedding", "axis1"], ["last_hidden_state"]),
+        *_pooled(pooling, token_rows=token_rows, leaves_prompt_out=leaves_prompt_out),
         helper.make_node("MatMul", ["sentence_embedding", "P"], ["projected"]),
         helper.make_node("Tanh", ["projected"], ["pooler_output"]),
         helper.make_node("MatMul", ["sentence_embedding", "L"], ["logits"]),
     ]
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if type_ids else ()))
     shapes = {
-        "last_hidden_state": ["batch_size", 1, HIDDEN],
+        "last_hidden_state": ["batch_size", "sequence_length" if token_rows else 1, HIDDEN],
         "sentence_embedding": ["batch_size", HIDDEN],
         "pooler_output": ["batch_size", HIDDEN],
         "logits": ["batch_size", LABELS],
@@ -169,3 +204,40 @@ def tiny_graph(outputs: tuple[str, ...], *, type_ids: bool, change_weights: Call
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
+
+
+def _pooled(pooling: Pooling, *, token_rows: bool, leaves_prompt_out: bool) -> list[onnx.NodeProto]:
+    """`last_hidden_state` and `sentence_embedding` of `rows` [B, S, H], `context` [B, 1, H] and the masks."""
+    node = helper.make_node
+    if pooling == "cls" and not leaves_prompt_out:
+        one_row = [
+            node("Squeeze", ["context", "axis1"], ["summed"]),
+            node("Gather", ["rows", "zero"], ["first"], axis=1),
+            node("Add", ["first", "summed"], ["sentence_embedding"]),
+        ]
+        states = node("Add", ["rows", "context"], ["last_hidden_state"])
+        return [*one_row, states if token_rows else node("Unsqueeze", ["sentence_embedding", "axis1"], ["last_hidden_state"])]
+    states_name = "last_hidden_state" if token_rows else "states"
+    nodes = [
+        node("Add", ["rows", "context"], [states_name]),
+        node("Equal", ["attention_mask", "one_token"], ["is_pooled"]),
+        node("Cast", ["is_pooled"], ["counted"], to=TensorProto.FLOAT),
+    ]
+    share = "counted"
+    if pooling == "cls":  # the first that is pooled
+        nodes += [
+            node("CumSum", ["counted", "one_token"], ["nth"]),
+            node("Equal", ["nth", "one"], ["is_first_or_prompt"]),
+            node("And", ["is_first_or_prompt", "is_pooled"], ["is_first"]),
+            node("Cast", ["is_first"], ["first"], to=TensorProto.FLOAT),
+        ]
+        share = "first"
+    nodes += [
+        node("Unsqueeze", [share, "axis2"], ["share"]),
+        node("Mul", [states_name, "share"], ["parts"]),
+        node("ReduceSum", ["parts", "axis1"], ["total"], keepdims=0),
+        node("ReduceSum", [share, "axis1"], ["count"], keepdims=1),
+        node("Max", ["count", "least"], ["divisor"]),
+        node("Div", ["total", "divisor"], ["sentence_embedding"]),
+    ]
+    return nodes if token_rows else [*nodes, node("Unsqueeze", ["sentence_embedding", "axis1"], ["last_hidden_state"])]

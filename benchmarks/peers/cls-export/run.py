@@ -1,11 +1,12 @@
-"""This project: an Encoder. The settings are `engine:variant`."""
+"""This project: an Encoder that gives what the graph computes, as the others do. The settings are `engine:variant`."""
 
 from peer_protocol import arguments, serve
 
 from cls_runtime import Encoder
+from cls_runtime.verifying.vector_checks import as_computed
 
 options = arguments()
 engine, variant = options.settings.split(":")
 encoder = Encoder.load(options.checkpoint, engine=engine, variant=variant, threads=options.threads, on_overflow="truncate")
 packages = ["numpy", "tokenizers", "openvino" if encoder.info.engine == "openvino" else "onnxruntime"]
-serve(encoder.encode, settings=f"{encoder.info.engine}, {encoder.info.variant}", packages=packages)
+serve(lambda texts: as_computed(encoder, texts), settings=f"{encoder.info.engine}, {encoder.info.variant}", packages=packages)

@@ -11,6 +11,7 @@ from cls_runtime.bench.loaded import Loaded
 from cls_runtime.bench.results import CallMode, Latency
 from cls_runtime.encoder import Encoder
 from cls_runtime.errors import ClsError
+from cls_runtime.verifying.vector_checks import as_computed
 
 MODES: tuple[CallMode, ...] = ("encode", "aencode")
 
@@ -49,7 +50,7 @@ def _threads(encoder: Encoder, shares: Sequence[Sequence[str]]) -> list[float]:
         try:
             for text in share:
                 start = time.perf_counter()
-                encoder.encode([text])
+                as_computed(encoder, [text])
                 seconds.append(time.perf_counter() - start)
         except ClsError as error:
             failures.append(error)
@@ -67,11 +68,12 @@ def _threads(encoder: Encoder, shares: Sequence[Sequence[str]]) -> list[float]:
 def _tasks(encoder: Encoder, shares: Sequence[Sequence[str]]) -> list[float]:
     """A task a caller, all on one event loop."""
     seconds: list[float] = []
+    width = encoder.manifest.width("sentence")
 
     async def call(share: Sequence[str]) -> None:
         for text in share:
             start = time.perf_counter()
-            await encoder.aencode([text])
+            await encoder.aencode([text], normalize=False, prompt="", dimensions=width)  # as_computed
             seconds.append(time.perf_counter() - start)
 
     async def everybody() -> None:

@@ -25,6 +25,7 @@ from cls_runtime.bundle.parity import cosines, parity_figures
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.errors import BundleError, EngineError
+from cls_runtime.verifying.vector_checks import as_computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def loading(known: Known) -> Known:
 def fitting(known: Known) -> Known:
     """As much less of everything as the slowest side needs, which a few of the texts show."""
     few = known.plan.least_texts
-    encoding = {name: functools.partial(side.encoder.encode, known.texts[:few]) for name, side in known.loaded.items()}
+    encoding = {name: functools.partial(as_computed, side.encoder, known.texts[:few]) for name, side in known.loaded.items()}
     seconds = {name: taken for name, (taken,) in seconds_in_turns(encoding, rounds=1).items()}
     slowest = max(seconds, key=lambda name: seconds[name])
     plan = fitted(
@@ -114,14 +115,15 @@ def parity(known: Known) -> Known:
     """Each side's vectors of the golden texts against PyTorch's. A bundle without them is measured all the same, and the report says so."""
     try:
         golden = read_golden(known.bundle.companion(GOLDEN_NAME))
-        held, expected = golden.vectors["cls"].shape[1], known.bundle.manifest.width("cls")
+        output = known.bundle.manifest.sentence_output
+        held, expected = golden.vectors[output].shape[1], known.bundle.manifest.width(output)
         if held != expected:
             raise BundleError(f"{GOLDEN_NAME} has vectors of {held} numbers, the bundle's have {expected}")
     except BundleError as error:
         return replace(known, notes=(*known.notes, f"no parity: {error}"))
     every = -(-len(golden.texts) // known.plan.parity_texts)
-    reference, inputs = golden.vectors["cls"][::every], golden.inputs[::every]
-    vectors = {name: side.encoder.encode(inputs) for name, side in known.loaded.items()}
+    reference, inputs = golden.vectors[output][::every], golden.inputs[::every]
+    vectors = {name: as_computed(side.encoder, inputs) for name, side in known.loaded.items()}
     return replace(
         known,
         parity=tuple(

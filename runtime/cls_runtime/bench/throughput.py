@@ -17,6 +17,7 @@ from cls_runtime.encoding.batching import pad, plan_batches
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import TokenizedText
 from cls_runtime.engines.base import TokenBatch
+from cls_runtime.verifying.vector_checks import as_computed_with_report
 
 _OUTPUT = GRAPH_OUTPUTS["cls"]
 
@@ -45,7 +46,7 @@ def encoding_jobs(
     kind: Kind = "text_to_vector",
     at: int | None = None,
 ) -> list[Job]:
-    """`Encoder.encode` of all texts in one call, on each side. `lengths` are the texts' in tokens."""
+    """`as_computed` of all texts in one call, on each side. `lengths` are the texts' in tokens."""
     return [Job(timing=_timing(side, lengths, kind, at), work=_encoding(side, texts)) for side in sides.values()]
 
 
@@ -110,8 +111,7 @@ def _timing(side: Loaded, lengths: Sequence[int], kind: Kind, at: int | None) ->
 
 def _encoding(side: Loaded, texts: Sequence[str]) -> Callable[[], EncodeReport]:
     def work() -> EncodeReport:
-        side.encoder.encode(texts)
-        return side.encoder.last_report
+        return as_computed_with_report(side.encoder, texts)[1]
 
     return work
 

@@ -47,7 +47,8 @@ def quantized(vectors: Float32, dtype: DType, *, ranges: Float32 | None = None) 
     starts = ranges[0]
     steps = (ranges[1] - starts) / np.float32(_STEPS)
     steps = np.where(steps == 0, np.float32(1), steps)
-    numbers: Float32 = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
+    with np.errstate(over="ignore"):  # however far outside, it becomes the end
+        numbers: Float32 = np.clip(np.floor((vectors - starts) / steps), 0, _STEPS)
     return numbers.astype(np.uint8) if dtype == "uint8" else (numbers - 128).astype(np.int8)
 
 

@@ -139,6 +139,8 @@ def _checked_ranges(ranges: ArrayLike, dimensions: int) -> Float32:
         raise UsageError(f"ranges are a {type(ranges).__name__}, expected float32 [2, {dimensions}]") from None
     if array.shape != (2, dimensions):
         raise UsageError(f"ranges have shape {list(array.shape)}, expected [2, {dimensions}], the least and the largest of each number")
-    if not np.isfinite(array).all() or (array[0] > array[1]).any():
+    with np.errstate(all="ignore"):
+        spans = array[1] - array[0]
+    if not (np.isfinite(array).all() and np.isfinite(spans).all() and (spans >= 0).all()):
         raise UsageError("ranges must be finite, the least of each number first; Encoder.ranges gives the bundle's own")
     return array

@@ -22,9 +22,11 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.verifying.neighbours import NeighbourFigures, compare_neighbours
-from cls_runtime.verifying.vector_checks import quoted, row_in_words
+from cls_runtime.verifying.vector_checks import as_computed_with_report, quoted, row_in_words, rows_to_compare
 
 Float32 = NDArray[np.float32]
+
+_MADE_OF = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ def differences(manifest: Manifest, other: Manifest) -> tuple[str, ...]:
         "Dense modules": (_listed(manifest.source_pooling.dense), _listed(other.source_pooling.dense)),
         "outputs": (_outputs(manifest), _outputs(other)),
         "schema version": (manifest.schema_version, other.schema_version),
+        "token rows": (manifest.token_rows, other.token_rows),
+        **_uses(manifest, other),
     } | {f"graph of {name}": (_graph(manifest, name), _graph(other, name)) for name in {**manifest.variants, **other.variants}}
     return tuple(f"{name}: {ours} -> {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs)
 
@@ -138,7 +142,8 @@ def compare_bundles(
     """Encodes texts with two bundles and says what changes from the first to the second.
 
     Interchangeable are two bundles whose vectors, for every output that both have, agree within the thresholds of the looser of the two
-    variants, with the same width, the same maximum length and the same predicted labels.
+    variants, with the same width, the same maximum length and the same predicted labels, and whose vectors are used alike: the same default
+    prompt, cut and unit length. Vectors are compared as the graph gives them.
 
     Args:
         path: the bundle in use.
@@ -156,18 +161,26 @@ def compare_bundles(
     probes: Sequence[Text] = list(texts) if texts is not None else _golden_texts(path, follow_links=follow_links)
     first, second = (_encoded(folder, probes, variant=variant, engine=engine, follow_links=follow_links) for folder in (path, other))
     looser = max(first.about.variant, second.about.variant, key=list(THRESHOLDS).index)
-    shared = [name for name in first.vectors if first.about.widths[name] == second.about.widths.get(name)]
+    shared = [name for name, rows in first.vectors.items() if name in second.vectors and rows.shape == second.vectors[name].shape]
     figures = {name: parity_figures(first.vectors[name], second.vectors[name]) for name in shared}
     objections = [
         f"{name} is {width} numbers wide, in the other {second.about.widths[name]}"
         for name, width in first.about.widths.items()
         if second.about.widths.get(name, width) != width
     ]
+    if "tokens" in first.vectors and "tokens" in second.vectors and len(first.vectors["tokens"]) != len(second.vectors["tokens"]):
+        objections.append("texts get another number of tokens from the other, so that their rows cannot be compared")
     if first.about.max_length != second.about.max_length:
         objections.append(f"texts are cut at {first.about.max_length} tokens, by the other at {second.about.max_length}")
+    uses = {
+        "unit length": tuple(each.manifest.source_pooling.normalize for each in (first, second)),
+        **_uses(first.manifest, second.manifest),
+    }
+    objections += [f"{name}: {ours}, in the other {theirs}" for name, (ours, theirs) in uses.items() if ours != theirs]
     for name in shared:
-        objections += _objections(name, probes, first.vectors[name], second.vectors[name], figures[name], looser)
-    neighbours = compare_neighbours(first.vectors["cls"], second.vectors["cls"]) if "cls" in shared else None
+        objections += _objections(name, first.named[name], first.vectors[name], second.vectors[name], figures[name], looser)
+    sentence = first.manifest.sentence_output
+    neighbours = compare_neighbours(first.vectors[sentence], second.vectors[sentence]) if sentence in shared else None
     return Comparison(
         first=first.about,
         second=second.about,
@@ -183,11 +196,12 @@ def compare_bundles(
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A bundle's answer: by output its vectors, each text's tokens, and by text how many tokens were cut off."""
+    """A bundle's answer: by output its vectors and whose they are, each text's tokens, and by text how many tokens were cut off."""
 
     about: ComparedBundle
     manifest: Manifest
     vectors: dict[str, Float32]
+    named: dict[str, list[tuple[int, Text]]]
     tokens: list[tuple[int, ...]]
     removed: dict[int, int]
 
@@ -208,9 +222,13 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
         fingerprint=bundle.manifest.fingerprint,
         follow_links=follow_links,
     ) as encoder:
-        encoded = {name: encoder.encode_with_report(texts, output=name) for name in encoder.manifest.recorded_outputs}
-        vectors: dict[str, Float32] = {name: rows for name, (rows, _) in encoded.items()}
-        removed = {item.index: item.removed_tokens for item in encoded["cls"][1].truncated}
+        vectors: dict[str, Float32] = {}
+        named: dict[str, list[tuple[int, Text]]] = {}
+        removed: dict[int, int] = {}
+        for name in encoder.manifest.recorded_outputs:
+            rows, report = as_computed_with_report(encoder, texts, output=name)
+            named[name], vectors[name] = rows_to_compare(texts, rows, name)
+            removed = {item.index: item.removed_tokens for item in report.truncated}
         about = ComparedBundle(
             bundle=bundle.folder,
             source=bundle.manifest.source.name,
@@ -221,18 +239,18 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
             widths={name: rows.shape[1] for name, rows in vectors.items()},
             truncated=len(removed),
         )
-    return _Encoded(about, bundle.manifest, vectors, tokens, removed)
+    return _Encoded(about, bundle.manifest, vectors, named, tokens, removed)
 
 
-def _objections(output: str, texts: Sequence[Text], first: Float32, second: Float32, figures: ParityFigures, variant: str) -> list[str]:
+def _objections(
+    output: str, texts: Sequence[tuple[int, Text]], first: Float32, second: Float32, figures: ParityFigures, variant: str
+) -> list[str]:
     objections = []
     if missed := shortfalls(figures, thresholds_for(variant, output)):
         row = figures.worst_text
-        objections.append(f"{output}: {'; '.join(missed)}; worst is {quoted(row, texts[row])}: {row_in_words(first[row], second[row])}")
+        objections.append(f"{output}: {'; '.join(missed)}; worst is {quoted(*texts[row])}: {row_in_words(first[row], second[row])}")
     if output == "logits" and first.shape[1] > 1 and (other := np.flatnonzero(first.argmax(1) != second.argmax(1))).size:
-        objections.append(
-            f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(int(other[0]), texts[other[0]])}"
-        )
+        objections.append(f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(*texts[int(other[0])])}")
     return objections
 
 
@@ -252,6 +270,15 @@ def _pooling(manifest: Manifest) -> str:
         *([] if pooling.include_prompt else ["without the prompt"]),
     ]
     return ", ".join(parts)
+
+
+def _uses(manifest: Manifest, other: Manifest) -> dict[str, tuple[object, object]]:
+    """What else makes other vectors of the same rows, by name: of each of the two."""
+    return {
+        "sentence's vector": (_MADE_OF[manifest.pooling], _MADE_OF[other.pooling]),
+        "default prompt": (repr(manifest.default_prompt), repr(other.default_prompt)),
+        "numbers of a vector": (manifest.truncate_dim or "all", other.truncate_dim or "all"),
+    }
 
 
 def _graph(manifest: Manifest, variant: str) -> str:

@@ -20,7 +20,7 @@ from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.errors import InvalidVectorError, TextError, TextTooLongError
-from cls_runtime.verifying.vector_checks import Finding, quoted
+from cls_runtime.verifying.vector_checks import Finding, as_computed, quoted
 
 Float32 = NDArray[np.float32]
 
@@ -75,8 +75,8 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
         ]
     if accepted:
         return Finding(passed=False, message=f"not refused: {'; '.join(accepted)}", figures={"accepted": len(accepted)})
-    shapes = encoder.encode([]).shape, encoder.encode([""]).shape
-    width = encoder.manifest.width("cls")
+    shapes = as_computed(encoder, []).shape, as_computed(encoder, [""]).shape
+    width = encoder.manifest.width("sentence")
     if shapes != ((0, width), (1, width)):
         message = f"no text and an empty text give vectors of shape {shapes[0]} and {shapes[1]}, expected {(0, width)} and {(1, width)}"
         return Finding(passed=False, message=message)

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
 from cls_runtime.bundle.manifest import Manifest, Output, ParityFigures
 from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, cosines, parity_figures, shortfalls
+from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.finishing import Vectors
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import BundleError
@@ -51,26 +53,30 @@ class Encodes(Protocol):
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
 
-    def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
-        """Vectors of texts as the graph gives them, float32 [n, width]."""
+    def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Vectors:
+        """Vectors of texts as the graph gives them, float32 [n, width]; of `tokens` a list of float32 [tokens, width]."""
 
-    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Float32, EncodeReport]:
+    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Vectors, EncodeReport]:
         """The same, and which texts were cut."""
 
 
-def as_computed(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
+def as_computed(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> Vectors:
     """What the graph gives for the texts themselves, float32 [n, width]: no prompt before them, nothing cut, no unit length.
 
-    Golden vectors and parity figures are of these, whatever a bundle's vectors are trained to be used like. Errors are those of
-    `Encoder.encode`.
+    Golden vectors and parity figures are of these, however a bundle's vectors are trained to be used. Of `tokens` it is a list of float32
+    [tokens, width]. Errors are those of `Encoder.encode`.
     """
-    return as_computed_with_report(encoder, texts, output=output)[0]
+    return encoder.encode(texts, output=output, normalize=False, prompt="", dimensions=_all_numbers(encoder, output))
 
 
-def as_computed_with_report(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Float32, EncodeReport]:
+def as_computed_with_report(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Vectors, EncodeReport]:
     """`as_computed`, and which texts were cut."""
-    all_numbers = encoder.manifest.width(output) if output in ("sentence", "cls") else None
-    return encoder.encode_with_report(texts, output=output, normalize=False, prompt="", dimensions=all_numbers)
+    return encoder.encode_with_report(texts, output=output, normalize=False, prompt="", dimensions=_all_numbers(encoder, output))
+
+
+def _all_numbers(encoder: Encoder, output: Output) -> int | None:
+    """As `dimensions`; other outputs are never cut."""
+    return encoder.manifest.width(output) if output in ("sentence", "cls") else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +94,18 @@ class EncodedOnce:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._known: dict[tuple[tuple[Text, ...], Output], tuple[Float32, EncodeReport]] = {}
+        self._known: dict[tuple[tuple[Text, ...], Output], tuple[Vectors, EncodeReport]] = {}
 
     @property
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self._encoder.manifest
 
-    def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
+    def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Vectors:
         """`as_computed`, the first time."""
         return self.encode_with_report(texts, output=output)[0]
 
-    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Float32, EncodeReport]:
+    def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Vectors, EncodeReport]:
         """`as_computed_with_report`, the first time."""
         key = (tuple(texts), self.manifest.recorded(output))
         if key not in self._known:
@@ -112,22 +118,43 @@ def golden_vectors(
 ) -> Finding:
     """Encodes the golden texts and compares `output` with PyTorch's vectors, and with the figures `recorded` at the export."""
     vectors = encoder.encode(reference.inputs, output=output)
-    expected = _expected(reference, output)
-    return _compared(list(enumerate(reference.inputs)), expected, vectors, output, thresholds, recorded=recorded)
+    texts, vectors = rows_to_compare(reference.inputs, vectors, output, positions=reference.row_positions)
+    return _compared(texts, _expected(reference, output), vectors, output, thresholds, recorded=recorded)
 
 
 def live(encoder: Encodes, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
-    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts."""
-    return _compared(list(enumerate(texts)), reference, encoder.encode(texts, output=output), output, thresholds)
+    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts; of `tokens`, of a sample of their tokens."""
+    named, vectors = rows_to_compare(texts, encoder.encode(texts, output=output), output)
+    return _compared(named, reference, vectors, output, thresholds)
+
+
+def sampled_rows(rows: Sequence[Float32], *, positions: Sequence[Sequence[int]] | None = None) -> Float32:
+    """The rows float32 [R, width] of texts' tokens [tokens, width] at their `positions`, one text's after the other's.
+
+    None for those of `token_sample`. A text that has no token at a position gives no row for it.
+    """
+    if positions is None:
+        positions = [sampled_positions(len(of_text)).tolist() for of_text in rows]
+    kept = [of_text[[at for at in places if at < len(of_text)]] for of_text, places in zip(rows, positions, strict=True)]
+    return np.concatenate(kept)
+
+
+def rows_to_compare(
+    texts: Sequence[Text], vectors: Vectors, output: Output, *, positions: Sequence[Sequence[int]] | None = None
+) -> tuple[list[tuple[int, Text]], Float32]:
+    """The rows that are held to PyTorch's, and for each its text with its place; of `tokens` a sample."""
+    if output != "tokens":
+        return list(enumerate(texts)), vectors
+    rows = [sampled_rows([of_text], positions=None if positions is None else [positions[place]]) for place, of_text in enumerate(vectors)]
+    return [(place, text) for place, text in enumerate(texts) for _ in rows[place]], np.concatenate(rows)
 
 
 def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
     """Looks for NaN, infinity and all-zero vectors in every output."""
     for output in outputs:
         vectors = encoder.encode(texts, output=output)
-        invalid = ~np.isfinite(vectors).all(1)
-        if output != "logits":  # zero logits are a result like any other
-            invalid |= ~vectors.any(1)
+        # Zero logits are a result like any other.
+        invalid = np.array([not (np.isfinite(rows).all() and (output == "logits" or rows.any(-1).all())) for rows in vectors])
         if invalid.any():
             bad, first = int(invalid.sum()), int(np.argmax(invalid))
             message = (
@@ -167,8 +194,8 @@ def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> F
     if not cut:
         message = f"no golden text is over {maximum} tokens, yet an export always adds one; the maximum is not the one that was exported"
         return Finding(passed=False, message=message, figures={"truncated": 0})
-    texts = [(index, reference.inputs[index]) for index in cut]
-    compared = _compared(texts, _expected(reference, "cls")[cut], vectors[cut], "cls", thresholds)
+    texts, output = [(index, reference.inputs[index]) for index in cut], encoder.manifest.sentence_output
+    compared = _compared(texts, _expected(reference, output)[cut], vectors[cut], output, thresholds)
     message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
     message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
     return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
@@ -184,18 +211,22 @@ def _compared(
     recorded: ParityFigures | None = None,
 ) -> Finding:
     """Holds `vectors` against PyTorch's; `texts` are (index in the input, text)."""
+    if len(vectors) != len(reference):
+        message = f"{output} has {len(vectors)} rows in the sample, PyTorch's has {len(reference)}; these are other tokens"
+        return Finding(passed=False, message=message)
     if vectors.shape != reference.shape:
         message = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
         return Finding(passed=False, message=message)
+    unit = "token rows" if output == "tokens" else "texts"
     figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
     if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= recorded_margin(recorded):
         missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")
     if missed:
-        extent = _extent(reference, vectors, thresholds)
+        extent = _extent(reference, vectors, thresholds, unit)
         message = f"{extent}: {'; '.join(missed)}; {_worst(texts, reference, vectors, figures)}"
     else:
-        message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
+        message = f"{figures.texts} {unit}, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
     return Finding(passed=not missed, message=message, figures=asdict(figures))
 
 
@@ -204,8 +235,8 @@ def recorded_margin(recorded: ParityFigures) -> float:
     return max(RECORDED_COSINE_MARGIN, RECORDED_LOSS_MARGIN * (1 - recorded.mean_cosine))
 
 
-def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str:
-    """How many texts are off, and what does that to a graph."""
+def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, unit: str) -> str:
+    """How many of the `unit` are off, and what does that to a graph."""
     cosine = cosines(reference, vectors)
     off = np.zeros(len(cosine), dtype=np.bool_)
     if thresholds.min_cosine is not None:
@@ -214,8 +245,8 @@ def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str
         off |= ~(np.abs(reference.astype(np.float64) - vectors).max(1) <= thresholds.max_abs)
     count = int(off.sum())
     if count == 0:
-        return f"all {len(off)} texts are a little off, none by much, as other scales or another precision make it"
-    share = f"{count} of {len(off)} texts are off"
+        return f"all {len(off)} {unit} are a little off, none by much, as other scales or another precision make it"
+    share = f"{count} of {len(off)} {unit} are off"
     if not np.isfinite(vectors).all():
         return f"{share}, with numbers that are not finite"
     if count <= len(off) / 2:

@@ -48,7 +48,7 @@ class Reference(Protocol):
     def __call__(
         self, model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int, tokenizer: TokenizerChoice | None
     ) -> Mapping[str, Float32]:
-        """Float32 [n, width] for each of `outputs` (`cls`, `pooler`, `logits`), texts cut to `max_length` tokens by that tokenizer."""
+        """Float32 [n, width] for each of `outputs`, texts cut to `max_length` tokens by that tokenizer; of `tokens` `sampled_positions`."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Verification:
 
     def _vector_checks(self, bundle: Bundle, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
         """The checks of a loaded variant by name, in the order in which they run; without texts, those that need none."""
-        thresholds = thresholds_for(variant, "cls")
+        thresholds = thresholds_for(variant, bundle.manifest.sentence_output)
         outputs, probes, golden = bundle.manifest.recorded_outputs, self._probes, self._golden
         checks: dict[str, Callable[[_Loaded], Finding]] = {}
         if probes is not None:

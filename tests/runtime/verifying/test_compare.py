@@ -76,6 +76,10 @@ def test_every_field_of_the_fingerprint_has_words(pair):
         {"outputs": old.outputs[:-1]},
         {"source_pooling": dataclasses.replace(old.source_pooling, dense=("2_Dense",))},
         {"source_pooling": dataclasses.replace(old.source_pooling, mode="mean", normalize=True, include_prompt=False)},
+        {"pooling": "mean", "source_pooling": dataclasses.replace(old.source_pooling)},
+        {"prompts": {"query": "ask: "}, "default_prompt_name": "query"},
+        {"truncate_dim": 4},
+        {"token_rows": True},
         {"variants": {}},
         {"variants": {"fp32": dataclasses.replace(old.variants["fp32"], engine_files={"openvino": old.files})}},
     ):
@@ -154,6 +158,40 @@ def test_an_added_output_changes_the_fingerprint_but_not_the_vectors(tmp_path):
     )
     assert found.interchangeable
     assert list(found.figures) == ["cls"]
+
+
+@pytest.mark.parametrize(
+    ("options", "objection"),
+    [
+        ({"pooling": "mean"}, "sentence's vector: the CLS row, in the other the mean of the tokens' rows"),
+        ({"normalize": True}, "unit length: False, in the other True"),
+        ({"prompts": {"query": "ask: "}, "default_prompt_name": "query"}, "default prompt: '', in the other 'ask: '"),
+        ({"truncate_dim": 4}, "numbers of a vector: all, in the other 4"),
+    ],
+)
+def test_another_use_of_the_same_rows_is_not_interchangeable(pair, tmp_path, options, objection):
+    other = build_golden_bundle(tmp_path / "used-otherwise", **options)
+    found = compare_bundles(pair[0], other, texts=MANY)
+    assert found.objections[0] == objection
+    if "pooling" not in options:  # whatever is made of it, it is the same row
+        assert len(found.objections) == 1
+        assert found.figures["cls"].max_abs == 0.0
+
+
+def test_token_rows_are_compared_where_both_have_them(pair, tmp_path):
+    first, second = (build_golden_bundle(tmp_path / name, token_rows=True) for name in ("first", "second"))
+    found = compare_bundles(first, second, texts=MANY)
+    assert found.interchangeable
+    assert found.figures["tokens"].max_abs == 0.0
+    assert found.figures["tokens"].texts > len(MANY)
+    edit(second, FP32, "E", lambda weights: weights * np.float32(1.1))
+    assert any(objection.startswith("tokens: ") for objection in compare_bundles(first, second, texts=MANY).objections)
+    assert list(compare_bundles(first, pair[0], texts=MANY).figures) == ["cls", "pooler", "logits"]
+    tokenizer = (second / "tokenizer.json").read_text()
+    (second / "tokenizer.json").write_text(re.sub('"lowercase": *true', '"lowercase": false', tokenizer))
+    agree(second)
+    objections = compare_bundles(first, second, texts=["CATS"]).objections
+    assert objections[0] == "texts get another number of tokens from the other, so that their rows cannot be compared"
 
 
 def test_another_label_is_not_interchangeable(pair):

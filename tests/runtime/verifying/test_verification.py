@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -558,3 +559,69 @@ def test_a_runtime_that_no_longer_refuses_is_noticed(intact, monkeypatch, target
     assert list(messages) == ["refusals"]
     assert messages["refusals"].startswith("not refused: ")
     assert message in messages["refusals"]
+
+
+# ---------------------------------------------------------------- bundles that are used in other ways than 0.1 knows
+
+
+@pytest.fixture(scope="module")
+def mean(tmp_path_factory):
+    """The mean of every token's row, given too, with a prompt before every text, a cut and unit length, none of which the checks see."""
+    return build_golden_bundle(
+        tmp_path_factory.mktemp("mean") / "tiny",
+        pooling="mean",
+        token_rows=True,
+        normalize=True,
+        prompts={"query": "find the dog: "},
+        default_prompt_name="query",
+        truncate_dim=4,
+    )
+
+
+def test_a_mean_with_a_default_prompt_a_cut_and_tokens_passes(mean):
+    report = verify(mean)
+    assert report.passed, report.failures
+    names = {check.name for check in report.checks}
+    assert {"golden sentence", "golden tokens", "golden pooler", "golden logits", "truncation", "batch invariance", "finite"} <= names
+    (tokens,) = (check for check in report.checks if check.name == "golden tokens" and check.passed)
+    assert "token rows, lowest cosine 1.0" in tokens.message
+
+
+@pytest.mark.parametrize(
+    ("damage", "checks"),
+    [
+        (lambda golden: {"sentence": nudged(golden.vectors["sentence"], 1, 0.1)}, {"golden sentence"}),
+        (lambda golden: {"tokens": nudged(golden.vectors["tokens"], 5, 0.1)}, {"golden tokens"}),
+        (lambda golden: {"sentence": nudged(golden.vectors["sentence"], 5, 0.1)}, {"golden sentence", "truncation"}),
+    ],
+)
+def test_a_wrong_mean_and_a_wrong_token_are_seen(mean, tmp_path, damage, checks):
+    folder = Path(shutil.copytree(mean, tmp_path / "own"))
+    golden = read_golden(folder / GOLDEN_NAME)
+    replace_golden(folder, dataclasses.replace(golden, vectors={**golden.vectors, **damage(golden)}))
+    assert set(failed(folder)) == checks
+
+
+def test_a_graph_that_pools_the_padding_is_seen(mean, tmp_path):
+    """Alone, a text has none."""
+    folder = Path(shutil.copytree(mean, tmp_path / "own"))
+    graph = onnx.load(folder / "onnx" / "model.onnx")
+    (pooled,) = (node for node in graph.graph.node if node.op_type == "Equal" and node.input[0] == "attention_mask")
+    pooled.input[0] = "one_token"
+    pooled.input[1] = "one_token"
+    (divided,) = (node for node in graph.graph.node if node.output[0] == "counted")
+    divided.input[0] = "everything"
+    everything = onnx.helper.make_node("GreaterOrEqual", ["attention_mask", "zero"], ["everything"])
+    graph.graph.node.insert(list(graph.graph.node).index(divided), everything)
+    onnx.save(graph, folder / "onnx" / "model.onnx")
+    agree(folder)
+    assert {"golden sentence", "batch invariance"} <= set(failed(folder))
+
+
+def test_rows_of_other_tokens_are_named(mean, tmp_path):
+    folder = Path(shutil.copytree(mean, tmp_path / "own"))
+    golden = read_golden(folder / GOLDEN_NAME)
+    more = tuple((*positions, 15) if len(positions) < 8 else positions for positions in golden.row_positions)
+    rows = np.ones((sum(map(len, more)), golden.vectors["tokens"].shape[1]), dtype=np.float32)
+    replace_golden(folder, dataclasses.replace(golden, row_positions=more, vectors={**golden.vectors, "tokens": rows}))
+    assert re.search(r"tokens has \d+ rows in the sample, PyTorch's has \d+; these are other tokens", failed(folder)["golden tokens"])
