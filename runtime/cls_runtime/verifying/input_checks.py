@@ -76,7 +76,7 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
     if accepted:
         return Finding(passed=False, message=f"not refused: {'; '.join(accepted)}", figures={"accepted": len(accepted)})
     shapes = encoder.encode([]).shape, encoder.encode([""]).shape
-    width = encoder.manifest.width("cls")
+    width = encoder.manifest.width("sentence")
     if shapes != ((0, width), (1, width)):
         message = f"no text and an empty text give vectors of shape {shapes[0]} and {shapes[1]}, expected {(0, width)} and {(1, width)}"
         return Finding(passed=False, message=message)

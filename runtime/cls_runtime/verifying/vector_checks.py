@@ -25,6 +25,7 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import BundleError
+from cls_runtime.verifying.text_rows import TextRows
 
 Float32 = NDArray[np.float32]
 Figures = Mapping[str, float]
@@ -59,7 +60,7 @@ class Encodes(Protocol):
 
 
 def as_computed(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> Float32:
-    """What the graph gives for the texts themselves, float32 [n, width]: no prompt before them, nothing cut, no unit length.
+    """What the graph gives for the texts themselves, as `Encoder.encode` returns it: no prompt before them, nothing cut, no unit length.
 
     Golden vectors and parity figures are of these, whatever a bundle's vectors are trained to be used like. Errors are those of
     `Encoder.encode`.
@@ -111,28 +112,36 @@ def golden_vectors(
     encoder: Encodes, reference: Golden, output: Output, thresholds: Thresholds, *, recorded: ParityFigures | None = None
 ) -> Finding:
     """Encodes the golden texts and compares `output` with PyTorch's vectors, and with the figures `recorded` at the export."""
-    vectors = encoder.encode(reference.inputs, output=output)
-    expected = _expected(reference, output)
-    return _compared(list(enumerate(reference.inputs)), expected, vectors, output, thresholds, recorded=recorded)
+    rows, expected = golden_rows(encoder, reference, output)
+    return _compared(_texts_of(rows, reference.inputs), expected, rows.vectors, output, thresholds, recorded=recorded)
+
+
+def golden_rows(encoder: Encodes, reference: Golden, output: Output) -> tuple[TextRows, Float32]:
+    """The rows of `output` that the encoder gives for the golden texts, and PyTorch's."""
+    return TextRows.of(encoder.encode(reference.inputs, output=output), reference.row_positions), _expected(reference, output)
 
 
 def live(encoder: Encodes, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
-    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts."""
-    return _compared(list(enumerate(texts)), reference, encoder.encode(texts, output=output), output, thresholds)
+    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts; of `tokens` its rows of `sampled_positions`."""
+    rows = TextRows.of(encoder.encode(texts, output=output))
+    return _compared(_texts_of(rows, texts), reference, rows.vectors, output, thresholds)
+
+
+def _texts_of(rows: TextRows, texts: Sequence[Text]) -> list[tuple[int, Text]]:
+    return [(index, texts[index]) for index in rows.texts]
 
 
 def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
     """Looks for NaN, infinity and all-zero vectors in every output."""
     for output in outputs:
-        vectors = encoder.encode(texts, output=output)
-        invalid = ~np.isfinite(vectors).all(1)
+        rows = TextRows.all_of(encoder.encode(texts, output=output))
+        invalid = np.asarray(~np.isfinite(rows.vectors).all(1))
         if output != "logits":  # zero logits are a result like any other
-            invalid |= ~vectors.any(1)
+            invalid |= ~rows.vectors.any(1)
         if invalid.any():
-            bad, first = int(invalid.sum()), int(np.argmax(invalid))
-            message = (
-                f"{output}: {bad} of {len(texts)} vectors hold NaN, infinity or only zeros, the first for {quoted(first, texts[first])}"
-            )
+            bad, first = int(invalid.sum()), rows.texts[int(np.argmax(invalid))]
+            found = f"{bad} of {len(rows.texts)} vectors hold NaN, infinity or only zeros"
+            message = f"{output}: {found}, the first for {quoted(first, texts[first])}"
             return Finding(passed=False, message=message, figures={"bad_vectors": bad})
     return Finding(passed=True, message=f"{len(texts)} texts, every number is finite ({', '.join(outputs)})", figures={"bad_vectors": 0})
 
@@ -168,7 +177,8 @@ def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> F
         message = f"no golden text is over {maximum} tokens, yet an export always adds one; the maximum is not the one that was exported"
         return Finding(passed=False, message=message, figures={"truncated": 0})
     texts = [(index, reference.inputs[index]) for index in cut]
-    compared = _compared(texts, _expected(reference, "cls")[cut], vectors[cut], "cls", thresholds)
+    output = encoder.manifest.sentence_output
+    compared = _compared(texts, _expected(reference, output)[cut], vectors[cut], output, thresholds)
     message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
     message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
     return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
@@ -184,18 +194,21 @@ def _compared(
     recorded: ParityFigures | None = None,
 ) -> Finding:
     """Holds `vectors` against PyTorch's; `texts` are (index in the input, text)."""
-    if vectors.shape != reference.shape:
+    if vectors.shape[1] != reference.shape[1]:
         message = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
+        return Finding(passed=False, message=message)
+    if len(vectors) != len(reference):
+        message = f"{output} has {len(vectors)} rows, PyTorch's has {len(reference)}: some text gets another number of tokens"
         return Finding(passed=False, message=message)
     figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
     if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= recorded_margin(recorded):
         missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")
     if missed:
-        extent = _extent(reference, vectors, thresholds)
+        extent = _extent(reference, vectors, thresholds, "texts" if output != "tokens" else "tokens' rows")
         message = f"{extent}: {'; '.join(missed)}; {_worst(texts, reference, vectors, figures)}"
     else:
-        message = f"{figures.texts} texts, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
+        message = f"{_counted(texts)}, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
     return Finding(passed=not missed, message=message, figures=asdict(figures))
 
 
@@ -204,8 +217,14 @@ def recorded_margin(recorded: ParityFigures) -> float:
     return max(RECORDED_COSINE_MARGIN, RECORDED_LOSS_MARGIN * (1 - recorded.mean_cosine))
 
 
-def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str:
-    """How many texts are off, and what does that to a graph."""
+def _counted(texts: Sequence[tuple[int, Text]]) -> str:
+    """How many texts there are, and how many rows of theirs where there are more."""
+    count = len({index for index, _ in texts})
+    return f"{count} texts" if count == len(texts) else f"{len(texts)} rows of {count} texts"
+
+
+def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, what: str) -> str:
+    """How many texts (or rows, `what`) are off, and what does that to a graph."""
     cosine = cosines(reference, vectors)
     off = np.zeros(len(cosine), dtype=np.bool_)
     if thresholds.min_cosine is not None:
@@ -214,8 +233,8 @@ def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds) -> str
         off |= ~(np.abs(reference.astype(np.float64) - vectors).max(1) <= thresholds.max_abs)
     count = int(off.sum())
     if count == 0:
-        return f"all {len(off)} texts are a little off, none by much, as other scales or another precision make it"
-    share = f"{count} of {len(off)} texts are off"
+        return f"all {len(off)} {what} are a little off, none by much, as other scales or another precision make it"
+    share = f"{count} of {len(off)} {what} are off"
     if not np.isfinite(vectors).all():
         return f"{share}, with numbers that are not finite"
     if count <= len(off) / 2:
