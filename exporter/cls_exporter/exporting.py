@@ -16,6 +16,7 @@ from cls_exporter.checkpoint.trial import check_computes
 from cls_exporter.config import ExportConfig, ExportReport, Layout
 from cls_exporter.gate import parity_gate as gate
 from cls_exporter.gate.parity_texts import builtin_texts, parity_texts
+from cls_exporter.gate.prompted_batch import PromptedBatch, prompted_batch
 from cls_exporter.graph.families import form_of
 from cls_exporter.graph.graph_file import bundle_file
 from cls_exporter.graph.multiply_adds import multiply_adds
@@ -31,6 +32,7 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, OutputSpec, Source, Variant, to_json
 from cls_runtime.bundle.overwriting import refuse_replacing
+from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.engines.choice import require_engine
 from cls_runtime.engines.installed import installed_versions
 
@@ -47,7 +49,7 @@ def export(
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
-    """Exports a checkpoint's CLS row as a bundle.
+    """Exports a checkpoint's sentence vectors as a bundle: its CLS row, or the mean of its tokens' rows where it was trained so.
 
     The bundle appears under `output` in one rename, after every check has passed; when anything fails, nothing is left behind and an
     existing bundle stays as it was.
@@ -60,7 +62,7 @@ def export(
     Args:
         model: a hub id or a local folder.
         output: the bundle's folder.
-        config: what to export; None is fp32 with the CLS row only.
+        config: what to export; None is fp32 with the sentence's vector as it was trained.
         revision: a branch, tag or commit of the hub.
         force: replace an existing bundle.
         progress: called with each step in words.
@@ -90,7 +92,8 @@ def export(
         steps.start("trace", f"Tracing {checkpoint.architecture.model_type} with PyTorch")
         traced = trace(checkpoint)
         work = {"full": multiply_adds(traced, batch_size=1, sequence_length=REPORT_LENGTH)}
-        steps.start("compile", "Making the graph compute the CLS row only")
+        needed = "the CLS row only" if checkpoint.model.one_row else "what its outputs need"
+        steps.start("compile", f"Making the graph compute {needed}")
         compiled = compile_graph(traced, form=form_of(checkpoint), layout=config.layout)
         notes = checkpoint.notes + agreed + compiled.notes
         work["exported"] = multiply_adds(compiled.model, batch_size=1, sequence_length=REPORT_LENGTH)
@@ -99,6 +102,7 @@ def export(
         check_read_back(checkpoint, folder)
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
+        prompted = prompted_batch(checkpoint, golden)
         bundle = Bundle(folder, _manifest(checkpoint, compiled, folder, layout=config.layout))
         copies: list[BundleFile] = []
         variants: dict[str, Variant] = {}
@@ -109,7 +113,7 @@ def export(
             copies += written.copies
             notes += built.notes
             steps.start("parity", f"Holding {name} to PyTorch on {len(golden.texts)} texts")
-            variants[name] = _held(name, written, bundle, golden)
+            variants[name] = _held(name, written, bundle, golden, prompted)
         # Without the fingerprint of the manifest that had no variants: it is computed again.
         manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies), fingerprint="")
         _write_manifest(folder, manifest)
@@ -159,7 +163,9 @@ def _calibration(config: ExportConfig) -> CalibrationTexts:
 
 def _golden(checkpoint: Checkpoint) -> Golden:
     texts = parity_texts(checkpoint.tokenizer, max_length=checkpoint.max_length)
-    return Golden(texts=texts, vectors=checkpoint_vectors(checkpoint, texts), token_ids=checkpoint_token_ids(checkpoint, texts))
+    token_ids = checkpoint_token_ids(checkpoint, texts)
+    positions = tuple(tuple(sampled_positions(len(ids)).tolist()) for ids in token_ids) if checkpoint.token_rows else None
+    return Golden(texts=texts, vectors=checkpoint_vectors(checkpoint, texts), token_ids=token_ids, row_positions=positions)
 
 
 def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layout: Layout) -> Manifest:
@@ -188,14 +194,18 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
         logits_activation=checkpoint.logits_activation,
         labels=checkpoint.labels,
         tokenizer=checkpoint.tokenizer_choice,
+        pooling=checkpoint.pooling,
+        token_rows=checkpoint.token_rows,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def _held(name: str, written: Written, bundle: Bundle, golden: Golden) -> Variant:
+def _held(name: str, written: Written, bundle: Bundle, golden: Golden, prompted: PromptedBatch | None) -> Variant:
     """Holds every form of a variant to PyTorch, and gives its entry in the manifest: the figures are those of its own form."""
     built = written.built
-    measured, *_ = [gate.hold(bundle.folder / graph, bundle, golden, variant=name, tried=built.tried) for graph in written.graphs]
+    measured, *_ = [
+        gate.hold(bundle.folder / graph, bundle, golden, variant=name, prompted=prompted, tried=built.tried) for graph in written.graphs
+    ]
     return Variant(
         files=written.files,
         recipe=built.recipe,

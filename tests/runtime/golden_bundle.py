@@ -13,7 +13,8 @@ from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.bundle.manifest import Manifest, read_manifest
 from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.encoding.tokenizer import TextTokenizer
-from cls_runtime.verifying.vector_checks import as_computed, sampled_rows
+from cls_runtime.verifying.text_rows import TextRows
+from cls_runtime.verifying.vector_checks import as_computed
 
 # From nothing to far over the tiny model's 16 tokens.
 TEXTS = ("a", "the cat sleeps", "", "dog runs, the cat!", "xyz 123", "the dog sleeps " * 20, "?", "running-sleeping.", "cat" * 9)
@@ -29,7 +30,7 @@ def build_golden_bundle(folder: Path, **options: object) -> Path:
     tokens = tuple(tuple(text.ids.tolist()) for text in tokenized)
     positions = None
     if rows is not None:
-        vectors["tokens"] = sampled_rows(rows)
+        vectors["tokens"] = TextRows.of(rows).vectors
         positions = tuple(tuple(sampled_positions(len(ids)).tolist()) for ids in tokens)
     replace_golden(folder, Golden(texts=TEXTS, vectors=vectors, token_ids=tokens, row_positions=positions))
     return folder

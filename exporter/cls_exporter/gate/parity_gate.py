@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cls_exporter.errors import ParityError
+from cls_exporter.gate.prompted_batch import PromptedBatch
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Output, ParityFigures
@@ -23,8 +24,6 @@ from cls_runtime.engines.onnxruntime import load_graph
 from cls_runtime.errors import EngineError
 from cls_runtime.verifying import vector_checks
 
-_OUTPUTS: tuple[Output, ...] = ("cls", "pooler", "logits")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -38,7 +37,7 @@ class _MissError(Exception):
     """What a graph does not hold, as a short fact; `hold` says of which variant."""
 
 
-def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, tried: str = "") -> Measured:
+def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, prompted: PromptedBatch | None = None, tried: str = "") -> Measured:
     """Runs an ONNX file on ONNX Runtime and holds it to PyTorch's vectors.
 
     Args:
@@ -46,6 +45,7 @@ def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, tried: st
         bundle: its tokenizer gives the tokens, its manifest says which inputs, outputs and how many tokens there are.
         golden: texts and PyTorch's vectors of them.
         variant: whose thresholds hold.
+        prompted: a batch with marked prompts, where the graph leaves them out of its pooling.
         tried: what was done for accuracy, for the message where a figure misses.
 
     Raises:
@@ -53,7 +53,7 @@ def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, tried: st
             worst text.
         BundleError: the graph cannot be loaded, or has other inputs or outputs than the manifest says.
     """
-    outputs = tuple(name for name in _OUTPUTS if name in golden.vectors)
+    outputs = bundle.manifest.recorded_outputs
     engine = load_graph(graph, bundle.manifest, threads=available_cpus())
     with _encoder(engine, bundle, variant) as loaded:
         encoder = vector_checks.EncodedOnce(loaded)
@@ -64,6 +64,8 @@ def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, tried: st
             }
             batch_invariance = _batch_invariance(encoder, golden, variant=variant)
             _check_odd_batches(engine, golden, outputs)
+            if prompted is not None:
+                _check_prompted(engine, prompted, outputs, variant=variant)
         except _MissError as miss:
             raise ParityError(f"{variant} is not exported: {miss}") from miss.__cause__
     return Measured(parity=parity, batch_invariance=batch_invariance)
@@ -81,7 +83,8 @@ def _check_finite(encoder: vector_checks.EncodedOnce, golden: Golden, outputs: S
 
 
 def _parity(encoder: vector_checks.EncodedOnce, golden: Golden, output: Output, *, variant: str, tried: str) -> ParityFigures:
-    figures = parity_figures(golden.vectors[output], encoder.encode(golden.inputs, output=output))
+    rows, expected = vector_checks.golden_rows(encoder, golden, output)
+    figures = rows.figures(expected)
     if missed := shortfalls(figures, thresholds_for(variant, output)):
         worst = f"worst is text {figures.worst_text} {str(golden.inputs[figures.worst_text])[:60]!r}"
         raise _MissError(f"{output} against PyTorch has {'; '.join(missed)}; {worst}" + (f"; tried: {tried}" if tried else ""))
@@ -112,6 +115,18 @@ def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]
         for output, numbers in zip(outputs, vectors, strict=True):
             if not np.isfinite(numbers).all():
                 raise _MissError(f"{output} is not finite for a batch of {name}")
+
+
+def _check_prompted(engine: Engine, prompted: PromptedBatch, outputs: Sequence[Output], *, variant: str) -> None:
+    """The few texts are held to what bounds each alone."""
+    counted = prompted.batch.attention_mask != 0
+    vectors = engine.run(prompted.batch, [GRAPH_OUTPUTS[output] for output in outputs])
+    for output, numbers in zip(outputs, vectors, strict=True):
+        expected = prompted.outputs[output]
+        rows = (expected[counted], numbers[counted]) if output == "tokens" else (expected, numbers)
+        bounds = replace(thresholds_for(variant, output), mean_cosine=None, p1_cosine=None)
+        if missed := shortfalls(parity_figures(*rows), bounds):
+            raise _MissError(f"{output} of texts whose prompt is marked by a 2 in the mask has, against PyTorch, {'; '.join(missed)}")
 
 
 def _batch(rows: Sequence[Sequence[int]]) -> TokenBatch:

@@ -115,20 +115,20 @@ def parity(known: Known) -> Known:
     """Each side's vectors of the golden texts against PyTorch's. A bundle without them is measured all the same, and the report says so."""
     try:
         golden = read_golden(known.bundle.companion(GOLDEN_NAME))
-        output = known.bundle.manifest.sentence_output
-        held, expected = golden.vectors[output].shape[1], known.bundle.manifest.width(output)
+        vectors = golden.vectors[known.bundle.manifest.sentence_output]
+        held, expected = vectors.shape[1], known.bundle.manifest.width("sentence")
         if held != expected:
             raise BundleError(f"{GOLDEN_NAME} has vectors of {held} numbers, the bundle's have {expected}")
     except BundleError as error:
         return replace(known, notes=(*known.notes, f"no parity: {error}"))
     every = -(-len(golden.texts) // known.plan.parity_texts)
-    reference, inputs = golden.vectors[output][::every], golden.inputs[::every]
-    vectors = {name: as_computed(side.encoder, inputs) for name, side in known.loaded.items()}
+    reference, inputs = vectors[::every], golden.inputs[::every]
+    by_side = {name: as_computed(side.encoder, inputs) for name, side in known.loaded.items()}
     return replace(
         known,
         parity=tuple(
             Parity(side=name, cosines=tuple(cosines(reference, rows).tolist()), figures=parity_figures(reference, rows))
-            for name, rows in vectors.items()
+            for name, rows in by_side.items()
         ),
     )
 

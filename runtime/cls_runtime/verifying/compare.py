@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
@@ -22,9 +21,8 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.verifying.neighbours import NeighbourFigures, compare_neighbours
-from cls_runtime.verifying.vector_checks import as_computed_with_report, quoted, row_in_words, rows_to_compare
-
-Float32 = NDArray[np.float32]
+from cls_runtime.verifying.text_rows import TextRows
+from cls_runtime.verifying.vector_checks import as_computed_with_report, quoted, row_in_words
 
 _MADE_OF = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
 
@@ -161,26 +159,29 @@ def compare_bundles(
     probes: Sequence[Text] = list(texts) if texts is not None else _golden_texts(path, follow_links=follow_links)
     first, second = (_encoded(folder, probes, variant=variant, engine=engine, follow_links=follow_links) for folder in (path, other))
     looser = max(first.about.variant, second.about.variant, key=list(THRESHOLDS).index)
-    shared = [name for name, rows in first.vectors.items() if name in second.vectors and rows.shape == second.vectors[name].shape]
-    figures = {name: parity_figures(first.vectors[name], second.vectors[name]) for name in shared}
+    shared = [name for name, rows in first.rows.items() if name in second.rows and rows.vectors.shape == second.rows[name].vectors.shape]
+    figures = {name: second.rows[name].figures(first.rows[name].vectors) for name in shared}
     objections = [
         f"{name} is {width} numbers wide, in the other {second.about.widths[name]}"
         for name, width in first.about.widths.items()
         if second.about.widths.get(name, width) != width
     ]
-    if "tokens" in first.vectors and "tokens" in second.vectors and len(first.vectors["tokens"]) != len(second.vectors["tokens"]):
-        objections.append("texts get another number of tokens from the other, so that their rows cannot be compared")
     if first.about.max_length != second.about.max_length:
         objections.append(f"texts are cut at {first.about.max_length} tokens, by the other at {second.about.max_length}")
+    objections += [
+        f"{name} cannot be compared, some text gets another number of tokens"
+        for name, rows in first.rows.items()
+        if name in second.rows and len(rows.texts) != len(second.rows[name].texts)
+    ]
     uses = {
         "unit length": tuple(each.manifest.source_pooling.normalize for each in (first, second)),
         **_uses(first.manifest, second.manifest),
     }
     objections += [f"{name}: {ours}, in the other {theirs}" for name, (ours, theirs) in uses.items() if ours != theirs]
     for name in shared:
-        objections += _objections(name, first.named[name], first.vectors[name], second.vectors[name], figures[name], looser)
+        objections += _objections(name, probes, first.rows[name], second.rows[name], looser)
     sentence = first.manifest.sentence_output
-    neighbours = compare_neighbours(first.vectors[sentence], second.vectors[sentence]) if sentence in shared else None
+    neighbours = compare_neighbours(first.rows[sentence].vectors, second.rows[sentence].vectors) if sentence in shared else None
     return Comparison(
         first=first.about,
         second=second.about,
@@ -196,12 +197,11 @@ def compare_bundles(
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A bundle's answer: by output its vectors and whose they are, each text's tokens, and by text how many tokens were cut off."""
+    """A bundle's answer: by output its rows, each text's tokens, and by text how many tokens were cut off."""
 
     about: ComparedBundle
     manifest: Manifest
-    vectors: dict[str, Float32]
-    named: dict[str, list[tuple[int, Text]]]
+    rows: dict[str, TextRows]
     tokens: list[tuple[int, ...]]
     removed: dict[int, int]
 
@@ -222,13 +222,9 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
         fingerprint=bundle.manifest.fingerprint,
         follow_links=follow_links,
     ) as encoder:
-        vectors: dict[str, Float32] = {}
-        named: dict[str, list[tuple[int, Text]]] = {}
-        removed: dict[int, int] = {}
-        for name in encoder.manifest.recorded_outputs:
-            rows, report = as_computed_with_report(encoder, texts, output=name)
-            named[name], vectors[name] = rows_to_compare(texts, rows, name)
-            removed = {item.index: item.removed_tokens for item in report.truncated}
+        encoded = {name: as_computed_with_report(encoder, texts, output=name) for name in encoder.manifest.recorded_outputs}
+        rows: dict[str, TextRows] = {name: TextRows.of(vectors) for name, (vectors, _) in encoded.items()}
+        removed = {item.index: item.removed_tokens for item in encoded[encoder.manifest.sentence_output][1].truncated}
         about = ComparedBundle(
             bundle=bundle.folder,
             source=bundle.manifest.source.name,
@@ -236,21 +232,24 @@ def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: st
             variant=encoder.info.variant,
             engine=encoder.info.engine,
             max_length=bundle.manifest.max_length,
-            widths={name: rows.shape[1] for name, rows in vectors.items()},
+            widths={name: item.vectors.shape[1] for name, item in rows.items()},
             truncated=len(removed),
         )
-    return _Encoded(about, bundle.manifest, vectors, named, tokens, removed)
+    return _Encoded(about, bundle.manifest, rows, tokens, removed)
 
 
-def _objections(
-    output: str, texts: Sequence[tuple[int, Text]], first: Float32, second: Float32, figures: ParityFigures, variant: str
-) -> list[str]:
+def _objections(output: str, texts: Sequence[Text], before: TextRows, after: TextRows, variant: str) -> list[str]:
     objections = []
+    first, second = before.vectors, after.vectors
+    figures = parity_figures(first, second)
     if missed := shortfalls(figures, thresholds_for(variant, output)):
         row = figures.worst_text
-        objections.append(f"{output}: {'; '.join(missed)}; worst is {quoted(*texts[row])}: {row_in_words(first[row], second[row])}")
+        worst = quoted(before.texts[row], texts[before.texts[row]])
+        objections.append(f"{output}: {'; '.join(missed)}; worst is {worst}: {row_in_words(first[row], second[row])}")
     if output == "logits" and first.shape[1] > 1 and (other := np.flatnonzero(first.argmax(1) != second.argmax(1))).size:
-        objections.append(f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(*texts[int(other[0])])}")
+        objections.append(
+            f"logits: another label for {other.size} of {len(texts)} texts, the first is {quoted(int(other[0]), texts[other[0]])}"
+        )
     return objections
 
 

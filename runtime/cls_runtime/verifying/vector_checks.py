@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden
 from cls_runtime.bundle.manifest import Manifest, Output, ParityFigures
 from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, cosines, parity_figures, shortfalls
-from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.finishing import Vectors
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import BundleError
+from cls_runtime.verifying.text_rows import TextRows
 
 Float32 = NDArray[np.float32]
 Figures = Mapping[str, float]
@@ -54,17 +54,17 @@ class Encodes(Protocol):
         """The bundle's manifest."""
 
     def encode(self, texts: Sequence[Text], *, output: Output = "sentence") -> Vectors:
-        """Vectors of texts as the graph gives them, float32 [n, width]; of `tokens` a list of float32 [tokens, width]."""
+        """Vectors of texts as the graph gives them, float32 [n, width]."""
 
     def encode_with_report(self, texts: Sequence[Text], *, output: Output = "sentence") -> tuple[Vectors, EncodeReport]:
         """The same, and which texts were cut."""
 
 
 def as_computed(encoder: Encoder, texts: Sequence[Text], *, output: Output = "sentence") -> Vectors:
-    """What the graph gives for the texts themselves, float32 [n, width]: no prompt before them, nothing cut, no unit length.
+    """What the graph gives for the texts themselves, as `Encoder.encode` returns it: no prompt before them, nothing cut, no unit length.
 
-    Golden vectors and parity figures are of these, however a bundle's vectors are trained to be used. Of `tokens` it is a list of float32
-    [tokens, width]. Errors are those of `Encoder.encode`.
+    Golden vectors and parity figures are of these, whatever a bundle's vectors are trained to be used like. Errors are those of
+    `Encoder.encode`.
     """
     return encoder.encode(texts, output=output, normalize=False, prompt="", dimensions=_all_numbers(encoder, output))
 
@@ -117,49 +117,36 @@ def golden_vectors(
     encoder: Encodes, reference: Golden, output: Output, thresholds: Thresholds, *, recorded: ParityFigures | None = None
 ) -> Finding:
     """Encodes the golden texts and compares `output` with PyTorch's vectors, and with the figures `recorded` at the export."""
-    vectors = encoder.encode(reference.inputs, output=output)
-    texts, vectors = rows_to_compare(reference.inputs, vectors, output, positions=reference.row_positions)
-    return _compared(texts, _expected(reference, output), vectors, output, thresholds, recorded=recorded)
+    rows, expected = golden_rows(encoder, reference, output)
+    return _compared(_texts_of(rows, reference.inputs), expected, rows.vectors, output, thresholds, recorded=recorded)
+
+
+def golden_rows(encoder: Encodes, reference: Golden, output: Output) -> tuple[TextRows, Float32]:
+    """The rows of `output` that the encoder gives for the golden texts, and PyTorch's."""
+    return TextRows.of(encoder.encode(reference.inputs, output=output), reference.row_positions), _expected(reference, output)
 
 
 def live(encoder: Encodes, texts: Sequence[Text], reference: Float32, output: Output, thresholds: Thresholds) -> Finding:
-    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts; of `tokens`, of a sample of their tokens."""
-    named, vectors = rows_to_compare(texts, encoder.encode(texts, output=output), output)
-    return _compared(named, reference, vectors, output, thresholds)
+    """Compares `output` with `reference`, PyTorch's float32 [n, width] for the same texts; of `tokens` its rows of `sampled_positions`."""
+    rows = TextRows.of(encoder.encode(texts, output=output))
+    return _compared(_texts_of(rows, texts), reference, rows.vectors, output, thresholds)
 
 
-def sampled_rows(rows: Sequence[Float32], *, positions: Sequence[Sequence[int]] | None = None) -> Float32:
-    """The rows float32 [R, width] of texts' tokens [tokens, width] at their `positions`, one text's after the other's.
-
-    None for those of `token_sample`. A text that has no token at a position gives no row for it.
-    """
-    if positions is None:
-        positions = [sampled_positions(len(of_text)).tolist() for of_text in rows]
-    kept = [of_text[[at for at in places if at < len(of_text)]] for of_text, places in zip(rows, positions, strict=True)]
-    return np.concatenate(kept)
-
-
-def rows_to_compare(
-    texts: Sequence[Text], vectors: Vectors, output: Output, *, positions: Sequence[Sequence[int]] | None = None
-) -> tuple[list[tuple[int, Text]], Float32]:
-    """The rows that are held to PyTorch's, and for each its text with its place; of `tokens` a sample."""
-    if output != "tokens":
-        return list(enumerate(texts)), vectors
-    rows = [sampled_rows([of_text], positions=None if positions is None else [positions[place]]) for place, of_text in enumerate(vectors)]
-    return [(place, text) for place, text in enumerate(texts) for _ in rows[place]], np.concatenate(rows)
+def _texts_of(rows: TextRows, texts: Sequence[Text]) -> list[tuple[int, Text]]:
+    return [(index, texts[index]) for index in rows.texts]
 
 
 def finite(encoder: Encodes, texts: Sequence[Text], outputs: Sequence[Output]) -> Finding:
     """Looks for NaN, infinity and all-zero vectors in every output."""
     for output in outputs:
-        vectors = encoder.encode(texts, output=output)
-        # Zero logits are a result like any other.
-        invalid = np.array([not (np.isfinite(rows).all() and (output == "logits" or rows.any(-1).all())) for rows in vectors])
+        rows = TextRows.all_of(encoder.encode(texts, output=output))
+        invalid = np.asarray(~np.isfinite(rows.vectors).all(1))
+        if output != "logits":  # zero logits are a result like any other
+            invalid |= ~rows.vectors.any(1)
         if invalid.any():
-            bad, first = int(invalid.sum()), int(np.argmax(invalid))
-            message = (
-                f"{output}: {bad} of {len(texts)} vectors hold NaN, infinity or only zeros, the first for {quoted(first, texts[first])}"
-            )
+            bad, first = int(invalid.sum()), rows.texts[int(np.argmax(invalid))]
+            found = f"{bad} of {len(rows.texts)} vectors hold NaN, infinity or only zeros"
+            message = f"{output}: {found}, the first for {quoted(first, texts[first])}"
             return Finding(passed=False, message=message, figures={"bad_vectors": bad})
     return Finding(passed=True, message=f"{len(texts)} texts, every number is finite ({', '.join(outputs)})", figures={"bad_vectors": 0})
 
@@ -194,7 +181,8 @@ def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> F
     if not cut:
         message = f"no golden text is over {maximum} tokens, yet an export always adds one; the maximum is not the one that was exported"
         return Finding(passed=False, message=message, figures={"truncated": 0})
-    texts, output = [(index, reference.inputs[index]) for index in cut], encoder.manifest.sentence_output
+    texts = [(index, reference.inputs[index]) for index in cut]
+    output = encoder.manifest.sentence_output
     compared = _compared(texts, _expected(reference, output)[cut], vectors[cut], output, thresholds)
     message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
     message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
@@ -211,22 +199,21 @@ def _compared(
     recorded: ParityFigures | None = None,
 ) -> Finding:
     """Holds `vectors` against PyTorch's; `texts` are (index in the input, text)."""
-    if len(vectors) != len(reference):
-        message = f"{output} has {len(vectors)} rows in the sample, PyTorch's has {len(reference)}; these are other tokens"
-        return Finding(passed=False, message=message)
-    if vectors.shape != reference.shape:
+    if vectors.shape[1] != reference.shape[1]:
         message = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
         return Finding(passed=False, message=message)
-    unit = "token rows" if output == "tokens" else "texts"
+    if len(vectors) != len(reference):
+        message = f"{output} has {len(vectors)} rows, PyTorch's has {len(reference)}: some text gets another number of tokens"
+        return Finding(passed=False, message=message)
     figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
     if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= recorded_margin(recorded):
         missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")
     if missed:
-        extent = _extent(reference, vectors, thresholds, unit)
+        extent = _extent(reference, vectors, thresholds, "texts" if output != "tokens" else "tokens' rows")
         message = f"{extent}: {'; '.join(missed)}; {_worst(texts, reference, vectors, figures)}"
     else:
-        message = f"{figures.texts} {unit}, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
+        message = f"{_counted(texts)}, lowest cosine {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"
     return Finding(passed=not missed, message=message, figures=asdict(figures))
 
 
@@ -235,8 +222,14 @@ def recorded_margin(recorded: ParityFigures) -> float:
     return max(RECORDED_COSINE_MARGIN, RECORDED_LOSS_MARGIN * (1 - recorded.mean_cosine))
 
 
-def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, unit: str) -> str:
-    """How many of the `unit` are off, and what does that to a graph."""
+def _counted(texts: Sequence[tuple[int, Text]]) -> str:
+    """How many texts there are, and how many rows of theirs where there are more."""
+    count = len({index for index, _ in texts})
+    return f"{count} texts" if count == len(texts) else f"{len(texts)} rows of {count} texts"
+
+
+def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, what: str) -> str:
+    """How many texts (or rows, `what`) are off, and what does that to a graph."""
     cosine = cosines(reference, vectors)
     off = np.zeros(len(cosine), dtype=np.bool_)
     if thresholds.min_cosine is not None:
@@ -245,8 +238,8 @@ def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, unit: 
         off |= ~(np.abs(reference.astype(np.float64) - vectors).max(1) <= thresholds.max_abs)
     count = int(off.sum())
     if count == 0:
-        return f"all {len(off)} {unit} are a little off, none by much, as other scales or another precision make it"
-    share = f"{count} of {len(off)} {unit} are off"
+        return f"all {len(off)} {what} are a little off, none by much, as other scales or another precision make it"
+    share = f"{count} of {len(off)} {what} are off"
     if not np.isfinite(vectors).all():
         return f"{share}, with numbers that are not finite"
     if count <= len(off) / 2:
