@@ -15,7 +15,7 @@ from typing import Any, get_args
 from cls_exporter.config import ExportConfig, ExportReport, Layout, PoolingChoice, Precision
 from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.bundle import manifest as manifests
-from cls_runtime.bundle.manifest import TokenizerChoice
+from cls_runtime.bundle.manifest import Manifest, TokenizerChoice
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
 from cls_runtime.errors import MissingExtraError, UsageError
@@ -36,6 +36,8 @@ _REQUIREMENTS = (
         instead=lambda _: "no --int8",
     ),
 )
+_POOLINGS = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
+_SHOWN_PROMPTS = 8
 _TOKENIZERS = {"file": "tokenizer.json as it stands", "transformers": "what transformers makes of the checkpoint's folder"}
 _NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "sympy", "onnxruntime")
 
@@ -209,9 +211,7 @@ def summary_lines(report: ExportReport) -> list[str]:
         f"  outputs   {outputs}",
         f"  pooler    {_pooler(report)}",
     ]
-    pooling = manifest.source_pooling
-    if pooling.mismatch_allowed:
-        lines.append(f"  pooling   trained with {pooling.mode} pooling; the CLS row was asked for all the same")
+    lines += [f"  {name:9} {words}" for name, words in (("pooling", _pooling(manifest)), ("prompts", _prompts(manifest))) if words]
     if manifest.tokenizer is not None:
         lines.append(f"  tokenizer {_TOKENIZERS[manifest.tokenizer]}, as was asked for")
     full, exported = report.multiply_adds.get("full", 0), report.multiply_adds.get("exported", 0)
@@ -232,6 +232,26 @@ def _pooler(report: ExportReport) -> str:
     pooler = report.manifest.pooler
     told = any(pooler.evidence in note for note in report.notes)
     return pooler.state if told else f"{pooler.state} ({pooler.evidence})"
+
+
+def _pooling(manifest: Manifest) -> str:
+    """What a sentence's vector is made of, where it is not the CLS row as a matter of course."""
+    source, made_of = manifest.source_pooling, _POOLINGS[manifest.pooling]
+    if source.mismatch_allowed:
+        return f"trained with {source.mode} pooling; {made_of} was asked for all the same"
+    if manifest.pooling == "cls":
+        return ""
+    return (
+        f"{made_of}, as it was trained" if source.mode else f"{made_of}, as was asked for; the checkpoint does not say how it was trained"
+    )
+
+
+def _prompts(manifest: Manifest) -> str:
+    """The names of those that have a text, a few of many, and which is the default."""
+    names = [name for name, text in manifest.prompts.items() if text]
+    more = f" and {len(names) - _SHOWN_PROMPTS} more" if len(names) > _SHOWN_PROMPTS else ""
+    default = f"; {manifest.default_prompt_name} by default" if manifest.default_prompt else ""
+    return f"{', '.join(names[:_SHOWN_PROMPTS])}{more}{default}"
 
 
 def _files(report: ExportReport) -> list[tuple[str, int]]:

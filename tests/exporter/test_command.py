@@ -258,6 +258,42 @@ def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("mode", "pooling", "line"),
+    [
+        ("mean", "mean", "the mean of the tokens' rows, as it was trained"),
+        ("cls", "mean", "trained with cls pooling; the mean of the tokens' rows was asked for all the same"),
+        ("max", "cls", "trained with max pooling; the CLS row was asked for all the same"),
+        (None, "mean", "the mean of the tokens' rows, as was asked for; the checkpoint does not say how it was trained"),
+        ("cls", "cls", None),
+        (None, "cls", None),
+    ],
+)
+def test_what_vectors_are_made_of(tmp_path, mode, pooling, line):
+    plain = report(tmp_path / "bundle")
+    source = SourcePooling(mode=mode, mismatch_allowed=mode not in (None, pooling))
+    manifest = dataclasses.replace(plain.manifest, source_pooling=source, pooling=pooling)
+    lines = command.summary_lines(dataclasses.replace(plain, manifest=manifest))
+    assert [said for said in lines if said.startswith("  pooling ")] == ([f"  pooling   {line}"] if line else [])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "line"),
+    [
+        ({}, None, None),
+        ({"query": "", "document": ""}, "query", None),
+        ({"query": "q: ", "document": ""}, None, "query"),
+        ({"query": "q: ", "passage": "p: "}, "query", "query, passage; query by default"),
+        ({str(number): "p" for number in range(10)}, "9", "0, 1, 2, 3, 4, 5, 6, 7 and 2 more; 9 by default"),
+    ],
+)
+def test_prompts_by_their_names(tmp_path, prompts, default, line):
+    plain = report(tmp_path / "bundle")
+    manifest = dataclasses.replace(plain.manifest, prompts=prompts, default_prompt_name=default)
+    lines = command.summary_lines(dataclasses.replace(plain, manifest=manifest))
+    assert [said for said in lines if said.startswith("  prompts ")] == ([f"  prompts   {line}"] if line else [])
+
+
+@pytest.mark.parametrize(
     ("choice", "line"), [("file", "tokenizer.json as it stands"), ("transformers", "what transformers makes of the checkpoint's folder")]
 )
 def test_the_tokenizer_that_was_chosen_is_said(tmp_path, choice, line):

@@ -21,6 +21,7 @@ from cls_exporter.checkpoint.placement import Placement
 from cls_exporter.checkpoint.pooler import FoundPooler, TanhPooler, find_pooler
 from cls_exporter.checkpoint.sentence_settings import TransformerSettings, read_transformer_settings
 from cls_exporter.checkpoint.sentence_transformers import MODULES, read_sentence_modules
+from cls_exporter.checkpoint.sentence_use import SentenceUse
 from cls_exporter.checkpoint.source import encoder_folder, find_source
 from cls_exporter.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from cls_exporter.checkpoint.tokenizer_checks import check_vocabulary
@@ -55,6 +56,7 @@ class Checkpoint:
         source_pooling: how the source makes a sentence vector.
         pooling: how the exported graph makes it.
         token_rows: whether the graph's `last_hidden_state` is every token's row.
+        use: what the source says about texts and vectors: prompts, sizes, similarity.
         labels: of the classifier's outputs; empty without `logits`.
         logits_activation: what the source's users apply to the logits; None without them.
         unknown_settings: entries of sentence-transformers' files that nobody here knows, each with its file's name.
@@ -79,6 +81,7 @@ class Checkpoint:
     source_pooling: SourcePooling
     pooling: Pooling
     token_rows: bool
+    use: SentenceUse
     labels: tuple[str, ...]
     logits_activation: LogitsActivation | None
     unknown_settings: tuple[str, ...]
@@ -116,13 +119,7 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     folder = encoder_folder(source.folder)
     settings = read_transformer_settings(folder)
     configuration = read_configuration(folder, source.name, trust_remote_code=trusted, changes=settings.changes)
-    sentence = read_sentence_modules(
-        source.folder,
-        settings,
-        hidden=configuration.hidden,
-        wanted=asked.pooling,
-        allow_pooling_mismatch=asked.allow_pooling_mismatch,
-    )
+    sentence = read_sentence_modules(source.folder, settings, config=configuration.stored, hidden=configuration.hidden, asked=asked)
     tokenizer = load_tokenizer(folder, trust_remote_code=trusted, lowercase=settings.lowercase, choice=asked.tokenizer)
     weights = read_weights(folder)
     encoder, placement = build_encoder(configuration, weights.tensors)
@@ -135,13 +132,14 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     row_modules = RowModules(
         dense=sentence.dense, pooler=parts.pooler, pooler_output=asked.pooler, head=None if head is None else head.head
     )
+    all_rows = sentence.pooling == "mean" or not sentence.pools_prompt
     module = ClsModel(
         encoder,
         row_modules,
         hidden=configuration.hidden,
         token_type_ids=takes_types,
-        pooling=sentence.computed,
-        token_rows=asked.tokens or (sentence.computed == "mean" and asked.layout == "standard"),
+        pooling=sentence.pooling,
+        token_rows=asked.tokens or (all_rows and asked.layout == "standard"),
         include_prompt=sentence.pools_prompt,
     )
     return Checkpoint(
@@ -158,9 +156,10 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
         max_length=_max_length(configuration, tokenizer, settings, asked.max_length),
         inputs=("input_ids", "attention_mask", *(["token_type_ids"] if takes_types else [])),
         pooler=parts.state,
-        source_pooling=sentence.pooling,
+        source_pooling=sentence.source_pooling,
         pooling=module.pooling,
         token_rows=module.token_rows,
+        use=sentence.use,
         labels=labels,
         logits_activation=activation,
         unknown_settings=sentence.unknown,

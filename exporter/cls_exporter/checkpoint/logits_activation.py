@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cls_exporter.checkpoint.folder import CheckpointFolder
-from cls_exporter.checkpoint.sentence_transformers import MODULES, ROOT_SETTINGS
+from cls_exporter.checkpoint.sentence_transformers import MODULES
+from cls_exporter.checkpoint.sentence_use import ROOT_SETTINGS
 from cls_exporter.errors import CheckpointError, UnsupportedError, shown
 from cls_runtime.bundle.manifest import LogitsActivation
 

@@ -131,16 +131,20 @@ class ClsModel(nn.Module):
         row = hidden[:, 0]
         pooled = row if self.pooler is None else self.pooler(row)
         outputs = [hidden] if self.token_rows else []
-        sentence = self._pooled(hidden, row, attention_mask)
-        outputs.append(sentence if self.dense is None else self.dense(sentence))
+        outputs.append(self.sentence(hidden, row, attention_mask))
         if self._pooler_output:
             outputs.append(pooled)
         if self.head is not None:
             outputs.append(self.head({"hidden": hidden, "row": row, "pooled": pooled}[self.head.reads]))
         return tuple(outputs)
 
+    def sentence(self, hidden: Tensor, row: Tensor, mask: Tensor) -> Tensor:
+        """The sentence's vector [B, width] of hidden [B, S, H], whose row 0 is `row`, as sentence-transformers' modules compute it."""
+        pooled = self._pooled(hidden, row, mask)
+        sentence: Tensor = pooled if self.dense is None else self.dense(pooled)
+        return sentence
+
     def _pooled(self, hidden: Tensor, row: Tensor, mask: Tensor) -> Tensor:
-        """hidden [B, S, H], whose row 0 is `row`, -> [B, H], as sentence-transformers' Pooling computes it."""
         if self.pooling == "cls" and self.include_prompt:
             return row
         counted = mask if self.include_prompt else mask == 1

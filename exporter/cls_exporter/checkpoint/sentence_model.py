@@ -8,6 +8,7 @@ import contextlib
 import fnmatch
 import functools
 import importlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,13 @@ import transformers.utils.logging
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.load import Checkpoint
 from cls_exporter.checkpoint.quiet import quiet
-from cls_exporter.checkpoint.sentence_transformers import listed_modules
+from cls_exporter.checkpoint.sentence_transformers import MODULES, listed_modules
+from cls_exporter.checkpoint.sentence_use import ROOT_SETTINGS
 from cls_exporter.checkpoint.source import PICKLES, SAFETENSORS, SMALL_FILES
 from cls_exporter.errors import as_error, one_line
 
 _LIBRARY = "sentence_transformers"
+_STAGE = "cls-export-sentence-transformers-"
 _ANY_SIZE = 2**63
 
 
@@ -68,6 +71,24 @@ def _load(kind: Any, stage: Path, seed: int) -> Any:
     with asked(hidden=f"{stage}/"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(str(stage), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs=arguments).eval()
+
+
+@contextlib.contextmanager
+def behind_the_encoder(bundle: Path) -> Iterator[Any]:
+    """What sentence-transformers makes of a bundle's folder without the Transformer module, which would want weights of PyTorch's.
+
+    Raises:
+        CannotAskError: sentence-transformers is not there, or cannot load it.
+    """
+    with quiet(_LIBRARY, "transformers"), tempfile.TemporaryDirectory(prefix=_STAGE) as name:
+        library, stage = _imported(), Path(name)
+        for path in bundle.iterdir():
+            if path.name == MODULES:
+                (stage / MODULES).write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))[1:]), encoding="utf-8")
+            elif path.name == ROOT_SETTINGS or path.is_dir():
+                _link(stage / path.name, path.resolve())
+        with asked(hidden=f"{stage}/"):
+            yield library.SentenceTransformer(str(stage), device="cpu", trust_remote_code=False, local_files_only=True).eval()
 
 
 def _imported() -> Any:
@@ -114,7 +135,7 @@ def _without_progress_bars() -> Iterator[None]:
 @contextlib.contextmanager
 def _staged(folder: CheckpointFolder) -> Iterator[Path]:
     """A temporary folder of links to the checkpoint's files, by the names that are fetched from a hub and no others."""
-    with tempfile.TemporaryDirectory(prefix="cls-export-sentence-transformers-") as name:
+    with tempfile.TemporaryDirectory(prefix=_STAGE) as name:
         stage = Path(name)
         folders = {folder.path: folder, **{inner.path: inner for _, inner in listed_modules(folder)}}
         for path, inner in folders.items():

@@ -5,7 +5,8 @@ It is the one that knows what its files mean, in the version that is installed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from cls_exporter.checkpoint.config_fields import as_integer
 from cls_exporter.checkpoint.load import Checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.checkpoint.sentence_model import CannotAskError, asked, is_reranker, model_of, version
+from cls_exporter.checkpoint.sentence_use import UNSAID_PROMPTS
 from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError, shown
-from cls_runtime.bundle.manifest import Output
 from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
+from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.encoding.tokenizer import Text
 
 # Capitals, accents, digits, marks, scripts, what looks like special tokens, and space at the ends.
@@ -41,8 +43,9 @@ _NEXT = (
 def check_against_sentence_transformers(checkpoint: Checkpoint, *, lowered: bool, own_tokens: bool = False) -> tuple[str, ...]:
     """Holds a checkpoint, as it was read, to sentence-transformers, and gives notes for the report. A plain one is held to nothing.
 
-    Compared are the tokens and the row behind every module, or, where another pooling was knowingly passed over, what the same modules make
-    of row 0; of a reranker the tokens of pairs, and the logits where they are exported.
+    Compared are the tokens, what it puts before texts, and the vectors that it gives: of the texts alone, behind the default prompt and
+    behind another one. Where another pooling was knowingly passed over, they are those of the same modules with the one that is exported.
+    Of a reranker it is the tokens of pairs, and the logits where they are exported.
 
     Args:
         checkpoint: as loaded.
@@ -61,6 +64,7 @@ def check_against_sentence_transformers(checkpoint: Checkpoint, *, lowered: bool
             oracle = _Oracle(checkpoint, load)
             oracle.check_longest(lowered=lowered)
             oracle.check_tokens(own_tokens=own_tokens)
+            oracle.check_prompts()
             oracle.check_activation()
             oracle.check_rows()
     except CannotAskError as reason:
@@ -93,11 +97,21 @@ class _Oracle:
         self._checkpoint = checkpoint
         self._load = load
         self._texts = _pairs() if is_reranker(checkpoint) else _TEXTS
-        self._model = load(0)
-        self._longest = as_integer(self._model.max_seq_length)
-        if not isinstance(self._longest, (int, float)):
-            raise CannotAskError(f"its max_seq_length is {shown(self._longest)}")
-        self._model.max_seq_length = checkpoint.max_length
+        self._model, self._longest = self._loaded(0)
+
+    def _loaded(self, seed: int) -> tuple[Any, Any]:
+        """The model, with the pooling that is exported, and the longest text that it takes by itself."""
+        model, checkpoint = self._load(seed), self._checkpoint
+        longest = as_integer(model.max_seq_length)
+        if not isinstance(longest, (int, float)):
+            raise CannotAskError(f"its max_seq_length is {shown(longest)}")
+        model.max_seq_length = checkpoint.max_length
+        if checkpoint.source_pooling.mismatch_allowed:
+            name, pooling = next((name, module) for name, module in model.named_children() if type(module).__name__ == "Pooling")
+            with asked():
+                width, include_prompt = checkpoint.config.hidden_size, checkpoint.source_pooling.include_prompt
+                model.add_module(name, type(pooling)(width, pooling_mode=checkpoint.pooling, include_prompt=include_prompt))
+        return model, longest
 
     def check_longest(self, *, lowered: bool) -> None:
         """The longest text is the same, but for positions that the model has not and what the caller lowered."""
@@ -109,18 +123,19 @@ class _Oracle:
             )
 
     def check_tokens(self, *, own_tokens: bool) -> None:
-        """Each text, and one that is too long, becomes the same tokens."""
+        """Each text, and one that is too long, becomes the same tokens, alone and behind prompts."""
         long_text = "cat " * (self._checkpoint.max_length + _LONGER)
-        for text in (*self._texts, long_text):
-            (ours,) = checkpoint_token_ids(self._checkpoint, [text])
+        prompts = ["", *(prompt for prompt, _ in self._promptings())]
+        for text, prompt in itertools.product((*self._texts, long_text), prompts):
+            (ours,) = checkpoint_token_ids(self._checkpoint, [text], prompt=prompt)
             with asked():
-                theirs = tuple(self._features(text)["input_ids"][0].tolist())
+                theirs = tuple(self._features(text, prompt)["input_ids"][0].tolist())
             if ours != theirs and own_tokens:
                 self._texts = tuple(other for other in self._texts if other != text)
             elif ours != theirs:
                 place = next(index for index in range(len(ours) + 1) if ours[: index + 1] != theirs[: index + 1])
                 raise CheckpointError(
-                    f"sentence-transformers {version()} makes {self._tokens(theirs, place)} of {shown(text)} from this folder, "
+                    f"sentence-transformers {version()} makes {self._tokens(theirs, place)} of {_in_words(text, prompt)} from this folder, "
                     f"and {self._tokens(ours, place)} were read here; {_NEXT}"
                 )
 
@@ -135,57 +150,94 @@ class _Oracle:
                 f"sentence-transformers {version()} applies {theirs} to the logits, {ours} was read of this folder; {_NEXT}"
             )
 
+    def check_prompts(self) -> None:
+        """What goes before texts is the same, by its name and where none is asked for."""
+        use = self._checkpoint.use
+        with asked():
+            theirs, default = {**self._model.prompts}, self._model.default_prompt_name
+        ours = {**dict.fromkeys(theirs.keys() & {*UNSAID_PROMPTS}, ""), **use.prompts}
+        if theirs != ours or theirs.get(default, "") != use.default_prompt:
+            raise CheckpointError(
+                f"sentence-transformers {version()} reads the prompts {shown(theirs)} from this folder, {shown(default)} by default, and "
+                f"{shown(ours)} were read here, {shown(use.default_prompt_name)} by default; {_NEXT}"
+            )
+
     def check_rows(self) -> None:
         """The texts' vectors are the same, within what fp32 is held to."""
-        output: Output = "logits" if is_reranker(self._checkpoint) else self._checkpoint.model.sentence_output
-        if output not in self._checkpoint.model.output_names or not self._texts:
-            return
-        ours = checkpoint_vectors(self._checkpoint, self._texts)[output]
-        if self._checkpoint.source_pooling.normalize:
-            ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
-        theirs = self._rows()
+        outputs = self._checkpoint.model.output_names
+        compared = ("logits",) if is_reranker(self._checkpoint) else ("tokens", self._checkpoint.model.sentence_output)
+        for output in compared:
+            if output in outputs and self._texts:
+                self._check(output, "", {"prompt": ""})
+        if compared[-1] in outputs and self._texts:
+            for prompt, options in self._promptings():
+                self._check(compared[-1], prompt, options)
+
+    def _promptings(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The default prompt, and another one by its name: each as it is read here, and what makes sentence-transformers take it."""
+        use = self._checkpoint.use
+        default: list[tuple[str, Mapping[str, Any]]] = [(use.default_prompt, {})] if use.default_prompt else []
+        named = next((name for name, text in use.prompts.items() if text and name != use.default_prompt_name), None)
+        return default if named is None else [*default, (use.prompts[named], {"prompt_name": named})]
+
+    def _check(self, output: str, prompt: str, options: Mapping[str, Any]) -> None:
+        """Holds one output of all texts behind `prompt` to what sentence-transformers gives with `options`."""
+        ours = self._as_given(checkpoint_vectors(self._checkpoint, self._texts, prompt=prompt)[output], output)
+        theirs, owners = self._rows(output, options)
         if theirs.shape != ours.shape:
             raise CheckpointError(
                 f"sentence-transformers {version()} gives {theirs.shape[1]} numbers a text from this folder, {ours.shape[1]} here; {_NEXT}"
             )
         figures = parity_figures(theirs, ours)
         if missed := shortfalls(figures, thresholds_for("fp32", output)):
-            self._check_not_drawn(theirs)
+            self._check_not_drawn(output, options, theirs)
+            worst = _in_words(self._texts[owners[figures.worst_text]], prompt)
             raise CheckpointError(
-                f"sentence-transformers {version()} gives another vector of {shown(self._texts[figures.worst_text])} than what was read "
-                f"of this folder: {'; '.join(missed)}; {_NEXT}"
+                f"sentence-transformers {version()} gives another vector of {worst} than what was read of this folder: "
+                f"{'; '.join(missed)}; {_NEXT}"
             )
 
-    def _check_not_drawn(self, rows: NDArray[np.float32]) -> None:
+    def _as_given(self, rows: NDArray[np.float32], output: str) -> NDArray[np.float32]:
+        """Vectors as the source's users get them: of unit length and cut, where it says so."""
+        if output not in ("cls", "sentence"):
+            return rows
+        if self._checkpoint.source_pooling.normalize:
+            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows[:, : self._checkpoint.use.truncate_dim]
+
+    def _check_not_drawn(self, output: str, options: Mapping[str, Any], rows: NDArray[np.float32]) -> None:
         """What transformers draws for weights that it does not find is nobody's vector: weights may lie where only this exporter looks."""
-        self._model = self._load(1)
-        self._model.max_seq_length = self._checkpoint.max_length
-        if not np.array_equal(rows, self._rows()):
+        self._model, _ = self._loaded(1)
+        if not np.array_equal(rows, self._rows(output, options)[0]):
             raise CannotAskError("it does not find all weights in this folder and draws others at random")
+
+    def _rows(self, output: str, options: Mapping[str, Any]) -> tuple[NDArray[np.float32], list[int]]:
+        """What it gives for each text alone, float32 [n, width], and which text each row is of; of `tokens` a sample of rows."""
+        texts, options = list(self._texts), {"batch_size": 1, "show_progress_bar": False, **options}
+        with asked():
+            if output == "logits":
+                scores = self._model.predict(texts, activation_fn=torch.nn.Identity(), **options)
+                rows = [np.reshape(row, (1, -1)) for row in scores]
+            elif output == "tokens":
+                given = self._model.encode(texts, output_value="token_embeddings", **options)
+                rows = [np.asarray(item.numpy()[sampled_positions(len(item))]) for item in given]
+            else:
+                rows = [np.reshape(row, (1, -1)) for row in self._model.encode(texts, convert_to_numpy=True, **options)]
+        owners = [index for index, item in enumerate(rows) for _ in item]
+        return np.concatenate(rows), owners
 
     def _tokens(self, ids: Sequence[int], place: int) -> str:
         """How many there are, and the first of them from `place` on, for a message."""
         names = self._checkpoint.tokenizer.convert_ids_to_tokens(list(ids[place : place + 4]))
         return f"{len(ids)} tokens with {shown(names)} from {place} on"
 
-    def _features(self, text: Text) -> Any:
+    def _features(self, text: Text, prompt: str) -> Any:
         tokenize = getattr(self._model, "preprocess", None) or self._model.tokenize
-        return tokenize([text])
+        return tokenize([text], **({"prompt": prompt} if prompt else {}))
 
-    def _rows(self) -> NDArray[np.float32]:
-        with asked():
-            return np.stack([self._row(text) for text in self._texts])
 
-    def _row(self, text: Text) -> NDArray[np.float32]:
-        """The row that all modules make of a text alone; the pooling takes row 0 where another one was passed over."""
-        features = self._features(text)
-        with torch.inference_mode():
-            for module in self._model:
-                features = module(features)
-                if type(module).__name__ == "Pooling" and self._checkpoint.source_pooling.mismatch_allowed:
-                    features["sentence_embedding"] = features["token_embeddings"][:, 0]
-        row = features["scores" if is_reranker(self._checkpoint) else "sentence_embedding"][0]
-        return np.asarray(row.float().numpy())
+def _in_words(text: Text, prompt: str) -> str:
+    return f"{shown(text)} behind the prompt {shown(prompt)}" if prompt else shown(text)
 
 
 def _pairs() -> tuple[Text, ...]:

@@ -1,7 +1,7 @@
-"""The files beside the graph: configuration, tokenizer, and sentence-transformers' description of the pooling.
+"""The files beside the graph: configuration, tokenizer, and what sentence-transformers reads (`writing.sentence_files`).
 
 They are what other programs read (docs/bundle-format.md says which reads what), so they are written in the oldest schema that all of them
-know, and by this module alone: what transformers itself writes changes with its versions. The same checkpoint gives the same bytes.
+know, and here alone: what transformers itself writes changes with its versions. The same checkpoint gives the same bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from cls_exporter.checkpoint import Checkpoint
+from cls_exporter.writing.sentence_files import write_json, write_sentence_files
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Machine paths, code, and how the weights were stored: none of it is true of the bundle.
@@ -26,19 +27,18 @@ _NOT_OURS = (
     "_attn_implementation_autoset",
     "attn_implementation",
 )
-_OTHER_POOLINGS = ("mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 
 def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes every companion file of the bundle into the existing `folder`."""
     tokenizer = json.loads(checkpoint.tokenizer_json)
-    _write_json(folder / "config.json", _config(checkpoint))
+    write_json(folder / "config.json", _config(checkpoint))
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8", newline="\n")
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(checkpoint, tokenizer))
-    _write_json(folder / "special_tokens_map.json", _special_tokens(checkpoint))
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(checkpoint, tokenizer))
+    write_json(folder / "special_tokens_map.json", _special_tokens(checkpoint))
     if tokenizer["model"].get("type") == "WordPiece":
         _write_vocabulary(folder / "vocab.txt", tokenizer["model"]["vocab"])
-    _write_sentence_modules(checkpoint, folder)
+    write_sentence_files(checkpoint, folder)
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -126,24 +126,3 @@ def _write_vocabulary(path: Path, vocabulary: Mapping[str, int]) -> None:
     tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
     if [vocabulary[token] for token in tokens] == list(range(len(tokens))) and not any({*token} & {*"\r\n"} for token in tokens):
         path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
-
-
-def _write_sentence_modules(checkpoint: Checkpoint, folder: Path) -> None:
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    if checkpoint.source_pooling.normalize:
-        modules.append(("2_Normalize", "Normalize"))
-        (folder / "2_Normalize").mkdir()
-    entries = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(modules)
-    ]
-    _write_json(folder / "modules.json", entries)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": checkpoint.max_length, "do_lower_case": False})
-    pooling = {"word_embedding_dimension": checkpoint.model.width, "pooling_mode_cls_token": True}
-    pooling |= {f"pooling_mode_{mode}": False for mode in _OTHER_POOLINGS}
-    (folder / "1_Pooling").mkdir()
-    _write_json(folder / "1_Pooling" / "config.json", {**pooling, "include_prompt": True})
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -13,23 +13,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
-from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, TokenizerChoice, read_manifest
+from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, read_manifest
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import BundleError, ClsError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks
 from cls_runtime.verifying.file_check import files_finding
+from cls_runtime.verifying.live_model import live_vectors
 from cls_runtime.verifying.plan import combinations
 from cls_runtime.verifying.report import Check, Planned, VerifyReport
 from cls_runtime.verifying.vector_checks import Finding
@@ -38,17 +37,7 @@ Float32 = NDArray[np.float32]
 ProgressFunction = Callable[[Check], None]
 
 RECORDED_ENGINE = "onnxruntime"  # on which an export measures the figures that the manifest holds
-REFERENCE_GROUP = "cls_export.reference"
 _LONGEST_REASON = 300
-
-
-class Reference(Protocol):
-    """Gives PyTorch's vectors; found by the entry point group `cls_export.reference`."""
-
-    def __call__(
-        self, model: str, texts: Sequence[Text], *, outputs: Sequence[str], max_length: int, tokenizer: TokenizerChoice | None
-    ) -> Mapping[str, Float32]:
-        """Float32 [n, width] for each of `outputs`, texts cut to `max_length` tokens by that tokenizer; of `tokens` `sampled_positions`."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +107,7 @@ class Verification:
         except Exception as error:  # noqa: BLE001  whatever a damaged file makes of its reader
             self._damage.append(_reason(error))
         if against is not None and self._probes is not None:
-            self._live = _live_vectors(against, self._probes, bundle)
+            self._live = live_vectors(against, self._probes, bundle.manifest)
         # What an engine cannot run is no failure as long as something else is checked, and nobody asked for just that.
         required = (variants is not None and engines is not None) or all(combination.objection for combination in planned)
         checks = [Planned(name="files"), Planned(name="tokens")]
@@ -280,17 +269,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ClsError):
         return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
-
-
-def _live_vectors(model: str, texts: Sequence[Text], bundle: Bundle) -> Mapping[str, Float32]:
-    # Looked up by name: this package must run without PyTorch, so it never imports the one that needs it.
-    providers = list(metadata.entry_points(group=REFERENCE_GROUP))
-    missing = MissingExtraError("comparing with a live model needs PyTorch: pip install 'cls-export[export,cpu]'")
-    if not providers:
-        raise missing
-    try:
-        reference = cast("Reference", cast("Any", providers[0]).load())
-    except ImportError:
-        raise missing from None
-    manifest = bundle.manifest
-    return reference(model, texts, outputs=manifest.recorded_outputs, max_length=manifest.max_length, tokenizer=manifest.tokenizer)

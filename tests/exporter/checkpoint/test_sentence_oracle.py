@@ -20,7 +20,9 @@ from cls_exporter import ExportConfig, export, exporting
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint, sentence_model
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.checkpoint.sentence_oracle import check_against_sentence_transformers
+from cls_exporter.checkpoint.sentence_use import SentenceUse
 from cls_exporter.errors import CheckpointError, UnsupportedError
+from cls_runtime.bundle.manifest import Pooling
 
 library = pytest.importorskip("sentence_transformers")
 
@@ -101,6 +103,15 @@ FOLLOWED: dict[str, Mapping[str, Mapping[str, Any]]] = {
         POOLING: {"pooling_mode": "cls"},
     },
     "prompts": root(prompts={"query": "query: "}, default_prompt_name=None),
+    "a default prompt": root(prompts={"query": "query: ", "passage": "the "}, default_prompt_name="passage"),
+    "a default prompt without a text": root(prompts={"passage": "the ", "other": None}, default_prompt_name="document"),
+    "cut vectors": root(truncate_dim=8),
+    "vectors that are cut to more than they have": root(truncate_dim=8 * HIDDEN),
+    "mean": {POOLING: MEAN},
+    "mean of the newer schema": {POOLING: {"pooling_mode": "mean"}},
+    "mean without the prompt": {POOLING: {**MEAN, "include_prompt": False}, **root(prompts={"a": "the cat "}, default_prompt_name="a")},
+    "CLS without the prompt": {POOLING: {"include_prompt": False}, **root(prompts={"a": "the cat "}, default_prompt_name="a")},
+    "another similarity": root(similarity_fn_name="dot"),
 }
 REFUSED: dict[str, tuple[Mapping[str, Mapping[str, Any]], str]] = {
     "true": (transformer(max_seq_length=True), "max_seq_length True; expected a positive integer"),
@@ -142,8 +153,9 @@ REFUSED: dict[str, tuple[Mapping[str, Mapping[str, Any]], str]] = {
     "an entry that nobody knows": (transformer(later=1), "what later in sentence_bert_config.json does"),
     "a pooling's entry that nobody knows": ({POOLING: {"later": 1}}, "what later in config.json in 1_Pooling does"),
     "a model of another kind": (root(model_type="SparseEncoder"), "model_type 'SparseEncoder'"),
-    "a default prompt": (root(prompts={"query": "query: "}, default_prompt_name="query"), "puts the prompt 'query: '"),
-    "cut vectors": (root(truncate_dim=8), "truncate_dim 8"),
+    "no vectors at all": (root(truncate_dim=0), "truncate_dim 0; expected a positive integer"),
+    "a similarity that nobody knows": (root(similarity_fn_name="maxsim"), "similarity_fn_name 'maxsim'; supported are cosine, dot"),
+    "another pooling": ({POOLING: {**MEAN, "pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}}, "pools this model by max"),
 }
 
 
@@ -165,9 +177,10 @@ def assert_like_the_library(folder: Path, checkpoint: Checkpoint) -> None:
     model = library.SentenceTransformer(str(folder), device="cpu", model_kwargs=arguments)
     tokens = [tuple(model.preprocess([text])["input_ids"][0].tolist()) for text in TEXTS]
     assert list(checkpoint_token_ids(checkpoint, TEXTS)) == tokens
-    rows = torch.from_numpy(checkpoint_vectors(checkpoint, TEXTS)["cls"])
+    rows = torch.from_numpy(checkpoint_vectors(checkpoint, TEXTS, prompt=checkpoint.use.default_prompt)[checkpoint.model.sentence_output])
     if checkpoint.source_pooling.normalize:
         rows = torch.nn.functional.normalize(rows)
+    rows = rows[:, : checkpoint.use.truncate_dim]
     assert torch.allclose(rows, model.encode(TEXTS, batch_size=1, convert_to_tensor=True), atol=1e-5)
 
 
@@ -233,9 +246,10 @@ def test_what_follows_the_encoder(folder: Path) -> None:
         checked(folder)
 
 
-def test_another_pooling_is_compared_by_row_0(folder: Path) -> None:
-    changed(folder, {POOLING: MEAN})
-    mismatch = ExportConfig(allow_pooling_mismatch=True)
+@pytest.mark.parametrize(("trained", "asked"), [(MEAN, "cls"), (CLS, "mean"), ({**CLS, "pooling_mode_max_tokens": True}, "mean")])
+def test_another_pooling_is_compared_by_what_the_modules_make_of_it(folder: Path, trained: dict[str, Any], asked: Pooling) -> None:
+    changed(folder, {POOLING: trained})
+    mismatch = ExportConfig(pooling=asked, allow_pooling_mismatch=True)
     assert checked(folder, mismatch)[1] == (AGREES,)
     damaged = load_checkpoint(str(folder), config=mismatch)
     damaged.model.encoder.embeddings.word_embeddings.weight.mul_(1.01)
@@ -262,8 +276,46 @@ def other_weights(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def other_pooling(checkpoint: Checkpoint) -> Checkpoint:
+def unit_length(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, source_pooling=dataclasses.replace(checkpoint.source_pooling, normalize=True))
+
+
+def other_pooling(checkpoint: Checkpoint) -> Checkpoint:
+    checkpoint.model.pooling = "mean"
+    return checkpoint
+
+
+def cut_vectors(checkpoint: Checkpoint) -> Checkpoint:
+    return dataclasses.replace(checkpoint, use=dataclasses.replace(checkpoint.use, truncate_dim=16))
+
+
+def other_prompt(checkpoint: Checkpoint) -> Checkpoint:
+    return dataclasses.replace(checkpoint, use=SentenceUse(prompts={"query": "query: "}))
+
+
+def other_default(checkpoint: Checkpoint) -> Checkpoint:
+    return dataclasses.replace(checkpoint, use=dataclasses.replace(checkpoint.use, default_prompt_name="passage"))
+
+
+def prompt_left_out(checkpoint: Checkpoint) -> Checkpoint:
+    checkpoint.model.include_prompt = False
+    return checkpoint
+
+
+def other_rows(checkpoint: Checkpoint) -> Checkpoint:
+    checkpoint.model.forward = shifted(checkpoint.model.forward)
+    checkpoint.model.token_rows = True
+    return checkpoint
+
+
+def shifted(forward: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Of the rows of tokens alone."""
+
+    def changed_rows(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rows, *others = forward(*inputs)
+        return (rows.roll(1, dims=1), *others)
+
+    return changed_rows
 
 
 def longer_texts(checkpoint: Checkpoint) -> Checkpoint:
@@ -280,12 +332,19 @@ def wider_rows(checkpoint: Checkpoint) -> Checkpoint:
     [
         (other_tokenizer, r"makes 9 tokens with \['the', .* from 1 on of 'The CAT sat on the mat\.' from this folder, and "),
         (other_weights, "gives another vector of '.*' than what was read of this folder: .*; correct the folder"),
-        (other_pooling, "gives another vector of"),
+        (unit_length, "gives another vector of"),
+        (other_pooling, "gives another vector of '.*' than what was read of this folder: mean_cosine"),
+        (cut_vectors, "gives 32 numbers a text from this folder, 16 here"),
+        (other_prompt, "reads the prompts {'.*'passage': 'the '.*, None by default, and {.*'query: '} were read here, None by default"),
+        (other_default, "None by default, and .* were read here, 'passage' by default"),
+        (prompt_left_out, r"gives another vector of '.*' behind the prompt 'query: ' than what was read"),
+        (other_rows, r"gives another vector of '.*' than what was read"),
         (longer_texts, "takes texts of 32 tokens from this folder, 40 were read here"),
         (wider_rows, "gives 32 numbers a text from this folder, 64 here"),
     ],
 )
 def test_a_misreading_is_seen(folder: Path, misread: Callable[[Checkpoint], Checkpoint], message: str) -> None:
+    changed(folder, root(prompts={"query": "query: ", "passage": "the "}))
     with pytest.raises(CheckpointError, match=message) as caught:
         check_against_sentence_transformers(misread(load_checkpoint(str(folder))), lowered=False)
     assert str(caught.value).isprintable()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cls_exporter import ExportConfig
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
+from cls_exporter.config import Layout
 from cls_exporter.errors import CheckpointError, UnsupportedError
 from cls_runtime.errors import UsageError
 
@@ -88,24 +89,84 @@ def test_module_types_of_the_new_schema(folder: Path) -> None:
     assert load_checkpoint(str(folder)).source_pooling.normalize
 
 
+POOLINGS = {
+    "mean": MEAN,
+    "mean by default": {},
+    "mean in the newer schema": {"pooling_mode": "mean"},
+    "cls": CLS,
+    "cls in the newer schema": {"pooling_mode": ["cls"]},
+    "lasttoken": {"pooling_mode": "lasttoken"},
+    "max": {"pooling_mode_max_tokens": True},
+    "weightedmean": {"pooling_mode_weightedmean_tokens": True},
+    "mean_sqrt_len_tokens": {"pooling_mode_mean_sqrt_len_tokens": True},
+    "cls+mean": {**CLS, "pooling_mode_mean_tokens": True},
+}
+ASKED: dict[str, Any] = {"auto": {}, "cls": {"pooling": "cls"}, "mean": {"pooling": "mean"}}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_which_pooling_is_exported(folder: Path, name: str, asked: str) -> None:
+    """What was trained, and with permission what was asked for, the CLS row if nothing was."""
+    trained = name.partition(" ")[0]
+    add_sentence_modules(folder, pooling=POOLINGS[name])
+    wanted = trained if asked == "auto" else asked
+    if wanted == trained and trained in ("cls", "mean"):
+        checkpoint = load_checkpoint(str(folder), config=ExportConfig(**ASKED[asked]))
+        assert (checkpoint.pooling, checkpoint.source_pooling.mode) == (trained, trained)
+        assert not checkpoint.source_pooling.mismatch_allowed
+    else:
+        message = f"^sentence-transformers pools this model by {trained}; supported are cls and mean, .*--allow-pooling-mismatch .*CLS row"
+        if asked != "auto":
+            message = (
+                f"^--pooling {asked}: sentence-transformers pools this model by {trained}; .*add --allow-pooling-mismatch if it is what"
+            )
+        with pytest.raises((CheckpointError, UnsupportedError), match=message.replace("+", r"\+")) as caught:
+            load_checkpoint(str(folder), config=ExportConfig(**ASKED[asked]))
+        assert caught.value.exit_code == 2
+    allowed = load_checkpoint(str(folder), config=ExportConfig(allow_pooling_mismatch=True, **ASKED[asked]))
+    expected = "cls" if asked == "auto" else asked
+    assert (allowed.pooling, allowed.source_pooling.mode) == (expected, trained)
+    assert allowed.source_pooling.mismatch_allowed == (expected != trained)
+
+
+@pytest.mark.parametrize(("asked", "pooling"), [("auto", "cls"), ("cls", "cls"), ("mean", "mean")])
+def test_a_plain_checkpoint_is_asked_for_nothing(folder: Path, asked: str, pooling: str) -> None:
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(**ASKED[asked]))
+    assert (checkpoint.pooling, checkpoint.source_pooling.mode, checkpoint.source_pooling.mismatch_allowed) == (pooling, None, False)
+
+
+def test_another_pooling_is_refused_before_what_follows_it(folder: Path) -> None:
+    add_sentence_modules(folder, pooling=POOLINGS["cls+mean"], modules=[("Dense", "2_Dense")])
+    write_dense(folder / "2_Dense", inner=2 * HIDDEN, outer=8)
+    with pytest.raises(UnsupportedError, match=r"pools this model by cls\+mean"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("layout", ["standard", "native", "broadcast"])
 @pytest.mark.parametrize(
-    ("pooling", "mode"),
+    ("pooling", "prompts", "config", "rows"),
     [
-        (MEAN, "mean"),
-        ({}, "mean"),
-        ({"pooling_mode": "lasttoken"}, "lasttoken"),
-        ({"pooling_mode_max_tokens": True}, "max"),
-        ({**CLS, "pooling_mode_mean_tokens": True}, r"cls\+mean"),
+        (CLS, {}, {}, False),
+        (CLS, {}, {"tokens": True}, True),
+        (MEAN, {}, {}, True),
+        ({**CLS, "include_prompt": False}, {"query": ""}, {}, False),
+        ({**CLS, "include_prompt": False}, {"query": "query: "}, {}, True),
+        ({**MEAN, "include_prompt": False}, {}, {}, True),
     ],
 )
-def test_another_pooling_needs_permission(folder: Path, pooling: dict[str, Any], mode: str) -> None:
+def test_output_0_is_every_row_where_all_are_computed(
+    folder: Path, layout: Layout, pooling: dict[str, Any], prompts: dict[str, str], config: dict[str, Any], rows: bool
+) -> None:
+    """Whoever pools it gets a vector that was trained; the other layouts have the sentence's vector there, or no output 0."""
+    if config and layout != "standard":
+        return
     add_sentence_modules(folder, pooling=pooling)
-    with pytest.raises(CheckpointError, match=f"pools this model by {mode}, not by the CLS row.*--allow-pooling-mismatch") as caught:
-        load_checkpoint(str(folder))
-    assert caught.value.exit_code == 2
-    source_pooling = load_checkpoint(str(folder), config=ExportConfig(allow_pooling_mismatch=True)).source_pooling
-    assert source_pooling.mismatch_allowed
-    assert source_pooling.mode == mode.replace("\\", "")
+    edit_json(folder / "config_sentence_transformers.json", {"prompts": prompts})
+    checkpoint = load_checkpoint(str(folder), config=ExportConfig(layout=layout, **config))
+    assert checkpoint.token_rows == (rows and layout == "standard")
+    # A CLS model that leaves prompts out and has none is exported as any other CLS model.
+    assert checkpoint.model.include_prompt == (pooling.get("include_prompt", True) or prompts == {"query": ""})
 
 
 def test_permission_that_was_not_needed_is_not_recorded(folder: Path) -> None:
@@ -221,32 +282,27 @@ def test_the_encoder_may_be_in_the_folder_of_its_module(folder: Path) -> None:
     assert torch.equal(rows_of(checkpoint)["cls"], expected)
 
 
-def test_prompts(folder: Path) -> None:
-    add_sentence_modules(folder, pooling=CLS)
-    settings = folder / "config_sentence_transformers.json"
-    edit_json(settings, {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": None})
-    assert "prompts are not added to texts, put them there yourself: query" in load_checkpoint(str(folder)).notes
-    edit_json(folder / "1_Pooling" / "config.json", {"include_prompt": False})
-    with pytest.raises(CheckpointError, match="include_prompt is false, prompts query"):
-        load_checkpoint(str(folder))
-    edit_json(folder / "1_Pooling" / "config.json", {"include_prompt": True})
-    edit_json(settings, {"default_prompt_name": "query"})
-    with pytest.raises(CheckpointError, match="puts the prompt 'query: ' before every text"):
-        load_checkpoint(str(folder))
-
-
 def test_include_prompt_false_without_prompts_is_harmless_and_recorded(folder: Path) -> None:
     add_sentence_modules(folder, pooling={**CLS, "include_prompt": False})
     edit_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "", "document": ""}})
-    assert not load_checkpoint(str(folder)).source_pooling.include_prompt
+    checkpoint = load_checkpoint(str(folder))
+    assert not checkpoint.source_pooling.include_prompt
+    assert checkpoint.model.one_row
 
 
-def test_vectors_that_are_cut_and_other_tasks_are_refused(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("pooling", "words"), [(CLS, "the vector is the first row behind it"), (MEAN, "the mean is that of the rows behind")]
+)
+def test_a_prompt_that_is_not_pooled_is_told(folder: Path, pooling: dict[str, Any], words: str) -> None:
+    add_sentence_modules(folder, pooling={**pooling, "include_prompt": False})
+    edit_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: "}})
+    (note,) = (note for note in load_checkpoint(str(folder)).notes if "include_prompt" in note)
+    assert note.startswith("a prompt's tokens are read and not pooled (include_prompt is false): ")
+    assert words in note
+
+
+def test_other_tasks_are_refused(folder: Path) -> None:
     add_sentence_modules(folder, pooling=CLS)
-    edit_json(folder / "config_sentence_transformers.json", {"truncate_dim": 16})
-    with pytest.raises(UnsupportedError, match="cuts vectors to truncate_dim 16"):
-        load_checkpoint(str(folder))
-    edit_json(folder / "config_sentence_transformers.json", {}, remove=["truncate_dim"])
     edit_json(folder / "sentence_bert_config.json", {"transformer_task": "fill-mask"})
     with pytest.raises(UnsupportedError, match="transformer_task 'fill-mask'"):
         load_checkpoint(str(folder))

@@ -269,8 +269,26 @@ def test_poolings(folder: Path, changes: dict[str, Any], message: str) -> None:
         ("config_sentence_transformers.json", {"prompts": {"a": "b"}, "default_prompt_name": "c"}, "which is none of its prompts (a)"),
         ("config_sentence_transformers.json", {"default_prompt_name": 7}, "default_prompt_name 7, which is none"),
         ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, "default_prompt_name ['a'], which is none"),
-        ("config_sentence_transformers.json", {"prompts": {CONTROL: HUGE}, "default_prompt_name": CONTROL}, "puts the prompt"),
-        ("config_sentence_transformers.json", {"truncate_dim": [HUGE, CONTROL]}, "truncate_dim"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {CONTROL: HUGE}, "default_prompt_name": CONTROL},
+            "of 200,000 characters; expected",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {str(number): "" for number in range(101)}},
+            "has 101 prompts; expected at most 100",
+        ),
+        ("config_sentence_transformers.json", {"prompts": {HUGE: "", HUGE[1:]: ""}}, "of together 399,999 characters; expected at most"),
+        ("config_sentence_transformers.json", {"prompts": {str(n): "x" * 10_000 for n in range(26)}}, "of together 260,042 characters"),
+        *(
+            ("config_sentence_transformers.json", {"truncate_dim": value}, "truncate_dim")
+            for value in ([HUGE, CONTROL], True, False, 0, -1, 12.5, 2**31, 10**39, "", "many", {}, [8])
+        ),
+        *(
+            ("config_sentence_transformers.json", {"similarity_fn_name": value}, "similarity_fn_name")
+            for value in (CONTROL, HUGE, "Cosine", "", 7, True, ["cosine"], {"cosine": 1})
+        ),
         ("sentence_bert_config.json", {"do_lower_case": "false"}, "do_lower_case 'false'; expected true or false"),
         *(
             ("sentence_bert_config.json", {"max_seq_length": value}, "max_seq_length")

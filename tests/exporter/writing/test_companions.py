@@ -83,35 +83,6 @@ def test_the_tokenizer_files_of_a_bert(tmp_path: Path) -> None:
     assert tokenizer["padding"] is None
 
 
-def test_the_sentence_transformers_files_are_in_the_older_schema(tmp_path: Path) -> None:
-    model = checkpoints.make_checkpoint(tmp_path / "model")
-    files = write(model, tmp_path / "bundle")
-    assert [entry["type"] for entry in json.loads(files["modules.json"])] == [
-        "sentence_transformers.models.Transformer",
-        "sentence_transformers.models.Pooling",
-    ]
-    pooling = json.loads(files["1_Pooling/config.json"])
-    assert pooling["word_embedding_dimension"] == checkpoints.HIDDEN
-    assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_cls_token", "include_prompt"]
-    assert pooling["pooling_mode_mean_tokens"] is False
-    assert json.loads(files["sentence_bert_config.json"]) == {"max_seq_length": checkpoints.MAX_POSITIONS, "do_lower_case": False}
-
-
-def test_normalize_and_dense_of_the_source(tmp_path: Path) -> None:
-    model = checkpoints.make_checkpoint(tmp_path / "model")
-    modules = [("Dense", "2_Dense"), ("Normalize", "3_Normalize")]
-    checkpoints.add_sentence_modules(model, pooling={"pooling_mode_cls_token": True}, modules=modules)
-    dense = {"in_features": 32, "out_features": 8, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
-    checkpoints.edit_json(model / "2_Dense" / "config.json", dense)
-    checkpoints.write_weights_of(model / "2_Dense", {"linear.weight": checkpoints.torch.ones(8, 32)})
-    bundle = tmp_path / "bundle"
-    files = write(model, bundle)
-    kinds = [entry["type"].rsplit(".", 1)[-1] for entry in json.loads(files["modules.json"])]
-    assert kinds == ["Transformer", "Pooling", "Normalize"]
-    assert (bundle / "2_Normalize").is_dir()
-    assert json.loads(files["1_Pooling/config.json"])["word_embedding_dimension"] == 8
-
-
 def test_a_classifier_keeps_its_labels(tmp_path: Path) -> None:
     model = checkpoints.make_checkpoint(tmp_path / "model", kind="classifier", labels=2)
     checkpoints.edit_json(model / "config.json", {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}})
@@ -143,17 +114,6 @@ def test_the_real_model(minilm: Path, tmp_path: Path) -> None:
     original = AutoTokenizer.from_pretrained(minilm)
     texts = [*TEXTS, "Ünïcödé straße 東京 \u200b", "it's e-mail@example.com"]
     assert [read(text)["input_ids"] for text in texts] == [original(text, truncation=False)["input_ids"] for text in texts]
-
-
-def test_sentence_transformers_reads_the_folder(tmp_path: Path) -> None:
-    modules = pytest.importorskip("sentence_transformers.models")
-    model = checkpoints.make_checkpoint(tmp_path / "model")
-    checkpoints.add_sentence_modules(model, pooling={"pooling_mode_cls_token": True}, modules=[("Normalize", "2_Normalize")])
-    write(model, tmp_path / "bundle")
-    pooling = modules.Pooling.load(str(tmp_path / "bundle" / "1_Pooling"))
-    mode = pooling.pooling_mode if hasattr(pooling, "pooling_mode") else pooling.get_pooling_mode_str()
-    assert mode == "cls"
-    assert modules.Transformer.load_config(str(tmp_path / "bundle"))["max_seq_length"] == checkpoints.MAX_POSITIONS
 
 
 @pytest.mark.parametrize("token", ["two\nlines", "carriage\r", "\r\n"])

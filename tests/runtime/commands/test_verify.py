@@ -15,7 +15,7 @@ from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_gol
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
 from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.commands import verify
-from cls_runtime.verifying import verification as verify_module
+from cls_runtime.verifying import live_model
 from cls_runtime.verifying.report import Check, VerifyReport
 
 CHECKS = 10  # files, tokens, load, finite, golden x 3, batch invariance, truncation, refusals
@@ -135,7 +135,7 @@ def test_texts_of_ones_own(golden_bundle, tmp_path, capsys):
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(golden_bundle, tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(verify_module, "REFERENCE_GROUP", "cls_export.nobody_is_here")
+    monkeypatch.setattr(live_model, "REFERENCE_GROUP", "cls_export.nobody_is_here")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "many.txt").write_text("x\n" * 10_001)
     assert run(*(argument.format(bundle=golden_bundle, work=tmp_path) for argument in arguments)) == 2

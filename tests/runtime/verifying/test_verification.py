@@ -219,7 +219,7 @@ def test_own_texts_take_the_place_of_golden_ones_where_no_reference_is_needed(in
     ],
 )
 def test_misuse_is_an_error_not_a_failed_check(intact, monkeypatch, options, error, message):
-    monkeypatch.setattr("cls_runtime.verifying.verification.REFERENCE_GROUP", "cls_export.nobody_is_here")
+    monkeypatch.setattr("cls_runtime.verifying.live_model.REFERENCE_GROUP", "cls_export.nobody_is_here")
     with pytest.raises(error, match=message):
         verify(intact, **options)
 
@@ -333,9 +333,9 @@ def test_what_is_no_bundle_is_an_error(tmp_path, name):
 PROVIDER = """
 import numpy as np
 
-def reference_vectors(model, texts, *, outputs, max_length, tokenizer):
+def reference_vectors(model, texts, *, outputs, max_length, tokenizer, pooling):
     from cls_runtime import Encoder
-    assert max_length == 16
+    assert (max_length, pooling) == (16, "cls")
     with Encoder.load(model, on_overflow="truncate") as encoder:
         return {name: encoder.encode(texts, output=name) + np.float32(SHIFT) for name in outputs}
 """
@@ -353,7 +353,7 @@ def provider(tmp_path, monkeypatch):
         (site / f"{name}-1.dist-info" / "entry_points.txt").write_text(f"[cls_export.test_reference]\npytorch = {name}:reference_vectors\n")
         (site / f"{name}.py").write_text(code.replace("SHIFT", str(shift)))
         monkeypatch.syspath_prepend(site)
-        monkeypatch.setattr("cls_runtime.verifying.verification.REFERENCE_GROUP", "cls_export.test_reference")
+        monkeypatch.setattr("cls_runtime.verifying.live_model.REFERENCE_GROUP", "cls_export.test_reference")
 
     return install
 
