@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bundle_builder import build_bundle
+from golden_bundle import build_golden_bundle
 from watched_engine import WatchedEngine
 
 from cls_runtime import Bundle, Encoder, EncoderOptions
@@ -17,6 +18,14 @@ from cls_runtime import Bundle, Encoder, EncoderOptions
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny fp32 bundle with all outputs. Read-only by agreement: damage `own_bundle`."""
     return build_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle with prompts, one of them before every text, unit vectors, and a size to cut them to. Read-only by agreement."""
+    prompts = {"query": "the cat, ", "document": "a dog: "}
+    folder = tmp_path_factory.mktemp("bundle") / "trained"
+    return build_golden_bundle(folder, normalize=True, prompts=prompts, default_prompt_name="document", matryoshka_dims=(4,))
 
 
 @pytest.fixture
