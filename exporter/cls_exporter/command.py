@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_exporter.config import ExportConfig, ExportReport, Layout, PoolingChoice, Precision
-from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.bundle import manifest as manifests
+from cls_runtime.bundle.hub_names import cached_id, hub_name
 from cls_runtime.bundle.manifest import TokenizerChoice
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle, require_fingerprint
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
+from cls_runtime.bundle.places import find_bundle, with_revision
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, split, windows
 from cls_runtime.encoding.crew import check_threads
@@ -29,6 +30,7 @@ from cls_runtime.encoding.vectors import OnInvalid, finish_rows
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.needed_files import encoder_files
 
 Float32 = NDArray[np.float32]
 
@@ -41,8 +43,8 @@ class Encoder:
         (2, 384)
 
     Safe to use from several threads at once; all of them together use `info.threads` CPU threads. One that is dropped without `close` is
-    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path, its fingerprint and the options, and loads
-    it again on the other side.
+    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path, or its hub id and commit, with its
+    fingerprint and the options, and loads it again on the other side.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Encoder:
         options: EncoderOptions,
         *,
         reasons: tuple[str, ...] = (),
-        loaded_from: Path | None = None,
+        loaded_from: str | None = None,
     ) -> None:
         self._bundle = bundle
         self._options = options
@@ -84,6 +86,7 @@ class Encoder:
         cls,
         path: str | os.PathLike[str],
         *,
+        revision: str | None = None,
         variant: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
@@ -100,7 +103,9 @@ class Encoder:
         """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
 
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder, or its name on the hub, of which the files of the chosen variant are fetched: `org/name`,
+                `org/name@revision`. What exists on this machine is never looked for on the hub, nor is a `Path`.
+            revision: a branch, a tag or a commit of the hub; None for the main branch.
             variant: `fp32`, `fp16`, `int8`, `bf16`, or `auto`: the fastest whose recorded parity meets its thresholds.
             engine: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `auto`: ONNX Runtime where it is installed, else OpenVINO.
             threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
@@ -116,10 +121,11 @@ class Encoder:
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
+            HubError: there is no such folder, and the hub does not give a bundle of that name.
             IntegrityError: `check_hashes`, and a file's hash differs.
-            MissingExtraError: the engine is not installed.
+            MissingExtraError: the engine is not installed, or for a bundle of the hub huggingface_hub.
             EngineError: the engine or the variant cannot run on this machine, or no threads can be started.
-            UsageError: an unknown option, or a variant that the bundle lacks.
+            UsageError: an unknown option, a variant that the bundle lacks, or a `revision` of a folder.
         """
         options = EncoderOptions(
             variant=variant,
@@ -135,11 +141,13 @@ class Encoder:
             fingerprint=fingerprint,
             follow_links=follow_links,
         )
-        return cls._load(Path(path), options)
+        return cls._load(with_revision(path, revision), options)
 
     @classmethod
-    def _load(cls, path: Path, options: EncoderOptions) -> Encoder:
+    def _load(cls, name: str | os.PathLike[str], options: EncoderOptions) -> Encoder:
         threads = options.threads or available_cpus()
+        place = find_bundle(name)
+        fetched = place.fetch(functools.partial(encoder_files, variant=options.variant, engine=options.engine))
 
         def read(bundle: Bundle) -> tuple[Manifest, Choice, TextTokenizer, Engine]:
             if options.fingerprint is not None:
@@ -149,12 +157,13 @@ class Encoder:
             tokenizer = TextTokenizer.from_bundle(bundle)
             return bundle.manifest, choice, tokenizer, engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
 
-        manifest, choice, tokenizer, engine = Bundle.read(path, read, check_hashes=options.check_hashes, follow_links=options.follow_links)
+        manifest, choice, tokenizer, engine = Bundle.read(
+            place.folder, read, check_hashes=options.check_hashes, follow_links=options.follow_links, fetched=fetched
+        )
         # The chosen variant, not "auto", and of this very bundle: a copy in another process must give the same vectors.
         options = dataclasses.replace(options, variant=choice.variant, threads=threads, fingerprint=manifest.fingerprint)
-        return cls(
-            Bundle(path, manifest, options.follow_links), tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute()
-        )
+        bundle = Bundle(place.folder, manifest, options.follow_links, fetched)
+        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=place.name)
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None) -> Encoder:
@@ -336,7 +345,7 @@ class Encoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[[Path, EncoderOptions], Encoder], tuple[Path, EncoderOptions]]:
+    def __reduce__(self) -> tuple[Callable[[str, EncoderOptions], Encoder], tuple[str, EncoderOptions]]:
         if self._loaded_from is None:
             raise TypeError("an Encoder on an engine of one's own cannot be pickled; make it again on the other side")
         return self._load, (self._loaded_from, self._options)

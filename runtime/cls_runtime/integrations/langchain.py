@@ -22,7 +22,7 @@ class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchai
     `aembed_documents` and `aembed_query` run in LangChain's thread pool: an `Encoder` may be used from many threads.
 
     Args:
-        bundle: the bundle's folder, or an `Encoder` loaded with the options that you want.
+        bundle: the bundle's folder, its name on the hub, or an `Encoder` loaded with the options that you want.
         output: `cls`, or `pooler` where the bundle has it.
         normalize: divide each vector by its L2 norm; None for what the source model does.
         query_prefix: goes before each query, for models trained with an instruction there.

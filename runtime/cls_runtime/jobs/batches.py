@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Output
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import TextError
@@ -32,7 +32,7 @@ class EmbedBatches:
     partition are computed together, so that small ones are as fast as large ones.
 
     Args:
-        bundle: the bundle's folder, at the same path on every machine.
+        bundle: the bundle's folder, at the same path on every machine, or its name on the hub, of which each machine fetches this commit.
         column: the column of the text, or of lists of two texts; it stays.
         output: `cls`, `pooler` or `logits`.
         normalize: divide each vector by its L2 norm.
@@ -67,8 +67,9 @@ class EmbedBatches:
         check_vectors(output, normalize, dtype)
         check_computing(variant, engine, threads)
         check_flag("follow_links", follow_links)
-        self._bundle = str(Path(bundle).absolute())
-        self._fingerprint = Bundle.open(bundle, follow_links=follow_links).manifest.fingerprint
+        opened = find_bundle(bundle).open(lambda _: (), follow_links=follow_links)  # computed is elsewhere
+        self._bundle = opened.name
+        self._fingerprint = opened.manifest.fingerprint
         self._column = column
         self._output: Output = output
         self._normalize = normalize

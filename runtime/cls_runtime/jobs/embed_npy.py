@@ -41,7 +41,7 @@ class NpyReport:
         return self.total
 
 
-def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
+def embed_to_npy(bundle: str | Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
     """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN.
 
     The options of shards (`id_column`, `keep`, `dtype`, `shard_rows`) have no place in it. `progress_bar` is as in `run_job`.
@@ -59,7 +59,7 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         check_list_place(listed, what=f"output {out}")
     job_inputs = JobInputs.find(inputs, column=options.column, delimiter=options.delimiter, on_error=options.on_error, with_columns=False)
     may_list = None if options.on_error == "raise" else listed
-    check_output_file(out, bundle=bundle, names=inputs, inputs=job_inputs, listed=may_list)
+    check_output_file(out, bundle=Path(bundle), names=inputs, inputs=job_inputs, listed=may_list)
     overflow = options.encoder_overflow
     with (
         Encoder.load(
