@@ -42,14 +42,7 @@ class Snapshot:
         with asking(f"there is no folder {named}, and the hub does not give a bundle of this name", named):
             named = with_whole_hash(named)
             path = _cached(named, MANIFEST_NAME) if named.revision is not None and is_commit(named.revision) else None
-            if path is None:
-                size = _size_there(named, MANIFEST_NAME)
-                if size is not None and size > MAX_MANIFEST_BYTES:
-                    raise BundleError(
-                        f"{MANIFEST_NAME} of {named} on the hub has {size:,} bytes, expected at most {MAX_MANIFEST_BYTES:,}; it is no "
-                        "bundle's"
-                    )
-                path = _download(named, MANIFEST_NAME)
+            path = _manifest(named) if path is None else path
         return cls(at=HubName(id=named.id, revision=path.parent.name), folder=path.parent)
 
     def fetch(self, file: BundleFile) -> None:
@@ -62,7 +55,9 @@ class Snapshot:
         with asking(f"{file.path} of {self.at} cannot be fetched from the hub", self.at):
             path = _cached(self.at, file.path)
             if path is None:
-                size = _size_there(self.at, file.path)
+                size = None
+                with contextlib.suppress(Exception):  # asked again by what fetches it, which may go on all the same
+                    size = _size_there(self.at, file.path)
                 if size is not None and size != file.size_bytes:
                     raise BundleError(
                         f"{file.path} of {self.at} on the hub has {size:,} bytes, its manifest says {file.size_bytes:,}; the repository is "
@@ -166,27 +161,40 @@ def _cached(named: HubName, name: str) -> Path | None:
 
 
 def _size_there(named: HubName, name: str) -> int | None:
-    """How many bytes the hub says that a file has; None where it does not say, for whatever reason: fetching it will tell that."""
+    """How many bytes the hub says that a file has, by one question without patience."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
+    url = hf_hub_url(named.id, name, revision=named.revision)
+    return get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT).size
+
+
+def _manifest(named: HubName) -> Path:
+    """Fetches the manifest, or finds it in the cache where the hub does not answer: that a folder's name was mistyped is soon told."""
+    from huggingface_hub import errors
+
+    unanswered: Exception | None = None
     try:
-        url = hf_hub_url(named.id, name, revision=named.revision)
-        return get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT).size
-    except Exception:  # noqa: BLE001  asked again by what fetches it, which tells them apart
-        return None
-
-
-def _download(named: HubName, name: str) -> Path:
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        return Path(hf_hub_download(named.id, name, revision=named.revision))
-    except errors.LocalEntryNotFoundError:  # which is an EntryNotFoundError, and says nothing about what the hub has
+        size = _size_there(named, MANIFEST_NAME)
+        if size is not None and size > MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{MANIFEST_NAME} of {named} on the hub has {size:,} bytes, expected at most {MAX_MANIFEST_BYTES:,}; it is no bundle's"
+            )
+    except BundleError:
         raise
+    except Exception as error:  # noqa: BLE001  an answer is told by what fetches it, with the cache in mind
+        unanswered = error if getattr(error, "response", None) is None else None
+    try:
+        return _download(named, MANIFEST_NAME, only_cached=unanswered is not None)
+    except errors.LocalEntryNotFoundError as error:  # which is an EntryNotFoundError, and says nothing about what the hub has
+        raise unanswered or error  # noqa: B904  told by `asking`, from its cause where it has one
     except errors.EntryNotFoundError:
-        if name != MANIFEST_NAME:
-            raise
         raise BundleError(
             f"there is no folder {named}, and the model {named.id} on the hub is no bundle, it has no {MANIFEST_NAME} at "
             f"{named.revision or 'its main branch'}; to make a bundle of it: cls-export {named}"
         ) from None
+
+
+def _download(named: HubName, name: str, *, only_cached: bool = False) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(named.id, name, revision=named.revision, local_files_only=only_cached))
