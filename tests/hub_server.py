@@ -121,11 +121,13 @@ def files_of_folder(folder: Path) -> dict[str, bytes]:
 
 
 class RefusedError(Exception):
-    """An answer that is an error: status, the hub's code for it, and headers."""
+    """An answer that is an error: status, the hub's code for it, the commit that it is about, and what the document says more."""
 
-    def __init__(self, status: int, code: str = "", **headers: str) -> None:
+    def __init__(self, status: int, code: str = "", *, commit: str = "", **more: str) -> None:
         super().__init__(status)
-        self.status, self.code, self.headers = status, code, headers
+        self.status, self.more = status, more
+        self.headers = {"X-Error-Code": code, "X-Error-Message": f"refused ({status})"} if code else {}
+        self.headers |= {"X-Repo-Commit": commit} if commit else {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -161,8 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
                 threading.Event().wait(6)
             self._route(path, body, fault)
         except RefusedError as refused:
-            headers = {"X-Error-Code": refused.code, "X-Error-Message": f"refused ({refused.status})"} if refused.code else {}
-            self._send(json.dumps({"error": f"refused ({refused.status})"}).encode(), refused.status, **headers, **refused.headers)
+            self._send(json.dumps({"error": f"refused ({refused.status})", **refused.more}).encode(), refused.status, **refused.headers)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
@@ -226,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit_of(repository, revision)
         data = repository.commits[commit].get(path)
         if data is None:
-            raise RefusedError(404, "EntryNotFound", **{"X-Repo-Commit": commit})
+            raise RefusedError(404, "EntryNotFound", commit=commit)
         digest = hashlib.sha256(data).hexdigest()
         if path.endswith(LARGE_SUFFIXES):
             self.served.located[digest] = path
@@ -264,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or self._user()}/{wanted['name']}"
         self._user()
         if name in self.served.repositories:
-            raise RefusedError(409)
+            raise RefusedError(409, url=f"{self.served.url}/{name}")
         repository = self.served.repositories[name] = Repository(
             private=bool(wanted.get("private") or wanted.get("visibility") == "private")
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from cls_runtime.errors import BundleError, ClsError, HubError, MissingExtraErro
 
 _LIBRARY = "huggingface_hub"
 _LONGEST_REASON = 300
-_LOG_IN = "check the name, and for a private or gated one log in with `hf auth login` or HF_TOKEN"
+_LOG_IN = "check the name, and log in with `hf auth login` or HF_TOKEN as somebody who may"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def _told(error: Exception, named: HubName) -> tuple[type[BundleError], str]:
     """What an error of the library means, in words, and what to do."""
     from huggingface_hub import constants, errors
 
-    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
+    cause = error.__cause__ if isinstance(error, (errors.LocalEntryNotFoundError, RuntimeError)) and error.__cause__ else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return HubError, "HF_HUB_OFFLINE is set and the cache does not have it; fetch it once with the network on"
@@ -128,10 +129,10 @@ def _told(error: Exception, named: HubName) -> tuple[type[BundleError], str]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of the library says, on one line of at most 300 characters, and nothing of a token in it."""
+    """What an error of the library says, on one line of at most 300 characters, without the token, or a password in an address."""
     from huggingface_hub import get_token
 
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"//[^/@\s]+@", "//", " ".join(str(error).split())) or type(error).__name__
     token = get_token()
     text = text.replace(token, "(token)") if token else text
     return "".join(character if character.isprintable() else "?" for character in text[:_LONGEST_REASON])
