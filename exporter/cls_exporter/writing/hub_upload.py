@@ -124,7 +124,7 @@ def _asking(refused: str, repository: str) -> Iterator[HfApi]:
 @contextlib.contextmanager
 def _bars_on_a_terminal_only() -> Iterator[None]:
     """The library draws some of its bars everywhere."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield

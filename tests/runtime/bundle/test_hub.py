@@ -244,7 +244,7 @@ def test_offline_works_with_what_was_fetched(there, full):
 
 def test_a_hub_that_is_not_reached_gives_what_is_in_the_cache(there):
     Encoder.load(NAME, variant="fp32").close()
-    elsewhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    elsewhere = {"HF_ENDPOINT": "http://me:a-secret@127.0.0.1:9"}
     assert processed("-c", LOAD, NAME, "fp32", **elsewhere).returncode == 0
     start = time.monotonic()
     said = refusal(processed("-m cls_runtime.commands.doctor", "models/foo", "--json", **elsewhere))
@@ -252,6 +252,7 @@ def test_a_hub_that_is_not_reached_gives_what_is_in_the_cache(there):
         assert time.monotonic() - start < 15, "a mistyped folder is told soon"
     assert "there is no folder models/foo, and the hub does not give a bundle of this name: " in said
     assert said.endswith("check the network, a proxy, and HF_ENDPOINT")
+    assert "a-secret" not in said
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -270,6 +271,18 @@ def test_a_cache_that_was_laid_out_by_hand(full, tmp_path, links):
         (snapshot / path).unlink()
     outcome = processed("-c", LOAD, NAME, "fp32", HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_what_is_fetched_where_there_are_no_links(there, store, monkeypatch):
+    """As on Windows: the snapshot has the files themselves."""
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *_, **__: False)
+    for _ in range(2):
+        Encoder.load(NAME, variant="fp32", check_hashes=True).close()
+    assert not any(path.is_symlink() for path in store.rglob("*"))
+    (graph,) = store.glob("snapshots/*/onnx/model.onnx")
+    graph.write_bytes(b"cut")
+    with pytest.raises(BundleError, match=rf"delete {re.escape(str(graph))} and load the bundle again"):
+        Encoder.load(NAME, variant="fp32")
 
 
 def test_files_that_repositories_share_are_read(there, store):
