@@ -112,11 +112,8 @@ def _told(error: Exception, named: HubName) -> tuple[type[BundleError], str]:
         return HubError, f"it has no {named.id} for you; {_LOG_IN}"
     if isinstance(cause, errors.RevisionNotFoundError):
         return HubError, f"{named.id} has no revision {named.revision}; name a branch, a tag or a commit that it has"
-    if isinstance(cause, errors.EntryNotFoundError):
-        return (
-            BundleError,
-            f"{named.id} has no such file at {named.revision or 'its main branch'}; the repository is damaged or half replaced",
-        )
+    if isinstance(cause, errors.EntryNotFoundError) and not isinstance(cause, errors.LocalEntryNotFoundError):
+        return BundleError, f"{named} has no such file; the repository is damaged or half replaced"
     if isinstance(cause, OSError) and cause.errno in NO_ROOM:
         return HubError, f"the disk of its cache is full ({constants.HF_HUB_CACHE}); make room, or set HF_HOME to another place"
     if isinstance(cause, PermissionError):

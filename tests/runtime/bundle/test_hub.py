@@ -242,6 +242,7 @@ def test_offline_works_with_what_was_fetched(there, full):
     assert there.asked == []
 
 
+@pytest.mark.slow  # the older huggingface_hub asks six times
 def test_a_hub_that_is_not_reached_gives_what_is_in_the_cache(there):
     Encoder.load(NAME, variant="fp32").close()
     elsewhere = {"HF_ENDPOINT": "http://me:a-secret@127.0.0.1:9"}
@@ -460,7 +461,7 @@ def test_a_repository_whose_files_are_not_those_of_its_manifest(hub, full):
     with pytest.raises(BundleError):
         Encoder.load(NAME, variant="fp32", check_hashes=True)
     hub.add(NAME, {path: data for path, data in files.items() if path != "tokenizer.json"})
-    with pytest.raises(BundleError, match="has no such file at"):
+    with pytest.raises(BundleError, match=r"org/name@\w+ has no such file; the repository is damaged"):
         Encoder.load(NAME, variant="fp32")
 
 
