@@ -8,6 +8,8 @@ from cls_runtime.bundle.golden import GOLDEN_NAME
 from cls_runtime.bundle.manifest import BundleFile, Manifest
 from cls_runtime.engines.choice import choose, graph_variant
 
+_CARD = "README.md"
+
 
 def encoder_files(manifest: Manifest, *, variant: str, engine: str) -> Iterator[BundleFile]:
     """What an Encoder reads: the companions, and the graph that `choose` takes.
@@ -21,9 +23,11 @@ def encoder_files(manifest: Manifest, *, variant: str, engine: str) -> Iterator[
 
 
 def companions(manifest: Manifest) -> Iterator[BundleFile]:
-    """The files beside the graphs, without the golden vectors, and without copies of a graph, whose names are for other programs."""
+    """The files beside the graphs, without the golden vectors, and without what is not for this program: copies of a graph under another
+    name, and the card, which its owner may have changed on the hub's page.
+    """
     graphs = {file.sha256 for entry in manifest.variants.values() for file in entry.files}
-    return (file for file in manifest.files if file.path != GOLDEN_NAME and file.sha256 not in graphs)
+    return (file for file in manifest.files if file.path not in (GOLDEN_NAME, _CARD) and file.sha256 not in graphs)
 
 
 def golden_files(manifest: Manifest) -> Iterator[BundleFile]:

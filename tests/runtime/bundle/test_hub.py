@@ -33,7 +33,7 @@ from cls_runtime.engines.needed_files import graph_files
 
 NAME = "org/name"
 TEXTS = ["the cat sleeps", "a dog"]
-COMPANIONS = {"tokenizer.json", "tokenizer_config.json", "README.md"}
+COMPANIONS = {"tokenizer.json", "tokenizer_config.json"}
 
 
 @pytest.fixture(scope="module")
@@ -465,6 +465,13 @@ def test_a_repository_whose_files_are_not_those_of_its_manifest(hub, full):
         Encoder.load(NAME, variant="fp32")
 
 
+def test_a_card_that_was_changed_on_the_hubs_page_is_no_damage(hub, full):
+    hub.add(NAME, {**files_of_folder(full), "README.md": b"# rewritten by its owner"})
+    Encoder.load(NAME, variant="fp32", check_hashes=True).close()
+    assert verify(NAME, variants=["fp32"], engines=["onnxruntime"]).passed
+    assert [check.name for check in verify(NAME, engines=["onnxruntime"]).failures] == ["files"], "the whole bundle it is not"
+
+
 # ---------------------------------------------------------------- commands, and whatever else takes a bundle
 
 
@@ -475,7 +482,7 @@ def test_verify_fetches_what_it_verifies(there):
     assert set(there.files_asked()) == {MANIFEST_NAME, *fetched}
     assert report.checks[0].message.startswith(f"{len(fetched)} files")
     assert verify(NAME, engines=["onnxruntime"]).passed
-    rest = {"onnx/model_int8.onnx", "onnx/model_int8_openvino.onnx", "onnx/model_quantized.onnx"}
+    rest = {"README.md", "onnx/model_int8.onnx", "onnx/model_int8_openvino.onnx", "onnx/model_quantized.onnx"}
     assert set(there.files_asked("HEAD")) == {MANIFEST_NAME, *fetched, *rest}
 
 
