@@ -578,10 +578,3 @@ def test_sentence_transformers_saves_all_of_it(there, tmp_path):
     loaded = ClsEncoderModule.load(str(tmp_path / "saved"))
     np.testing.assert_array_equal(loaded.encoder.encode(TEXTS), module.encoder.encode(TEXTS))
     assert (tmp_path / "saved/onnx/model_int8.onnx").is_file()
-
-
-def test_langchain_takes_a_name(there, full):
-    pytest.importorskip("langchain_core")
-    from cls_runtime.integrations.langchain import ClsEmbeddings
-
-    assert ClsEmbeddings(NAME).embed_query("a dog") == pytest.approx(ClsEmbeddings(full).embed_query("a dog"))
