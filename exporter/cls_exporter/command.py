@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_exporter.config import ExportConfig, ExportReport, Layout, PoolingChoice, Precision
-from cls_exporter.model_names import cached_id, hub_name
+from cls_exporter.writing.hub_upload import check_target, upload
 from cls_runtime.bundle import manifest as manifests
+from cls_runtime.bundle.hub_names import cached_id, hub_name
 from cls_runtime.bundle.manifest import Manifest, TokenizerChoice
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
@@ -27,6 +28,7 @@ _EXAMPLES = [
     ("cls-export bert-base-uncased --fp16", "half precision beside it, for a GPU"),
     ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local folder, with the pooler's output"),
     ("cls-export ./my-classifier --logits --json", "a sequence classifier; the report as JSON"),
+    ("cls-export bert-base-uncased --push-to-hub me/bert-bundle", "and upload it, for yourself alone"),
 ]
 _REQUIREMENTS = (
     shell.Requirement(
@@ -34,6 +36,12 @@ _REQUIREMENTS = (
         need="--int8, whose scales its texts decide",
         is_met=lambda arguments: arguments.int8,
         instead=lambda _: "no --int8",
+    ),
+    shell.Requirement(
+        options=("--public",),
+        need="--push-to-hub, it is about the repository there",
+        is_met=lambda arguments: arguments.push_to_hub is not None,
+        instead=lambda _: "no --push-to-hub",
     ),
 )
 _POOLINGS = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
@@ -64,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="replace DIR if it is a bundle and nothing else; it stays until the new one is whole"
     )
+    hub = parser.add_argument_group("the hub, when the bundle is in DIR")
+    hub.add_argument(
+        "--push-to-hub",
+        metavar="REPO",
+        help="upload it there in one commit, private; an earlier bundle in REPO is replaced, other files need --force and stay",
+    )
+    hub.add_argument("--public", action="store_true", help="make REPO a repository that everybody sees")
     outputs = parser.add_argument_group("what the graph gives")
     outputs.add_argument(
         "--pooling",
@@ -114,18 +129,27 @@ def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
+    target = None
+    if arguments.push_to_hub is not None:
+        target = check_target(arguments.push_to_hub, public=arguments.public, force=arguments.force)
     with nothing_to_clean():  # PyTorch and transformers take seconds
         from cls_exporter.exporting import export
 
-    bar = ProgressBar(unit="step", total=export_steps(config), shown=not arguments.json)
+    bar = ProgressBar(unit="step", total=export_steps(config) + (target is not None), shown=not arguments.json)
     # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.
     with bar, contextlib.redirect_stdout(sys.stderr):
         report = export(arguments.model, output, config=config, revision=arguments.revision, force=arguments.force, progress=bar.begin)
+        uploaded = None
+        if target is not None:
+            bar.begin(f"Uploading to {target.repository}")
+            uploaded = upload(report.path, target)
     if arguments.json:
-        shell.print_json(report_document(report))
+        shell.print_json(report_document(report) | ({} if uploaded is None else {"hub": dataclasses.asdict(uploaded)}))
     else:
         for line in summary_lines(report):
             shell.say(line)
+        if uploaded is not None:
+            shell.say(f"Uploaded to {uploaded.url}, {'public' if uploaded.public else 'private'}, commit {uploaded.commit}")
     return shell.EXIT_DONE
 
 

@@ -33,6 +33,7 @@ PACKAGES: dict[str, str] = {
     "onnx": "export",
     "onnx-ir": "export",
     "onnxscript": "export",
+    "huggingface-hub": "hub",
     "pyarrow": "jobs",
     "ray": "ray",
     "matplotlib": "bench",
@@ -105,7 +106,7 @@ class Diagnosis:
     problems: tuple[str, ...]
 
 
-def diagnose(bundle: Path | None = None, *, follow_links: bool = False) -> Diagnosis:
+def diagnose(bundle: str | Path | None = None, *, follow_links: bool = False) -> Diagnosis:
     """Looks at the machine, and at `bundle` where one is given. What does not work is in the result, not an exception.
 
     With `follow_links` the bundle's files are read wherever links in its folder lead.
@@ -141,18 +142,18 @@ def try_engine(name: str) -> EngineStatus:
     return EngineStatus(name=name, works=True, detail=", ".join(providers))
 
 
-def try_bundle(path: Path, *, engine: str = "auto", follow_links: bool = False) -> BundleStatus:
+def try_bundle(name: str | Path, *, engine: str = "auto", follow_links: bool = False) -> BundleStatus:
     """Loads a bundle on `engine`, hashes included, and encodes one text."""
     start = time.perf_counter()
     try:
-        with Encoder.load(path, engine=engine, check_hashes=True, follow_links=follow_links) as encoder:
+        with Encoder.load(name, engine=engine, check_hashes=True, follow_links=follow_links) as encoder:
             encoder.encode(["a text"])
             info = encoder.info
             source = encoder.manifest.source.name
     except ClsError as error:
-        return BundleStatus(path=path, usable=False, detail=str(error))
+        return BundleStatus(path=Path(name), usable=False, detail=str(error))
     return BundleStatus(
-        path=path,
+        path=Path(name),
         usable=True,
         detail=f"{source}, {info.variant} on {info.engine} with {info.threads} threads",
         engine=info.engine,

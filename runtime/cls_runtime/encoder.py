@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cls_runtime.bundle.folder import Bundle, require_fingerprint
-from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
 from cls_runtime.bundle.manifest import Manifest, Output
+from cls_runtime.bundle.places import find_bundle, with_revision
 from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, most_characters, split, windows
 from cls_runtime.encoding.crew import check_threads
-from cls_runtime.encoding.finishing import Vectors, finished, unquantized
+from cls_runtime.encoding.finishing import Vectors, finished
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
+from cls_runtime.encoding.own_ranges import own_ranges
 from cls_runtime.encoding.prompts import DOCUMENT_NAMES, QUERY_NAMES, first_known, prompt_length, with_prompt
 from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, check_overflow, warn_of_truncation
 from cls_runtime.encoding.rows import Rows, empty_rows
@@ -37,6 +38,7 @@ from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.needed_files import encoder_files
 from cls_runtime.errors import DimensionsWarning
 from cls_runtime.progress_bar import ProgressBar
 
@@ -51,8 +53,8 @@ class Encoder:
         (2, 384)
 
     Safe to use from several threads at once; all of them together use `info.threads` CPU threads. One that is dropped without `close` is
-    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path, its fingerprint and the options, and loads
-    it again on the other side.
+    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path, or its hub id and commit, with its
+    fingerprint and the options, and loads it again on the other side.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Encoder:
         options: EncoderOptions,
         *,
         reasons: tuple[str, ...] = (),
-        loaded_from: Path | None = None,
+        loaded_from: str | None = None,
     ) -> None:
         self._bundle = bundle
         self._options = options
@@ -96,6 +98,7 @@ class Encoder:
         cls,
         path: str | os.PathLike[str],
         *,
+        revision: str | None = None,
         variant: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
@@ -112,7 +115,9 @@ class Encoder:
         """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
 
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder, or its name on the hub, of which the files of the chosen variant are fetched: `org/name`,
+                `org/name@revision`. What exists on this machine is never looked for on the hub, nor is a `Path`.
+            revision: a branch, a tag or a commit of the hub; None for the main branch.
             variant: `fp32`, `fp16`, `int8`, `bf16`, or `auto`: the fastest whose recorded parity meets its thresholds.
             engine: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `auto`: ONNX Runtime where it is installed, else OpenVINO.
             threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
@@ -128,10 +133,11 @@ class Encoder:
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
+            HubError: there is no such folder, and the hub does not give a bundle of that name.
             IntegrityError: `check_hashes`, and a file's hash differs.
-            MissingExtraError: the engine is not installed.
+            MissingExtraError: the engine is not installed, or for a bundle of the hub huggingface_hub.
             EngineError: the engine or the variant cannot run on this machine, or no threads can be started.
-            UsageError: an unknown option, or a variant that the bundle lacks.
+            UsageError: an unknown option, a variant that the bundle lacks, or a `revision` of a folder.
         """
         options = EncoderOptions(
             variant=variant,
@@ -147,11 +153,13 @@ class Encoder:
             fingerprint=fingerprint,
             follow_links=follow_links,
         )
-        return cls._load(Path(path), options)
+        return cls._load(with_revision(path, revision), options)
 
     @classmethod
-    def _load(cls, path: Path, options: EncoderOptions) -> Encoder:
+    def _load(cls, name: str | os.PathLike[str], options: EncoderOptions) -> Encoder:
         threads = options.threads or available_cpus()
+        place = find_bundle(name)
+        fetched = place.fetch(functools.partial(encoder_files, variant=options.variant, engine=options.engine))
 
         def read(bundle: Bundle) -> tuple[Manifest, Choice, TextTokenizer, Engine]:
             if options.fingerprint is not None:
@@ -161,12 +169,13 @@ class Encoder:
             tokenizer = TextTokenizer.from_bundle(bundle)
             return bundle.manifest, choice, tokenizer, engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
 
-        manifest, choice, tokenizer, engine = Bundle.read(path, read, check_hashes=options.check_hashes, follow_links=options.follow_links)
+        manifest, choice, tokenizer, engine = Bundle.read(
+            place.folder, read, check_hashes=options.check_hashes, follow_links=options.follow_links, fetched=fetched
+        )
         # The chosen variant, not "auto", and of this very bundle: a copy in another process must give the same vectors.
         options = dataclasses.replace(options, variant=choice.variant, threads=threads, fingerprint=manifest.fingerprint)
-        return cls(
-            Bundle(path, manifest, options.follow_links), tokenizer, engine, options, reasons=choice.reasons, loaded_from=path.absolute()
-        )
+        bundle = Bundle(place.folder, manifest, options.follow_links, fetched)
+        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=place.name)
 
     @classmethod
     def of(cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None) -> Encoder:
@@ -506,7 +515,7 @@ class Encoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[[Path, EncoderOptions], Encoder], tuple[Path, EncoderOptions]]:
+    def __reduce__(self) -> tuple[Callable[[str, EncoderOptions], Encoder], tuple[str, EncoderOptions]]:
         if self._loaded_from is None:
             raise TypeError("an Encoder on an engine of one's own cannot be pickled; make it again on the other side")
         return self._load, (self._loaded_from, self._options)
@@ -553,14 +562,7 @@ class Encoder:
         """The bundle's own ranges, made once for each kind of vector; nobody can write into them."""
         kind = (form.output, form.dimensions, form.normalize, form.normalize_whole)
         if kind not in self._ranges:
-
-            def golden(bundle: Bundle) -> Golden:
-                require_fingerprint(bundle, self.manifest.fingerprint)
-                return read_golden(bundle.companion(GOLDEN_NAME))
-
-            rows = Bundle.read(self._bundle.folder, golden, follow_links=self._bundle.follow_links).vectors[form.output].copy()
-            vectors = unquantized(rows, form, first_index=0, on_invalid="keep")
-            self._ranges[kind] = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+            self._ranges[kind] = own_ranges(self._bundle, form)
             self._ranges[kind].flags.writeable = False
         return self._ranges[kind]
 

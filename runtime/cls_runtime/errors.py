@@ -4,7 +4,8 @@
     ├── UsageError               an option or a combination that makes no sense (2)
     ├── MissingExtraError        a package is not installed; names the pip command (2)
     ├── BundleError              a bundle is missing, damaged, foreign or unsafe (2)
-    │   └── IntegrityError       a file's hash is not the one in the manifest (1)
+    │   ├── IntegrityError       a file's hash is not the one in the manifest (1)
+    │   └── HubError             the hub does not give it, or does not take it (2)
     ├── EngineError              an engine or a provider is missing or failed (2)
     ├── TextError                a text that cannot be encoded; `index` says which (2)
     │   └── TextTooLongError     longer than the model takes, with on_overflow="raise" (2)
@@ -54,6 +55,10 @@ class IntegrityError(BundleError):
     """A file of the bundle does not have the hash that the manifest records."""
 
     exit_code = 1
+
+
+class HubError(BundleError):
+    """The hub does not give a bundle, or does not take it: it is unknown, gated, not reached, or not in the cache."""
 
 
 class EngineError(ClsError, RuntimeError):

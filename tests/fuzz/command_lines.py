@@ -39,6 +39,7 @@ VALUES = (
 OPTIONS = {
     "cls-embed": (
         *(
+            "--revision",
             "--column",
             "--delimiter",
             "--output",
@@ -57,8 +58,8 @@ OPTIONS = {
         ),
         *("--shard-rows", "--normalize", "--no-normalize", "--json", "--ray-workers"),
     ),
-    "cls-verify": ("--variant", "--engine", "--texts", "--junit", "--json", "--compare"),
-    "cls-doctor": ("--json",),
+    "cls-verify": ("--revision", "--variant", "--engine", "--texts", "--junit", "--json", "--compare"),
+    "cls-doctor": ("--json", "--revision"),
     "cls-export": (
         "--max-length",
         "--layout",
@@ -70,6 +71,8 @@ OPTIONS = {
         "--json",
         "--revision",
         "--pooler",
+        "--push-to-hub",
+        "--public",
     ),
 }
 
@@ -118,10 +121,11 @@ def arguments_of(command: str, folder: Path) -> st.SearchStrategy[list[str]]:
     targets = [str(folder / name) for name in ("out.npy", "out", "no/where.npy", "texts.txt", "x" * 300, ".")]
     places = {
         "cls-embed": st.tuples(
-            st.sampled_from([str(_bundle()), str(folder), "", "./none"]), st.sampled_from([str(texts), "none.txt", "", "*.csv"])
+            st.sampled_from([str(_bundle()), str(folder), "", "./none", "org/none", "org/name@v1"]),
+            st.sampled_from([str(texts), "none.txt", "", "*.csv"]),
         ).map(list),
-        "cls-verify": st.sampled_from([str(_bundle()), str(folder), "", "./none"]).map(lambda path: [path]),
-        "cls-doctor": st.sampled_from([str(_bundle()), str(folder), "", "./none"]).map(lambda path: [path]),
+        "cls-verify": st.sampled_from([str(_bundle()), str(folder), "", "./none", "org/none", "org/name@v1"]).map(lambda path: [path]),
+        "cls-doctor": st.sampled_from([str(_bundle()), str(folder), "", "./none", "org/none", "org/name@v1"]).map(lambda path: [path]),
         "cls-export": st.sampled_from(["./none", "", "/", str(folder), str(texts)]).map(lambda path: [path]),
     }
     written = st.sampled_from(targets).map(lambda target: ["-o", target]) if command in ("cls-embed", "cls-export") else st.just([])

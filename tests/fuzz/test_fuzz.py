@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import COMMANDS, arguments_of
+from hub_server import Hub, Repository
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from targets import TARGETS, Target, outcome
@@ -54,7 +55,10 @@ def test_mutations_are_read_or_refused(target: Target, data: st.DataObject) -> N
 @pytest.mark.parametrize("command", COMMANDS)
 @slow_to_draw
 @given(data=st.data())
-def test_command_lines_end_in_an_exit_code(command: str, data: st.DataObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_lines_end_in_an_exit_code(
+    command: str, data: st.DataObject, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/name"] = Repository()
     main: Callable[[Sequence[str]], int] = COMMANDS[command]()
     place = tmp_path / "here" / "and" / "now"  # relative names, and those that go up, stay below this test's folder
     place.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cls_exporter.checkpoint.json_data import parse_json
 from cls_exporter.errors import CheckpointError, shown
-from cls_runtime.bundle.links import NOT_DOWNLOADED, hub_repository, is_link_to_blob
+from cls_runtime.bundle.links import NOT_DOWNLOADED, hub_repository, is_link_to_blob, is_shared_blob
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 
 JSON_BYTES = 16 * 2**20
@@ -80,7 +80,7 @@ class CheckpointFolder:
                 raise CheckpointError(f"{name} in {self.name} {NOT_DOWNLOADED}, or export it by its hub id with the network on") from None
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"{name} in {self.name} cannot be read ({reason}); fetch the checkpoint again") from None
-        if not real.is_relative_to(self.boundary):
+        if not real.is_relative_to(self.boundary) and not is_shared_blob(real, self.boundary):
             raise CheckpointError(
                 f"{name} in {self.name} is a link to a file outside the checkpoint's folder, which is not read; "
                 "put a copy of the file in its place"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cls_exporter.checkpoint.folder import CheckpointFolder
-from cls_exporter.checkpoint.hub_cache import cached_commit, is_short_hash, snapshot_of
+from cls_exporter.checkpoint.hub_cache import snapshot_of
 from cls_exporter.errors import CheckpointError, as_checkpoint_error, shown
-from cls_exporter.model_names import cached_id, hub_name
+from cls_runtime.bundle.hub_cache import with_whole_hash
+from cls_runtime.bundle.hub_names import HubName, cached_id, hub_name
 from cls_runtime.errors import UsageError
 
 # Named one by one, so that a repository's ONNX, TensorFlow, Flax and training files stay where they are.
@@ -73,9 +73,7 @@ def find_source(model: str, *, revision: str | None, trust_remote_code: bool) ->
         raise CheckpointError(
             f"{model or repr(model)} does not exist; expected a hub id or a folder with config.json, weights and tokenizer"
         )
-    if None not in (revision, named.revision) and revision != named.revision:
-        raise UsageError(f"{model} names the revision {named.revision}, and --revision {revision} another; leave one of them out")
-    return _from_hub(named.id, revision=named.revision or revision, trust_remote_code=trust_remote_code)
+    return _from_hub(named.at(revision, named_by="--revision"), trust_remote_code=trust_remote_code)
 
 
 def _in_utf8(name: str) -> str:
@@ -83,9 +81,9 @@ def _in_utf8(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
+def _from_hub(named: HubName, *, trust_remote_code: bool) -> SourceFolder:
     code = ("*.py",) if trust_remote_code else ()
-    revision = _whole_hash(model, revision)
+    model, revision = named.id, with_whole_hash(named).revision
     folder = _snapshot(model, revision=revision, patterns=SMALL_FILES + _MODULE_FILES + SAFETENSORS + code)
     commit = folder.name
     encoder = encoder_folder(CheckpointFolder.of(folder))
@@ -93,23 +91,6 @@ def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> S
         # The commit, not the branch: it may have moved since the first half was fetched.
         folder = _snapshot(model, revision=commit, patterns=PICKLES)
     return SourceFolder(name=model, revision=commit, folder=CheckpointFolder.of(folder))
-
-
-def _whole_hash(model: str, revision: str | None) -> str | None:
-    """The commit that a short hash begins, by the cache or else the hub; any other revision, and one that neither knows, as it is."""
-    if revision is None or not is_short_hash(revision):
-        return revision
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    cached = cached_commit(Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model"), revision)
-    if cached is not None:
-        return cached
-    with contextlib.suppress(Exception):  # offline, unknown, gated: fetching it says so
-        found = {commit.commit_id for commit in HfApi().list_repo_commits(model) if commit.commit_id.startswith(revision)}
-        if len(found) == 1:
-            return found.pop()
-    return revision
 
 
 def _snapshot(model: str, *, revision: str | None, patterns: tuple[str, ...]) -> Path:

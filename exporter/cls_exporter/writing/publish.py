@@ -100,8 +100,12 @@ def _refuse_more_than_a_bundle(target: Path) -> None:
         )
 
 
-def _named_files(target: Path) -> set[str]:
-    """Every path in a manifest, of whatever version."""
+def paths_in_manifest(data: bytes) -> set[str]:
+    """Every path in a manifest, of whatever version.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+    """
 
     def paths(value: Any) -> Iterator[str]:
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -110,8 +114,12 @@ def _named_files(target: Path) -> set[str]:
                 yield item
             yield from paths(item)
 
+    return set(paths(json.loads(data)))
+
+
+def _named_files(target: Path) -> set[str]:
     try:
-        return set(paths(json.loads((target / MANIFEST_NAME).read_bytes())))
+        return paths_in_manifest((target / MANIFEST_NAME).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{target} exists and what is the bundle's in it cannot be told, so --force does not delete it ({one_line(error)}); move it "

@@ -58,7 +58,7 @@ def loaded_sides(
 @contextlib.contextmanager
 def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: int) -> Iterator[Loaded]:
     with Encoder.load(
-        bundle.folder,
+        bundle.name,
         variant=side.variant,
         engine=side.engine,
         threads=threads,

@@ -13,10 +13,11 @@ from pathlib import Path
 from cls_runtime import __version__
 from cls_runtime.bench import steps
 from cls_runtime.bench.machine import this_host
-from cls_runtime.bench.plan import Plan, PlannedSide
+from cls_runtime.bench.plan import Plan, PlannedSide, measured_files
 from cls_runtime.bench.results import BenchResults, BundleFacts, Settings, TextFacts
 from cls_runtime.bench.steps import Known
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import UsageError
 
@@ -52,7 +53,7 @@ def benchmark_steps(plan: Plan) -> tuple[Step, ...]:
 
 
 def run_benchmark(
-    folder: Path,
+    bundle: str | Path,
     *,
     texts: Sequence[str],
     origin: str,
@@ -64,7 +65,7 @@ def run_benchmark(
     """Measures every side, step by step (`benchmark_steps`).
 
     Args:
-        folder: the bundle's.
+        bundle: the bundle, as `Encoder.load` takes it.
         texts: at most `plan.texts` of them are used.
         origin: where the texts are from, for the record.
         plan: how much of everything.
@@ -79,14 +80,14 @@ def run_benchmark(
         TextError: a text that is not valid Unicode.
     """
     began = time.perf_counter()
-    bundle = Bundle.open(folder)
+    opened_bundle = find_bundle(bundle).open(functools.partial(measured_files, sides=sides))
     if not texts:
         raise UsageError("there are no texts to measure with, expected at least one")
-    tokenizer = TextTokenizer.from_bundle(bundle)
+    tokenizer = TextTokenizer.from_bundle(opened_bundle)
     used = list(texts[: plan.texts])
     with contextlib.ExitStack() as opened:
         known = Known(
-            bundle=bundle,
+            bundle=opened_bundle,
             tokenizer=tokenizer,
             planned=sides,
             threads=threads,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.manifest import BundleFile, Manifest
 from cls_runtime.encoding.batching import TOKEN_BUDGET
+from cls_runtime.engines.needed_files import companions, golden_files, graph_files
 from cls_runtime.errors import UsageError
 from cls_runtime.verifying.plan import combinations
 
@@ -115,6 +116,14 @@ def planned_sides(manifest: Manifest, *, variants: Sequence[str] | None, engines
     if all(side.objection for side in planned):
         raise UsageError(f"nothing can be measured here: {'; '.join(f'{side.name}: {side.objection}' for side in planned)}")
     return planned
+
+
+def measured_files(manifest: Manifest, *, sides: Sequence[PlannedSide]) -> Iterator[BundleFile]:
+    """What has to be here to measure these sides: their graphs, and the golden vectors for their parity."""
+    yield from (*companions(manifest), *golden_files(manifest))
+    for side in sides:
+        if side.objection is None:
+            yield from graph_files(manifest, variant=side.variant, engine=side.engine)
 
 
 def fitted(plan: Plan, *, seconds_per_token: float, mean_tokens: float, threads: int) -> Plan:

@@ -19,7 +19,7 @@ from cls_runtime.errors import EngineError
 _PROGRAM = "cls_runtime.bench.first_vector"
 
 
-def starts(bundle: Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, threads: int, rounds: int) -> tuple[ColdStart, ...]:
+def starts(bundle: str | Path, sides: Sequence[PlannedSide], texts: Sequence[str], *, threads: int, rounds: int) -> tuple[ColdStart, ...]:
     """Every side's processes, in turns. Load each side once before: the files are then in the system's cache, for all of them alike.
 
     Raises:

@@ -205,7 +205,7 @@ def unloading(known: Known) -> Known:
 
 def new_processes(known: Known) -> Known:
     """How long a new process takes to its first vector, and the most memory that it holds."""
-    started = starts(known.bundle.folder, known.usable, known.texts, threads=known.threads, rounds=known.plan.starts)
+    started = starts(known.bundle.name, known.usable, known.texts, threads=known.threads, rounds=known.plan.starts)
     return replace(known, starts=started)
 
 

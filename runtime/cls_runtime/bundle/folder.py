@@ -8,12 +8,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from cls_runtime.bundle.files import sha256
 from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest
+from cls_runtime.bundle.named_files import Fetched, files_of, refuse_path_that_leaves
 from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.bundle.stand_ins import stand_in_at
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
@@ -29,14 +30,19 @@ _BETWEEN_RENAMES_S = 0.02
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder, its manifest, and whether its links may lead anywhere. Made by `Bundle.open`."""
+    """A checked bundle: its folder, its manifest, whether its links may lead anywhere, and what is here where not all of it is. Made by
+    `Bundle.open`.
+    """
 
     folder: Path
     manifest: Manifest
     follow_links: bool = False
+    fetched: Fetched | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, check_hashes: bool = False, follow_links: bool = False) -> Bundle:
+    def open(
+        cls, path: str | os.PathLike[str], *, check_hashes: bool = False, follow_links: bool = False, fetched: Fetched | None = None
+    ) -> Bundle:
         """Reads the manifest and checks every file that it names: inside the folder, regular, of the recorded size.
 
         Args:
@@ -44,6 +50,7 @@ class Bundle:
             check_hashes: also read every file and compare its SHA-256.
             follow_links: read files wherever links in the folder lead; otherwise those that leave it are refused, but for the ones that a
                 snapshot in the hub's cache is made of.
+            fetched: the files that are in the folder, of a bundle that is on the hub; None for all that the manifest names.
 
         Raises:
             BundleError: no folder, no or a broken manifest, a file that is missing, of another size or outside the folder.
@@ -54,7 +61,7 @@ class Bundle:
         if not os.path.isdir(folder):  # noqa: PTH112
             reason = "is a file" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
             raise BundleError(f"bundle {folder} {reason}; expected a folder made by cls-export")
-        bundle = cls(folder, read_manifest(folder, follow_links=follow_links), follow_links)
+        bundle = cls(folder, read_manifest(folder, follow_links=follow_links), follow_links, fetched)
         for file in bundle.files():
             _check_size(bundle.locate(file), file)
         if check_hashes:
@@ -63,7 +70,13 @@ class Bundle:
 
     @classmethod
     def read(
-        cls, path: str | os.PathLike[str], work: Callable[[Bundle], T], *, check_hashes: bool = False, follow_links: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        work: Callable[[Bundle], T],
+        *,
+        check_hashes: bool = False,
+        follow_links: bool = False,
+        fetched: Fetched | None = None,
     ) -> T:
         """What `work` makes of a bundle's files, all of them of one bundle, also while `cls-export --force` replaces the folder.
 
@@ -75,6 +88,7 @@ class Bundle:
             work: reads the files of the bundle that it is given, which is good for this alone: its folder may be a descriptor.
             check_hashes: as of `open`.
             follow_links: as of `open`.
+            fetched: as of `open`.
 
         Raises:
             BundleError: as `open`, or the folder is replaced again and again.
@@ -85,7 +99,7 @@ class Bundle:
             before = _identity(folder)
             with _held(folder) as held:
                 try:
-                    result = work(cls.open(held, check_hashes=check_hashes, follow_links=follow_links))
+                    result = work(cls.open(held, check_hashes=check_hashes, follow_links=follow_links, fetched=fetched))
                 except Exception as error:
                     is_moving = _is_aside(folder)  # looked up first: it may end before the next line
                     if _identity(folder) == before and not is_moving:
@@ -97,26 +111,31 @@ class Bundle:
                 return result
         raise BundleError(f"bundle {folder} was replaced {READINGS} times while it was read; load it when the exports have ended")
 
+    @property
+    def name(self) -> str:
+        """What finds this very bundle, in another process too: its folder's absolute path, or of one that is on the hub `ID@COMMIT`."""
+        return str(self.folder.absolute()) if self.fetched is None else self.fetched.name
+
     def files(self) -> Iterator[BundleFile]:
-        """Every file that the manifest names, companions first, each once."""
-        seen: set[str] = set()
-        variants = self.manifest.variants.values()
-        for group in (self.manifest.files, *(files for item in variants for files in (item.files, *item.engine_files.values()))):
-            for file in group:
-                if file.path not in seen:
-                    seen.add(file.path)
-                    yield file
+        """Every file that the manifest names and that is here, companions first, each once."""
+        return (file for file in files_of(self.manifest) if self._is_here(file))
+
+    def _is_here(self, file: BundleFile) -> bool:
+        return self.fetched is None or file.path in self.fetched.paths
 
     def locate(self, file: BundleFile) -> Path:
         """The file's path on this machine.
 
         Raises:
-            BundleError: the file is missing, is not a regular file, or its path or a symbolic link leads out of the folder.
+            BundleError: the file is missing, is not a regular file, or its path or a symbolic link leads out of the folder; or it was not
+                fetched.
         """
-        posix, windows = PurePosixPath(file.path), PureWindowsPath(file.path)
-        if not posix.parts or ".." in windows.parts or windows.anchor or posix.is_absolute() or "\0" in file.path:
-            raise BundleError(f"bundle {self.folder} names the file {file.path!r}, which leaves the folder; do not use this bundle")
-        path = self.folder / posix
+        refuse_path_that_leaves(file, str(self.folder))
+        if not self._is_here(file):
+            raise BundleError(
+                f"{file.path} of bundle {self.name} was not fetched from the hub; load what needs it by its own variant and engine"
+            )
+        path = self.folder / PurePosixPath(file.path)
         try:
             mode = resolved(path, self.folder, follow_links=self.follow_links).stat().st_mode
         except (OSError, RuntimeError):

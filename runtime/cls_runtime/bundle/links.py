@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from cls_runtime.errors import BundleError
 
 NOT_DOWNLOADED = "is not downloaded (it is a link into the hub's cache that leads to nothing); run hf download for this repository again"
+
+_SHARED_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
 def hub_repository(folder: Path) -> Path | None:
@@ -26,6 +29,15 @@ def is_link_to_blob(path: Path) -> bool:
     return path.is_symlink() and path.readlink().parent.name == "blobs"
 
 
+def is_shared_blob(real: Path, repository: Path) -> bool:
+    """Whether a real path is a file's content in the store beside a repository's folder in the hub's cache, `blobs/<2>/<64 digits>`, which
+    huggingface_hub shares among the repositories that have the same file.
+    """
+    name = real.name
+    is_one = _SHARED_BLOB.fullmatch(name) is not None and real.parent == repository.parent / "blobs" / name[:2]
+    return is_one and repository.name.startswith("models--")
+
+
 def resolved(path: Path, folder: Path, *, follow_links: bool) -> Path:
     """The real path of a file of the bundle in `folder`, which with `follow_links` may be anywhere.
 
@@ -41,7 +53,9 @@ def resolved(path: Path, folder: Path, *, follow_links: bool) -> Path:
         raise
     place = folder.resolve()  # now, not once: an export may have renamed it meanwhile
     repository = hub_repository(place)
-    if follow_links or real.is_relative_to(place) or (repository is not None and real.is_relative_to(repository / "blobs")):
+    if follow_links or real.is_relative_to(place):
+        return real
+    if repository is not None and (real.is_relative_to(repository / "blobs") or is_shared_blob(real, repository)):
         return real
     raise BundleError(
         f"{path} is a link that leaves the bundle (to {real}); copy the bundle with its links resolved, or where you trust whoever made "

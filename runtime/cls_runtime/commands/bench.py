@@ -21,7 +21,10 @@ from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.bench.texts import docstring_sentences
 from cls_runtime.bundle.files import write_whole
 from cls_runtime.bundle.manifest import Manifest, read_manifest
+from cls_runtime.bundle.named_files import files_of
+from cls_runtime.bundle.places import Place, find_bundle
 from cls_runtime.commands import shell
+from cls_runtime.commands.bundle_options import add_bundle, add_revision, bundle_name
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import MOST_THREADS, available_cpus
 from cls_runtime.errors import BundleError, UsageError
@@ -39,7 +42,7 @@ _EXAMPLES = [
 _REQUIREMENTS = (
     shell.Requirement(
         options=(
-            *("--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick"),
+            *("--revision", "--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick"),
             *("--against", "--checkpoint", "--environments"),
         ),
         need="a BUNDLE to measure, --from measures nothing",
@@ -68,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         examples=_EXAMPLES,
         json_file=True,
     )
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="a folder made by cls-export")
+    add_bundle(parser, optional="; not with --from")
+    add_revision(parser)
     parser.add_argument(
         "--from", dest="results", metavar="FILE", type=Path, help="measure nothing; report what an earlier --json FILE holds"
     )
@@ -146,7 +150,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace) -> BenchResults:
     plan = _plan(arguments)
     texts = docstring_sentences(plan.texts) if arguments.texts is None else _texts(arguments.texts, plan.texts)
-    manifest = read_manifest(arguments.bundle)
+    place = find_bundle(bundle_name(arguments))
+    manifest = read_manifest(place.folder)
     sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine)
     threads = arguments.threads or available_cpus()
     peers = None if arguments.against is None else _peer_options(arguments, manifest, sides)
@@ -156,7 +161,7 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     # An engine may print while it loads; standard output is for the results.
     with ProgressBar(unit="step", total=total, shown=arguments.json != "-") as bar, contextlib.redirect_stdout(sys.stderr):
         results = run_benchmark(
-            arguments.bundle,
+            place.name,
             texts=texts,
             origin="Python's own docstrings" if arguments.texts is None else Path(arguments.texts).name,
             plan=plan,
@@ -167,7 +172,7 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
         if peers is None:
             return results
         used = texts[: len(results.texts.token_counts)]
-        return dataclasses.replace(results, peers=_against(arguments, manifest, peers, used, plan, threads, bar.begin))
+        return dataclasses.replace(results, peers=_against(place, arguments, manifest, peers, used, plan, threads, bar.begin))
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -205,6 +210,7 @@ def _peer_options(arguments: argparse.Namespace, manifest: Manifest, sides: Sequ
 
 
 def _against(
+    place: Place,
     arguments: argparse.Namespace,
     manifest: Manifest,
     options: tuple[list[str], list[str]],
@@ -214,8 +220,9 @@ def _against(
     step: Callable[[str], None],
 ) -> PeerComparison:
     ours, peers = options
+    place.fetch(files_of)  # other environments read it as a folder
     return compare_with_peers(
-        arguments.bundle,
+        place.folder,
         checkpoint=arguments.checkpoint or manifest.source.name,
         texts=texts,
         peers=peers,

@@ -1,14 +1,39 @@
-"""The option of every command that loads BUNDLE."""
+"""The argument BUNDLE of every command that loads one, and the options that go with it."""
 
 from __future__ import annotations
 
 import argparse
+import os
+
+from cls_runtime.bundle.places import with_revision
+
+BUNDLE_HELP = "a folder made by cls-export, or a name of the hub: org/name, org/name@revision"
 
 
-def add_follow_links(parser: argparse.ArgumentParser) -> None:
-    """Adds `--follow-links`."""
+def add_bundle(parser: argparse.ArgumentParser, *, optional: str = "") -> None:
+    """Adds BUNDLE; with `optional` it may be left out, and this is what its help says more."""
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?" if optional else None, help=f"{BUNDLE_HELP}{optional}")
+
+
+def add_bundle_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--revision` and `--follow-links`."""
+    add_revision(parser)
     parser.add_argument(
         "--follow-links",
         action="store_true",
         help="read BUNDLE's files wherever links in it lead, as in a tree of stow or nix (default: only within it, or the hub's cache)",
     )
+
+
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    """Adds `--revision`."""
+    parser.add_argument("--revision", metavar="REV", help="a branch, a tag or a commit of BUNDLE on the hub (default: its main branch)")
+
+
+def bundle_name(arguments: argparse.Namespace) -> str:
+    """BUNDLE as everything that loads a bundle takes it, `--revision` in it.
+
+    Raises:
+        UsageError: BUNDLE is a folder and has no revisions, or names another one.
+    """
+    return os.fspath(with_revision(arguments.bundle, arguments.revision, option="--revision"))

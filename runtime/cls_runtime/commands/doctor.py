@@ -6,12 +6,11 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cls_runtime import __version__
 from cls_runtime.commands import shell
-from cls_runtime.commands.bundle_options import add_follow_links
+from cls_runtime.commands.bundle_options import add_bundle, add_bundle_options, bundle_name
 from cls_runtime.doctor import Diagnosis, Package, diagnose
 
 _EXAMPLES = [
@@ -19,6 +18,14 @@ _EXAMPLES = [
     ("cls-doctor models/my-model", "also: what would run this bundle, and does it"),
     ("cls-doctor --json", "for a bug report"),
 ]
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--revision", "--follow-links"),
+        need="a BUNDLE to try",
+        is_met=lambda arguments: arguments.bundle is not None,
+        instead=lambda _: "none",
+    ),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +40,15 @@ def _parser() -> argparse.ArgumentParser:
         "Ends with 0 if an engine (and BUNDLE) works, else with 2 and a line for each problem.",
         examples=_EXAMPLES,
     )
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="a folder made by cls-export, to try on this machine")
-    add_follow_links(parser)
+    add_bundle(parser, optional="; to try on this machine")
+    add_bundle_options(parser)
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    diagnosis = diagnose(arguments.bundle, follow_links=arguments.follow_links)
+    shell.check_requirements(arguments, _REQUIREMENTS)
+    bundle = None if arguments.bundle is None else bundle_name(arguments)
+    diagnosis = diagnose(bundle, follow_links=arguments.follow_links)
     if arguments.json:
         shell.print_json(diagnosis_document(diagnosis))
     else:

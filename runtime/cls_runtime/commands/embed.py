@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_runtime.commands import shell
-from cls_runtime.commands.bundle_options import add_follow_links
+from cls_runtime.commands.bundle_options import add_bundle, add_bundle_options, bundle_name
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vector_options import WITH_RANGES, DType
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "columns, embedding), each whole when it appears; the same command again goes on where the last one was ended, by whatever.",
         examples=_EXAMPLES,
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by cls-export")
+    add_bundle(parser)
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what computes (default: auto, onnxruntime before openvino); ray: auto on each worker of a Ray cluster",
     )
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine allows; on Ray 2 a worker)")
-    add_follow_links(parser)
+    add_bundle_options(parser)
     parser.add_argument(
         "--on-overflow",
         choices=get_args(OnOverflow),
@@ -169,7 +169,7 @@ def _add_vectors(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     shell.check_requirements(arguments, _REQUIREMENTS)
     options = _options(arguments)
-    bundle, inputs, out, bar = arguments.bundle, arguments.inputs, arguments.out, not arguments.json
+    bundle, inputs, out, bar = bundle_name(arguments), arguments.inputs, arguments.out, not arguments.json
     if _wants_npy(out):
         report: NpyReport | JobReport = embed_to_npy(bundle, inputs, Path(out), options=options, progress_bar=bar)
     else:

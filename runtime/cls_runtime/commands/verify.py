@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
-from cls_runtime.commands.bundle_options import add_follow_links
+from cls_runtime.commands.bundle_options import BUNDLE_HELP, add_bundle, add_bundle_options, bundle_name
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "Checks that a bundle is the one that was exported and that its vectors are PyTorch's. Ends with 1 if a check failed.",
         examples=_EXAMPLES,
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder made by cls-export")
+    add_bundle(parser)
     parser.add_argument(
         "--variant", choices=VARIANT_NAMES, help="check this precision only; auto: the one that cls-embed takes (default: all)"
     )
@@ -66,13 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare",
         metavar="BUNDLE",
-        type=Path,
-        help="check nothing; say what changes for the vectors with that bundle in place of this one",
+        help=f"check nothing; say what changes for the vectors with that bundle ({BUNDLE_HELP}) in place of this one",
     )
     parser.add_argument(
         "--texts", metavar="FILE", help=f"check with these texts (.txt, .jsonl, .csv; at most {MAX_TEXTS:,}), not the golden ones"
     )
-    add_follow_links(parser)
+    add_bundle_options(parser)
     parser.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report, a test case for each check")
     return parser
 
@@ -104,7 +103,7 @@ def _junit_file(arguments: argparse.Namespace) -> Iterator[Callable[[VerifyRepor
     if path is None:
         yield lambda _: None
         return
-    folders = [arguments.bundle, *([] if arguments.against is None else [Path(arguments.against)])]
+    folders = [Path(arguments.bundle), *([] if arguments.against is None else [Path(arguments.against)])]
     shell.check_writable(path, "--junit", files=[] if arguments.texts is None else [arguments.texts], folders=folders)
     if path.is_file() or not path.exists():  # a pipe takes one report
         write_whole(path, junit_xml(_unfinished(arguments.bundle, "the checks were not finished")))
@@ -115,16 +114,16 @@ def _junit_file(arguments: argparse.Namespace) -> Iterator[Callable[[VerifyRepor
         raise
 
 
-def _unfinished(bundle: Path, reason: str) -> VerifyReport:
+def _unfinished(bundle: str, reason: str) -> VerifyReport:
     check = Check(name="cls-verify", variant=None, engine=None, passed=False, message=reason, figures={}, seconds=0.0)
-    return VerifyReport(bundle=bundle, source="", fingerprint="", checks=(check,))
+    return VerifyReport(bundle=Path(bundle), source="", fingerprint="", checks=(check,))
 
 
 def _verify(arguments: argparse.Namespace) -> VerifyReport:
     texts = _texts(arguments.texts)
     with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
         return verify(
-            arguments.bundle,
+            bundle_name(arguments),
             variants=None if arguments.variant is None else [arguments.variant],
             engines=None if arguments.engine is None else [arguments.engine],
             against=arguments.against,
@@ -136,7 +135,7 @@ def _verify(arguments: argparse.Namespace) -> VerifyReport:
 
 def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
     comparison = compare_bundles(
-        arguments.bundle,
+        bundle_name(arguments),
         arguments.compare,
         texts=texts,
         variant=arguments.variant or "auto",

@@ -25,7 +25,7 @@ class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchai
     `aembed_documents` and `aembed_query` run in LangChain's thread pool: an `Encoder` may be used from many threads.
 
     Args:
-        bundle: the bundle's folder, or an `Encoder` loaded with the options that you want.
+        bundle: the bundle's folder, its name on the hub, or an `Encoder` loaded with the options that you want.
         output: `sentence`, or another that is a row a text.
         normalize: divide each vector by its L2 norm; None as the model was trained.
         dimensions: how many numbers of each vector are kept; None as the model was trained.

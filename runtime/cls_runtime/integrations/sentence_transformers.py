@@ -18,6 +18,8 @@ import torch
 from cls_runtime import Bundle, BundleError, Encoder, UsageError
 from cls_runtime.bundle.folder import require_fingerprint
 from cls_runtime.bundle.manifest import MANIFEST_NAME, Output
+from cls_runtime.bundle.named_files import files_of
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.tokenizer import Text, checked_text
 from cls_runtime.encoding.tokenizer_files import read_object
@@ -41,7 +43,7 @@ class ClsEncoderModule(torch.nn.Module):
     the bundle. There is nothing to train in it, and it computes where its engine runs, whatever `device` says.
 
     Args:
-        bundle: the bundle's folder, or an `Encoder` loaded with the options that you want.
+        bundle: the bundle's folder, its name on the hub, or an `Encoder` loaded with the options that you want.
         output: `sentence`, or `pooler` or `logits` where the bundle has them.
         normalize: divide each vector by its L2 norm; None as the model was trained.
 
@@ -108,7 +110,8 @@ class ClsEncoderModule(torch.nn.Module):
         return {**features, "sentence_embedding": torch.from_numpy(rows)}
 
     def save(self, output_path: str, safe_serialization: bool = True) -> None:  # noqa: ARG002 - a bundle has no weights to choose a format for
-        """Copies the bundle into the model's folder, so that the folder is complete; what is loaded from it computes the same variant.
+        """Copies the bundle into the model's folder, so that the folder is complete; what is loaded from it computes the same variant. Of
+        one that is on the hub the rest is fetched.
 
         Raises:
             BundleError: another bundle is at its path by now.
@@ -123,7 +126,8 @@ class ClsEncoderModule(torch.nn.Module):
                     copied.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, copied)
 
-        Bundle.read(self.encoder.bundle.folder, copy, follow_links=self.encoder.bundle.follow_links)
+        place = find_bundle(self.encoder.bundle.name)
+        Bundle.read(place.folder, copy, follow_links=self.encoder.bundle.follow_links, fetched=place.fetch(files_of))
         settings = {"variant": self.encoder.info.variant, "output": self.output, "normalize": self.normalize}
         (target / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

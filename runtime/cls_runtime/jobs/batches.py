@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Output
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.encoding.vector_options import DType, VectorOptions
@@ -35,7 +35,7 @@ class EmbedBatches:
     partition are computed together, so that small ones are as fast as large ones.
 
     Args:
-        bundle: the bundle's folder, at the same path on every machine.
+        bundle: the bundle's folder, at the same path on every machine, or its name on the hub, of which each machine fetches this commit.
         column: the column of the text, or of lists of two texts; it stays.
         output, normalize, prompt_name, prompt, dimensions: as of `Encoder.encode`.
         dtype, ranges: likewise; int8 without ranges adds `embedding_scale`, the row's own.
@@ -85,8 +85,8 @@ class EmbedBatches:
         check_vectors(options)
         check_computing(variant, engine, threads)
         check_flag("follow_links", follow_links)
-        self._bundle = str(Path(bundle).absolute())
-        opened = Bundle.open(bundle, follow_links=follow_links)
+        opened = find_bundle(bundle).open(lambda _: (), follow_links=follow_links)  # computed is elsewhere
+        self._bundle = opened.name
         self._fingerprint = opened.manifest.fingerprint
         self._form = form_of(options, opened, scaled=True)
         warn_of_dimensions(options, opened.manifest, stacklevel=2)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cls_runtime.bundle.files import remove_parts, whole_file
-from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.quantizing import quantized
 from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.engines.choice import Choice
+from cls_runtime.engines.needed_files import encoder_files
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import END, JobInputs
@@ -52,7 +54,7 @@ class NpyReport:
         return self.total
 
 
-def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
+def embed_to_npy(bundle: str | Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
     """Embeds the inputs into the file `out`, in the numbers of `Encoder.encode`; a row kept without a text is NaN.
 
     The options of shards (`id_column`, `keep`, `shard_rows`) have no place in it. `progress_bar` is as in `run_job`.
@@ -71,7 +73,8 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         raise UsageError(
             f"on_error is 'null' and dtype is {options.dtype!r}: a .npy has no such number for a row without a text; write a folder"
         )
-    opened = Bundle.open(bundle, follow_links=options.follow_links)
+    place = find_bundle(bundle)
+    opened = place.open(partial(encoder_files, variant=options.variant, engine=options.engine), follow_links=options.follow_links)
     form = form_of(options, opened, scaled=False)
     warn_of_dimensions(options, opened.manifest, stacklevel=2)
     listed = skipped_list_of(out)
@@ -79,11 +82,11 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
         check_list_place(listed, what=f"output {out}")
     job_inputs = JobInputs.find(inputs, column=options.column, delimiter=options.delimiter, on_error=options.on_error, with_columns=False)
     may_list = None if options.on_error == "raise" else listed
-    check_output_file(out, bundle=bundle, names=inputs, inputs=job_inputs, listed=may_list)
+    check_output_file(out, bundle=opened.folder, names=inputs, inputs=job_inputs, listed=may_list)
     overflow = options.encoder_overflow
     with (
         Encoder.load(
-            bundle,
+            bundle if place.snapshot is None else place.name,
             variant=options.variant,
             engine=options.engine,
             threads=options.threads,

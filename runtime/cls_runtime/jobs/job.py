@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.engines.choice import Choice, choose
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.needed_files import encoder_files
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.job_folder import SKIPPED_NAME, open_job
@@ -64,7 +67,7 @@ def run_job(
     """Embeds the inputs into the folder `out`; the same call again goes on where it stopped.
 
     Args:
-        bundle: the bundle's folder (on Ray: at the same path on every node).
+        bundle: the bundle's folder (on Ray: at the same path on every node), or its name on the hub (on Ray: every node fetches it).
         inputs: paths, folders, globs, URIs of Parquet files, or `-`.
         out: a folder's path or URI: new, empty, or with this very job in it.
         options: what to do.
@@ -84,7 +87,8 @@ def run_job(
     options = options or JobOptions()
     threads = options.threads or (available_cpus() if ray is None else WORKER_THREADS)
     require_pyarrow("Parquet shards")
-    opened = Bundle.open(bundle, follow_links=options.follow_links)
+    needed = partial(encoder_files, variant=options.variant, engine=options.engine)
+    opened = find_bundle(bundle).open(needed, follow_links=options.follow_links)
     form = form_of(options, opened, scaled=True)
     warn_of_dimensions(options, opened.manifest, stacklevel=2)
     choice = choose(opened.manifest, engine=options.engine, variant=options.variant)
@@ -131,7 +135,7 @@ def run_job(
 
 def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: JobOptions, form: VectorForm, spec: JobSpec) -> JobTask:
     return JobTask(
-        bundle=bundle.folder.absolute(),
+        bundle=bundle.name,
         variant=choice.variant,
         engine=choice.engine,
         threads=options.threads,

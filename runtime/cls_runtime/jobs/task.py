@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoder import Encoder
@@ -23,7 +22,7 @@ class JobTask:
     """See the module's docstring. `variant` and `engine` are names, never `auto`: every process must give the same vectors.
 
     Attributes:
-        bundle: the bundle's folder, the same on every machine.
+        bundle: the bundle's folder, the same on every machine, or `ID@COMMIT` of the hub.
         variant: the precision.
         engine: the inference engine.
         threads: CPU threads of one Encoder; None for all.
@@ -37,7 +36,7 @@ class JobTask:
         follow_links: read the bundle's files wherever links in its folder lead.
     """
 
-    bundle: Path
+    bundle: str
     variant: str
     engine: str
     threads: int | None

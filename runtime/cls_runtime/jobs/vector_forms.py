@@ -12,14 +12,12 @@ import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import Manifest
-from cls_runtime.encoding.finishing import unquantized
+from cls_runtime.encoding.own_ranges import own_ranges
 from cls_runtime.encoding.vector_options import WITH_RANGES, VectorForm, VectorOptions
-from cls_runtime.errors import BundleError, DimensionsWarning
+from cls_runtime.errors import DimensionsWarning
 from cls_runtime.jobs.ranges import ranges_sha256
 
 # Of vectors that are cut behind their normalization, as a model's own `truncate_dim` asks for: they have not unit length.
@@ -48,19 +46,6 @@ def warn_of_dimensions(options: VectorOptions, manifest: Manifest, *, stacklevel
     """Gives the DimensionsWarning of a whole job, where it asks for a size that the model does not name."""
     if (doubt := options.doubt(manifest)) is not None:
         warnings.warn(doubt, DimensionsWarning, stacklevel=stacklevel + 1)
-
-
-def own_ranges(bundle: Bundle, form: VectorForm) -> NDArray[np.float32]:
-    """What `Encoder.ranges` gives for vectors of this form, without an Encoder: float32 [2, form.dimensions].
-
-    Raises:
-        BundleError: the golden vectors cannot be read.
-    """
-    golden = read_golden(bundle.companion(GOLDEN_NAME)).vectors
-    if not len(golden.get(form.output, ())):
-        raise BundleError(f"{GOLDEN_NAME} has no vectors of {form.output!r}; export the bundle again, or give ranges of your own")
-    vectors = unquantized(golden[form.output].copy(), form, first_index=0, on_invalid="keep")
-    return np.stack([vectors.min(axis=0), vectors.max(axis=0)])
 
 
 def has_scales(form: VectorForm) -> bool:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import TOKENIZER_FILES, Manifest, ParityFigures, graph_hashes
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
+from cls_runtime.bundle.places import Place, find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+from cls_runtime.engines.needed_files import encoder_files, golden_files
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.verifying.neighbours import NeighbourFigures, compare_neighbours
 from cls_runtime.verifying.text_rows import TextRows
@@ -144,8 +146,8 @@ def compare_bundles(
     prompt, cut and unit length. Vectors are compared as the graph gives them.
 
     Args:
-        path: the bundle in use.
-        other: the bundle to compare it with.
+        path: the bundle in use, a folder or a name of the hub.
+        other: the bundle to compare it with, likewise; of the hub, one revision of it may be compared with another: `org/name@revision`.
         texts: texts of your own; None takes the first bundle's golden texts.
         variant: of both bundles; `auto` takes for each what `Encoder.load` would take.
         engine: for both.
@@ -156,8 +158,9 @@ def compare_bundles(
     """
     if texts is not None and not texts:
         raise UsageError("the list of texts is empty, expected at least one")
-    probes: Sequence[Text] = list(texts) if texts is not None else _golden_texts(path, follow_links=follow_links)
-    first, second = (_encoded(folder, probes, variant=variant, engine=engine, follow_links=follow_links) for folder in (path, other))
+    places = find_bundle(path), find_bundle(other)
+    probes: Sequence[Text] = list(texts) if texts is not None else _golden_texts(places[0], follow_links=follow_links)
+    first, second = (_encoded(place, probes, variant=variant, engine=engine, follow_links=follow_links) for place in places)
     looser = max(first.about.variant, second.about.variant, key=list(THRESHOLDS).index)
     shared = [name for name, rows in first.rows.items() if name in second.rows and rows.vectors.shape == second.rows[name].vectors.shape]
     figures = {name: second.rows[name].figures(first.rows[name].vectors) for name in shared}
@@ -206,15 +209,15 @@ class _Encoded:
     removed: dict[int, int]
 
 
-def _golden_texts(path: str | os.PathLike[str], *, follow_links: bool) -> Sequence[Text]:
-    return read_golden(Bundle.open(path, follow_links=follow_links).companion(GOLDEN_NAME)).inputs
+def _golden_texts(place: Place, *, follow_links: bool) -> Sequence[Text]:
+    return read_golden(place.open(golden_files, follow_links=follow_links).companion(GOLDEN_NAME)).inputs
 
 
-def _encoded(path: str | os.PathLike[str], texts: Sequence[Text], *, variant: str, engine: str, follow_links: bool) -> _Encoded:
-    bundle = Bundle.open(path, follow_links=follow_links)
+def _encoded(place: Place, texts: Sequence[Text], *, variant: str, engine: str, follow_links: bool) -> _Encoded:
+    bundle = place.open(partial(encoder_files, variant=variant, engine=engine), follow_links=follow_links)
     tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
     with Encoder.load(
-        path,
+        bundle.name,
         variant=variant,
         engine=engine,
         on_overflow="truncate",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.manifest import BundleFile, Manifest
+from cls_runtime.bundle.named_files import files_of
 from cls_runtime.bundle.parity import THRESHOLDS
 from cls_runtime.engines.choice import ENGINE_NAMES, ENGINES, choose, graph_variant, installed_engines, require_engine
+from cls_runtime.engines.needed_files import companions, golden_files, graph_files
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
 
@@ -49,6 +51,17 @@ def combinations(
             raise UsageError(f"the bundle has no variant {name!r}, it has {', '.join(manifest.variants)}")
     names = list(dict.fromkeys(name for name, _ in planned))
     return tuple(sorted(planned.values(), key=lambda item: names.index(item.variant)))
+
+
+def verified_files(manifest: Manifest, *, planned: Sequence[Combination] | None) -> Iterator[BundleFile]:
+    """What has to be here to check these combinations; None for the whole bundle."""
+    if planned is None:
+        yield from files_of(manifest)
+        return
+    yield from (*companions(manifest), *golden_files(manifest))
+    for combination in planned:
+        if combination.objection is None:
+            yield from graph_files(manifest, variant=combination.variant, engine=combination.engine)
 
 
 def _engines(named: Sequence[str] | None) -> tuple[str, ...]:

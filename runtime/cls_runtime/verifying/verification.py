@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -23,13 +22,14 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
 from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, read_manifest
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
+from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
-from cls_runtime.errors import BundleError, ClsError, MissingExtraError, UsageError
+from cls_runtime.errors import BundleError, ClsError, HubError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks
 from cls_runtime.verifying.file_check import files_finding
 from cls_runtime.verifying.live_model import live_vectors
-from cls_runtime.verifying.plan import combinations
+from cls_runtime.verifying.plan import combinations, verified_files
 from cls_runtime.verifying.report import Check, Planned, VerifyReport
 from cls_runtime.verifying.vector_checks import Finding
 
@@ -49,12 +49,11 @@ class _Loaded:
 
 
 class Verification:
-    """The checks of a bundle, planned without loading an engine, and run one by one in any order.
-
-    The variant that the last check needed stays loaded for the next. Close it, or use it in a `with` statement.
+    """The checks of a bundle, planned without loading an engine, and run one by one in any order. The variant that the last check needed
+    stays loaded for the next; close it, or use it in a `with` statement.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder, or its name on the hub, of which the files that are checked are fetched.
         variants: which to check; None takes all that the bundle has. `auto` is the one that `Encoder.load` would take.
         engines: the engines to check them on; None takes all that are installed, and skips what they cannot run. `auto` is the
             one that `Encoder.load` would take.
@@ -82,7 +81,8 @@ class Verification:
     ) -> None:
         if texts is not None and not texts:
             raise UsageError("the list of texts is empty, expected at least one")
-        self.folder = Path(path)
+        place = find_bundle(path)
+        self.folder = place.folder
         self.bundle: Bundle | None = None
         self.plan: tuple[Planned, ...] = (Planned(name="files"),)
         self._damage: list[str] = []
@@ -91,10 +91,14 @@ class Verification:
         self._live: Mapping[str, Float32] | None = None
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         if not os.path.exists(self.folder / MANIFEST_NAME):  # noqa: PTH110  which takes any name
-            Bundle.open(path, follow_links=follow_links)  # says what there is in the place of a bundle
+            Bundle.open(self.folder, follow_links=follow_links)  # says what there is in the place of a bundle
         try:
-            bundle = Bundle(self.folder, read_manifest(self.folder, follow_links=follow_links), follow_links)
-            planned = combinations(bundle.manifest, variants=variants, engines=engines)
+            manifest = read_manifest(self.folder, follow_links=follow_links)
+            planned = combinations(manifest, variants=variants, engines=engines)
+            fetched = place.fetch(partial(verified_files, planned=None if variants is None else planned))
+            bundle = Bundle(self.folder, manifest, follow_links, fetched)
+        except HubError:
+            raise
         except BundleError as error:
             self._damage.append(str(error))
             return
@@ -172,7 +176,7 @@ class Verification:
         if (variant, engine) not in self._loaded:
             self.close()
             encoder = Encoder.load(
-                bundle.folder,
+                bundle.name,
                 variant=variant,
                 engine=engine,
                 on_overflow="truncate",
@@ -224,7 +228,7 @@ def verify(
     """Checks files and hashes, tokens, and each variant's vectors on each engine.
 
     Args:
-        path: the bundle's folder.
+        path: as `Verification` takes it.
         variants: as `Verification` takes them.
         engines: as `Verification` takes them.
         against: as `Verification` takes it.

@@ -227,7 +227,13 @@ def test_a_link_within_the_folder_and_a_folder_behind_a_link(folder: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("target", "is_read"),
-    [("../../blobs/config", True), ("../../../models--other/blobs/config", False), ("../../../../config", False)],
+    [
+        ("../../blobs/config", True),
+        ("../../../blobs/ab/" + "ab" * 32, True),  # which huggingface_hub 2 shares among repositories
+        ("../../../blobs/ab/" + "cd" * 32, False),
+        ("../../../models--other/blobs/config", False),
+        ("../../../../config", False),
+    ],
 )
 def test_links_within_the_hubs_cache(plain: Path, tmp_path: Path, target: str, is_read: bool) -> None:
     snapshot = Path(shutil.copytree(plain, tmp_path / "hub" / "models--someone--model" / "snapshots" / COMMIT))

@@ -318,7 +318,13 @@ def test_a_snapshot_in_the_hubs_cache_loads(with_weights_beside, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cls_export.json", "tokenizer.json", "onnx/model.onnx", "onnx/model.onnx_data"])
-@pytest.mark.parametrize("place", ["models--org--other/blobs/file", "models--org--name/refs/file", "file", "models--org--name/blobs/link"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("models--org--other/blobs/file", "models--org--name/refs/file", "file", "models--org--name/blobs/link"),
+        *("blobs/file", "blobs/ab/" + "cd" * 32, "models/blobs/cd/" + "cd" * 32),
+    ],
+)
 def test_a_link_of_a_snapshot_to_elsewhere_is_refused(with_weights_beside, tmp_path, name, place):
     """Also one that leads to the blobs and from there to elsewhere."""
     snapshot = in_the_cache(with_weights_beside, tmp_path / "hub")

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hub_server import Hub, files_of_folder
 
 from cls_runtime import Encoder, UsageError
 
@@ -100,3 +101,9 @@ def test_what_is_no_list_of_str_is_a_type_error(langchain: ModuleType, bundle: P
         embeddings.embed_documents(texts)
     with pytest.raises(TypeError, match="expected"):
         embeddings.embed_query(texts if not isinstance(texts, str) else ("a", "b"))
+
+
+def test_a_name_of_the_hub(langchain: ModuleType, bundle: Path, hub: Hub) -> None:
+    hub.add("org/tiny", files_of_folder(bundle))
+    query = langchain.ClsEmbeddings(str(bundle)).embed_query("a dog")
+    assert langchain.ClsEmbeddings("org/tiny").embed_query("a dog") == pytest.approx(query)

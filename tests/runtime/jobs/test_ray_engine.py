@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import shutil
 
 import pyarrow as pa
 import pytest
+from hub_server import files_of_folder
 from pyarrow import parquet
 
 from cls_runtime.bundle.files import PART
+from cls_runtime.jobs import job, ray_engine
 from cls_runtime.jobs.job_manifest import JobState
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -51,6 +54,27 @@ def test_a_local_ray_writes_the_same_bytes_and_is_stopped(ray, bundle, parquet_c
     (tmp_path / "ray" / "part-000000003000.parquet").unlink()
     assert run(*arguments, "-o", tmp_path / "ray") == 0
     assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "here")
+
+
+def test_workers_fetch_the_commit_of_the_hub_that_the_job_began_with(
+    ray, hub, bundle, parquet_corpus, tmp_path, run, shard_bytes, monkeypatch
+):
+    corpus = parquet_corpus(2_000)
+    options = ("--id-column", "n", "--shard-rows", 1000)
+    assert run(bundle, corpus, *options, "-o", tmp_path / "here") == 0
+    hub.add("org/tiny", files_of_folder(bundle))
+
+    def emptied(options, task, *rest):
+        """The workers see an empty cache, and a branch that has moved on."""
+        shutil.rmtree(tmp_path / "hf/hub")
+        hub.asked.clear()
+        hub.repositories["org/tiny"].commit({"README.md": b"no bundle any more"})
+        return ray_engine.run_on_ray(options, task, *rest)
+
+    monkeypatch.setattr(job, "run_on_ray", emptied)
+    assert run("org/tiny", corpus, *options, "-o", tmp_path / "ray", "--engine", "ray", "--threads", 1) == 0
+    assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "here")
+    assert "onnx/model.onnx" in hub.files_asked()
 
 
 def test_a_bad_row_on_a_worker_is_one_line(ray, bundle, tmp_path, run, capsys):

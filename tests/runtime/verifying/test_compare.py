@@ -204,7 +204,7 @@ def test_another_label_is_not_interchangeable(pair):
 
 
 @pytest.mark.parametrize(
-    ("options", "error"), [({"texts": []}, UsageError), ({"variant": "int8"}, UsageError), ({"other": "none"}, BundleError)]
+    ("options", "error"), [({"texts": []}, UsageError), ({"variant": "int8"}, UsageError), ({"other": "./none"}, BundleError)]
 )
 def test_misuse_is_an_error(pair, options, error):
     with pytest.raises(error):

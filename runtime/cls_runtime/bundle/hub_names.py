@@ -14,6 +14,8 @@ _OTHER_PAGES = ("datasets", "spaces", "collections", "papers", "docs", "blog", "
 # What follows the id in the address of a page, and of a file of a revision.
 _VIEWS, _FILES = ("tree", "commit", "commits"), ("blob", "resolve", "raw")
 _CACHED = "models--"
+# As huggingface_hub has it, which also has none with two dots or two dashes in a row.
+_ID = re.compile(r"(?:\w(?:[\w.-]{0,94}\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 _EXPECTED = "expected https://huggingface.co/ORG/NAME, /tree/REVISION behind it or not"
 
 
@@ -23,6 +25,28 @@ class HubName:
 
     id: str
     revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+    def at(self, revision: str | None, *, named_by: str) -> HubName:
+        """The same at `revision`, the value of the option `named_by`, where that names one.
+
+        Raises:
+            UsageError: the name has another revision already.
+        """
+        if None not in (revision, self.revision) and revision != self.revision:
+            raise UsageError(f"{self} names the revision {self.revision}, and {named_by} {revision} another; leave one of them out")
+        return self if revision is None else HubName(id=self.id, revision=revision)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a repository of the hub may be called so.
+
+    >>> is_hub_id("org/name"), is_hub_id("models/my model"), is_hub_id("a/b/c")
+    (True, False, False)
+    """
+    return _ID.fullmatch(name) is not None and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
 def hub_name(model: str) -> HubName | None:

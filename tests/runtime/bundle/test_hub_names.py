@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cls_exporter.model_names import HubName, cached_id, hub_name
+from cls_runtime.bundle.hub_names import HubName, cached_id, hub_name
 from cls_runtime.errors import UsageError
 
 
