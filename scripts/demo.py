@@ -106,8 +106,10 @@ def main() -> int:
     mean_work = multiply_adds(manifest) * LAYERS / manifest.num_layers
     say(
         "",
-        f"For a text of {TOKENS} tokens that is {work / 1e6:.0f} million multiply-adds, {1 - work / mean_work:.0%} less than the {mean_work / 1e6:.0f}",
-        f"million of {LAYERS} layers in step 1. encoder.encode_query puts the model's own prompt before a text: its vector for",
+        f"For a text of {TOKENS} tokens that is {work / 1e6:.0f} million multiply-adds, {1 - work / mean_work:.0%} less than",
+        f"the {mean_work / 1e6:.0f} million of {LAYERS} layers in step 1.",
+        "",
+        "encoder.encode_query puts the model's own prompt before a text: its vector for",
         f"{question!r} has a cosine of {cosine(query, by_hand):.4f} to that of the text behind the prompt,",
         f"and of {cosine(query, plain):.4f} to that of the text alone.",
     )
