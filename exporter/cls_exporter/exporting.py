@@ -26,7 +26,7 @@ from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import Written, write_variant
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.publish import staged
-from cls_exporter.writing.reading_back import check_read_back
+from cls_exporter.writing.reading_back import check_read_back, check_sentence_files
 from cls_runtime import __version__
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
@@ -100,6 +100,7 @@ def export(
         steps.start("reference", "Computing PyTorch's vectors of the parity texts")
         write_companions(checkpoint, folder)
         check_read_back(checkpoint, folder)
+        check_sentence_files(checkpoint, folder)
         golden = _golden(checkpoint)
         write_golden(folder / GOLDEN_NAME, golden)
         prompted = prompted_batch(checkpoint, golden)
@@ -196,6 +197,11 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
         tokenizer=checkpoint.tokenizer_choice,
         pooling=checkpoint.pooling,
         token_rows=checkpoint.token_rows,
+        prompts=checkpoint.use.prompts,
+        default_prompt_name=checkpoint.use.default_prompt_name,
+        truncate_dim=checkpoint.use.truncate_dim,
+        matryoshka_dims=checkpoint.use.matryoshka_dims,
+        similarity_fn_name=checkpoint.use.similarity_fn_name,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -276,6 +276,12 @@ def test_what_vectors_are_made_of(tmp_path, mode, pooling, line):
     assert [said for said in lines if said.startswith("  pooling ")] == ([f"  pooling   {line}"] if line else [])
 
 
+@pytest.mark.parametrize(("exported", "said"), [(880, ["12% fewer"]), (990, ["1% fewer"]), (998, []), (1000, []), (1001, [])])
+def test_work_that_is_saved(tmp_path, exported, said):
+    plain = dataclasses.replace(report(tmp_path / "bundle"), multiply_adds={"full": 1000, "exported": exported})
+    assert [line[12:21].strip() for line in command.summary_lines(plain) if line.startswith("  work ")] == said
+
+
 @pytest.mark.parametrize(
     ("prompts", "default", "line"),
     [

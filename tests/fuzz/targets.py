@@ -201,13 +201,23 @@ def _read_job(data: bytes, folder: Path) -> None:
 # ---------------------------------------------------------------- a checkpoint
 
 
-CHECKPOINT_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json", "1_Pooling/config.json")
+CHECKPOINT_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+)
 
 
 @functools.cache
 def _checkpoint() -> Path:
     folder = checkpoints.make_checkpoint(Path(_HOME.name) / "bert")
-    checkpoints.add_sentence_modules(folder, pooling={"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    checkpoints.add_sentence_modules(folder, pooling={"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
+    use = {"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": "query", "truncate_dim": 16, "similarity_fn_name": "dot"}
+    checkpoints.edit_json(folder / "config_sentence_transformers.json", use)
+    checkpoints.edit_json(folder / "config.json", {"matryoshka_dims": [16, 8]})
     return folder
 
 

@@ -55,7 +55,9 @@ def _pooling(checkpoint: Checkpoint) -> dict[str, Any]:
     width = checkpoint.config.hidden_size if checkpoint.token_rows else checkpoint.model.width
     pooled = f"{checkpoint.pooling}_token" if checkpoint.pooling == "cls" else f"{checkpoint.pooling}_tokens"
     switches = {f"pooling_mode_{name}": name == pooled for name in _POOLINGS}
-    return {"word_embedding_dimension": width, **switches, "include_prompt": checkpoint.model.include_prompt}
+    # One row that is the sentence's vector already has no token of a prompt to leave out.
+    include_prompt = checkpoint.model.include_prompt or not checkpoint.token_rows
+    return {"word_embedding_dimension": width, **switches, "include_prompt": include_prompt}
 
 
 def _root_settings(use: SentenceUse) -> dict[str, Any]:

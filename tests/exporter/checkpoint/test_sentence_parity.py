@@ -14,10 +14,12 @@ import torch
 from checkpoints import HIDDEN, add_sentence_modules, edit_json
 from numpy.typing import NDArray
 
-from cls_exporter import ExportConfig
+from cls_exporter import ExportConfig, export
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_vectors
 from cls_exporter.checkpoint.sentence_oracle import check_against_sentence_transformers
+from cls_exporter.config import Layout
+from cls_runtime import Encoder
 from cls_runtime.bundle.token_sample import sampled_positions
 
 library = pytest.importorskip("sentence_transformers")
@@ -156,6 +158,29 @@ def test_rows_of_tokens(families: Callable[[str], Path], tmp_path: Path, family:
     rows = [np.asarray(item) for item in model.encode(TEXTS, output_value="token_embeddings", show_progress_bar=False)]
     sampled = np.concatenate([item[sampled_positions(len(item))] for item in rows])
     assert_same(checkpoint_vectors(checkpoint, TEXTS)["tokens"], sampled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["standard", "native", "broadcast"])
+@pytest.mark.parametrize("case", ["mean, cut", "mean without the prompt", "CLS, Dense, Normalize", "CLS without the prompt"])
+def test_a_bundle_gives_the_same(families: Callable[[str], Path], tmp_path: Path, case: str, layout: Layout) -> None:
+    """From the folder to the vectors that a user gets, and what the manifest says of it."""
+    said = {"prompts": PROMPTS, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+    folder = modelled(shutil.copytree(families("bert"), tmp_path / "model"), **CASES[case], **said)
+    edit_json(folder / "config.json", {"matryoshka_dimensions": [8, 4]})
+    _, model = opened(folder)
+    manifest = export(str(folder), tmp_path / "bundle", config=ExportConfig(layout=layout)).manifest
+    assert (manifest.pooling, manifest.truncate_dim) == (CASES[case]["pooling"], CASES[case].get("truncate_dim"))
+    assert {name: getattr(manifest, name) for name in said} == said
+    assert manifest.matryoshka_dims == (8, 4)
+    all_rows = manifest.pooling == "mean" or manifest.leaves_prompt_out
+    assert manifest.token_rows == (layout == "standard" and all_rows)
+    with Encoder.load(tmp_path / "bundle", on_overflow="truncate") as encoder:
+        assert_same(encoder.encode(TEXTS), theirs(model))
+        for name in ("query", "passage", "special", "unknown", "long", "empty"):
+            assert_same(encoder.encode(TEXTS, prompt_name=name), theirs(model, prompt_name=name))
+        assert_same(encoder.encode(TEXTS, prompt="another"), theirs(model, prompt="another"))
+        assert_same(encoder.encode(TEXTS, prompt=""), theirs(model, prompt=""))
 
 
 def test_the_real_model(minilm: Path) -> None:

@@ -31,7 +31,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkpoints.make_checkpoint(tmp_path_factory.mktemp("plain") / "model")
     add_sentence_modules(folder, pooling=CLS)
     edit_json(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False})
-    edit_json(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
+    root = {"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": "query", "truncate_dim": 16, "similarity_fn_name": "dot"}
+    edit_json(folder / "config_sentence_transformers.json", root)
+    edit_json(folder / "config.json", {"matryoshka_dims": [16, 8]})
     if not (folder / "special_tokens_map.json").exists():  # transformers 5 writes none, and reads it
         edit_json(folder / "special_tokens_map.json", {"cls_token": "[CLS]", "pad_token": "[PAD]"})
     return folder

@@ -158,6 +158,14 @@ def test_prompts(model: Path, tmp_path: Path, pooling: dict[str, Any], include_p
     assert json.loads(files["1_Pooling/config.json"])["include_prompt"] == include_prompt
 
 
+@pytest.mark.parametrize("layout", ["native", "broadcast"])
+@pytest.mark.parametrize("pooling", [CLS, MEAN])
+def test_a_sentences_vector_has_no_prompt_to_leave_out(model: Path, tmp_path: Path, pooling: dict[str, Any], layout: Layout) -> None:
+    modelled(model, {**pooling, "include_prompt": False}, dense=True, prompts=PROMPTS)
+    _, files = written(model, tmp_path / "bundle", ExportConfig(layout=layout))
+    assert json.loads(files["1_Pooling/config.json"])["include_prompt"]
+
+
 @pytest.mark.parametrize(
     ("root", "said"),
     [
