@@ -104,7 +104,7 @@ def compare_with_peers(
         progress: is told in one line what happens next.
 
     Raises:
-        UsageError: an unknown peer, or nothing to compare.
+        UsageError: an unknown peer, nothing to compare, or a bundle that pools otherwise than the peers' programs.
         BundleError: the bundle cannot be read.
         EngineError: no side gives fp32 vectors to compare with.
     """
@@ -112,6 +112,11 @@ def compare_with_peers(
     sides = [RunningSide(name=name) for name in side_names(ours, peers)]
     if not texts or rounds < 1 or threads < 1:
         raise UsageError(f"{len(texts)} texts, {rounds} rounds and {threads} threads; a comparison needs at least one of each")
+    if opened.manifest.pooling != "cls":
+        raise UsageError(
+            f"the peers' programs take the CLS row, this bundle's vectors are the {opened.manifest.pooling} of the tokens' rows; compare a "
+            "bundle of the same checkpoint that was exported with --pooling cls --allow-pooling-mismatch"
+        )
     if not isinstance(checkpoint, Path) and Path(checkpoint).is_dir():
         checkpoint = Path(checkpoint)
     timed = set(texts)

@@ -17,6 +17,7 @@ DType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 # The outputs that are a sentence's vector: trained to be compared, to have unit length and to be cut.
 _SENTENCE = ("sentence", "cls")
+_DTYPES: tuple[str, ...] = get_args(DType)
 WITH_RANGES = ("int8", "uint8")
 
 
@@ -69,11 +70,11 @@ class VectorOptions:
     def __post_init__(self) -> None:
         if self.normalize not in (None, True, False):
             raise UsageError(f"normalize is {self.normalize!r}, expected True, False, or None for what the model was trained with")
-        for name in ("prompt_name", "prompt"):
-            if not isinstance(value := getattr(self, name), str | None):
+        for name, value in (("prompt_name", self.prompt_name), ("prompt", self.prompt)):
+            if value is not None and not isinstance(value, str):
                 raise UsageError(f"{name} is {value!r}, expected a str or None")
-        if self.dtype not in get_args(DType):
-            raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(get_args(DType))}")
+        if self.dtype not in _DTYPES:
+            raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(_DTYPES)}")
         if self.output == "tokens" and self.dtype not in ("float32", "float16"):
             raise UsageError(f"dtype is {self.dtype!r}, tokens are float32 or float16")
         if self.ranges is not None and self.dtype not in WITH_RANGES:
@@ -120,8 +121,10 @@ class VectorOptions:
 
     def doubt(self, manifest: Manifest) -> str | None:
         """Why vectors cut to `dimensions` may be bad ones, in words; None where the model names that size."""
+        if self.dimensions is None:
+            return None
         sizes = sorted({*manifest.matryoshka_dims, *(() if manifest.truncate_dim is None else (manifest.truncate_dim,))})
-        if self.dimensions is None or self.dimensions in (*sizes, manifest.width(self.output)):
+        if self.dimensions in (*sizes, manifest.width(self.output)):
             return None
         named = f"names {', '.join(map(str, sizes))}" if sizes else "names no sizes that its vectors may be cut to"
         return f"dimensions is {self.dimensions}, this bundle {named}; measure what the cut costs, or leave it out"

@@ -173,6 +173,12 @@ def test_what_cannot_be_compared_is_an_error(ours: list[str], against: list[str]
         side_names(ours, against)
 
 
+def test_a_bundle_that_pools_otherwise_than_the_peers_is_refused(tmp_path: Path) -> None:
+    mean = build_bundle(tmp_path / "mean", pooling="mean")
+    with pytest.raises(UsageError, match="the peers' programs take the CLS row, this bundle's vectors are the mean of the tokens' rows"):
+        compare_with_peers(mean, checkpoint=tmp_path, texts=["a"], peers=["fastembed"])
+
+
 def test_a_name_given_twice_is_one_side() -> None:
     assert side_names(["auto:auto"], ["optimum:int8", "optimum"]) == [
         "cls-export:auto:auto",
