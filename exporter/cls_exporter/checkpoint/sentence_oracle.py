@@ -87,6 +87,9 @@ def _refuse_unknown(checkpoint: Checkpoint, reason: str) -> None:
         )
 
 
+_Given = Mapping[str, list[NDArray[np.float32]]]
+
+
 class _Oracle:
     """A sentence-transformers model beside the checkpoint that was read from the same folder; both cut texts at the same length.
 
@@ -163,15 +166,16 @@ class _Oracle:
             )
 
     def check_rows(self) -> None:
-        """The texts' vectors are the same, within what fp32 is held to."""
-        outputs = self._checkpoint.model.output_names
-        compared = ("logits",) if is_reranker(self._checkpoint) else ("tokens", self._checkpoint.model.sentence_output)
-        for output in compared:
-            if output in outputs and self._texts:
-                self._check(output, "", {"prompt": ""})
-        if compared[-1] in outputs and self._texts:
-            for prompt, options in self._promptings():
-                self._check(compared[-1], prompt, options)
+        """The texts' vectors are the same, alone and behind prompts, within what fp32 is held to."""
+        held = ("logits",) if is_reranker(self._checkpoint) else ("tokens", self._checkpoint.model.sentence_output)
+        outputs = [output for output in held if output in self._checkpoint.model.output_names]
+        if not outputs or not self._texts:
+            return
+        alone: tuple[str, Mapping[str, Any]] = ("", {"prompt": ""})
+        for prompt, options in (alone, *self._promptings()):
+            ours, theirs = checkpoint_vectors(self._checkpoint, self._texts, prompt=prompt), self._given(options)
+            for output in outputs:
+                self._hold(output, self._as_given(ours[output], output), theirs, prompt, options)
 
     def _promptings(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The default prompt, and another one by its name: each as it is read here, and what makes sentence-transformers take it."""
@@ -180,21 +184,20 @@ class _Oracle:
         named = next((name for name, text in use.prompts.items() if text and name != use.default_prompt_name), None)
         return default if named is None else [*default, (use.prompts[named], {"prompt_name": named})]
 
-    def _check(self, output: str, prompt: str, options: Mapping[str, Any]) -> None:
-        """Holds one output of all texts behind `prompt` to what sentence-transformers gives with `options`."""
-        ours = self._as_given(checkpoint_vectors(self._checkpoint, self._texts, prompt=prompt)[output], output)
-        theirs, owners = self._rows(output, options)
+    def _hold(self, output: str, ours: NDArray[np.float32], given: _Given, prompt: str, options: Mapping[str, Any]) -> None:
+        """Holds one output of all texts behind `prompt` to what sentence-transformers gave with `options`."""
+        theirs = np.concatenate(given[output])
         if theirs.shape != ours.shape:
             raise CheckpointError(
                 f"sentence-transformers {version()} gives {theirs.shape[1]} numbers a text from this folder, {ours.shape[1]} here; {_NEXT}"
             )
         figures = parity_figures(theirs, ours)
         if missed := shortfalls(figures, thresholds_for("fp32", output)):
-            self._check_not_drawn(output, options, theirs)
-            worst = _in_words(self._texts[owners[figures.worst_text]], prompt)
+            self._check_not_drawn(output, theirs, options)
+            owners = [text for text, rows in zip(self._texts, given[output], strict=True) for _ in rows]
             raise CheckpointError(
-                f"sentence-transformers {version()} gives another vector of {worst} than what was read of this folder: "
-                f"{'; '.join(missed)}; {_NEXT}"
+                f"sentence-transformers {version()} gives another vector of {_in_words(owners[figures.worst_text], prompt)} than what was "
+                f"read of this folder: {'; '.join(missed)}; {_NEXT}"
             )
 
     def _as_given(self, rows: NDArray[np.float32], output: str) -> NDArray[np.float32]:
@@ -205,26 +208,25 @@ class _Oracle:
             rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return rows[:, : self._checkpoint.use.truncate_dim]
 
-    def _check_not_drawn(self, output: str, options: Mapping[str, Any], rows: NDArray[np.float32]) -> None:
+    def _check_not_drawn(self, output: str, rows: NDArray[np.float32], options: Mapping[str, Any]) -> None:
         """What transformers draws for weights that it does not find is nobody's vector: weights may lie where only this exporter looks."""
         self._model, _ = self._loaded(1)
-        if not np.array_equal(rows, self._rows(output, options)[0]):
+        if not np.array_equal(rows, np.concatenate(self._given(options)[output])):
             raise CannotAskError("it does not find all weights in this folder and draws others at random")
 
-    def _rows(self, output: str, options: Mapping[str, Any]) -> tuple[NDArray[np.float32], list[int]]:
-        """What it gives for each text alone, float32 [n, width], and which text each row is of; of `tokens` a sample of rows."""
+    def _given(self, options: Mapping[str, Any]) -> _Given:
+        """What it gives for each text alone: by output a row [1, width] a text, of `tokens` a sample of its rows."""
         texts, options = list(self._texts), {"batch_size": 1, "show_progress_bar": False, **options}
         with asked():
-            if output == "logits":
+            if is_reranker(self._checkpoint):
                 scores = self._model.predict(texts, activation_fn=torch.nn.Identity(), **options)
-                rows = [np.reshape(row, (1, -1)) for row in scores]
-            elif output == "tokens":
-                given = self._model.encode(texts, output_value="token_embeddings", **options)
-                rows = [np.asarray(item.numpy()[sampled_positions(len(item))]) for item in given]
-            else:
-                rows = [np.reshape(row, (1, -1)) for row in self._model.encode(texts, convert_to_numpy=True, **options)]
-        owners = [index for index, item in enumerate(rows) for _ in item]
-        return np.concatenate(rows), owners
+                return {"logits": [np.reshape(row, (1, -1)) for row in scores]}
+            features = self._model.encode(texts, output_value=None, **options)
+            rows = [item["token_embeddings"].numpy() for item in features]
+            return {
+                "tokens": [item[sampled_positions(len(item))] for item in rows],
+                self._checkpoint.model.sentence_output: [item["sentence_embedding"].numpy()[None] for item in features],
+            }
 
     def _tokens(self, ids: Sequence[int], place: int) -> str:
         """How many there are, and the first of them from `place` on, for a message."""
