@@ -26,7 +26,7 @@ from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.own_ranges import own_ranges
-from cls_runtime.encoding.prompts import DOCUMENT_NAMES, QUERY_NAMES, first_known, prompt_length, with_prompt
+from cls_runtime.encoding.prompts import DOCUMENT, QUERY, prompt_length, with_prompt
 from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, check_overflow, warn_of_truncation
 from cls_runtime.encoding.rows import Rows, empty_rows
 from cls_runtime.encoding.runner import BatchRunner
@@ -290,7 +290,7 @@ class Encoder:
         options = VectorOptions(
             output=output,
             normalize=normalize,
-            prompt_name=first_known(self.manifest, QUERY_NAMES),
+            prompt_name=QUERY,
             prompt=prompt,
             dimensions=dimensions,
             dtype=dtype,
@@ -314,7 +314,7 @@ class Encoder:
         options = VectorOptions(
             output=output,
             normalize=normalize,
-            prompt_name=first_known(self.manifest, DOCUMENT_NAMES),
+            prompt_name=DOCUMENT,
             prompt=prompt,
             dimensions=dimensions,
             dtype=dtype,

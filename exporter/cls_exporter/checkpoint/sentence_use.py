@@ -15,6 +15,8 @@ from cls_runtime.bundle.manifest import MAX_PROMPTS, SimilarityFunction
 ROOT_SETTINGS = "config_sentence_transformers.json"
 # Names that a SentenceTransformer has without a prompt of theirs; a CrossEncoder has none.
 UNSAID_PROMPTS = ("query", "document")
+# What a document's prompt is called in models that do not call it that.
+_PASSAGES = ("passage", "corpus")
 _PROMPT_CHARACTERS = 10_000
 _CHARACTERS_OF_ALL = 250_000  # the names too: a manifest has an end
 _SIZES = ("matryoshka_dimensions", "matryoshka_dims")
@@ -98,6 +100,9 @@ def notes_on(use: SentenceUse) -> tuple[str, ...]:
     notes = []
     if use.default_prompt:
         notes.append(f"the prompt {shown(use.default_prompt)} goes before every text for which no other one is asked for")
+    passage = next((name for name in _PASSAGES if use.prompts.get(name)), None)
+    if passage is not None and "document" not in use.prompts:
+        notes.append(f"encode_document adds no prompt, as in sentence-transformers; encode(texts, prompt_name={passage!r}) adds this one")
     if use.truncate_dim is not None:
         notes.append(f"vectors are cut to {use.truncate_dim} numbers, as truncate_dim says, unless another size is asked for")
     if use.matryoshka_dims:

@@ -11,10 +11,10 @@ from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
 from cls_runtime.errors import UsageError
 
-# sentence-transformers knows these two of every model, as empty where the model does not say.
-_OF_EVERY_MODEL = {"query": "", "document": ""}
-QUERY_NAMES = ("query",)
-DOCUMENT_NAMES = ("document", "passage", "corpus")
+# What `encode_query` and `encode_document` ask for. sentence-transformers knows both of every model, as empty where the model does not say,
+# so that its `encode_document` never comes to a prompt that is called `passage`.
+QUERY, DOCUMENT = "query", "document"
+_OF_EVERY_MODEL = {QUERY: "", DOCUMENT: ""}
 
 
 def known_prompts(manifest: Manifest) -> Mapping[str, str]:
@@ -36,11 +36,6 @@ def chosen_prompt(manifest: Manifest, *, prompt: str | None, prompt_name: str | 
     if prompt_name not in prompts:
         raise UsageError(f"prompt_name is {prompt_name!r}, this bundle has {', '.join(prompts)}; pass prompt= for a text of your own")
     return prompts[prompt_name]
-
-
-def first_known(manifest: Manifest, names: tuple[str, ...]) -> str:
-    """The first of `names` that is a prompt's. The first of the two tuples above always is, so the others are for older versions."""
-    return next(name for name in names if name in known_prompts(manifest))
 
 
 def with_prompt(prompt: str, text: Text) -> Text:
