@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from cls_runtime.bundle.manifest import Output
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import add_follow_links
 from cls_runtime.encoding.report import OnOverflow
+from cls_runtime.encoding.vector_options import WITH_RANGES, DType
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.embed_npy import NpyReport, embed_to_npy
 from cls_runtime.jobs.filesystems import is_uri
 from cls_runtime.jobs.job import JobReport, run_job
-from cls_runtime.jobs.options import JobOptions, RayOptions
+from cls_runtime.jobs.options import OUTPUTS, JobOptions, RayOptions
+from cls_runtime.jobs.ranges import ranges_sha256, read_ranges
 from cls_runtime.jobs.rows import OnError
-from cls_runtime.jobs.vector_types import VectorType
+from cls_runtime.jobs.vector_types import FLOATS
 
 RAY = "ray"
 _EXAMPLES = [
@@ -28,7 +29,8 @@ _EXAMPLES = [
     ("cls-embed models/my-model a.csv b.csv -o all.npy --column body", "the column body of two files, one after the other"),
     ("cls-embed models/my-model a.csv -o v.npy --delimiter ';'", "as spreadsheets write CSV where numbers have commas"),
     ("zcat texts.gz | cls-embed models/my-model - -o vectors.npy", "standard input, a text a line"),
-    ("cls-embed models/my-model texts.jsonl -o v.npy --normalize", "unit vectors, for cosine by dot product"),
+    ("cls-embed models/my-model queries.txt -o q.npy --prompt-name query", "with the prompt that the model has for queries"),
+    ("cls-embed models/my-model texts.jsonl -o v.npy --dtype ubinary", "a bit a number, for an index of many"),
     ("cls-embed models/my-model corpus/ -o vectors --id-column key", "Parquet shards; the same command again resumes"),
 ]
 _REQUIREMENTS = (
@@ -39,10 +41,28 @@ _REQUIREMENTS = (
         instead=lambda arguments: f"-o {arguments.out}",
     ),
     shell.Requirement(
-        options=tuple(f"--dtype {name}" for name in get_args(VectorType) if name != JobOptions.dtype),
-        need=f"-o FOLDER, a .npy file is {JobOptions.dtype}",
-        is_met=lambda arguments: not _wants_npy(arguments.out),
-        instead=lambda arguments: f"-o {arguments.out}",
+        options=("--on-error null",),
+        need=f"-o FOLDER or --dtype {' or '.join(FLOATS)}, a .npy of integers has no number for a row without a text",
+        is_met=lambda arguments: not _wants_npy(arguments.out) or arguments.dtype in FLOATS,
+        instead=lambda arguments: f"-o {arguments.out} --dtype {arguments.dtype}",
+    ),
+    shell.Requirement(
+        options=("--ranges",),
+        need=f"--dtype {' or '.join(WITH_RANGES)}",
+        is_met=lambda arguments: arguments.dtype in WITH_RANGES,
+        instead=lambda arguments: f"--dtype {arguments.dtype}",
+    ),
+    shell.Requirement(
+        options=("--dimensions",),
+        need="--output sentence or cls, no other vector is trained to be cut",
+        is_met=lambda arguments: arguments.output in ("sentence", "cls"),
+        instead=lambda arguments: f"--output {arguments.output}",
+    ),
+    shell.Requirement(
+        options=("--prompt-name",),
+        need="a prompt of the bundle's, --prompt is a text of your own; give one of them",
+        is_met=lambda arguments: arguments.prompt is None,
+        instead=lambda arguments: f"--prompt {arguments.prompt!r}",
     ),
     shell.Requirement(
         options=("--engine ray",),
@@ -78,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         help=".txt (a line a text), .jsonl or .csv, also .gz or .zst; .parquet; a folder or a pattern of them; or - (standard input)",
     )
-    parser.add_argument("-o", dest="out", metavar="OUT", required=True, help="a .npy file: float32 [n, width]; or a folder: Parquet shards")
+    parser.add_argument(
+        "-o", dest="out", metavar="OUT", required=True, help="a .npy file: an array [n, width]; or a folder: Parquet shards"
+    )
     parser.add_argument(
         "--column",
         metavar="NAME",
@@ -88,8 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--delimiter", metavar="CHARACTER", type=_delimiter, help="what separates the fields of .csv: ';', '\\t' (default: a comma)"
     )
-    parser.add_argument("--output", choices=get_args(Output), default="cls", help="which of the bundle's outputs (default: cls)")
-    parser.add_argument("--normalize", action="store_true", help="divide each vector by its length")
+    _add_vectors(parser)
     parser.add_argument("--variant", choices=VARIANT_NAMES, default="auto", help="which precision (default: auto)")
     parser.add_argument(
         "--engine",
@@ -115,13 +136,34 @@ def _parser() -> argparse.ArgumentParser:
     shards = parser.add_argument_group("a folder of Parquet shards")
     shards.add_argument("--id-column", metavar="NAME", help="the column that becomes id (default: the row's number in the input)")
     shards.add_argument("--keep", metavar="COLUMN", action="append", help="pass this column on; may be given again")
-    shards.add_argument("--dtype", choices=get_args(VectorType), default=JobOptions.dtype, help="how vectors are stored (default: float32)")
     shards.add_argument("--shard-rows", metavar="N", type=int, help=f"rows of a shard (default: {JobOptions.shard_rows})")
     ray = parser.add_argument_group("--engine ray")
     ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
     ray.add_argument("--ray-workers", metavar="N", type=int, help="Encoders at once (default: as many as the CPUs carry)")
     ray.add_argument("--ray-gpus", metavar="SHARE", type=float, help="the share of a GPU for each worker (default: 0)")
     return parser
+
+
+def _add_vectors(parser: argparse.ArgumentParser) -> None:
+    vectors = parser.add_argument_group("which vectors; what is not said is as the model was trained")
+    vectors.add_argument("--output", choices=OUTPUTS, default=JobOptions.output, help="which of the bundle's outputs (default: sentence)")
+    vectors.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="divide each vector by its length, or do not")
+    vectors.add_argument("--prompt-name", metavar="NAME", help="which of the bundle's prompts goes before every text: query, document, ...")
+    vectors.add_argument("--prompt", metavar="TEXT", help="a text of your own before every text; '' for none")
+    vectors.add_argument("--dimensions", metavar="N", type=int, help="keep the first N numbers of each vector, and make its length 1 again")
+    vectors.add_argument(
+        "--dtype",
+        choices=get_args(DType),
+        default=JobOptions.dtype,
+        help="in which numbers: int8 and uint8 are a byte, binary and ubinary a bit of each (default: float32)",
+    )
+    vectors.add_argument(
+        "--ranges",
+        metavar="FILE.npy",
+        type=Path,
+        help="float32 [2, width], the least and the greatest of each number, for int8 and uint8 (default: those of the bundle's golden "
+        "texts; for shards of int8 a scale for each row)",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -132,7 +174,7 @@ def _run(arguments: argparse.Namespace) -> int:
         report: NpyReport | JobReport = embed_to_npy(bundle, inputs, Path(out), options=options, progress_bar=bar)
     else:
         report = run_job(bundle, inputs, out, options=options, ray=_ray(arguments), progress_bar=bar)
-    _tell(arguments, options, report)
+    _tell(arguments, report)
     return shell.EXIT_DONE
 
 
@@ -145,7 +187,11 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         on_error=arguments.on_error,
         output=arguments.output,
         normalize=arguments.normalize,
+        prompt_name=arguments.prompt_name,
+        prompt=arguments.prompt,
+        dimensions=arguments.dimensions,
         dtype=arguments.dtype,
+        ranges=None if arguments.ranges is None else read_ranges(arguments.ranges),
         shard_rows=JobOptions.shard_rows if arguments.shard_rows is None else arguments.shard_rows,
         on_overflow=arguments.on_overflow,
         variant=arguments.variant,
@@ -180,20 +226,20 @@ def _wants_npy(out: str) -> bool:
     return False
 
 
-def _tell(arguments: argparse.Namespace, options: JobOptions, report: NpyReport | JobReport) -> None:
+def _tell(arguments: argparse.Namespace, report: NpyReport | JobReport) -> None:
     if report.total.skipped:
         shell.warn(f"{_several(report.total.skipped, 'row')} could not be read; {report.skipped_list} lists them")
     if arguments.json:
-        shell.print_json(_document(arguments.out, options, report))
+        shell.print_json(_document(arguments.out, report))
         return
-    texts, width, speed = report.total.rows, report.width, _speed(report)
+    texts, dtype, width, speed = report.total.rows, report.vectors.dtype, report.width, _speed(report)
     if isinstance(report, NpyReport):
-        shell.say(f"{texts:,} texts -> {arguments.out} (float32 [{texts}, {width}]) in {speed}; {report.total.truncated} truncated")
+        shell.say(f"{texts:,} texts -> {arguments.out} ({dtype} [{texts}, {width}]) in {speed}; {report.total.truncated} truncated")
     elif report.this_run.read == 0 and report.resumed_rows:
         shell.say(f"{texts:,} texts -> {arguments.out}: finished by an earlier run, nothing to do")
     else:
         earlier = f", {report.resumed_rows:,} of them in earlier runs" if report.resumed_rows else ""
-        form = f"{_several(report.shards, 'shard')} of {options.dtype} [{width}]"
+        form = f"{_several(report.shards, 'shard')} of {dtype} [{width}]"
         counts = f"{report.total.truncated} truncated, {_several(report.total.duplicates, 'duplicate')}"
         shell.say(f"{texts:,} texts{earlier} -> {arguments.out} ({form}) in {speed}; {counts}")
 
@@ -207,14 +253,18 @@ def _speed(report: NpyReport | JobReport) -> str:
     return f"{report.seconds:.1f} s, {rate:,.0f} texts/s with {report.choice.variant} on {report.choice.engine}"
 
 
-def _document(out: str, options: JobOptions, report: NpyReport | JobReport) -> dict[str, Any]:
-    seconds = max(report.seconds, 1e-9)
+def _document(out: str, report: NpyReport | JobReport) -> dict[str, Any]:
+    seconds, form = max(report.seconds, 1e-9), report.vectors
     document = {
         "out": out,
         "texts": report.total.rows,
         "width": report.width,
-        "output": options.output,
-        "normalized": options.normalize,
+        "output": form.output,
+        "prompt": form.prompt,
+        "dimensions": form.dimensions,
+        "normalized": form.normalize,
+        "dtype": form.dtype,
+        "ranges_sha256": None if form.ranges is None else ranges_sha256(form.ranges),
         "truncated": report.total.truncated,
         "duplicates": report.total.duplicates,
         "skipped": report.total.skipped,
@@ -230,7 +280,6 @@ def _document(out: str, options: JobOptions, report: NpyReport | JobReport) -> d
     }
     if isinstance(report, JobReport):
         document |= {
-            "dtype": options.dtype,
             "shards": report.shards,
             "resumed_rows": report.resumed_rows,
             "this_run": dataclasses.asdict(report.this_run),

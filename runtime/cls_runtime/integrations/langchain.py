@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
+import numpy as np
 from langchain_core.embeddings import Embeddings
+from numpy.typing import NDArray
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
@@ -13,7 +16,7 @@ from cls_runtime.encoding.tokenizer import checked_text
 
 
 class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchain-core is not installed
-    """Vectors of documents and queries.
+    """Vectors of documents and queries, each behind the prompt that the model was trained with for them.
 
         >>> embeddings = ClsEmbeddings("models/all-MiniLM-L6-v2")  # doctest: +SKIP
         >>> len(embeddings.embed_query("a text"))  # doctest: +SKIP
@@ -23,42 +26,47 @@ class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchai
 
     Args:
         bundle: the bundle's folder, or an `Encoder` loaded with the options that you want.
-        output: `cls`, or `pooler` where the bundle has it.
-        normalize: divide each vector by its L2 norm; None for what the source model does.
-        query_prefix: goes before each query, for models trained with an instruction there.
-        document_prefix: goes before each document.
+        output: `sentence`, or another that is a row a text.
+        normalize: divide each vector by its L2 norm; None as the model was trained.
+        dimensions: how many numbers of each vector are kept; None as the model was trained.
+        query_prefix: goes before each query; None for the bundle's own prompt, "" for none.
+        document_prefix: goes before each document; likewise.
 
     Raises:
         BundleError, EngineError, IntegrityError, MissingExtraError: as `Encoder.load`.
-        UsageError: the bundle has no such output.
+        UsageError: the bundle has no such output, or vectors of fewer dimensions.
     """
 
     def __init__(
         self,
         bundle: str | os.PathLike[str] | Encoder,
         *,
-        output: Output = "cls",
+        output: Output = "sentence",
         normalize: bool | None = None,
-        query_prefix: str = "",
-        document_prefix: str = "",
+        dimensions: int | None = None,
+        query_prefix: str | None = None,
+        document_prefix: str | None = None,
     ) -> None:
         self.encoder = bundle if isinstance(bundle, Encoder) else Encoder.load(bundle)
         self.output: Output = output
-        self.normalize = self.encoder.manifest.source_pooling.normalize if normalize is None else normalize
+        self.normalize = normalize
+        self.dimensions = dimensions
         self.query_prefix = query_prefix
         self.document_prefix = document_prefix
-        self.encoder.encode([], output=output)  # an output that is not there is told now, not at the first text
+        self.embed_documents([])  # what the bundle does not have is told now, not at the first text
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The vectors of documents, in their order."""
-        return self._vectors([self.document_prefix + _plain(text, index) for index, text in enumerate(iterable_of_texts(texts))])
+        return self._vectors(self.encoder.encode_document, texts, self.document_prefix)
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one query."""
-        return self._vectors([self.query_prefix + _plain(text, 0)])[0]
+        return self._vectors(self.encoder.encode_query, [text], self.query_prefix)[0]
 
-    def _vectors(self, texts: list[str]) -> list[list[float]]:
-        vectors: list[list[float]] = self.encoder.encode(texts, output=self.output, normalize=self.normalize).tolist()
+    def _vectors(self, encode: Callable[..., NDArray[np.float32]], texts: list[str], prompt: str | None) -> list[list[float]]:
+        plain = [_plain(text, index) for index, text in enumerate(iterable_of_texts(texts))]
+        rows = encode(plain, output=self.output, normalize=self.normalize, dimensions=self.dimensions, prompt=prompt)
+        vectors: list[list[float]] = rows.tolist()
         return vectors
 
 

@@ -1,7 +1,7 @@
 """A bundle as a module of sentence-transformers 5 and 6: its way to ONNX where `backend="onnx"` cannot be installed.
 
-Needs torch and sentence-transformers, and of cls-export only an engine: `pip install cls-export[cpu]`. sentence-transformers itself is not
-imported, since the place of its base classes changes with its versions; it takes any `torch.nn.Module` with these methods.
+Needs torch and sentence-transformers, and of cls-export only an engine: `pip install cls-export[cpu]`. The module derives from none of
+sentence-transformers' classes, whose place changes with its versions; it takes any `torch.nn.Module` with these methods.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cls_runtime import Bundle, BundleError, Encoder
+from cls_runtime import Bundle, BundleError, Encoder, UsageError
 from cls_runtime.bundle.folder import require_fingerprint
 from cls_runtime.bundle.manifest import MANIFEST_NAME, Output
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.tokenizer import Text, checked_text
 from cls_runtime.encoding.tokenizer_files import read_object
+from cls_runtime.encoding.vector_options import VectorOptions
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _CONFIG = "cls_encoder_module.json"
 
@@ -33,25 +37,36 @@ class ClsEncoderModule(torch.nn.Module):
         >>> model.encode(["a text", "another"]).shape  # doctest: +SKIP
         (2, 384)
 
-    Prompts, similarity, `truncate_dim`, saving and loading work as with any other model. There is nothing to train in it, and it computes
-    where its engine runs, whatever `device` says.
+    Prompts, similarity, `truncate_dim`, saving and loading work as with any other model; `sentence_transformer` makes one that has those of
+    the bundle. There is nothing to train in it, and it computes where its engine runs, whatever `device` says.
 
     Args:
         bundle: the bundle's folder, or an `Encoder` loaded with the options that you want.
-        output: `cls`, or `pooler` or `logits` where the bundle has them.
-        normalize: divide each vector by its L2 norm; None for what the bundle's own sentence-transformers files say.
+        output: `sentence`, or `pooler` or `logits` where the bundle has them.
+        normalize: divide each vector by its L2 norm; None as the model was trained.
 
     Raises:
         BundleError, EngineError, IntegrityError, MissingExtraError: as `Encoder.load`.
         UsageError: the bundle has no such output.
     """
 
-    def __init__(self, bundle: str | os.PathLike[str] | Encoder, *, output: Output = "cls", normalize: bool | None = None) -> None:
+    def __init__(self, bundle: str | os.PathLike[str] | Encoder, *, output: Output = "sentence", normalize: bool | None = None) -> None:
         super().__init__()
         self.encoder = bundle if isinstance(bundle, Encoder) else Encoder.load(bundle)
+        if output == "tokens":
+            raise UsageError("output is 'tokens', expected one that is a row a text: sentence, pooler, logits")
+        # An output that is not there is told now, not at the first text.
+        form = VectorOptions(output=output, normalize=normalize).of(self.encoder.manifest)
         self.output: Output = output
-        self.normalize = self.encoder.manifest.source_pooling.normalize if normalize is None else normalize
-        self.encoder.encode([], output=output)  # an output that is not there is told now, not at the first text
+        self.normalize = form.normalize or form.normalize_whole
+        # All of them, whatever the bundle says: sentence-transformers cuts what leaves the last module.
+        self._dimensions = form.width if self.is_sentence else None
+
+    @property
+    def is_sentence(self) -> bool:
+        """Whether the vectors are the sentence's, and not the pooler's or logits."""
+        manifest = self.encoder.manifest
+        return manifest.recorded(self.output) == manifest.sentence_output
 
     @property
     def max_seq_length(self) -> int:
@@ -66,18 +81,27 @@ class ClsEncoderModule(torch.nn.Module):
         """The vectors' width, as sentence-transformers 5 asks for it."""
         return self.get_embedding_dimension()
 
-    def preprocess(self, inputs: Sequence[Text], prompt: str | None = None) -> dict[str, list[Text]]:
-        """The texts as they are, behind `prompt`: the encoder tokenizes them itself, sorted by length."""
-        texts = [checked_text(text, index) for index, text in enumerate(iterable_of_texts(inputs))]
-        return {"texts": [_behind(prompt, text) for text in texts] if prompt else texts}
+    def preprocess(self, inputs: Sequence[Text], prompt: str | None = None) -> dict[str, Any]:
+        """The texts as they are, and the prompt apart: the encoder tokenizes them itself, sorted by length, and may have to tell them apart."""
+        return {"texts": [checked_text(text, index) for index, text in enumerate(iterable_of_texts(inputs))], "prompt": prompt or ""}
 
-    def tokenize(self, texts: Sequence[Text]) -> dict[str, list[Text]]:
-        """What older releases of sentence-transformers 5 call instead of `preprocess`."""
+    def tokenize(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """What older releases of sentence-transformers 5 call instead of `preprocess`, with the prompt in the texts.
+
+        Raises:
+            UsageError: the model leaves the prompt out of its vectors, and so must know it.
+        """
+        if self.encoder.manifest.leaves_prompt_out:
+            raise UsageError(
+                "this model leaves a prompt out of its vectors, and tokenize is not told which it is; upgrade sentence-transformers"
+            )
         return self.preprocess(texts)
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
         """Adds `sentence_embedding`, a float32 tensor [B, width] on the CPU."""
-        rows = self.encoder.encode(features["texts"], output=self.output, normalize=self.normalize)
+        rows = self.encoder.encode(
+            features["texts"], output=self.output, normalize=self.normalize, prompt=features.get("prompt", ""), dimensions=self._dimensions
+        )
         return {**features, "sentence_embedding": torch.from_numpy(rows)}
 
     def save(self, output_path: str, safe_serialization: bool = True) -> None:  # noqa: ARG002 - a bundle has no weights to choose a format for
@@ -117,5 +141,26 @@ class ClsEncoderModule(torch.nn.Module):
         return cls(Encoder.load(folder, variant=variant), output=output, normalize=normalize)
 
 
-def _behind(prompt: str, text: Text) -> Text:
-    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
+def sentence_transformer(
+    bundle: str | os.PathLike[str] | Encoder, *, output: Output = "sentence", normalize: bool | None = None
+) -> SentenceTransformer:
+    """A SentenceTransformer of the bundle, used as its source is: with its prompts, its default prompt, its similarity and its size.
+
+        >>> model = sentence_transformer("models/all-MiniLM-L6-v2")  # doctest: +SKIP
+        >>> model.similarity(model.encode_query(["cats?"]), model.encode_document(["a cat", "a dog"])).shape  # doctest: +SKIP
+        torch.Size([1, 2])
+
+    Arguments and errors are those of `ClsEncoderModule`.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    module = ClsEncoderModule(bundle, output=output, normalize=normalize)
+    manifest = module.encoder.manifest
+    return SentenceTransformer(
+        modules=[module],
+        device="cpu",
+        prompts=dict(manifest.prompts),
+        default_prompt_name=manifest.default_prompt_name,
+        similarity_fn_name=manifest.similarity_fn_name,
+        truncate_dim=manifest.truncate_dim if module.is_sentence else None,
+    )

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.vector_options import DType, VectorOptions
 from cls_runtime.errors import TextError
 from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.options import check_column, check_computing, check_flag, check_vectors
 from cls_runtime.jobs.rows import RowBlock
-from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
+from cls_runtime.jobs.vector_forms import form_of, warn_of_dimensions
+from cls_runtime.jobs.vector_types import vector_arrays, vector_fields
 from cls_runtime.reading.arrow_texts import is_pairs, is_strings, texts_of
 from cls_runtime.reading.parquet_files import require_pyarrow
 
@@ -34,17 +37,19 @@ class EmbedBatches:
     Args:
         bundle: the bundle's folder, at the same path on every machine.
         column: the column of the text, or of lists of two texts; it stays.
-        output: `cls`, `pooler` or `logits`.
-        normalize: divide each vector by its L2 norm.
-        dtype: how vectors are stored; int8 adds `embedding_scale`.
+        output, normalize, prompt_name, prompt, dimensions: as of `Encoder.encode`.
+        dtype, ranges: likewise; int8 without ranges adds `embedding_scale`, the row's own.
         fixed_size: a vector is a fixed-size list; False for a plain list, which is what Spark takes.
         variant: the precision. `auto` may be another one on another machine: name it on a cluster that is not all of a kind.
         engine: the inference engine, or `auto`.
         threads: CPU threads, None for all of the machine; on a cluster, those of one task.
         follow_links: read the bundle's files wherever links in its folder lead.
 
+    Warns:
+        DimensionsWarning: the model does not name this size for its vectors.
+
     Raises:
-        UsageError: an option that is not understood.
+        UsageError: an option that is not understood, or that the bundle cannot follow.
         BundleError: there is no bundle here. One with another fingerprint on another machine is refused there.
     """
 
@@ -53,9 +58,13 @@ class EmbedBatches:
         bundle: str | Path,
         *,
         column: str = "text",
-        output: Output = "cls",
-        normalize: bool = False,
-        dtype: VectorType = "float32",
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
         fixed_size: bool = True,
         variant: str = "auto",
         engine: str = "auto",
@@ -64,15 +73,24 @@ class EmbedBatches:
     ) -> None:
         check_column("column", column)
         check_flag("fixed_size", fixed_size)
-        check_vectors(output, normalize, dtype)
+        options = VectorOptions(
+            output=output,
+            normalize=normalize,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            dimensions=dimensions,
+            dtype=dtype,
+            ranges=ranges,
+        )
+        check_vectors(options)
         check_computing(variant, engine, threads)
         check_flag("follow_links", follow_links)
         self._bundle = str(Path(bundle).absolute())
-        self._fingerprint = Bundle.open(bundle, follow_links=follow_links).manifest.fingerprint
+        opened = Bundle.open(bundle, follow_links=follow_links)
+        self._fingerprint = opened.manifest.fingerprint
+        self._form = form_of(options, opened, scaled=True)
+        warn_of_dimensions(options, opened.manifest, stacklevel=2)
         self._column = column
-        self._output: Output = output
-        self._normalize = normalize
-        self._dtype: VectorType = dtype
         self._fixed_size = fixed_size
         self._variant = variant
         self._engine = engine
@@ -90,11 +108,11 @@ class EmbedBatches:
             BundleError, EngineError, InvalidVectorError: as `Encoder`.
         """
         pa = require_pyarrow("record batches")
-        for embedded in embed_blocks(self.encoder, self._blocks(batches), output=self._output, normalize=self._normalize):
+        for embedded in embed_blocks(self.encoder, self._blocks(batches), self._form):
             batch = embedded.block.columns
             missing = np.array([text is None for text in embedded.block.texts], dtype=bool)
             schema = self.schema(batch.schema)
-            arrays = [*batch.columns, *vector_arrays(embedded.vectors, missing, dtype=self._dtype)]
+            arrays = [*batch.columns, *vector_arrays(embedded.vectors, missing, form=self._form)]
             arrays = [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -106,10 +124,15 @@ class EmbedBatches:
     def schema(self, schema: Any) -> Any:
         """The Arrow schema of what comes out for what goes in."""
         pa = require_pyarrow("record batches")
-        for field in vector_fields(self._dtype, self.encoder.manifest.width(self._output)):
+        for field in vector_fields(self._form):
             is_plain = field.name == EMBEDDING and not self._fixed_size
             schema = schema.append(field.with_type(pa.list_(field.type.value_type)) if is_plain else field)
         return schema
+
+    @property
+    def ranges(self) -> NDArray[np.float32] | None:
+        """The least and the greatest value of each number, float32 [2, width], where the bytes of a vector count from one to the other."""
+        return self._form.ranges
 
     @property
     def encoder(self) -> Encoder:

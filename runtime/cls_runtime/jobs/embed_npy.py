@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.bundle.files import remove_parts, whole_file
+from cls_runtime.bundle.folder import Bundle
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.quantizing import quantized
+from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.engines.choice import Choice
+from cls_runtime.errors import UsageError
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import END, JobInputs
 from cls_runtime.jobs.npy_writer import check_npy_target, npy_writer
@@ -20,13 +24,15 @@ from cls_runtime.jobs.reading_ahead import read_ahead
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
 from cls_runtime.jobs.skipped_list import check_list_place, is_skipped_list, skipped_lines
 from cls_runtime.jobs.truncation import CutTexts, warn_of_cut_texts
+from cls_runtime.jobs.vector_forms import form_of, stored_width, warn_of_dimensions
+from cls_runtime.jobs.vector_types import FLOATS, NUMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class NpyReport:
-    """What was done, in `seconds`."""
+    """What was done, in `seconds`, with vectors of the form `vectors`."""
 
-    width: int
+    vectors: VectorForm
     choice: Choice
     threads: int
     max_length: int
@@ -36,24 +42,38 @@ class NpyReport:
     skipped_list: str
 
     @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return stored_width(self.vectors)
+
+    @property
     def this_run(self) -> Counts:
         """All of it: there was no earlier run."""
         return self.total
 
 
 def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: JobOptions, progress_bar: bool = True) -> NpyReport:
-    """Embeds the inputs into the file `out`, float32 [n, width]; a row kept without a text is NaN.
+    """Embeds the inputs into the file `out`, in the numbers of `Encoder.encode`; a row kept without a text is NaN.
 
-    The options of shards (`id_column`, `keep`, `dtype`, `shard_rows`) have no place in it. `progress_bar` is as in `run_job`.
+    The options of shards (`id_column`, `keep`, `shard_rows`) have no place in it. `progress_bar` is as in `run_job`.
 
     Warns:
         TruncationWarning: texts were cut, with `on_overflow="warn"`; once, at the end.
+        DimensionsWarning: the model does not name this size for its vectors.
 
     Raises:
-        UsageError, MissingExtraError, TextError: as `JobInputs`, and for an `out` that cannot be written.
+        UsageError, MissingExtraError, TextError: as `JobInputs`, and for an `out` that cannot be written, options that the bundle cannot
+            follow, or rows kept without a text among integers.
         BundleError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
     """
     check_npy_target(out)
+    if options.on_error == "null" and options.dtype not in FLOATS:
+        raise UsageError(
+            f"on_error is 'null' and dtype is {options.dtype!r}: a .npy has no such number for a row without a text; write a folder"
+        )
+    opened = Bundle.open(bundle, follow_links=options.follow_links)
+    form = form_of(options, opened, scaled=False)
+    warn_of_dimensions(options, opened.manifest, stacklevel=2)
     listed = skipped_list_of(out)
     if options.on_error != "raise":
         check_list_place(listed, what=f"output {out}")
@@ -68,25 +88,25 @@ def embed_to_npy(bundle: Path, inputs: Sequence[str], out: Path, *, options: Job
             engine=options.engine,
             threads=options.threads,
             on_overflow=overflow,
+            fingerprint=opened.manifest.fingerprint,
             follow_links=options.follow_links,
         ) as encoder,
         contextlib.ExitStack() as stack,
     ):
-        width = encoder.manifest.width(options.output)
         counts = job_inputs.row_counts()
         progress = stack.enter_context(JobProgress(total=None if counts is None else sum(counts), bar=progress_bar))
         cut = CutTexts()
-        with npy_writer(out, width=width) as writer, _SkippedList(listed) as skipped:
-            blocks = embed_blocks(encoder, _read(job_inputs, stack), output=options.output, normalize=options.normalize)
+        with npy_writer(out, width=stored_width(form), dtype=NUMBERS[form.dtype]) as writer, _SkippedList(listed) as skipped:
+            blocks = embed_blocks(encoder, _read(job_inputs, stack), form)
             for embedded in stack.enter_context(contextlib.closing(blocks)):
-                writer.append(embedded.vectors)
+                writer.append(quantized(embedded.vectors, form.dtype, ranges=form.ranges))
                 skipped.add(embedded)
                 cut.add(embedded.cut)
                 progress.add(embedded.counts, fraction=embedded.block.fraction)
         if not skipped.used and is_skipped_list(listed):
             listed.unlink()  # an earlier run's, of rows that have vectors now
         report = NpyReport(
-            width=width,
+            vectors=form,
             choice=Choice(encoder.info.engine, encoder.info.variant, encoder.info.reasons),
             threads=encoder.info.threads,
             max_length=encoder.manifest.max_length,

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.finishing import unquantized
+from cls_runtime.encoding.quantizing import check_fits
 from cls_runtime.encoding.report import Truncation
 from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.errors import InvalidVectorError, TextError
 from cls_runtime.jobs.repeats import RepeatTable
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, RowBlock
@@ -30,28 +32,35 @@ MAX_HELD_BYTES = 2**26
 _NO_TEXT = -1
 
 
-def embed_blocks(
-    encoder: Encoder, blocks: Iterable[RowBlock], *, output: Output = "cls", normalize: bool = False
-) -> Generator[EmbeddedBlock, None, None]:
+def embed_blocks(encoder: Encoder, blocks: Iterable[RowBlock], form: VectorForm) -> Generator[EmbeddedBlock, None, None]:
     """Each block with its vectors, in order, in bounded memory. Close it (or exhaust it) to stop the work.
+
+    Args:
+        encoder: computes them.
+        blocks: read as far ahead as may be held.
+        form: what the vectors are; they come as float32 [n, form.dimensions], which its dtype can hold.
 
     Raises:
         TextError, TextTooLongError, InvalidVectorError: as `Encoder.encode`; `index` is the row's number.
         EngineError, UsageError: as `Encoder.encode`.
     """
-    waiting = _Waiting(encoder.manifest.width(output))
+    waiting = _Waiting(form.dimensions)
     source = iter(blocks)
+    whole = form.width if form.output == encoder.manifest.sentence_output else None  # cut below: a stream would warn of it each time
     while not waiting.ended:
         first = waiting.computed  # the stream counts its texts from 0
         texts = waiting.fresh(source)
-        with contextlib.closing(encoder.stream(texts, output=output, normalize=normalize)) as stream:  # type: ignore[type-var]
+        rows = encoder.stream(texts, output=form.output, normalize=False, prompt=form.prompt, dimensions=whole)
+        with contextlib.closing(rows):  # type: ignore[type-var]
             while True:
                 try:
-                    vectors = next(stream, None)
+                    vectors = next(rows, None)
+                    if vectors is None:
+                        break
+                    vectors = unquantized(vectors, form, first_index=waiting.computed - first, on_invalid="raise")
+                    check_fits(vectors, form.dtype, first_index=waiting.computed - first, keep_invalid=False)
                 except (TextError, InvalidVectorError) as error:
                     raise waiting.with_row(error, first) from None
-                if vectors is None:
-                    break
                 report = encoder.last_report
                 cut = [replace(item, index=item.index + first) for item in report.truncated]
                 waiting.fill(vectors, cut=cut, tokens=report.tokens)

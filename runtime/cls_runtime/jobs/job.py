@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.engines.choice import Choice, choose
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.errors import UsageError
@@ -22,15 +23,16 @@ from cls_runtime.jobs.rows import Counts
 from cls_runtime.jobs.shards import ShardFormat
 from cls_runtime.jobs.task import JobTask, graph_sha256
 from cls_runtime.jobs.truncation import warn_of_cut_texts
+from cls_runtime.jobs.vector_forms import deciding, form_of, origin, stored_width, warn_of_dimensions
 from cls_runtime.reading.parquet_files import require_pyarrow
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
-    """What a job did. `total` counts all runs, `this_run` what was done now, in `seconds`; `resumed_rows` of the input were done before."""
+    """What a job did, with vectors of the form `vectors`. `total` counts all runs, `this_run` what was done now, in `seconds`; `resumed_rows` of the input were done before."""
 
     shards: int
-    width: int
+    vectors: VectorForm
     choice: Choice
     threads: int
     max_length: int
@@ -40,6 +42,11 @@ class JobReport:
     total: Counts
     this_run: Counts
     seconds: float
+
+    @property
+    def width(self) -> int:
+        """How many numbers a stored vector has."""
+        return stored_width(self.vectors)
 
 
 def run_job(
@@ -75,6 +82,8 @@ def run_job(
     threads = options.threads or (available_cpus() if ray is None else WORKER_THREADS)
     require_pyarrow("Parquet shards")
     opened = Bundle.open(bundle, follow_links=options.follow_links)
+    form = form_of(options, opened, scaled=True)
+    warn_of_dimensions(options, opened.manifest, stacklevel=2)
     choice = choose(opened.manifest, engine=options.engine, variant=options.variant)
     job_inputs = JobInputs.find(
         inputs,
@@ -85,8 +94,8 @@ def run_job(
         on_error=options.on_error,
     )
     check_output_folder(out, bundle=opened.folder, names=inputs, inputs=job_inputs)
-    spec = JobSpec(inputs=job_inputs.identities(), options=options.deciding(), vectors=_vectors(opened, choice))
-    task = _task(opened, choice, job_inputs, out, options, spec)
+    spec = JobSpec(inputs=job_inputs.identities(), options=options.deciding() | deciding(form), vectors=_vectors(opened, choice))
+    task = _task(opened, choice, job_inputs, out, options, form, spec)
     if ray is not None:
         parquet_rows(task)  # before there is a folder
     folder = task.folder()
@@ -104,7 +113,7 @@ def run_job(
         warn_of_cut_texts(state.counts, max_length=opened.manifest.max_length, stacklevel=2)
     return JobReport(
         shards=len(state.shards),
-        width=task.form.width,
+        vectors=form,
         choice=choice,
         threads=threads,
         max_length=opened.manifest.max_length,
@@ -117,19 +126,16 @@ def run_job(
     )
 
 
-def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: JobOptions, spec: JobSpec) -> JobTask:
-    origin = {**spec.vectors, "output": options.output, "normalized": str(options.normalize).lower()}
+def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: JobOptions, form: VectorForm, spec: JobSpec) -> JobTask:
     return JobTask(
         bundle=bundle.folder.absolute(),
         variant=choice.variant,
         engine=choice.engine,
         threads=options.threads,
         on_overflow=options.encoder_overflow,
-        output=options.output,
-        normalize=options.normalize,
         inputs=inputs,
         row_counts=inputs.row_counts(),
-        form=ShardFormat(inputs.plan, options.dtype, bundle.manifest.width(options.output), origin, spec.token),
+        form=ShardFormat(inputs.plan, form, {**spec.vectors, **origin(form)}, spec.token),
         shard_rows=options.shard_rows,
         out=out,
         fingerprint=spec.vectors["fingerprint"],

@@ -9,19 +9,23 @@ from typing import Any, cast, get_args
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.report import OnOverflow
+from cls_runtime.encoding.vector_options import VectorOptions
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.rows import OnError
-from cls_runtime.jobs.vector_types import VectorType
+from cls_runtime.reading.csv_header import bad_byte
 
 SHARD_ROWS = 100_000
 LARGEST_COUNT = 2**31 - 1
+OUTPUTS = tuple(name for name in get_args(Output) if name != "tokens")
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """What a job does with its inputs.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JobOptions(VectorOptions):
+    """Which vectors a job makes, by the options of `Encoder.encode`, of which inputs, and what of.
+
+    Shards of int8 without `ranges` have a scale for each row instead.
 
     Attributes:
         column: the column of the text.
@@ -29,9 +33,6 @@ class JobOptions:
         keep: columns that are passed on.
         delimiter: what separates the fields of CSV; None for a comma. Without a CSV file it is refused.
         on_error: a row that cannot be read: `raise` ends the job, `skip` leaves it out, `null` keeps it without a vector.
-        output: `cls`, `pooler` or `logits`.
-        normalize: divide each vector by its L2 norm.
-        dtype: how vectors are stored.
         shard_rows: rows of the input that one shard covers.
         on_overflow: texts longer than the model takes: `truncate` only counts them, `warn` also gives one TruncationWarning at the job's
             end, `raise` ends the job at the first.
@@ -49,9 +50,6 @@ class JobOptions:
     keep: tuple[str, ...] = ()
     delimiter: str | None = None
     on_error: OnError = "raise"
-    output: Output = "cls"
-    normalize: bool = False
-    dtype: VectorType = "float32"
     shard_rows: int = SHARD_ROWS
     on_overflow: OnOverflow = "truncate"
     variant: str = "auto"
@@ -60,6 +58,8 @@ class JobOptions:
     follow_links: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_vectors(self)
         check_column("column", self.column)
         if self.id_column is not None:
             check_column("id_column", self.id_column)
@@ -70,7 +70,6 @@ class JobOptions:
         check_choice("on_error", self.on_error, get_args(OnError))
         check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
         check_count("shard_rows", self.shard_rows)
-        check_vectors(self.output, self.normalize, self.dtype)
         check_computing(self.variant, self.engine, self.threads)
         check_flag("follow_links", self.follow_links)
 
@@ -80,9 +79,8 @@ class JobOptions:
         return "raise" if self.on_overflow == "raise" else "truncate"
 
     def deciding(self) -> dict[str, Any]:
-        """The options that a resumed job must share."""
-        names = ("column", "id_column", "on_error", "output", "normalize", "dtype", "shard_rows")
-        options = {name: getattr(self, name) for name in names}
+        """The options that a resumed job must share, but for those of its vectors, of which a bundle decides some."""
+        options = {name: getattr(self, name) for name in ("column", "id_column", "on_error", "shard_rows")}
         options |= {"keep": list(self.keep), "refuses_overflow": self.on_overflow == "raise"}
         if self.delimiter not in (None, ","):  # jobs of versions that knew none have it not
             options["delimiter"] = self.delimiter
@@ -116,15 +114,17 @@ class RayOptions:
             raise UsageError(f"ray gpus is {self.gpus!r}, expected a number of at least 0, such as 0.5")
 
 
-def check_vectors(output: object, normalize: object, dtype: object) -> None:
-    """Checks which vectors are wanted and how they are stored.
+def check_vectors(options: VectorOptions) -> None:
+    """Checks what no file of vectors holds: the rows of tokens, and a prompt that is no text.
 
     Raises:
         UsageError: an option that is not understood.
     """
-    check_choice("output", output, get_args(Output))
-    check_flag("normalize", normalize)
-    check_choice("dtype", dtype, get_args(VectorType))
+    check_choice("output", options.output, OUTPUTS)
+    if options.prompt is not None and options.prompt_name is not None:
+        raise UsageError(f"prompt_name is {options.prompt_name!r} and prompt is {options.prompt!r}, expected one of them")
+    if options.prompt is not None and bad_byte(options.prompt) is not None:
+        raise UsageError(f"prompt is {options.prompt!r}, expected valid Unicode")
 
 
 def check_computing(variant: object, engine: object, threads: object) -> None:

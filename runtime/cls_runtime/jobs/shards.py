@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.jobs.columns import ColumnPlan
 from cls_runtime.jobs.job_folder import shard_mark, skipped_name
 from cls_runtime.jobs.job_manifest import Shard, shard_name
 from cls_runtime.jobs.output_folder import OutputFolder, advised_when_full
 from cls_runtime.jobs.rows import Counts, EmbeddedBlock, SkippedRow
 from cls_runtime.jobs.skipped_list import skipped_lines
-from cls_runtime.jobs.vector_types import VectorType, vector_arrays, vector_fields
+from cls_runtime.jobs.vector_types import vector_arrays, vector_fields
 
 ROW_GROUP_ROWS = 8192
 ROW_GROUP_BYTES = 2**26  # kept columns may hold whole documents
@@ -27,18 +28,17 @@ _WAITING_BLOCKS = 8
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """How a shard looks: its columns, how vectors are stored, their width, what the file says about their origin, and its job's token."""
+    """How a shard looks: its columns, its vectors, what the file says about their origin, and its job's token."""
 
     plan: ColumnPlan
-    dtype: VectorType
-    width: int
+    vectors: VectorForm
     origin: dict[str, str]
     job: str
 
     def schema(self) -> Any:
         """The Arrow schema."""
         schema = self.plan.schema()
-        for item in vector_fields(self.dtype, self.width):
+        for item in vector_fields(self.vectors):
             schema = schema.append(item)
         return schema.with_metadata({"cls_export": json.dumps(self.origin)})
 
@@ -47,7 +47,7 @@ class ShardFormat:
         import pyarrow as pa
 
         missing = np.array([text is None for text in embedded.block.texts], dtype=bool)
-        vectors = vector_arrays(embedded.vectors, missing, dtype=self.dtype)
+        vectors = vector_arrays(embedded.vectors, missing, form=self.vectors)
         return pa.RecordBatch.from_arrays([*embedded.block.columns.columns, *vectors], schema=self.schema())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_runtime.bundle.manifest import Manifest, Output
+from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import graph_variant
@@ -28,8 +28,6 @@ class JobTask:
         engine: the inference engine.
         threads: CPU threads of one Encoder; None for all.
         on_overflow: `truncate` or `raise`.
-        output: `cls`, `pooler` or `logits`.
-        normalize: divide each vector by its L2 norm.
         inputs: the job's inputs.
         row_counts: rows of each input file, where all are Parquet; None otherwise.
         form: how a shard looks.
@@ -44,8 +42,6 @@ class JobTask:
     engine: str
     threads: int | None
     on_overflow: OnOverflow
-    output: Output
-    normalize: bool
     inputs: JobInputs
     row_counts: tuple[int, ...] | None
     form: ShardFormat
@@ -78,7 +74,7 @@ class JobTask:
     @contextlib.contextmanager
     def embedded(self, encoder: Encoder, blocks: Iterable[RowBlock]) -> Iterator[Iterator[EmbeddedBlock]]:
         """The blocks with their vectors; leaving the block stops the work."""
-        with contextlib.closing(embed_blocks(encoder, blocks, output=self.output, normalize=self.normalize)) as embedded:
+        with contextlib.closing(embed_blocks(encoder, blocks, self.form.vectors)) as embedded:
             yield embedded
 
 

@@ -101,11 +101,16 @@ def test_json_is_one_document(golden_bundle, texts, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     with Encoder.load(golden_bundle) as encoder:
         engine, fingerprint = encoder.info.engine, encoder.manifest.fingerprint
-    assert {key: document[key] for key in ("texts", "width", "output", "normalized", "truncated", "engine", "variant", "threads")} == {
+    keys = ("texts", "width", "output", "prompt", "dimensions", "normalized", "dtype", "ranges_sha256")
+    assert {key: document[key] for key in (*keys, "truncated", "engine", "variant", "threads")} == {
         "texts": 5,
         "width": 8,
         "output": "cls",
+        "prompt": "",
+        "dimensions": 8,
         "normalized": False,
+        "dtype": "float32",
+        "ranges_sha256": None,
         "truncated": 0,
         "engine": engine,
         "variant": "fp32",
@@ -114,6 +119,42 @@ def test_json_is_one_document(golden_bundle, texts, tmp_path, capsys):
     assert document["fingerprint"] == fingerprint
     assert document["texts_per_second"] > 0
     assert any("variant fp32" in reason for reason in document["reasons"])
+
+
+# What is typed, what `encode` is given, and what --json says was used.
+USED = {
+    "as trained": ([], {}, {"prompt": "a dog: ", "normalized": True, "dimensions": 8, "width": 8}),
+    "query": (["--prompt-name", "query"], {"prompt_name": "query"}, {"prompt": "the cat, "}),
+    "none": (["--prompt", "", "--no-normalize"], {"prompt": "", "normalize": False}, {"prompt": "", "normalized": False}),
+    "cut": (["--dimensions", 4], {"dimensions": 4}, {"dimensions": 4, "width": 4, "normalized": True}),
+    "bits": (["--dtype", "ubinary"], {"dtype": "ubinary"}, {"dtype": "ubinary", "dimensions": 8, "width": 1}),
+    "bytes": (["--dtype", "int8"], {"dtype": "int8"}, {"dtype": "int8", "width": 8}),
+    "logits": (["--output", "logits"], {"output": "logits"}, {"output": "logits", "normalized": False, "width": 3}),
+}
+
+
+@pytest.mark.parametrize("case", USED)
+def test_json_says_what_the_bundle_decided(trained, texts, tmp_path, capsys, case):
+    typed, options, used = USED[case]
+    assert run(trained, texts, "-o", tmp_path / "out.npy", *typed) == 0
+    vectors, true = np.load(tmp_path / "out.npy"), expected(trained, **options)
+    assert vectors.dtype == true.dtype
+    np.testing.assert_allclose(vectors, true, atol=1e-6)
+    assert f"({used.get('dtype', 'float32')} [5, {vectors.shape[1]}])" in capsys.readouterr().out
+    assert run(trained, texts, "-o", tmp_path / "out.npy", "--json", *typed) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {name: document[name] for name in used} == used
+    assert (document["ranges_sha256"] is None) == (case != "bytes")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_row_without_a_text_is_nan_among_floats(golden_bundle, tmp_path, dtype):
+    (tmp_path / "in.txt").write_bytes(b"the cat\n\xff\ndog\n")
+    assert run(golden_bundle, tmp_path / "in.txt", "-o", tmp_path / "out.npy", "--on-error", "null", "--dtype", dtype) == 0
+    vectors = np.load(tmp_path / "out.npy")
+    assert np.isnan(vectors).all(axis=1).tolist() == [False, True, False]
+    true = expected(golden_bundle, ["the cat", "dog"], dtype=dtype)
+    np.testing.assert_allclose(vectors[[0, 2]], true, atol=1e-6 if dtype == "float32" else 4e-3)
 
 
 class Terminal(io.StringIO):
@@ -168,6 +209,25 @@ BAD_USAGE = {
     "unknown engine": ("{bundle} {texts} -o {work}/out.npy --engine abacus", "invalid choice: 'abacus'"),
     "delimiter of two": ("{bundle} {work}/a.csv -o {work}/out.npy --delimiter ;;", "delimiter is ';;', expected one character"),
     "delimiter without CSV": ("{bundle} {texts} -o {work}/out.npy --delimiter ;", "--delimiter goes with .csv files; found "),
+    "two prompts": (
+        "{bundle} {texts} -o {work}/out.npy --prompt-name query --prompt a",
+        "--prompt is a text of your own; give one of them",
+    ),
+    "unknown prompt": ("{bundle} {texts} -o {work}/out.npy --prompt-name title", "prompt_name is 'title', this bundle has query, document"),
+    "too many dimensions": ("{bundle} {texts} -o {work}/out.npy --dimensions 9", "dimensions is 9, the vectors of this bundle have 8"),
+    "ranges for floats": (
+        "{bundle} {texts} -o {work}/out.npy --ranges r.npy",
+        "--ranges goes with --dtype int8 or uint8; found --dtype float32",
+    ),
+    "no ranges": (
+        "{bundle} {texts} -o {work}/out.npy --dtype int8 --ranges {work}/r.npy",
+        "r.npy does not exist; expected float32 [2, width]",
+    ),
+    "no NaN": (
+        "{bundle} {texts} -o {work}/out.npy --dtype uint8 --on-error null",
+        "a .npy of integers has no number for a row without a text",
+    ),
+    "tokens": ("{bundle} {texts} -o {work}/out.npy --output tokens", "invalid choice: 'tokens'"),
     "no threads": ("{bundle} {texts} -o {work}/out.npy --threads 0", "threads is 0"),
 }
 

@@ -48,6 +48,27 @@ def test_documents_and_queries(langchain: ModuleType, bundle: Path) -> None:
         assert embeddings.embed_documents([]) == []
 
 
+def test_the_bundles_own_prompts_go_before_their_own_kind(langchain: ModuleType, trained: Path) -> None:
+    with Encoder.load(trained, threads=1) as encoder:
+        embeddings = langchain.ClsEmbeddings(encoder)
+        query, document = encoder.encode(["the cat, rain", "a dog: rain"], prompt="")
+        np.testing.assert_allclose(np.linalg.norm(query), 1, atol=1e-6)
+        np.testing.assert_allclose(embeddings.embed_query("rain"), query, atol=1e-6)
+        np.testing.assert_allclose(embeddings.embed_documents(["rain"])[0], document, atol=1e-6)
+        plain = langchain.ClsEmbeddings(encoder, query_prefix="", document_prefix="the ")
+        np.testing.assert_allclose(plain.embed_query("rain"), encoder.encode(["rain"], prompt="")[0], atol=1e-6)
+        np.testing.assert_allclose(plain.embed_documents(["rain"])[0], encoder.encode(["the rain"], prompt="")[0], atol=1e-6)
+
+
+def test_dimensions(langchain: ModuleType, trained: Path) -> None:
+    with Encoder.load(trained, threads=1) as encoder:
+        embeddings = langchain.ClsEmbeddings(encoder, dimensions=4)
+        np.testing.assert_allclose(embeddings.embed_documents(TEXTS), encoder.encode_document(TEXTS, dimensions=4), atol=1e-6)
+        assert len(embeddings.embed_query("rain")) == 4
+        with pytest.raises(UsageError, match="dimensions is 9, the vectors of this bundle have 8"):
+            langchain.ClsEmbeddings(encoder, dimensions=9)
+
+
 def test_prefixes_go_before_their_own_kind(langchain: ModuleType, bundle: Path) -> None:
     with Encoder.load(bundle, threads=1) as encoder:
         embeddings = langchain.ClsEmbeddings(encoder, normalize=False, query_prefix="the ", document_prefix="cat ")
@@ -57,15 +78,18 @@ def test_prefixes_go_before_their_own_kind(langchain: ModuleType, bundle: Path) 
         assert np.abs(expected[0] - expected[1]).max() > 1e-3
 
 
-def test_unit_length_is_the_bundles_choice_unless_said(langchain: ModuleType, bundle: Path) -> None:
-    with Encoder.load(bundle, threads=1) as encoder:
-        assert langchain.ClsEmbeddings(encoder).normalize is encoder.manifest.source_pooling.normalize
-        assert langchain.ClsEmbeddings(bundle, normalize=True).normalize is True
+@pytest.mark.parametrize("output", ["sentence", "cls", "pooler", "logits"])
+def test_unit_length_is_the_models_choice_unless_said(langchain: ModuleType, trained: Path, output: str) -> None:
+    """Only a sentence's vector is trained to have it."""
+    with Encoder.load(trained, threads=1) as encoder:
+        for normalize, has in ((None, output in ("sentence", "cls")), (True, True), (False, False)):
+            vectors = langchain.ClsEmbeddings(encoder, output=output, normalize=normalize).embed_documents(["the cat sleeps", "rain"])
+            assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6) == has
 
 
 def test_an_output_that_is_not_there_is_told_at_once(langchain: ModuleType, bundle: Path) -> None:
-    with Encoder.load(bundle, threads=1) as encoder, pytest.raises(UsageError, match="output is 'sentence'"):
-        langchain.ClsEmbeddings(encoder, output="sentence")
+    with Encoder.load(bundle, threads=1) as encoder, pytest.raises(UsageError, match="output is 'tokens'"):
+        langchain.ClsEmbeddings(encoder, output="tokens")
 
 
 @pytest.mark.parametrize("texts", ["a text", {"a": "b"}, {"a"}, [("a", "b")], [3], b"a"])

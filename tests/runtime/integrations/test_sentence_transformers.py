@@ -5,15 +5,21 @@ It takes seconds to import, so the tests do that: every worker collects this fil
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import pickle
+import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from bundle_builder import write_manifest
 
 from cls_runtime import BundleError, Encoder, TruncationWarning, UsageError
+from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -67,7 +73,65 @@ def test_prompts_go_before_the_text(encoder: Encoder, oracle: SentenceTransforme
     expected = oracle.encode(["query: " + text for text in TEXTS])
     np.testing.assert_allclose(model.encode(TEXTS, prompt_name="query"), expected, rtol=0, atol=5e-5)
     pair = model_of(module_of(encoder)).preprocess([("a", "b")], prompt="query: ")
-    assert pair == {"texts": [("query: a", "b")]}
+    assert pair == {"texts": [("a", "b")], "prompt": "query: "}
+    np.testing.assert_array_equal(module_of(encoder)(pair)["sentence_embedding"].numpy(), encoder.encode([("query: a", "b")]))
+
+
+@pytest.fixture(scope="module")
+def prompted(minilm_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The same bundle as of a model with prompts, one of them before every text, and vectors of 64 numbers."""
+    folder = tmp_path_factory.mktemp("prompted") / "bundle"
+    shutil.copytree(minilm_bundle, folder, copy_function=os.link)
+    (folder / MANIFEST_NAME).unlink()
+    manifest = dataclasses.replace(read_manifest(minilm_bundle), **USE, fingerprint="")
+    write_manifest(folder, manifest)
+    return Encoder.load(folder, variant="fp32", threads=1)
+
+
+USE = {
+    "prompts": {"query": "query: ", "document": "passage: ", "title": ""},
+    "default_prompt_name": "document",
+    "truncate_dim": 64,
+    "similarity_fn_name": "euclidean",
+}
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "encode": lambda model: model.encode(TEXTS),
+    "encode with a prompt's name": lambda model: model.encode(TEXTS, prompt_name="query"),
+    "encode with an empty prompt": lambda model: model.encode(TEXTS, prompt_name="title"),
+    "encode with a prompt": lambda model: model.encode(TEXTS, prompt="search: "),
+    "encode_query": lambda model: model.encode_query(TEXTS),
+    "encode_document": lambda model: model.encode_document(TEXTS),
+    "a size": lambda model: model.encode(TEXTS, truncate_dim=16),
+    "unit length": lambda model: model.encode(TEXTS, normalize_embeddings=True),
+    "similarity": lambda model: model.similarity(model.encode_query(TEXTS), model.encode_document(TEXTS)).numpy(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_whole_model_is_used_as_its_source_is(prompted: Encoder, oracle: SentenceTransformer, call: str, tmp_path: Path) -> None:
+    """Made of the bundle, saved and loaded; the source is sentence-transformers with the same weights and the same settings."""
+    from sentence_transformers import SentenceTransformer
+
+    from cls_runtime.integrations.sentence_transformers import sentence_transformer
+
+    expected = CALLS[call](model_of(*oracle, **USE))
+    model = sentence_transformer(prompted)
+    np.testing.assert_allclose(CALLS[call](model), expected, rtol=0, atol=5e-5)
+    model.save(str(tmp_path / "saved"), create_model_card=False)
+    loaded = SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True, trust_remote_code=True)
+    np.testing.assert_allclose(CALLS[call](loaded), expected, rtol=0, atol=5e-5)
+    if call == "encode":
+        assert expected.shape == (4, 64)
+        assert np.abs(expected - model_of(module_of(prompted)).encode(TEXTS, truncate_dim=64)).max() > 1e-3  # without the prompt
+
+
+def test_what_is_no_sentences_vector_is_neither_cut_nor_made_unit_long(prompted: Encoder) -> None:
+    from cls_runtime.integrations.sentence_transformers import sentence_transformer
+
+    for model in (sentence_transformer(prompted, output="pooler"), model_of(module_of(prompted, output="pooler"))):
+        vectors = model.encode(TEXTS, prompt="")
+        np.testing.assert_allclose(vectors, prompted.encode(TEXTS, output="pooler", prompt="", normalize=False), rtol=0, atol=1e-5)
+        assert np.linalg.norm(vectors, axis=1).max() > 2
 
 
 def test_what_a_model_is_asked_for(encoder: Encoder) -> None:
@@ -87,14 +151,15 @@ def test_what_a_model_is_asked_for(encoder: Encoder) -> None:
 
 
 def test_pooler_output(encoder: Encoder) -> None:
-    vectors = model_of(module_of(encoder, output="pooler", normalize=False)).encode(TEXTS)
+    vectors = model_of(module_of(encoder, output="pooler")).encode(TEXTS)
     np.testing.assert_allclose(vectors, encoder.encode(TEXTS, output="pooler"), rtol=0, atol=1e-5)
-    assert np.abs(vectors - encoder.encode(TEXTS)).max() > 0.1
+    assert np.abs(vectors - encoder.encode(TEXTS, normalize=False)).max() > 0.1
 
 
 def test_an_output_that_is_not_there_is_told_at_once(encoder: Encoder) -> None:
-    with pytest.raises(UsageError, match="output is 'logits'"):
-        module_of(encoder, output="logits")
+    for output in ("logits", "tokens"):
+        with pytest.raises(UsageError, match=f"output is '{output}'"):
+            module_of(encoder, output=output)
 
 
 def test_a_text_that_is_cut_is_told(encoder: Encoder) -> None:

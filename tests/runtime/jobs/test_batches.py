@@ -29,6 +29,24 @@ def test_plain_arrow(bundle, table, dtype):
     np.testing.assert_allclose(stored, true, atol=1e-6 if dtype == "float32" else 0.5 / 127 + 1e-6)
 
 
+@pytest.mark.parametrize(
+    "options", [{"dtype": "uint8"}, {"dtype": "binary"}, {"prompt_name": "query"}, {"normalize": False}, {"dimensions": 8}]
+)
+def test_the_options_are_those_of_encode(trained, table, options):
+    embed = EmbedBatches(trained, **options)
+    embedded = embed.table(table)
+    with Encoder.load(trained, on_overflow="truncate") as encoder:
+        true = encoder.encode(table["text"].to_pylist(), **options)
+        if options.get("dtype") == "uint8":
+            np.testing.assert_array_equal(embed.ranges, encoder.ranges())
+        else:
+            assert embed.ranges is None
+    stored = np.array(embedded["embedding"].combine_chunks().to_pylist(), dtype=true.dtype)
+    assert embedded.schema.names == ["n", "text", "embedding"]
+    assert embedded.schema.field("embedding").type.value_type == pa.from_numpy_dtype(true.dtype)
+    assert np.mean(~np.isclose(stored, true, atol=1e-6)) < 1e-3
+
+
 def test_it_pickles_after_use_and_without_the_encoder(bundle, table):
     embed = EmbedBatches(bundle)
     first = embed.table(table)

@@ -7,13 +7,18 @@ import time
 import numpy as np
 import pytest
 
-from cls_runtime import Encoder, TextTooLongError
+from bundle_builder import build_bundle
+from golden_bundle import agree
+
+from cls_runtime import Encoder, InvalidVectorError, TextTooLongError
+from cls_runtime.bundle.manifest import SourcePooling
+from cls_runtime.encoding.vector_options import VectorOptions
 from cls_runtime.jobs import embedding, reading_ahead, repeats
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.progress import JobProgress
 from cls_runtime.jobs.reading_ahead import AHEAD, read_ahead
 from cls_runtime.jobs.rows import Counts, RowBlock
-from cls_runtime.jobs.vector_types import quantized
+from cls_runtime.jobs.vector_types import scaled
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def blocks(texts, size=100):
 
 
 def embedded(encoder, texts, **options):
-    done = list(embed_blocks(encoder, blocks(texts), **options))
+    done = list(embed_blocks(encoder, blocks(texts), VectorOptions(**options).of(encoder.manifest)))
     assert [item.block.start for item in done] == list(range(0, len(texts), 100))
     return np.concatenate([item.vectors for item in done]), sum((item.counts for item in done), Counts())
 
@@ -51,8 +56,38 @@ def test_every_row_that_is_cut_counts(encoder):
 
 def test_options_go_through(encoder, make_texts):
     texts = make_texts(300)
-    vectors, _ = embedded(encoder, texts, output="logits", normalize=True)
-    np.testing.assert_allclose(vectors, encoder.encode(texts, output="logits", normalize=True), atol=1e-6)
+    for options in (
+        {"output": "logits", "normalize": True},
+        {"prompt": "the cat, "},
+        {"dimensions": 4},
+        {"dimensions": 4, "normalize": False},
+        {"normalize": True, "prompt": "a"},
+    ):
+        vectors, _ = embedded(encoder, texts, **options)
+        np.testing.assert_allclose(vectors, encoder.encode(texts, **options), atol=1e-6)
+
+
+def test_a_models_own_cut_is_behind_its_normalization(tmp_path, make_texts):
+    """As sentence-transformers: such vectors have not unit length, unless it is asked for."""
+    folder = build_bundle(tmp_path / "cut")
+    agree(folder, truncate_dim=4, source_pooling=SourcePooling(mode="cls", normalize=True))
+    texts = make_texts(50)
+    with Encoder.load(folder, on_overflow="truncate") as encoder:
+        whole = encoder.encode(texts, normalize=True, dimensions=8)
+        vectors, _ = embedded(encoder, texts)
+        np.testing.assert_allclose(vectors, whole[:, :4], atol=1e-6)
+        unit, _ = embedded(encoder, texts, normalize=True)
+        np.testing.assert_allclose(unit, whole[:, :4] / np.linalg.norm(whole[:, :4], axis=1, keepdims=True), atol=1e-6)
+
+
+def test_a_vector_that_a_number_cannot_hold_is_named_by_its_row(tmp_path):
+    folder = build_bundle(tmp_path / "large", change_weights=lambda weights: weights * 1e5)
+    with Encoder.load(folder) as encoder:
+        form = VectorOptions(dtype="float16").of(encoder.manifest)
+        rows = RowBlock(0, 40, 42, np.array([40, 41]), [None, "cat"])
+        with pytest.raises(InvalidVectorError, match=r"the vector of text 41 has .* at most, float16 ends at 65504") as caught:
+            list(embed_blocks(encoder, [rows], form))
+        assert caught.value.index == 41
 
 
 def test_repeats_are_computed_once(encoder, monkeypatch):
@@ -95,7 +130,7 @@ def test_what_lies_beside_texts_does_not_pile_up(encoder, monkeypatch):
     complete = embedding._Waiting.complete
     monkeypatch.setattr(embedding._Waiting, "complete", lambda self: waiting.append(self._bytes) or complete(self))
     texts = [*(f"cat {number}" for number in range(2000)), "the dog sleeps " * 20]
-    done = list(embed_blocks(encoder, blocks(texts)))
+    done = list(embed_blocks(encoder, blocks(texts), VectorOptions().of(encoder.manifest)))
     np.testing.assert_allclose(np.concatenate([item.vectors for item in done]), encoder.encode(texts), atol=1e-6)
     assert [cut.index for item in done for cut in item.cut] == [2000]
     assert max(waiting) == 50_000
@@ -135,7 +170,7 @@ def test_the_same_rows_give_the_same_bytes(encoder, make_texts):
 def test_quantized_vectors_are_within_half_a_step():
     vectors = np.random.default_rng(0).standard_normal((200, 16)).astype(np.float32)
     vectors[7] = 0
-    numbers, scales = quantized(vectors)
+    numbers, scales = scaled(vectors)
     assert np.abs(numbers).max() == 127
     assert scales[7] == 0
     assert (np.abs(numbers * scales[:, None] - vectors) <= scales[:, None] / 2 * 1.0001).all()

@@ -1,5 +1,6 @@
 """A folder of shards: what is in it, and who may go on with it."""
 
+import base64
 import json
 import shutil
 import time
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from cls_runtime import Encoder, TextTooLongError, TruncationWarning
+from cls_runtime import DimensionsWarning, Encoder, TextTooLongError, TruncationWarning
 from cls_runtime.bundle.files import part_name
 from cls_runtime.jobs import JobOptions, run_job
 from cls_runtime.jobs.embed_npy import embed_to_npy
@@ -64,13 +65,132 @@ def test_stored_vectors_are_the_encoders(bundle, corpus, tmp_path, run, dtype, n
     assert (np.abs(stored - true) <= step * 1.01 + 1e-6).all()
 
 
+def origin_of(folder):
+    (shard,) = folder.glob("*.parquet")
+    return json.loads(parquet.read_schema(shard).metadata[b"cls_export"])
+
+
 def test_shards_say_where_their_vectors_come_from(bundle, corpus, tmp_path, run):
     assert run(bundle, corpus, "-o", tmp_path / "out", "--normalize") == 0
-    (shard,) = (tmp_path / "out").glob("*.parquet")
-    origin = json.loads(parquet.read_schema(shard).metadata[b"cls_export"])
+    origin = origin_of(tmp_path / "out")
     with Encoder.load(bundle) as encoder:
         assert origin["fingerprint"] == encoder.manifest.fingerprint
     assert (origin["variant"], origin["output"], origin["normalized"]) == ("fp32", "cls", "true")
+    assert (origin["prompt"], origin["dimensions"], origin["dtype"], "ranges" in origin) == ("", "8", "float32", False)
+
+
+ENCODED = {
+    "as trained": ([], {}),
+    "a prompt's name": (["--prompt-name", "query"], {"prompt_name": "query"}),
+    "a prompt's text": (["--prompt", "dog: "], {"prompt": "dog: "}),
+    "no prompt": (["--prompt", ""], {"prompt": ""}),
+    "not normalized": (["--no-normalize"], {"normalize": False}),
+    "pooler": (["--output", "pooler"], {"output": "pooler"}),
+    "bytes": (["--dtype", "uint8"], {"dtype": "uint8"}),
+    "bits": (["--dtype", "ubinary"], {"dtype": "ubinary"}),
+    "bits with a sign": (["--dtype", "binary", "--output", "logits"], {"dtype": "binary", "output": "logits"}),
+    "half floats": (["--dtype", "float16"], {"dtype": "float16"}),
+}
+
+
+@pytest.mark.parametrize("out", ["out", "out.npy"])
+@pytest.mark.parametrize("case", ENCODED)
+def test_what_is_stored_is_what_encode_gives_with_the_same_options(trained, corpus, tmp_path, run, read, case, out):
+    typed, options = ENCODED[case]
+    assert run(trained, corpus, "-o", tmp_path / out, *typed) == 0
+    true = expected(trained, texts_of(corpus), **options)
+    stored = np.load(tmp_path / out) if out == "out.npy" else np.array(read(tmp_path / out)["embedding"], dtype=true.dtype)
+    assert stored.dtype == true.dtype
+    if true.dtype.kind == "f":
+        np.testing.assert_allclose(stored, true, atol=1e-6 if true.dtype == np.float32 else 1e-3)
+    else:  # a number at a step's edge may round the other way in another batch
+        assert np.mean(stored != true) < 1e-3
+
+
+@pytest.mark.parametrize("out", ["out", "out.npy"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_ranges_from_a_file(bundle, corpus, tmp_path, run, read, dtype, out):
+    texts = texts_of(corpus)
+    vectors = expected(bundle, texts)
+    ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+    np.save(tmp_path / "ranges.npy", ranges)
+    assert run(bundle, corpus, "-o", tmp_path / out, "--dtype", dtype, "--ranges", tmp_path / "ranges.npy") == 0
+    true = expected(bundle, texts, dtype=dtype, ranges=ranges)
+    stored = np.load(tmp_path / out) if out == "out.npy" else np.array(read(tmp_path / out)["embedding"])
+    assert np.mean(stored != true) < 1e-3
+    if out == "out":
+        rows = read(tmp_path / out)
+        assert list(rows) == ["id", "embedding"]
+        least, greatest = np.frombuffer(base64.b64decode(origin_of(tmp_path / out)["ranges"]), "<f4").reshape(2, -1)
+        middle = {"int8": 128.5, "uint8": 0.5}[dtype]
+        back = least + (np.array(rows["embedding"]) + middle) * (greatest - least) / 255
+        assert (np.abs(back - vectors) <= (greatest - least) / 255 * 0.51 + 1e-6).all()
+
+
+def test_other_ranges_are_another_job(bundle, corpus, tmp_path, run, capsys):
+    for name, most in (("one", 1), ("two", 2)):
+        np.save(tmp_path / f"{name}.npy", np.array([[-most] * 8, [most] * 8], dtype=np.float32))
+    base = (bundle, corpus, "-o", tmp_path / "out", "--dtype", "int8")
+    assert run(*base, "--ranges", tmp_path / "one.npy") == 0
+    capsys.readouterr()
+    for other in (["--ranges", tmp_path / "two.npy"], []):
+        assert run(*base, *other) == 2
+        assert "holds a job with ranges sha256 '" in capsys.readouterr().err
+    assert run(*base, "--ranges", tmp_path / "one.npy", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["ranges_sha256"] == origin_of(tmp_path / "out")["ranges_sha256"]
+
+
+def test_dimensions_of_shards_and_of_a_file(bundle, corpus, tmp_path, run, read):
+    true = expected(bundle, texts_of(corpus), dimensions=4)
+    assert run(bundle, corpus, "-o", tmp_path / "out", "--dimensions", 4) == 0
+    np.testing.assert_allclose(np.array(read(tmp_path / "out")["embedding"]), true, atol=1e-6)
+    assert (origin_of(tmp_path / "out")["dimensions"], origin_of(tmp_path / "out")["normalized"]) == ("4", "true")
+    assert run(bundle, corpus, "-o", tmp_path / "out.npy", "--dimensions", 4) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), true, atol=1e-6)
+
+
+@pytest.mark.parametrize("out", ["out", "out.npy"])
+def test_a_size_that_the_model_does_not_name_is_one_warning(bundle, corpus, tmp_path, run, capsys, out):
+    shards = ["--shard-rows", 700] if out == "out" else []
+    assert run(bundle, corpus, "-o", tmp_path / out, "--dimensions", 5, "--on-overflow", "truncate", *shards) == 0
+    assert capsys.readouterr().err == "warning: dimensions is 5, this bundle names 4; measure what the cut costs, or leave it out\n"
+    make = run_job if out == "out" else embed_to_npy
+    with pytest.warns(DimensionsWarning) as warned:
+        make(bundle, [str(corpus)], str(tmp_path / "again") if out == "out" else tmp_path / "again.npy", options=JobOptions(dimensions=5))
+    assert [Path(warning.filename) for warning in warned] == [Path(__file__)], "the warning names who asked for the job"
+
+
+def test_a_job_of_0_1_goes_on(bundle, trained, corpus, tmp_path, run, capsys):
+    """Its record, literally: whoever asks for no more than it knew has the same, and so the same token in the shards."""
+    of_0_1 = {
+        "column": "text",
+        "id_column": None,
+        "on_error": "raise",
+        "output": "cls",
+        "normalize": False,
+        "dtype": "int8",
+        "shard_rows": 700,
+        "keep": [],
+        "refuses_overflow": False,
+    }
+    out = tmp_path / "out"
+    assert run(bundle, corpus, "-o", out, "--shard-rows", 700, "--dtype", "int8", "--output", "cls") == 0
+    record = json.loads((out / "_job.json").read_text())
+    assert record["spec"]["options"] == of_0_1
+    record["spec"]["options"] = of_0_1
+    record["shards"] = record["shards"][:2]
+    (out / "_job.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert run(bundle, corpus, "-o", out, "--shard-rows", 700, "--dtype", "int8", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["resumed_rows"] == 1400
+    # Of a model that was trained to give unit vectors it goes on where they are not asked for, as it did not.
+    trained_out = tmp_path / "trained"
+    typed = ("--no-normalize", "--prompt", "", "--dtype", "int8", "--shard-rows", 700)
+    assert run(trained, corpus, "-o", trained_out, *typed) == 0
+    assert json.loads((trained_out / "_job.json").read_text())["spec"]["options"] == of_0_1
+    assert run(trained, corpus, "-o", trained_out, "--prompt", "", "--dtype", "int8", "--shard-rows", 700) == 2
+    assert "holds a job with normalize False, this one has True; give the same, or another output folder" in capsys.readouterr().err
 
 
 def test_json_summary(bundle, corpus, tmp_path, run, capsys):
@@ -117,6 +237,9 @@ REFUSALS = {
     "output": (["--output", "pooler"], "with output 'cls', this one has 'pooler'"),
     "overflow": (["--on-overflow", "raise"], "with refuses overflow False, this one has True"),
     "on error": (["--on-error", "raise"], "with on error 'skip', this one has 'raise'"),
+    "prompt": (["--prompt", "query: "], "with prompt None, this one has 'query: '"),
+    "dimensions": (["--dimensions", "4", "--no-normalize"], "with dimensions None, this one has 4"),
+    "ranges": (["--dtype", "uint8"], "with dtype 'float32', this one has 'uint8'"),
 }
 
 
@@ -209,11 +332,29 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
     [
         (["-o", "{work}/v.npy", "--id-column", "key"], f"--id-column goes {FOLDER_ONLY}"),
         (["-o", "{work}/v.npy", "--keep", "score"], f"--keep goes {FOLDER_ONLY}"),
-        (["-o", "{work}/v.npy", "--dtype", "int8"], "--dtype int8 goes with -o FOLDER, a .npy file is float32; found -o {work}/v.npy"),
         (
-            ["-o", "{work}/v.npy", "--dtype", "float16"],
-            "--dtype float16 goes with -o FOLDER, a .npy file is float32; found -o {work}/v.npy",
+            ["-o", "{work}/v.npy", "--dtype", "int8", "--on-error", "null"],
+            "--on-error null goes with -o FOLDER or --dtype float32 or float16, a .npy of integers has no number for a row without a text; "
+            "found -o {work}/v.npy --dtype int8",
         ),
+        (["-o", "{work}/out", "--ranges", "r.npy"], "--ranges goes with --dtype int8 or uint8; found --dtype float32"),
+        (
+            ["-o", "{work}/v.npy", "--ranges", "r.npy", "--dtype", "ubinary"],
+            "--ranges goes with --dtype int8 or uint8; found --dtype ubinary",
+        ),
+        (["-o", "{work}/out", "--ranges", "{work}/r.npy", "--dtype", "int8"], "ranges file {work}/r.npy does not exist; expected float32"),
+        (
+            ["-o", "{work}/out", "--dimensions", "4", "--output", "pooler"],
+            "--dimensions goes with --output sentence or cls, no other vector is trained to be cut; found --output pooler",
+        ),
+        (["-o", "{work}/out", "--dimensions", "9"], "dimensions is 9, the vectors of this bundle have 8; ask for at most as many"),
+        (["-o", "{work}/out", "--dimensions", "0"], "dimensions is 0, expected a whole number of at least 1"),
+        (
+            ["-o", "{work}/out", "--prompt-name", "query", "--prompt", "a"],
+            "--prompt-name goes with a prompt of the bundle's, --prompt is a text of your own; give one of them; found --prompt 'a'",
+        ),
+        (["-o", "{work}/out", "--prompt-name", "passage"], "prompt_name is 'passage', this bundle has query, document"),
+        (["-o", "{work}/out", "--output", "tokens"], "invalid choice: 'tokens'"),
         (["-o", "{work}/v.npy", "--shard-rows", "100000"], f"--shard-rows goes {FOLDER_ONLY}"),
         (["-o", "{work}/v.npy", "--keep", "score", "--shard-rows", "9"], f"--keep, --shard-rows go {FOLDER_ONLY}"),
         (

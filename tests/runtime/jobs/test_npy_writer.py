@@ -35,6 +35,19 @@ def test_what_is_appended_is_in_the_file(tmp_path, blocks):
     assert names(tmp_path) == ["out.npy"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8"])
+def test_other_numbers(tmp_path, dtype):
+    numbers = np.arange(12).reshape(4, 3).astype(dtype)
+    with npy_writer(tmp_path / "out.npy", width=3, dtype=dtype) as writer:
+        writer.append(numbers[:1])
+        writer.append(numbers[1:])
+        with pytest.raises(ValueError, match=rf"rows are float32 \[2, 3\], expected {dtype} \[n, 3\]"):
+            writer.append(rows(2))
+    loaded = np.load(tmp_path / "out.npy", allow_pickle=False)
+    assert loaded.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(loaded, numbers)
+
+
 def test_the_file_can_be_memory_mapped(tmp_path):
     with npy_writer(tmp_path / "out.npy", width=3) as writer:
         writer.append(rows(10)[::2])  # not contiguous

@@ -3,20 +3,26 @@
 import dataclasses
 import functools
 
+import numpy as np
 import pytest
 
 from cls_runtime.errors import UsageError
-from cls_runtime.jobs import EmbedBatches, JobOptions, RayOptions
+from cls_runtime.jobs import EmbedBatches, JobOptions, RayOptions, run_job
+from cls_runtime.jobs.embed_npy import embed_to_npy
 
 COUNT = "expected a whole number of at least 1"
 FLAG = "expected True or False"
+DTYPES = ["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 ENGINES = ["auto", "onnxruntime", "openvino", "cuda", "tensorrt"]
 
 # What a field takes, and what it refuses with which words.
 VECTORS = {
-    "output": (["cls", "pooler", "logits"], ["CLS", "", None, 1], "expected one of cls, pooler, logits"),
-    "normalize": ([True, False], [1, "yes", None], FLAG),
-    "dtype": (["float32", "float16", "int8"], ["float64", "int", None], "expected one of float32, float16, int8"),
+    "output": (["sentence", "cls", "pooler", "logits"], ["CLS", "", None, 1, "tokens"], "expected one of sentence, cls, pooler, logits"),
+    "normalize": ([None, True, False], ["yes", 2], "expected True, False, or None for what the model was trained with"),
+    "prompt_name": ([None, "query"], [1, b"query"], "expected a str or None"),
+    "prompt": ([None, "", "query: "], [1, ("a", "b")], "expected a str or None"),
+    "dimensions": ([None, 4, 8], [0, -1, 1.5, "2", True], "expected a whole number of at least 1, or None"),
+    "dtype": (DTYPES, ["float64", "int", None], f"expected one of {', '.join(DTYPES)}"),
     "variant": (["auto", "fp32", "fp16", "int8", "bf16"], ["fp64", "", None], "expected one of auto, fp32, fp16, int8, bf16"),
     "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda, tensorrt"),
     "threads": ([None, 1, 64], [0, -1, 1.5, "2", True], COUNT),
@@ -77,7 +83,8 @@ def test_every_field_takes_what_it_says(kind, maker):
     for name, (taken, _, _) in fields.items():
         for value in taken:
             options = make(**{name: value})
-            assert getattr(options, name if dataclasses.is_dataclass(options) else f"_{name}") == value
+            if dataclasses.is_dataclass(options):
+                assert getattr(options, name) == value
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, fields, _) in KINDS.items() for name in fields])
@@ -91,11 +98,52 @@ def test_every_field_refuses_the_rest_by_name(kind, name, maker):
 
 
 def test_no_field_is_left_out():
-    assert set(JOB) == {field.name for field in dataclasses.fields(JobOptions)}
+    assert set(JOB) | {"ranges"} == {field.name for field in dataclasses.fields(JobOptions)}
     assert set(RAY) == {field.name for field in dataclasses.fields(RayOptions)}
-    assert set(BATCHES) | {"bundle", "return"} == set(EmbedBatches.__init__.__annotations__)
+    assert set(BATCHES) | {"ranges", "bundle", "return"} == set(EmbedBatches.__init__.__annotations__)
 
 
 @pytest.mark.parametrize(("choice", "encoders"), [("warn", "truncate"), ("truncate", "truncate"), ("raise", "raise")])
 def test_an_encoder_of_a_job_never_warns(choice, encoders):
     assert JobOptions(on_overflow=choice).encoder_overflow == encoders
+
+
+TOGETHER = [
+    ({"prompt": "a ", "prompt_name": "query"}, "prompt_name is 'query' and prompt is 'a ', expected one of them"),
+    ({"prompt": "\udcff"}, r"prompt is '\\udcff', expected valid Unicode"),
+    ({"dimensions": 4, "output": "pooler"}, "dimensions cuts a sentence's vector, output is 'pooler'"),
+    ({"dimensions": 4, "output": "logits"}, "dimensions cuts a sentence's vector, output is 'logits'"),
+    ({"ranges": np.zeros((2, 8), np.float32)}, "ranges are for int8 and uint8, dtype is 'float32'"),
+    ({"ranges": np.zeros((2, 8), np.float32), "dtype": "ubinary"}, "ranges are for int8 and uint8, dtype is 'ubinary'"),
+]
+
+
+@pytest.mark.parametrize("kind", ["job", "batches"])
+@pytest.mark.parametrize(("options", "message"), TOGETHER)
+def test_vectors_that_make_no_sense_are_refused(kind, options, message, maker):
+    with pytest.raises(UsageError, match=message):
+        maker(kind)(**options)
+
+
+OF_THE_BUNDLE = [
+    ({"prompt_name": "passage"}, "prompt_name is 'passage', this bundle has query, document"),
+    ({"dimensions": 9}, "dimensions is 9, the vectors of this bundle have 8"),
+    ({"dtype": "int8", "ranges": np.zeros((2, 9), np.float32)}, r"ranges have shape \[2, 9\], expected \[2, 8\]"),
+    ({"dtype": "uint8", "ranges": np.zeros((2, 8), np.float32), "dimensions": 4}, r"ranges have shape \[2, 8\], expected \[2, 4\]"),
+    ({"dtype": "int8", "ranges": np.full((2, 8), np.nan, np.float32)}, "ranges must be finite, the least of each number first"),
+    ({"dtype": "int8", "ranges": np.array([[1] * 8, [0] * 8], np.float32)}, "ranges must be finite, the least of each number first"),
+]
+
+
+@pytest.mark.parametrize("way", ["folder", "npy", "batches"])
+@pytest.mark.parametrize(("options", "message"), OF_THE_BUNDLE)
+def test_what_the_bundle_does_not_have_is_refused_before_any_work(way, options, message, bundle, tmp_path):
+    (tmp_path / "in.txt").write_text("cat\n")
+    ways = {
+        "folder": lambda: run_job(bundle, [str(tmp_path / "in.txt")], str(tmp_path / "out"), options=JobOptions(**options)),
+        "npy": lambda: embed_to_npy(bundle, [str(tmp_path / "in.txt")], tmp_path / "out.npy", options=JobOptions(**options)),
+        "batches": lambda: EmbedBatches(bundle, **options),
+    }
+    with pytest.raises(UsageError, match=message):
+        ways[way]()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]

@@ -39,7 +39,7 @@ def parquet_corpus(tmp_path, make_texts):
 
 def test_a_local_ray_writes_the_same_bytes_and_is_stopped(ray, bundle, parquet_corpus, tmp_path, run, shard_bytes, capsys):
     corpus = parquet_corpus(20_000)
-    arguments = (bundle, corpus, "--id-column", "n", "--shard-rows", 3000)
+    arguments = (bundle, corpus, "--id-column", "n", "--shard-rows", 3000, "--prompt", "the cat, ", "--dtype", "uint8")
     assert run(*arguments, "-o", tmp_path / "here") == 0
     capsys.readouterr()
     assert run(*arguments, "-o", tmp_path / "ray", "--engine", "ray", "--threads", 1, "--json") == 0

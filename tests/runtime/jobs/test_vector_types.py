@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 from cls_runtime import InvalidVectorError
-from cls_runtime.jobs.vector_types import vector_arrays
+from cls_runtime.encoding.quantizing import check_fits, quantized
+from cls_runtime.encoding.vector_options import VectorForm
+from cls_runtime.jobs.vector_forms import stored_width
+from cls_runtime.jobs.vector_types import vector_arrays, vector_fields
 
 pytest.importorskip("pyarrow")
 
@@ -22,18 +25,53 @@ STORED = {
 }
 
 
+def form_of(dtype, width, **options):
+    return VectorForm(
+        output="cls",
+        prompt="",
+        width=width,
+        dimensions=width,
+        normalize=False,
+        normalize_whole=False,
+        **{"dtype": dtype, "ranges": None} | options,
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])
 @pytest.mark.parametrize("name", STORED)
 def test_no_vector_becomes_zeros_or_an_infinity(name, dtype):
+    """Of float16 `check_fits` holds it, before a vector comes here."""
     numbers, outcomes = STORED[name]
     vectors = np.array([[1, 2], numbers], dtype=np.float32)
+    form = form_of(dtype, 2)
+
+    def stored(missing):
+        check_fits(vectors[~missing], dtype, first_index=0, keep_invalid=False)
+        return vector_arrays(vectors, missing, form=form)
+
     if outcomes[dtype] is None:
-        with pytest.raises(InvalidVectorError, match=r"a vector has .* at most, (float16|int8) ") as caught:
-            vector_arrays(vectors, np.zeros(2, dtype=bool), dtype=dtype)
+        with pytest.raises(InvalidVectorError, match=r"(a vector|the vector of text 1) has .* at most, (float16|int8) ") as caught:
+            stored(np.zeros(2, dtype=bool))
         assert caught.value.index == 1
         vectors[1] = np.nan  # a row without a text is no vector
-        assert vector_arrays(vectors, np.array([False, True]), dtype=dtype)[0].to_pylist()[1] is None
+        assert stored(np.array([False, True]))[0].to_pylist()[1] is None
     else:
-        stored, *scales = vector_arrays(vectors, np.zeros(2, dtype=bool), dtype=dtype)
-        row = np.array(stored.to_pylist()[1], dtype=np.float64) * (scales[0].to_pylist()[1] if scales else 1)
+        arrays, *scales = stored(np.zeros(2, dtype=bool))
+        row = np.array(arrays.to_pylist()[1], dtype=np.float64) * (scales[0].to_pylist()[1] if scales else 1)
         assert np.any(row) == outcomes[dtype]
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 16])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "binary", "ubinary"])
+def test_bytes_and_bits_are_the_encoders_and_a_row_without_a_text_is_null(dtype, width):
+    vectors = np.random.default_rng(width).standard_normal((5, width)).astype(np.float32)
+    ranges = None if "binary" in dtype else np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+    form = form_of(dtype, width, ranges=ranges)
+    missing = np.array([False, True, False, False, False])
+    (array,) = vector_arrays(np.where(missing[:, None], np.float32(np.nan), vectors), missing, form=form)
+    (field,) = vector_fields(form)
+    assert array.type == field.type
+    assert array.type.list_size == stored_width(form) == (-(-width // 8) if "binary" in dtype else width)
+    assert array[1].as_py() is None
+    stored = np.array([row for row in array.to_pylist() if row is not None])
+    np.testing.assert_array_equal(stored, quantized(vectors[~missing], dtype, ranges=ranges))
