@@ -2,8 +2,8 @@
 
     python benchmarks/vector_index.py BUNDLE --corpus sentences.txt --queries some_of_them.txt
 
-Neighbours are those by cosine of fp32 vectors, the text itself not counted. Every search is exact, so it finds what faiss' flat indexes find
-(docs/vector-index.md); what is lost is lost by the numbers. Prints one JSON document.
+Neighbours are those by cosine of fp32 vectors, the text itself not counted. Every search is exact, so it finds what the indexes of
+docs/vector-index.md find; what is lost is lost by the numbers. Prints one JSON document.
 """
 
 from __future__ import annotations

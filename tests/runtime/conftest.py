@@ -23,7 +23,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bundle of a model with prompts, one of them before every text, unit vectors, and a size to cut them to. Read-only by agreement."""
+    """A tiny bundle with prompts, one of them before every text, unit vectors, and a size to cut them to. Read-only by agreement."""
     folder = build_golden_bundle(tmp_path_factory.mktemp("bundle") / "trained")
     prompts, pooling = {"query": "the cat, ", "document": "a dog: "}, SourcePooling(mode="cls", normalize=True)
     agree(folder, prompts=prompts, default_prompt_name="document", source_pooling=pooling, matryoshka_dims=(4,))

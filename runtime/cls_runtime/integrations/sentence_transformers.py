@@ -81,8 +81,11 @@ class ClsEncoderModule(torch.nn.Module):
         """The vectors' width, as sentence-transformers 5 asks for it."""
         return self.get_embedding_dimension()
 
-    def preprocess(self, inputs: Sequence[Text], prompt: str | None = None) -> dict[str, Any]:
-        """The texts as they are, and the prompt apart: the encoder tokenizes them itself, sorted by length, and may have to tell them apart."""
+    def preprocess(self, inputs: Sequence[Text], prompt: str | None = None, task: str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """The texts as they are, and the prompt apart: the encoder tokenizes them itself, sorted by length, and may leave the prompt out.
+
+        `task` is `query` or `document`, which chose the prompt already; it says more to models of several parts only.
+        """
         return {"texts": [checked_text(text, index) for index, text in enumerate(iterable_of_texts(inputs))], "prompt": prompt or ""}
 
     def tokenize(self, texts: Sequence[Text]) -> dict[str, Any]:

@@ -29,7 +29,10 @@ from cls_runtime.reading.parquet_files import require_pyarrow
 
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
-    """What a job did, with vectors of the form `vectors`. `total` counts all runs, `this_run` what was done now, in `seconds`; `resumed_rows` of the input were done before."""
+    """What a job did, with vectors of the form `vectors`.
+
+    `total` counts all runs, `this_run` what was done now, in `seconds`; `resumed_rows` of the input were done before.
+    """
 
     shards: int
     vectors: VectorForm

@@ -131,7 +131,7 @@ def test_what_is_no_sentences_vector_is_neither_cut_nor_made_unit_long(prompted:
     for model in (sentence_transformer(prompted, output="pooler"), model_of(module_of(prompted, output="pooler"))):
         vectors = model.encode(TEXTS, prompt="")
         np.testing.assert_allclose(vectors, prompted.encode(TEXTS, output="pooler", prompt="", normalize=False), rtol=0, atol=1e-5)
-        assert np.linalg.norm(vectors, axis=1).max() > 2
+        assert np.linalg.norm(vectors, axis=1).min() > 1.1
 
 
 def test_what_a_model_is_asked_for(encoder: Encoder) -> None:

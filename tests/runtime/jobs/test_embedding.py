@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-
 from bundle_builder import build_bundle
 from golden_bundle import agree
 

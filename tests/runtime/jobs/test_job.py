@@ -334,8 +334,7 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
         (["-o", "{work}/v.npy", "--keep", "score"], f"--keep goes {FOLDER_ONLY}"),
         (
             ["-o", "{work}/v.npy", "--dtype", "int8", "--on-error", "null"],
-            "--on-error null goes with -o FOLDER or --dtype float32 or float16, a .npy of integers has no number for a row without a text; "
-            "found -o {work}/v.npy --dtype int8",
+            "--on-error null goes with -o FOLDER or --dtype float32 or float16, a .npy of integers has no number for a row without a text",
         ),
         (["-o", "{work}/out", "--ranges", "r.npy"], "--ranges goes with --dtype int8 or uint8; found --dtype float32"),
         (
