@@ -12,8 +12,8 @@ BIN := .venv/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BUNDLE := build/all-MiniLM-L6-v2
 LAYOUTS := standard native broadcast
-# The programs of docs/integrations.md; development is .venv itself.
-INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
+# The programs of docs/integrations.md and docs/vector-index.md; development is .venv itself.
+INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
@@ -150,7 +150,7 @@ clean:                          ## what make made; bundles in models/ stay
 	@touch $@
 
 # Those that import cls-export get its wheel, with the extra that docs/integrations.md names.
-.venv-interop/langchain/.installed: EXTRA := [cpu]
+.venv-interop/faiss/.installed .venv-interop/langchain/.installed: EXTRA := [cpu]
 .venv-interop/optimum/.installed .venv-interop/sentence_transformers/.installed: EXTRA := [optimum]
 .venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built
 	$(call environment,.venv-interop/$*,$<) --requirement $< $(if $(EXTRA),"$$(ls dist/*.whl)$(EXTRA)")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime import Encoder
+from cls_runtime.encoding.quantizing import quantized
 from cls_runtime.errors import ClsError
 
 NEIGHBOURS = 10
@@ -35,11 +36,9 @@ def recalls(bundle: Path, corpus: Sequence[str], queries: Sequence[str], *, vari
     with Encoder.load(bundle, variant=variant, on_overflow="truncate") as encoder:
         vectors = encoder.encode(texts, normalize=True)
         of_bundle = encoder.ranges(normalize=True)
-        of_corpus = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
-        int8, corpus_int8 = (
-            encoder.encode(texts, normalize=True, dtype="int8", ranges=ranges).astype(np.float32) for ranges in (of_bundle, of_corpus)
-        )
-        bits = encoder.encode(texts, normalize=True, dtype="ubinary")
+    of_corpus = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
+    int8, corpus_int8 = (quantized(vectors, "int8", ranges=ranges).astype(np.float32) for ranges in (of_bundle, of_corpus))
+    bits = quantized(vectors, "ubinary")
     width, asked = vectors.shape[1], vectors[own]
     # A query's dot product with int8 codes: each number weighs as much as a step of its code is. What all rows have alike is left out.
     asked_int8, asked_corpus = (asked * (greatest - least) / 255 for least, greatest in (of_bundle, of_corpus))

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from bundle_builder import build_bundle
-from golden_bundle import agree, build_golden_bundle
+from golden_bundle import build_golden_bundle
 from watched_engine import WatchedEngine
 
 from cls_runtime import Bundle, Encoder, EncoderOptions
-from cls_runtime.bundle.manifest import SourcePooling
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +23,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny bundle with prompts, one of them before every text, unit vectors, and a size to cut them to. Read-only by agreement."""
-    folder = build_golden_bundle(tmp_path_factory.mktemp("bundle") / "trained")
-    prompts, pooling = {"query": "the cat, ", "document": "a dog: "}, SourcePooling(mode="cls", normalize=True)
-    agree(folder, prompts=prompts, default_prompt_name="document", source_pooling=pooling, matryoshka_dims=(4,))
-    return folder
+    prompts = {"query": "the cat, ", "document": "a dog: "}
+    folder = tmp_path_factory.mktemp("bundle") / "trained"
+    return build_golden_bundle(folder, normalize=True, prompts=prompts, default_prompt_name="document", matryoshka_dims=(4,))
 
 
 @pytest.fixture

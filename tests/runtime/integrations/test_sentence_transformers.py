@@ -125,6 +125,26 @@ def test_a_whole_model_is_used_as_its_source_is(prompted: Encoder, oracle: Sente
         assert np.abs(expected - model_of(module_of(prompted)).encode(TEXTS, truncate_dim=64)).max() > 1e-3  # without the prompt
 
 
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_prompt_that_the_model_does_not_pool_is_told_apart(make_bundle: Callable[..., Path], include_prompt: bool, pooling: str) -> None:
+    options = {"pooling": pooling, "include_prompt": include_prompt, "prompts": {"query": "the cat, "}, "normalize": True}
+    with Encoder.load(make_bundle(**options), threads=1) as encoder:
+        model = model_of(module_of(encoder), prompts={"query": "the cat, "})
+        texts = ["rain", "the dog sleeps", "the dog sleeps " * 20]
+        with pytest.warns(TruncationWarning):
+            vectors = model.encode(texts, prompt_name="query")
+        with pytest.warns(TruncationWarning):
+            np.testing.assert_allclose(vectors, encoder.encode_query(texts), rtol=0, atol=1e-6)
+        joined = encoder.encode(["the cat, rain"])
+        assert np.allclose(vectors[:1], joined, rtol=0, atol=1e-6) == include_prompt
+        if include_prompt:
+            assert model[0].tokenize(texts) == model[0].preprocess(texts)
+        else:
+            with pytest.raises(UsageError, match="leaves a prompt out of its vectors, and tokenize is not told which it is"):
+                model[0].tokenize(texts)
+
+
 def test_what_is_no_sentences_vector_is_neither_cut_nor_made_unit_long(prompted: Encoder) -> None:
     from cls_runtime.integrations.sentence_transformers import sentence_transformer
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_bundle import agree, build_golden_bundle
+from golden_bundle import build_golden_bundle
 
 from cls_runtime.commands import embed
 
@@ -24,9 +24,7 @@ WORDS = "the cat dog sleeps runs a b c d e f g h running dogs cats".split()
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny fp32 bundle whose vectors may be cut to 4 numbers. Read-only by agreement."""
-    folder = build_golden_bundle(tmp_path_factory.mktemp("jobs") / "tiny")
-    agree(folder, matryoshka_dims=(4,))
-    return folder
+    return build_golden_bundle(tmp_path_factory.mktemp("jobs") / "tiny", matryoshka_dims=(4,))
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,8 @@ import time
 import numpy as np
 import pytest
 from bundle_builder import build_bundle
-from golden_bundle import agree
 
 from cls_runtime import Encoder, InvalidVectorError, TextTooLongError
-from cls_runtime.bundle.manifest import SourcePooling
 from cls_runtime.encoding.vector_options import VectorOptions
 from cls_runtime.jobs import embedding, reading_ahead, repeats
 from cls_runtime.jobs.embedding import embed_blocks
@@ -68,8 +66,7 @@ def test_options_go_through(encoder, make_texts):
 
 def test_a_models_own_cut_is_behind_its_normalization(tmp_path, make_texts):
     """As sentence-transformers: such vectors have not unit length, unless it is asked for."""
-    folder = build_bundle(tmp_path / "cut")
-    agree(folder, truncate_dim=4, source_pooling=SourcePooling(mode="cls", normalize=True))
+    folder = build_bundle(tmp_path / "cut", truncate_dim=4, normalize=True)
     texts = make_texts(50)
     with Encoder.load(folder, on_overflow="truncate") as encoder:
         whole = encoder.encode(texts, normalize=True, dimensions=8)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from bundle_builder import build_bundle
 from pyarrow import parquet
 
 from cls_runtime import DimensionsWarning, Encoder, TextTooLongError, TruncationWarning
@@ -304,8 +305,6 @@ def test_a_comma_is_what_jobs_without_a_delimiter_had():
 
 
 def test_another_bundle_is_refused(bundle, corpus, tmp_path, run, capsys):
-    from bundle_builder import build_bundle
-
     assert run(bundle, corpus, "-o", tmp_path / "out") == 0
     longer = build_bundle(tmp_path / "longer", max_length=20)
     weights = build_bundle(tmp_path / "weights", change_weights=lambda values: values + 1)
@@ -491,3 +490,22 @@ def test_eight_times_the_rows_cost_eight_times_the_cpu_seconds(bundle, tmp_path,
     turns = [(cpu_seconds(1, turn), cpu_seconds(8, turn)) for turn in (1, 2, 3)]
     few, many = map(min, zip(*turns, strict=True))
     assert many < 2 * 8 * few
+
+
+@pytest.mark.parametrize("out", ["out", "out.npy"])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_a_mean_pooled_model(corpus, tmp_path, run, read, capsys, include_prompt, out):
+    """Its prompt is read and, where the model was trained so, not pooled."""
+    options = {"pooling": "mean", "include_prompt": include_prompt, "prompts": {"query": "the cat, "}, "default_prompt_name": "query"}
+    bundle = build_bundle(tmp_path / "mean", **options)
+    texts = texts_of(corpus)
+    true = expected(bundle, texts)
+    assert np.abs(true - expected(bundle, [f"the cat, {text}" for text in texts], prompt="")).max() < 1e-6 or not include_prompt
+    assert run(bundle, corpus, "-o", tmp_path / out) == 0
+    stored = np.load(tmp_path / out) if out == "out.npy" else np.array(read(tmp_path / out)["embedding"])
+    np.testing.assert_allclose(stored, true, atol=1e-6)
+    if out == "out":
+        assert origin_of(tmp_path / out)["output"] == "sentence"
+        capsys.readouterr()
+        assert run(bundle, corpus, "-o", tmp_path / "cls", "--output", "cls") == 2
+        assert "output is 'cls', this bundle has sentence, " in capsys.readouterr().err
