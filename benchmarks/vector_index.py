@@ -22,7 +22,7 @@ from cls_runtime.encoding.quantizing import quantized
 from cls_runtime.errors import ClsError
 
 NEIGHBOURS = 10
-CANDIDATES = 4 * NEIGHBOURS  # what is rescored
+CANDIDATES = (4 * NEIGHBOURS, 10 * NEIGHBOURS)  # how many are rescored
 _BLOCK = 256
 Float32 = NDArray[np.float32]
 Places = NDArray[np.intp]
@@ -44,15 +44,17 @@ def recalls(bundle: Path, corpus: Sequence[str], queries: Sequence[str], *, vari
     asked_int8, asked_corpus = (asked * (greatest - least) / 255 for least, greatest in (of_bundle, of_corpus))
     signs = np.unpackbits(bits, axis=1, count=width).astype(np.float32) * 2 - 1  # their dot product falls as bits differ
     exact = nearest(asked, vectors, own)
-    near = nearest(signs[own], signs, own, count=CANDIDATES)
+    near = nearest(signs[own], signs, own, count=max(CANDIDATES))
     found = {
         "float32": (4 * width, exact),
         "int8": (width, nearest(asked_int8, int8, own)),
         "int8, ranges of the corpus": (width, nearest(asked_corpus, corpus_int8, own)),
         "ubinary": (bits.shape[1], near[:, :NEIGHBOURS]),
-        "ubinary, rescored by int8": (bits.shape[1] + width, rescored(asked_int8, int8, near)),
-        "ubinary, rescored by float32": (bits.shape[1] + 4 * width, rescored(asked, vectors, near)),
     }
+    for count in CANDIDATES:
+        best = near[:, :count]
+        found[f"ubinary, {count} rescored by int8"] = (bits.shape[1] + width, rescored(asked_int8, int8, best))
+        found[f"ubinary, {count} rescored by float32"] = (bits.shape[1] + 4 * width, rescored(asked, vectors, best))
     return {name: {"bytes": size_bytes, "recall": _recall(exact, rows)} for name, (size_bytes, rows) in found.items()}
 
 
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    counts = {"texts": len({*corpus, *queries}), "queries": len({*queries}), "neighbours": NEIGHBOURS, "candidates": CANDIDATES}
+    counts = {"texts": len({*corpus, *queries}), "queries": len({*queries}), "neighbours": NEIGHBOURS}
     print(json.dumps({**counts, "indexes": found}, indent=2))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import json
 import shutil
 import tempfile
@@ -13,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import numpy as np
 from golden_bundle import agree, build_golden_bundle
 from hypothesis import strategies as st
 from mutations import mutated_bytes, mutated_json
 
 from cls_runtime import ClsError, Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
-from cls_runtime.bundle.manifest import MANIFEST_NAME
+from cls_runtime.bundle.manifest import MANIFEST_NAME, read_manifest
 from cls_runtime.bundle.onnx_form import external_files
+from cls_runtime.encoding.vector_options import VectorOptions
 from cls_runtime.jobs.job import run_job
 from cls_runtime.jobs.job_manifest import JOB_NAME
 from cls_runtime.jobs.options import JobOptions
+from cls_runtime.jobs.ranges import read_ranges
 from cls_runtime.reading.rows import BATCH_ROWS, Columns
 from cls_runtime.reading.text_files import TextFile
 
@@ -139,6 +143,17 @@ def _read_onnx(data: bytes, folder: Path) -> None:
     external_files(folder / "model.onnx")
 
 
+def _read_ranges(data: bytes, folder: Path) -> None:
+    (folder / "ranges.npy").write_bytes(data)
+    VectorOptions(dtype="int8", ranges=read_ranges(folder / "ranges.npy")).of(read_manifest(_bundle()))
+
+
+def _saved_ranges() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([[-1] * 8, [1] * 8], dtype=np.float32))
+    return file.getvalue()
+
+
 # ---------------------------------------------------------------- texts and jobs
 
 
@@ -240,6 +255,7 @@ def _checkpoint_files() -> list[bytes]:
 
 TARGETS = (
     Target("manifest", _manifests, _read_manifest, is_json=True),
+    Target("ranges", lambda: [_saved_ranges()], _read_ranges),
     Target("golden", lambda: [(_bundle() / GOLDEN_NAME).read_bytes()], _read_golden),
     Target(
         "tokenizer",
