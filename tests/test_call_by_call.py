@@ -197,3 +197,21 @@ def test_the_real_model(real: Pair) -> None:
     check_calls(real)
     check_bytes(real)
     check_the_rest(real)
+
+
+CALLS_OF_A_MODEL: dict[str, Callable[[Any], Any]] = {
+    "as trained": lambda m: m.encode(TEXTS),
+    "pairs": lambda m: m.encode(PAIRS),
+    "a prompt": lambda m: m.encode(TEXTS, prompt="say: "),
+    "queries": lambda m: m.encode_query(TEXTS),
+    "documents of unit length": lambda m: m.encode_document(TEXTS, normalize_embeddings=True),
+    "similarity": lambda m: m.similarity(m.encode_query(TEXTS), m.encode_document(TEXTS)).numpy(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS_OF_A_MODEL)
+def test_a_sentence_transformer_of_the_bundle_is_used_as_its_source(pair: Pair, call: str) -> None:
+    from cls_runtime.integrations.sentence_transformers import sentence_transformer
+
+    ours, theirs = (CALLS_OF_A_MODEL[call](model) for model in (sentence_transformer(pair.encoder), pair.model))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=MAX_ABS)
