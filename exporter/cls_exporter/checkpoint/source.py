@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cls_exporter.checkpoint.folder import CheckpointFolder
 from cls_exporter.checkpoint.hub_cache import cached_commit, is_short_hash, snapshot_of
+from cls_exporter.checkpoint.source_card import SOURCE_CARD
 from cls_exporter.errors import CheckpointError, as_checkpoint_error, shown
 from cls_exporter.model_names import cached_id, hub_name
 from cls_runtime.errors import UsageError
@@ -86,7 +87,7 @@ def _in_utf8(name: str) -> str:
 def _from_hub(model: str, *, revision: str | None, trust_remote_code: bool) -> SourceFolder:
     code = ("*.py",) if trust_remote_code else ()
     revision = _whole_hash(model, revision)
-    folder = _snapshot(model, revision=revision, patterns=SMALL_FILES + _MODULE_FILES + SAFETENSORS + code)
+    folder = _snapshot(model, revision=revision, patterns=(*SMALL_FILES, *_MODULE_FILES, *SAFETENSORS, SOURCE_CARD, *code))
     commit = folder.name
     encoder = encoder_folder(CheckpointFolder.of(folder))
     if not any(fnmatch.fnmatch(name, "model*.safetensors*") for name in encoder.names()):

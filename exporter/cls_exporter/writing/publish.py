@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cls_exporter.errors import one_line
+from cls_exporter.writing.model_card import CARD_NAME
 from cls_runtime.bundle.file_locks import held, is_held
 from cls_runtime.bundle.files import named_when_full, sync_folder, unfinished
 from cls_runtime.bundle.folder import ASIDE, staged_prefix
@@ -89,8 +90,8 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
 
 
 def _refuse_more_than_a_bundle(target: Path) -> None:
-    """Refuses to delete what no export has written: a bundle's manifest names every file of it."""
-    own = {MANIFEST_NAME, *_named_files(target)}
+    """Refuses to delete what no export has written: a bundle's manifest names every file of it but the card, which people may edit."""
+    own = {MANIFEST_NAME, CARD_NAME, *_named_files(target)}
     held_files = (Path(root, name).relative_to(target).as_posix() for root, _, names in os.walk(target) for name in names)
     foreign = sorted(name for name in held_files if name not in own)
     if foreign:

@@ -444,9 +444,9 @@ def test_only_the_files_that_are_needed_are_asked_for(folder: Path, monkeypatch:
     from cls_exporter.checkpoint import source
 
     needed = ["config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "sentencepiece.bpe.model", "tokenizer.json"]
-    needed += ["vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors"]
+    needed += ["vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors", "README.md"]
     frameworks = ["tf_model.h5", "flax_model.msgpack", "rust_model.ot", "model.onnx", "onnx/model.onnx", "onnx/config.json"]
-    others = ["openvino/openvino_model.bin", "0_Transformer/tf_model.h5", "README.md", "training_args.bin"]
+    others = ["openvino/openvino_model.bin", "0_Transformer/tf_model.h5", "docs/README.md", "training_args.bin"]
     stored = [*needed, *frameworks, *others, "pytorch_model.bin", "train.py"]
     asked: list[list[str]] = []
 

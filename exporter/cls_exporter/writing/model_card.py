@@ -1,0 +1,178 @@
+"""README.md of a bundle: a model card for people, and for the hub, made of the manifest.
+
+It is no part of the manifest's `files`, so that it can be edited: nothing in it decides a vector. The same manifest gives the same bytes,
+whenever the export ran. Names, prompts and labels are a checkpoint's, and so of anybody: they stand in code spans, in JSON and in literals,
+out of which nothing leads, or they do not stand here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cls_exporter.checkpoint.source_card import Stated
+from cls_exporter.writing.card_snippets import shown_prompt, snippets
+from cls_runtime.bundle.manifest import Manifest
+
+CARD_NAME = "README.md"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_TOOLS = {"cls-export": "cls-export", "torch": "PyTorch", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
+_WORDS = {"cls": "the CLS row of the last layer", "mean": "the mean of the last layer's rows of all tokens"}
+
+
+def write_model_card(folder: Path, manifest: Manifest, stated: Stated, *, name: str) -> None:
+    """Writes the card of the bundle in `folder`, as `model_card` makes it."""
+    (folder / CARD_NAME).write_text(model_card(manifest, stated, name=name), encoding="utf-8", newline="\n")
+
+
+def model_card(manifest: Manifest, stated: Stated, *, name: str) -> str:
+    """The text of the card: YAML front matter as the hub reads it, then Markdown.
+
+    Args:
+        manifest: the bundle's, with every variant.
+        stated: what the source says of itself.
+        name: what the bundle's folder is called; one that would need quoting in code is replaced.
+    """
+    name = name if _PLAIN_NAME.fullmatch(name) else "bundle"
+    matter = yaml.safe_dump(_front_matter(manifest, stated), sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**20)
+    sections = [
+        f"# {name}, exported by cls-export",
+        _summary(manifest),
+        *_warnings(manifest),
+        _table(("", ""), _facts(manifest)),
+        "## Parity",
+        _measured(manifest),
+        _table(("variant", "output", "file", "MB", "mean cosine", "1st percentile", "lowest", "max abs"), _parity_rows(manifest)),
+        *_prompts(manifest),
+        *_labels(manifest),
+        "## How to use it",
+        f"`models/{name}` stands for this folder. {_given(manifest)}",
+    ]
+    for snippet in snippets(manifest, name=name):
+        sections += [f"### {snippet.program}", snippet.words]
+        sections += [] if snippet.code is None else [f"```{snippet.language}\n{snippet.code}```"]
+    return f"---\n{matter}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def code(text: str) -> str:
+    """A text in a code span of a paragraph or a table; what would end either is escaped."""
+    escaped = (f"\\u{{{ord(letter):x}}}" if letter in "`|\\" or not letter.isprintable() else letter for letter in text)
+    return f"`{''.join(escaped)}`"
+
+
+def _front_matter(manifest: Manifest, stated: Stated) -> dict[str, Any]:
+    source, task = manifest.source, "feature-extraction"
+    if "logits" in manifest.encoder_outputs:
+        task = "text-classification"
+    elif manifest.source_pooling.mode is not None:
+        task = "sentence-similarity"
+    is_of_the_hub = source.revision is not None and _HUB_ID.fullmatch(source.name) is not None
+    matter = {
+        "library_name": "cls-export",
+        "pipeline_tag": task,
+        "base_model": source.name if is_of_the_hub else None,
+        **{key: _one_or_all(getattr(stated, key)) for key in ("license", "license_name", "language")},
+        "tags": ["onnx", "sentence-transformers", "transformers.js", "cls-export"],
+    }
+    return {key: value for key, value in matter.items() if value}
+
+
+def _one_or_all(values: Sequence[str]) -> str | list[str] | None:
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _summary(manifest: Manifest) -> str:
+    steps = [_WORDS[manifest.pooling], *(f"then {dense}" for dense in manifest.source_pooling.dense)]
+    width = manifest.width(manifest.sentence_output)
+    words = f"An ONNX bundle of {code(manifest.source.name)}: a text becomes {width} numbers, {', '.join(steps)}."
+    if manifest.source_pooling.normalize:
+        words += " The lines of code below give vectors of length 1, as the source does; the graph's own are as long as they come."
+    return words
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    mode = manifest.source_pooling.mode
+    words = (
+        f"The source was trained with {mode} pooling. Another was asked for all the same (`--allow-pooling-mismatch`): these vectors were "
+        "not trained to mean anything."
+    )
+    return [] if mode in (None, manifest.pooling) else [words]
+
+
+def _measured(manifest: Manifest) -> str:
+    texts = max(figures.texts for variant in manifest.variants.values() for figures in variant.parity.values())
+    return (
+        f"Against PyTorch in fp32, on {texts} texts from one token to more than fit in; an export that misses a threshold is none. "
+        "`cls-verify` measures it anywhere, without PyTorch."
+    )
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    source = manifest.source
+    yield "source", code(source.name) + ("" if source.revision is None else f" at {code(source.revision)}")
+    yield "its weights", f"sha256 `{source.weights_sha256}`"
+    yield "architecture", f"{code(manifest.architecture)}: {manifest.num_layers} layers, hidden size {manifest.hidden_size}"
+    yield "longest text", f"{manifest.max_length} tokens, special ones included"
+    yield "outputs of the graph", ", ".join(f"`{output.name}` ({output.width})" for output in manifest.outputs)
+    if manifest.matryoshka_dims:
+        yield "trained to be cut to", ", ".join(map(str, manifest.matryoshka_dims)) + " numbers"
+    if manifest.truncate_dim is not None:
+        yield "cut to", f"{manifest.truncate_dim} numbers, as its source does"
+    if manifest.similarity_fn_name is not None:
+        yield "similarity", manifest.similarity_fn_name
+    tools = (f"{words} {code(manifest.tool_versions[tool])}" for tool, words in _TOOLS.items() if tool in manifest.tool_versions)
+    yield "made by", ", ".join(tools)
+    yield "fingerprint", f"`{manifest.fingerprint}`"
+
+
+def _parity_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
+    for name, variant in manifest.variants.items():
+        megabytes = sum(file.size_bytes for file in variant.files) / 1e6
+        for output, figures in variant.parity.items():
+            cosines = (figures.mean_cosine, figures.p1_cosine, figures.min_cosine)
+            numbers = (*(f"{cosine:.7f}" for cosine in cosines), f"{figures.max_abs:.1e}")
+            yield name, output, code(variant.files[0].path), f"{megabytes:.1f}", *numbers
+
+
+def _prompts(manifest: Manifest) -> list[str]:
+    if not manifest.prompts:
+        return []
+    words = ["The source puts these before a text, by name."]
+    if manifest.default_prompt:
+        words.append(f"{code(str(manifest.default_prompt_name))} goes before every text for which no other is asked for.")
+    if not manifest.source_pooling.include_prompt:
+        words.append("The model reads a prompt's tokens, and the vector is made without them.")
+    return ["## Prompts", " ".join(words), _json(dict(manifest.prompts))]
+
+
+def _labels(manifest: Manifest) -> list[str]:
+    if not manifest.labels:
+        return []
+    activation = manifest.logits_activation
+    how = "" if activation in (None, "identity") else f", before {activation}"
+    return ["## Labels", f"`logits` has a number for each of them, in this order{how}.", _json(list(manifest.labels))]
+
+
+def _given(manifest: Manifest) -> str:
+    """What the lines of code give, in words."""
+    name = shown_prompt(manifest)
+    words = "`vectors` is what the source gives for two texts"
+    return f"{words}." if name is None else f"{words}, `queries` what it gives for them behind the prompt {code(name)}."
+
+
+def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _json(value: Any) -> str:
+    """A block that nothing in it can end: a line break in a text is an escape, and every line begins with a bracket or a blank."""
+    plain = json.dumps(value, indent=2, ensure_ascii=False)
+    whole = all(character == "\n" or character.isprintable() for character in plain)
+    return f"```json\n{plain if whole else json.dumps(value, indent=2)}\n```"
