@@ -12,6 +12,7 @@ from pathlib import Path
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.checkpoint.sentence_oracle import check_against_sentence_transformers
+from cls_exporter.checkpoint.source_card import read_source_card
 from cls_exporter.checkpoint.trial import check_computes
 from cls_exporter.config import ExportConfig, ExportReport, Layout
 from cls_exporter.gate import parity_gate as gate
@@ -25,6 +26,7 @@ from cls_exporter.graph.trace import trace
 from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import Written, write_variant
 from cls_exporter.writing.companions import write_companions
+from cls_exporter.writing.model_card import write_model_card
 from cls_exporter.writing.publish import staged
 from cls_exporter.writing.reading_back import check_read_back, check_sentence_files
 from cls_runtime import __version__
@@ -118,6 +120,7 @@ def export(
         # Without the fingerprint of the manifest that had no variants: it is computed again.
         manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies), fingerprint="")
         _write_manifest(folder, manifest)
+        write_model_card(folder, manifest, read_source_card(checkpoint.folder), name=Path(os.path.abspath(output)).name)  # noqa: PTH100
     steps.end()
     return ExportReport(
         path=Path(output),
