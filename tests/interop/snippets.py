@@ -1,10 +1,12 @@
-"""docs/integrations.md as test cases: each snippet is run as it stands, on other texts.
+"""The lines of code of docs/integrations.md and of bundles' own cards as test cases: each is run as it stands, on other texts.
 
-A comment before a snippet says where it runs and what its `vectors` must be:
+A comment before a snippet of the page says on which bundles of all-MiniLM-L6-v2 it runs and what its `vectors` must be:
 
-    <!-- snippet: environment=A,B layout=standard,native vectors=cls|cls-normalized|pooler [over-length=differs] -->
+    <!-- snippet: environment=A,B layout=standard,mean vectors=sentence|sentence-normalized|pooler [over-length=differs] -->
 
 `over-length=differs` is for a program that does not cut texts as PyTorch's tokenizer does; that it still does not is checked as well.
+`mean` is the bundle with the model's own pooling, the layouts are bundles of its CLS row. A card has its programs as headings, and what its
+vectors must be is what its source gives.
 """
 
 from __future__ import annotations
@@ -18,20 +20,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "integrations.md"
+CARD_NAME = "README.md"
+# Where the lines run that a card has below the heading of a program.
+CARD_PROGRAMS = {
+    "cls_runtime": ("development",),
+    "sentence-transformers": ("development", "sentence_transformers"),
+    'sentence-transformers 5, `backend="onnx"`': ("sentence_transformers",),
+    "optimum": ("optimum",),
+    "fastembed": ("fastembed",),
+    "transformers.js": ("transformers_js",),
+}
+CUTS_DIFFERENTLY = ("transformers.js",)
 TEXTS_IN_SNIPPETS = '["a text", "another"]'
-VECTORS_FILE = "vectors.f32"
+FILES = {"vectors": "vectors.f32", "queries": "queries.f32"}
 _SNIPPET = re.compile(r"(?:^<!-- snippet: (?P<marks>.*?) -->\n)?^```(?P<language>python|js)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+
+_PROGRAM = re.compile(r"^### (?P<program>.*?)$(?P<text>.*?)(?=^### |\Z)", re.DOTALL | re.MULTILINE)
 
 # What is added to a snippet: it writes float32 [n, width], little-endian.
 _WRITE = {
-    "python": f"\nimport numpy\nnumpy.asarray(vectors).astype('<f4', casting='same_kind').tofile({VECTORS_FILE!r})\n",
-    "js": f"\n(await import('node:fs')).writeFileSync({VECTORS_FILE!r}, Buffer.from(Float32Array.from(vectors.data).buffer));\n",
+    "python": "\nimport numpy\nnumpy.asarray({name}).astype('<f4', casting='same_kind').tofile({file!r})\n",
+    "js": "\n(await import('node:fs')).writeFileSync({file!r}, Buffer.from(Float32Array.from({name}.data).buffer));\n",
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One snippet in one environment on one layout. `line` is the snippet's line in the page."""
+    """One snippet in one environment on one bundle. `place` is where it stands."""
 
     environment: str
     layout: str
@@ -39,22 +54,49 @@ class Case:
     over_length_differs: bool
     language: str
     code: str
-    line: int
+    place: str
 
     @property
     def name(self) -> str:
-        return f"{self.environment}-{self.layout}-line{self.line}"
+        return f"{self.environment}-{self.layout}-{self.place}"
+
+    @property
+    def results(self) -> list[str]:
+        """The names that the snippet gives to what it computes."""
+        return [name for name in FILES if re.search(rf"^(?: *|const ){name} = ", self.code, re.MULTILINE)]
 
     def program(self, texts: list[str]) -> str:
         """The snippet with `texts` in place of its two, writing its vectors at the end."""
-        if self.code.count(TEXTS_IN_SNIPPETS) != 1:
-            raise ValueError(f"{PAGE.name}:{self.line}: expected {TEXTS_IN_SNIPPETS} once")
+        results = self.results
+        if not results or self.code.count(TEXTS_IN_SNIPPETS) != len(results):
+            raise ValueError(f"{self.place}: expected {TEXTS_IN_SNIPPETS} once for each of {', '.join(FILES)} that there is")
         listed = repr(texts) if self.language == "python" else json.dumps(texts)
-        return self.code.replace(TEXTS_IN_SNIPPETS, listed) + _WRITE[self.language]
+        writing = "".join(_WRITE[self.language].format(name=name, file=FILES[name]) for name in results)
+        return self.code.replace(TEXTS_IN_SNIPPETS, listed) + writing
 
 
 def cases() -> list[Case]:
+    """Those of the page."""
     return list(_cases(PAGE.read_text(encoding="utf-8")))
+
+
+def card_cases(bundle: Path, layout: str) -> list[Case]:
+    """Those of a bundle's card; of a program that cannot give the vectors there is none."""
+    return list(_card_cases((bundle / CARD_NAME).read_text(encoding="utf-8"), layout))
+
+
+def _card_cases(card: str, layout: str) -> Iterator[Case]:
+    for section in _PROGRAM.finditer(card):
+        for found, environment in itertools.product(_SNIPPET.finditer(section["text"]), CARD_PROGRAMS[section["program"]]):
+            yield Case(
+                environment=environment,
+                layout=layout,
+                vectors="as trained",
+                over_length_differs=section["program"] in CUTS_DIFFERENTLY,
+                language=found["language"],
+                code=found["code"],
+                place=section["program"],
+            )
 
 
 def _cases(page: str) -> Iterator[Case]:
@@ -71,5 +113,5 @@ def _cases(page: str) -> Iterator[Case]:
                 over_length_differs=marks.get("over-length") == "differs",
                 language=found["language"],
                 code=found["code"],
-                line=line,
+                place=f"line{line}",
             )

@@ -53,6 +53,7 @@ def snippets(manifest: Manifest, *, name: str) -> tuple[Snippet, ...]:
     return (
         _cls_runtime(manifest, literal(path)),
         _sentence_transformers(manifest, literal(path)),
+        _their_onnx_backend(manifest, literal(path)),
         _optimum(manifest, literal(path)),
         _fastembed(manifest, literal(path)),
         _transformers_js(manifest, name),
@@ -60,37 +61,55 @@ def snippets(manifest: Manifest, *, name: str) -> tuple[Snippet, ...]:
 
 
 def _cls_runtime(manifest: Manifest, path: str) -> Snippet:
-    name = shown_prompt(manifest)
-    lines = ["from cls_runtime import Encoder", "", f"with Encoder.load({path}) as encoder:"]
-    lines.append(f"    vectors = encoder.encode({_TEXTS})")
-    if name == _QUERY:
-        lines.append(f"    queries = encoder.encode_query({_TEXTS})")
-    elif name is not None:
-        lines.append(f"    queries = encoder.encode({_TEXTS}, prompt_name={literal(name)})")
+    lines = [
+        "from cls_runtime import Encoder",
+        "",
+        f"with Encoder.load({path}) as encoder:",
+        *(f"    {line}" for line in _encoded(manifest, "encoder")),
+    ]
     return Snippet(program="cls_runtime", words="`pip install cls-export[cpu]`. No PyTorch.", code=_joined(lines))
 
 
 def _sentence_transformers(manifest: Manifest, path: str) -> Snippet:
-    program = "sentence-transformers"
-    module = "with sentence-transformers 6 take `cls_runtime.integrations.sentence_transformers.ClsEncoderModule`"
+    lines = [
+        "from cls_runtime.integrations.sentence_transformers import sentence_transformer",
+        "",
+        f"model = sentence_transformer({path})",
+        *_encoded(manifest, "model"),
+    ]
+    words = "`pip install cls-export[cpu] sentence-transformers`, version 5 or 6."
+    return Snippet(program="sentence-transformers", words=words, code=_joined(lines))
+
+
+def _their_onnx_backend(manifest: Manifest, path: str) -> Snippet:
+    program = 'sentence-transformers 5, `backend="onnx"`'
     if manifest.layout == "native":
-        return Snippet(program=program, words=f"Its own ONNX backend needs `last_hidden_state`, which this layout has not; {module}.")
+        return Snippet(program=program, words="Cannot: it reads `last_hidden_state`, which this layout has not.")
     if not _is_pooled_with_prompts(manifest) and not manifest.token_rows:
-        words = f"Its own ONNX backend cannot leave a prompt's tokens out of the vector with this bundle; {module}."
-        return Snippet(program=program, words=words)
+        return Snippet(
+            program=program, words="Cannot: it leaves a prompt's tokens out of the rows of all tokens, which this bundle has not."
+        )
     file = _file(manifest)
     options = "" if file == "onnx/model.onnx" else f', model_kwargs={{"file_name": {literal(file)}}}'
     lines = [
         "from sentence_transformers import SentenceTransformer",
         "",
         f'model = SentenceTransformer({path}, backend="onnx", device="cpu"{options})',
-        f"vectors = model.encode({_TEXTS})",
+        *_encoded(manifest, "model"),
     ]
-    name = shown_prompt(manifest)
-    if name is not None:
-        lines.append(f"queries = model.encode({_TEXTS}, prompt_name={literal(name)})")
-    words = f'`pip install "sentence-transformers<6" cls-export[optimum]`; {module}.'
+    words = '`pip install "sentence-transformers<6" cls-export[optimum]`.'
     return Snippet(program=program, words=words, code=_joined(lines))
+
+
+def _encoded(manifest: Manifest, model: str) -> list[str]:
+    """`vectors` and `queries`, of what knows the source's prompts."""
+    name = shown_prompt(manifest)
+    lines = [f"vectors = {model}.encode({_TEXTS})"]
+    if name == _QUERY:
+        lines.append(f"queries = {model}.encode_query({_TEXTS})")
+    elif name is not None:
+        lines.append(f"queries = {model}.encode({_TEXTS}, prompt_name={literal(name)})")
+    return lines
 
 
 def _optimum(manifest: Manifest, path: str) -> Snippet:

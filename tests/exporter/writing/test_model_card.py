@@ -102,7 +102,8 @@ def snippets(card: str) -> dict[str, str]:
     return found
 
 
-PROGRAMS = ["cls_runtime", "sentence-transformers", "optimum", "fastembed", "transformers.js"]
+ONNX_BACKEND = 'sentence-transformers 5, `backend="onnx"`'
+PROGRAMS = ["cls_runtime", "sentence-transformers", ONNX_BACKEND, "optimum", "fastembed", "transformers.js"]
 
 
 def test_the_front_matter(plain: Manifest) -> None:
@@ -179,7 +180,7 @@ def test_each_program_is_told_the_pooling_and_the_length(plain: Manifest, pooled
     assert ("normalize(model(" in lines["optimum"]) == unit
     assert f"normalization={unit}" in lines["fastembed"]
     if layout == "native":
-        assert lines["sentence-transformers"] == ""
+        assert lines[ONNX_BACKEND] == ""
         assert "PoolingType.DISABLED" in lines["fastembed"]
         assert 'output_name="sentence_embedding"' in lines["fastembed"]
         assert ").sentence_embedding" + (".normalize()" if unit else "") in lines["transformers.js"]
@@ -196,7 +197,7 @@ def test_a_dense_after_the_mean_is_asked_for_by_name(plain: Manifest) -> None:
     lines = snippets(model_card(mean(plain, source=dense), NOTHING, name="x"))
     assert "DISABLED" in lines["fastembed"]
     assert ").sentence_embedding" in lines["transformers.js"]
-    assert 'backend="onnx"' in lines["sentence-transformers"]  # its modules.json has the Dense too
+    assert 'backend="onnx"' in lines[ONNX_BACKEND]  # its modules.json has the Dense too
     card = model_card(changed(plain, source=dense), NOTHING, name="x")
     assert "then Linear(32, 8) + Tanh" in card
     assert "PoolingType.CLS" in snippets(card)["fastembed"]  # the row has been through it
@@ -207,7 +208,7 @@ def test_without_fp32_the_lines_name_another_file(plain: Manifest, variant: str,
     manifest = changed(plain, variants={variant: plain.variants[variant]})
     lines = snippets(model_card(manifest, NOTHING, name="x"))
     file = plain.variants[variant].files[0].path
-    assert f'"{file}"' in lines["sentence-transformers"]
+    assert f'"{file}"' in lines[ONNX_BACKEND]
     assert f'"{file}"' in lines["fastembed"]
     assert f'"{Path(file).name}"' in lines["optimum"]
     assert f"dtype: '{js}'" in lines["transformers.js"]
@@ -225,7 +226,8 @@ def test_prompts(plain: Manifest) -> None:
     assert json.loads(shown) == prompts
     lines = snippets(card)
     assert "encoder.encode_query(" in lines["cls_runtime"]
-    assert 'prompt_name="query"' in lines["sentence-transformers"]
+    assert "model.encode_query(" in lines["sentence-transformers"]
+    assert "model.encode_query(" in lines[ONNX_BACKEND]
     for program in ("optimum", "fastembed", "transformers.js"):
         assert lines[program].count('"query: " + text') == 1
         assert "vectors" in lines[program]
@@ -240,7 +242,7 @@ def test_a_default_prompt_goes_before_every_text(plain: Manifest) -> None:
     for program in ("optimum", "fastembed", "transformers.js"):
         assert lines[program].count('"first: " + text') == 1
         assert "queries" not in lines[program]
-    assert "first" not in lines["cls_runtime"] + lines["sentence-transformers"]
+    assert "first" not in lines["cls_runtime"] + lines["sentence-transformers"] + lines[ONNX_BACKEND]
 
 
 @pytest.mark.parametrize("default", [None, "query"])
@@ -254,8 +256,9 @@ def test_who_cannot_leave_a_prompt_out_is_not_told_to_use_it(plain: Manifest, po
     for program in ("optimum", "fastembed", "transformers.js"):
         assert "q: " not in lines[program]
         assert ("vectors" in lines[program]) == (default is None)
-    assert ("encode(" in lines["sentence-transformers"]) == rows
+    assert ("encode(" in lines[ONNX_BACKEND]) == rows
     assert "encode(" in lines["cls_runtime"]
+    assert "encode(" in lines["sentence-transformers"]
     without = snippets(model_card(build(plain, source=apart, token_rows=rows), NOTHING, name="x"))
     assert all(without.values())  # without a prompt it makes no difference
 
