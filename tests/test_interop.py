@@ -2,22 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Literal
 
 import pytest
 import snippets
+
+from cls_exporter.writing.card_snippets import snippets as card_snippets
+from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Pooling, Source, SourcePooling, Variant
 
 ROOT = snippets.ROOT
 
 
 def test_every_snippet_says_where_it_runs_and_can_be_given_texts() -> None:
     cases = snippets.cases()
-    assert len(cases) >= 15
+    assert len(cases) >= 25
     for case in cases:
         assert "['x', 'y']" in case.program(["x", "y"]) or '["x", "y"]' in case.program(["x", "y"])
-        assert case.vectors in ("cls", "cls-normalized", "pooler")
-    assert {case.layout for case in cases} == {"standard", "native", "broadcast"}
+        assert case.results == ["vectors"]
+        assert case.vectors in ("sentence", "sentence-normalized", "cls", "cls-normalized", "pooler")
+    assert {case.layout for case in cases} == {"standard", "native", "broadcast", "mean"}
+    assert {case.environment for case in cases if case.layout == "mean"} == {case.environment for case in cases}
     assert len({case.name for case in cases}) == len(cases)
+
+
+def manifest_of(*, pooling: Pooling, layout: Literal["standard", "native", "broadcast"] = "standard") -> Manifest:
+    """As that of the bundle of all-MiniLM-L6-v2, as far as its card's lines of code depend on it."""
+    graph = BundleFile(path="onnx/model.onnx", sha256="0" * 64, size_bytes=1)
+    names = ("sentence_embedding",) if layout == "native" else ("last_hidden_state", "sentence_embedding")
+    return Manifest(
+        source=Source(name="all-MiniLM-L6-v2", revision=None, weights_sha256="0" * 64, tokenizer_sha256="0" * 64),
+        architecture="bert",
+        hidden_size=384,
+        num_layers=6,
+        max_length=256,
+        layout=layout,
+        inputs=("input_ids", "attention_mask", "token_type_ids"),
+        outputs=tuple(OutputSpec(name=name, width=384) for name in names),
+        pooler=Pooler(state="absent", evidence="made by a test"),
+        source_pooling=SourcePooling(mode="mean", normalize=True),
+        variants={"fp32": Variant(files=(graph,), recipe={}, parity={}, batch_invariance_max_abs=0.0)},
+        files=(),
+        tool_versions={},
+        pooling=pooling,
+        token_rows=pooling == "mean" and layout == "standard",
+    )
+
+
+def test_the_pages_lines_are_those_of_a_card() -> None:
+    """Of the two modules of cls-export the page says more than a card does."""
+    blocks = {case.code for case in snippets.cases()}
+    cards = {snippet.program: snippet.code for snippet in card_snippets(manifest_of(pooling="mean"), name="all-MiniLM-L6-v2")}
+    assert set(cards) == set(snippets.CARD_PROGRAMS)
+    apart = {"cls_runtime", "sentence-transformers"}
+    assert {program for program, code in cards.items() if code not in blocks} <= apart
+    cls = {snippet.program: snippet.code for snippet in card_snippets(manifest_of(pooling="cls"), name="all-MiniLM-L6-v2")}
+    assert cls["fastembed"] in blocks
+    assert cls["transformers.js"] not in {None, cards["transformers.js"]}
+
+
+def test_a_cards_lines_are_found_by_their_program() -> None:
+    manifest = dataclasses.replace(manifest_of(pooling="mean"), fingerprint="", prompts={"query": "q: "})
+    listed = card_snippets(manifest, name="x")
+    card = "\n\n".join(f"### {item.program}\n\n{item.words}\n\n```{item.language}\n{item.code}```" for item in listed) + "\n"
+    found = {(case.place, case.environment): case for case in snippets._card_cases(card, "mean")}
+    assert list(found) == [
+        (program, environment) for program, environments in snippets.CARD_PROGRAMS.items() for environment in environments
+    ]
+    for case in found.values():
+        assert case.results == ["vectors", "queries"]
+        assert case.program(["x", "y"]).count("'x', 'y'" if case.language == "python" else '"x", "y"') == 2
+        assert all(file in case.program(["x"]) for file in snippets.FILES.values())
+    assert not list(snippets._card_cases("### fastembed\n\nCannot: it does not.\n", "mean"))
 
 
 def test_a_snippet_without_a_comment_is_refused() -> None:
