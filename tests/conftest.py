@@ -56,25 +56,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     told = "a bundle of all-MiniLM-L6-v2 with fp32, int8 and the pooler, in place of exporting it"
-    parser.addoption("--minilm-bundle", type=Path, metavar="DIR", help=told)
+    parser.addoption("--minilm-bundle", type=Path, metavar="DIR", help=f"{told}; of its CLS row")
+    parser.addoption("--minilm-mean-bundle", type=Path, metavar="DIR", help=f"{told}; with its own pooling")
 
 
 @pytest.fixture(scope="session")
 def minilm_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
     """An fp32 bundle of it with CLS and pooler, perhaps with int8. Read-only by agreement: copy it before you damage it."""
-    return request.config.getoption("--minilm-bundle") or _exported(request, shared / "minilm", "fp32")
+    return request.config.getoption("--minilm-bundle") or _exported(request, shared / "minilm", "fp32", cls_row=True)
 
 
 @pytest.fixture(scope="session")
 def minilm_int8_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
     """The same with int8, whose calibration takes a minute or two."""
-    return request.config.getoption("--minilm-bundle") or _exported(request, shared / "minilm-int8", "fp32", "int8")
+    return request.config.getoption("--minilm-bundle") or _exported(request, shared / "minilm-int8", "fp32", "int8", cls_row=True)
 
 
-def _exported(request: pytest.FixtureRequest, folder: Path, *precisions: Literal["fp32", "int8"]) -> Path:
+@pytest.fixture(scope="session")
+def minilm_mean_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
+    """An fp32 bundle of it with its own pooling, the mean, and with the pooler, perhaps with int8. Read-only by agreement too."""
+    return request.config.getoption("--minilm-mean-bundle") or _exported(request, shared / "minilm-mean", "fp32", cls_row=False)
+
+
+@pytest.fixture(scope="session")
+def minilm_mean_int8_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
+    """The same with int8."""
+    return request.config.getoption("--minilm-mean-bundle") or _exported(
+        request, shared / "minilm-mean-int8", "fp32", "int8", cls_row=False
+    )
+
+
+def _exported(request: pytest.FixtureRequest, folder: Path, *precisions: Literal["fp32", "int8"], cls_row: bool) -> Path:
+    """`cls_row` asks for the row that the model was not trained for."""
     minilm = request.getfixturevalue("minilm")
     from cls_exporter import ExportConfig, export
 
-    config = ExportConfig(pooler=True, precisions=precisions, allow_pooling_mismatch=True)
+    config = ExportConfig(pooler=True, precisions=precisions, allow_pooling_mismatch=cls_row)
     name = "all-MiniLM-L6-v2"
     return made_once(folder, lambda folder: export(str(minilm), folder / name, config=config)) / name
