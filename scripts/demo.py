@@ -27,7 +27,7 @@ from cls_runtime.bundle.manifest import Manifest, read_manifest
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "demo"
 BUNDLE, CLS_BUNDLE = Path("models/demo"), Path("models/demo-cls")  # never names that a user's own export would have
-LAYERS = 3  # of the six, for the checkpoint that pools by CLS
+LAYERS = 2  # of the six, for the checkpoint that pools by CLS
 PROMPT = "Represent this sentence for searching relevant passages: "  # as bge's models have it
 TOKENS = 128
 

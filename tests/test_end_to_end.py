@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from cls_exporter import command as export
+from cls_runtime import Encoder
 from cls_runtime.commands import doctor, embed, verify
 
 TEXTS = ["the cat sat on a mat", "", "x", "fast dog runs: hello, world 42!"]
@@ -47,3 +48,15 @@ def test_export_verify_embed_doctor(tmp_path, monkeypatch, capsys):
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert "force" in captured.err
+
+
+@pytest.mark.slow
+def test_the_real_models_own_vectors(minilm, minilm_mean_bundle):
+    """As sentence-transformers gives them, of texts up to the limit and over it."""
+    library = pytest.importorskip("sentence_transformers")
+    texts = [*TEXTS, "A question?", "word " * 200, "many words " * 300]
+    expected = library.SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    with Encoder.load(minilm_mean_bundle, variant="fp32", on_overflow="truncate") as encoder:
+        assert encoder.manifest.pooling == "mean"
+        rows = encoder.encode(texts)
+    np.testing.assert_allclose(rows, expected, atol=5e-5)
