@@ -109,9 +109,9 @@ def main() -> int:
         f"For a text of {TOKENS} tokens that is {work / 1e6:.0f} million multiply-adds, {1 - work / mean_work:.0%} less than",
         f"the {mean_work / 1e6:.0f} million of {LAYERS} layers in step 1.",
         "",
-        "encoder.encode_query puts the model's own prompt before a text: its vector for",
-        f"{question!r} has a cosine of {cosine(query, by_hand):.4f} to that of the text behind the prompt,",
-        f"and of {cosine(query, plain):.4f} to that of the text alone.",
+        "encoder.encode_query puts the model's own prompt before a text. For",
+        f"{question!r} its vector differs by {np.abs(query - by_hand).max():.1e} at most from that of the text behind the",
+        f"prompt, and by {np.abs(query - plain).max():.1e} from that of the text alone.",
     )
 
     title("What happened")
@@ -180,11 +180,6 @@ def json_of(path: Path) -> dict[str, Any]:
 def multiply_adds(manifest: Manifest) -> int:
     """Those of the fp32 graph for one text of `TOKENS` tokens."""
     return manifest.variants["fp32"].multiply_adds["fp32"].count(1, TOKENS)
-
-
-def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Of two vectors, each the only row of its array."""
-    return float(first[0] @ second[0] / np.linalg.norm(first[0]) / np.linalg.norm(second[0]))
 
 
 def shown(path: Path) -> str:

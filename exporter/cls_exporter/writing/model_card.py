@@ -162,8 +162,8 @@ def _labels(manifest: Manifest) -> list[str]:
 def _given(manifest: Manifest) -> str:
     """What the lines of code give, in words."""
     name = shown_prompt(manifest)
-    words = "`vectors` is what the source gives for two texts"
-    return f"{words}." if name is None else f"{words}, `queries` what it gives for them behind the prompt {code(name)}."
+    words = "`vectors` are those of two texts"
+    return f"{words}." if name is None else f"{words}, `queries` those of the same texts behind the prompt {code(name)}."
 
 
 def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
