@@ -157,5 +157,6 @@ def first_row(hidden: Tensor, counted: Tensor) -> Tensor:
     """The first of the rows [B, S, H] whose place in `counted` [B, S] is true; row 0 where none is."""
     length = counted.shape[1]
     # By a minimum: ONNX Runtime has no CUDA kernel for ArgMax.
-    first = torch.where(counted, torch.arange(length, device=counted.device), length).amin(1) % length
+    first = torch.where(counted, torch.arange(length, device=counted.device), length).amin(1)
+    first = torch.where(first < length, first, 0)
     return hidden.gather(1, first[:, None, None].expand(-1, 1, hidden.shape[-1])).squeeze(1)
