@@ -12,6 +12,7 @@ from cls_runtime import Bundle, Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, write_golden
 from cls_runtime.bundle.manifest import Manifest, read_manifest
 from cls_runtime.encoding.tokenizer import TextTokenizer
+from cls_runtime.verifying.vector_checks import as_computed
 
 # From nothing to far over the tiny model's 16 tokens.
 TEXTS = ("a", "the cat sleeps", "", "dog runs, the cat!", "xyz 123", "the dog sleeps " * 20, "?", "running-sleeping.", "cat" * 9)
@@ -21,7 +22,7 @@ def build_golden_bundle(folder: Path, **options: object) -> Path:
     """`build_bundle`, with golden vectors of its own outputs."""
     build_bundle(folder, **options)
     with Encoder.load(folder, variant=next(iter(read_manifest(folder).variants)), on_overflow="truncate", on_invalid="keep") as encoder:
-        vectors = {name: encoder.encode(TEXTS, output=name) for name in encoder.outputs}
+        vectors = {name: as_computed(encoder, TEXTS, output=name) for name in encoder.manifest.recorded_outputs}
     tokenized = TextTokenizer.from_bundle(Bundle.open(folder)).tokenize(TEXTS)
     tokens = tuple(tuple(text.ids.tolist()) for text in tokenized)
     replace_golden(folder, Golden(texts=TEXTS, vectors=vectors, token_ids=tokens))
