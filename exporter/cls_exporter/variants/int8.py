@@ -32,7 +32,6 @@ from cls_exporter.graph.passes.token_rows import TokenRows, token_products
 from cls_exporter.graph.pipeline import apply_pass, clean
 from cls_exporter.variants.bias_correction import corrected_biases, set_biases
 from cls_exporter.variants.calibration import (
-    CalibrationTexts,
     InputMeans,
     activation_ranges,
     input_moments,
@@ -42,6 +41,7 @@ from cls_exporter.variants.calibration import (
     with_quiet_channels_raised,
     with_random_words,
 )
+from cls_exporter.variants.calibration_texts import CalibrationTexts
 from cls_exporter.variants.kept_products import kept_products
 from cls_exporter.variants.variant import Built
 from cls_exporter.variants.weight_rounding import round_by_descent, round_to_nearest
@@ -79,6 +79,8 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
     step = max(2, texts.count // SEARCH_TEXTS)
     probes = list(token_batches(checkpoint, islice(texts.open(), 0, step * SEARCH_TEXTS, step)))
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))
+    if not form.one_row:  # a short text has no other tokens that make up for one whose numbers are clipped
+        others = merged(others, activation_ranges(rows, _random_words(checkpoint, token_batches(checkpoint, texts.open()))))
     ranges = merged(others, activation_ranges(rows, probes))
     reference = sentence_embeddings(rows, probes)
     by_alpha = _search(rows, others or ranges, probes, reference)
@@ -238,9 +240,7 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
         return token_batches(checkpoint, _spread(texts, CORRECTION_TEXTS))
 
     def words() -> Iterator[TokenBatch]:
-        special = checkpoint.tokenizer.all_special_ids
-        vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
-        return with_random_words(batches(), special=special, vocabulary=vocabulary)
+        return _random_words(checkpoint, batches())
 
     weights = _weights(smoothed)
     ways: dict[str, dict[str, QuantizedWeight]] = {"descent": {}, "nearest": {}}
@@ -259,6 +259,11 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
     return {
         way: _quantized(smoothed, stored, corrected_biases(smoothed.model, smoothed.scales, stored, means)) for way, stored in ways.items()
     }
+
+
+def _random_words(checkpoint: Checkpoint, batches: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+    vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
+    return with_random_words(batches, special=checkpoint.tokenizer.all_special_ids, vocabulary=vocabulary)
 
 
 def _quantized(smoothed: _Smoothed, weights: Mapping[str, QuantizedWeight], biases: Mapping[str, Float32]) -> ir.Model:
