@@ -123,7 +123,8 @@ class ExportStore:
         """`graph.trace.trace`, once for the same configuration, inputs and outputs; the copy is the caller's."""
         weights = checkpoint.model.state_dict()
         shapes = [(name, list(tensor.shape)) for name, tensor in weights.items()]
-        described = f"{checkpoint.inputs} {checkpoint.model.output_names} {shapes} {json.dumps(checkpoint.stored_config)}"
+        asked = f"{checkpoint.inputs} {checkpoint.model.output_names} {checkpoint.model.include_prompt}"
+        described = f"{asked} {shapes} {json.dumps(checkpoint.stored_config)}"
         key = hashlib.sha256(described.encode()).hexdigest()
         if key not in self._traced:
             self._traced[key] = Traced.read(made_once(self._folder / f"traced-{key}", lambda folder: _trace_into(folder, checkpoint)))

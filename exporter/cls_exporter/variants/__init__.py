@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.config import Precision
-from cls_exporter.variants.calibration import CalibrationTexts
+from cls_exporter.variants.calibration_texts import CalibrationTexts
 from cls_exporter.variants.fp16 import build_fp16
 from cls_exporter.variants.fp32 import build_fp32
 from cls_exporter.variants.int8 import build_int8

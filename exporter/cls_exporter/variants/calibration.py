@@ -1,17 +1,15 @@
-"""Calibration: the texts that int8's scales come from, and what they make of the inputs of every product over all tokens.
+"""Calibration: what texts make of the inputs of every product over all tokens, from which int8's scales come.
 
 All of it is measured in float64, so that the same checkpoint and texts give the same scales on every CPU.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -26,8 +24,6 @@ from cls_exporter.graph.passes.static_quantization import InputScale
 from cls_exporter.graph.passes.token_rows import token_products
 from cls_exporter.variants.exact_run import reduce_exactly, run_exactly
 from cls_runtime.engines.base import TokenBatch
-from cls_runtime.errors import UsageError
-from cls_runtime.reading.text_files import read_texts
 
 Float64 = NDArray[np.float64]
 
@@ -39,43 +35,6 @@ QUIET_QUANTILE = 0.8  # measured with 0.5, 0.8 and 0.95 on all-MiniLM-L6-v2: doc
 TEXT_WEIGHT, WORD_WEIGHT = 3, 2
 # Second moments [K, K] in memory at once; wide and deep models take several runs over the texts.
 MOMENT_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class CalibrationTexts:
-    """Where the texts come from: `open` starts over, `count` and `sha256` name them in the manifest. Made by `of` and `of_file`."""
-
-    open: Callable[[], Iterator[str]]
-    count: int
-    sha256: str
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> CalibrationTexts:
-        """Texts that are in memory."""
-        return _counted(lambda: iter(texts))
-
-    @classmethod
-    def of_file(cls, file: Path) -> CalibrationTexts:
-        """The texts of a file, one a line; it is read anew each time, so that memory does not grow with it.
-
-        Raises:
-            UsageError: the file cannot be read or holds no text.
-        """
-        if file.exists() and not file.is_file():
-            raise UsageError(f"calibration file {file} is no regular file; it is read several times, expected a file of one text a line")
-        texts = _counted(lambda: (text for text in read_texts([file]) if text.strip()))
-        if not texts.count:
-            raise UsageError(f"calibration file {file} holds no text; expected one text a line, some hundred of them")
-        return texts
-
-
-def _counted(open_texts: Callable[[], Iterator[str]]) -> CalibrationTexts:
-    digest = hashlib.sha256()
-    count = 0
-    for text in open_texts():
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
-        count += 1
-    return CalibrationTexts(open_texts, count, digest.hexdigest())
 
 
 def token_batches(checkpoint: Checkpoint, texts: Iterator[str]) -> Iterator[TokenBatch]:
@@ -296,5 +255,5 @@ def _as_output(model: ir.Model, value: ir.Value) -> str:
 
 
 def sentence_embeddings(model: ir.Model, batches: Sequence[TokenBatch]) -> NDArray[np.float32]:
-    """The CLS rows of `batches`, in their order: float32 [n, H]."""
+    """The sentences' vectors of `batches`, in their order: float32 [n, width]."""
     return np.concatenate([rows[0] for rows in run_exactly(model, batches, [SENTENCE_EMBEDDING])]).astype(np.float32)

@@ -32,7 +32,6 @@ from cls_exporter.graph.passes.token_rows import TokenRows, token_products
 from cls_exporter.graph.pipeline import apply_pass, clean
 from cls_exporter.variants.bias_correction import corrected_biases, set_biases
 from cls_exporter.variants.calibration import (
-    CalibrationTexts,
     InputMeans,
     activation_ranges,
     input_moments,
@@ -42,6 +41,8 @@ from cls_exporter.variants.calibration import (
     with_quiet_channels_raised,
     with_random_words,
 )
+from cls_exporter.variants.calibration_texts import CalibrationTexts
+from cls_exporter.variants.kept_products import kept_products
 from cls_exporter.variants.variant import Built
 from cls_exporter.variants.weight_rounding import round_by_descent, round_to_nearest
 from cls_runtime.bundle.manifest import ParityFigures
@@ -57,6 +58,8 @@ CORRECTION_TEXTS = 448
 # How much of a channel's largest square is added to its mean square before weights are rounded: other texts will use channels that those
 # of the calibration hardly did.
 UNSEEN = 0.01
+_COMPUTE_OF_ONE_ROW = "int8 products over all tokens; attention, LayerNorm, GELU and the last layer's single row in float32"
+_COMPUTE_OF_ALL_ROWS = "int8 products over all tokens; attention, LayerNorm, GELU, what adds to the residual and the last layer in float32"
 _LARGEST_BIAS = 2.0**30  # of an int32 that the kernel still adds products to
 _SCALE_BITS = 8
 
@@ -68,10 +71,16 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
         UnsupportedError: the graph has no product over all tokens (a model of one layer: it is pruned to one row as it is).
         GraphError: its attention is of another form than int8 knows, and no setting of the checkpoint explains it.
     """
-    rows, notes = _as_rows(model, form_of(checkpoint))
+    form = form_of(checkpoint)
+    rows, notes = _as_rows(model, form)
+    count = texts.count
+    if not form.one_row:
+        texts = texts.with_beginnings()
     step = max(2, texts.count // SEARCH_TEXTS)
     probes = list(token_batches(checkpoint, islice(texts.open(), 0, step * SEARCH_TEXTS, step)))
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))
+    if not form.one_row:  # a short text has no other tokens that make up for one whose numbers are clipped
+        others = merged(others, activation_ranges(rows, _random_words(checkpoint, token_batches(checkpoint, texts.open()))))
     ranges = merged(others, activation_ranges(rows, probes))
     reference = sentence_embeddings(rows, probes)
     by_alpha = _search(rows, others or ranges, probes, reference)
@@ -88,7 +97,7 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
     recipe = {
         "weights": "int8, symmetric, a scale for each column, two neighbours of a column at most 128 together: no kernel saturates",
         "activations": "uint8, one fixed scale and zero point for each tensor",
-        "compute": "int8 products over all tokens; attention, LayerNorm, GELU and the last layer's single row in float32",
+        "compute": _COMPUTE_OF_ONE_ROW if form.one_row else _COMPUTE_OF_ALL_ROWS,
         "smoothing_alpha": alpha,
         "alphas_tried": _told(by_alpha),
         "weight_rounding": rounding,
@@ -97,7 +106,7 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
         "int8_products": products,
         "int8_embedding_lookups": tables,
         "float16_stored_constants": constants,
-        "calibration_texts": texts.count,
+        "calibration_texts": count,
         "calibration_sha256": texts.sha256,
     }
     return Built(model=built, recipe=recipe, tried=_in_words(by_alpha, by_rounding), engine_models={"openvino": batched}, notes=notes)
@@ -159,7 +168,7 @@ def _as_rows(model: ir.Model, form: Form) -> tuple[ir.Model, tuple[str, ...]]:
     """The graph with its tokens as rows, and notes on what is slower than usual."""
     rows = model.clone()
     notes = () if apply_pass(SequenceFirst(), rows) else (form.missed("no attention splits [B, S, H] into heads as int8 has it"),)
-    if not apply_pass(TokenRows(), rows):
+    if not apply_pass(TokenRows(kept=kept_products(rows, form)), rows):
         raise UnsupportedError("int8 has nothing to quantize: no product of this graph runs over all tokens; export fp32")
     clean(rows)
     return rows, notes
@@ -231,9 +240,7 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
         return token_batches(checkpoint, _spread(texts, CORRECTION_TEXTS))
 
     def words() -> Iterator[TokenBatch]:
-        special = checkpoint.tokenizer.all_special_ids
-        vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
-        return with_random_words(batches(), special=special, vocabulary=vocabulary)
+        return _random_words(checkpoint, batches())
 
     weights = _weights(smoothed)
     ways: dict[str, dict[str, QuantizedWeight]] = {"descent": {}, "nearest": {}}
@@ -252,6 +259,11 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
     return {
         way: _quantized(smoothed, stored, corrected_biases(smoothed.model, smoothed.scales, stored, means)) for way, stored in ways.items()
     }
+
+
+def _random_words(checkpoint: Checkpoint, batches: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+    vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
+    return with_random_words(batches, special=checkpoint.tokenizer.all_special_ids, vocabulary=vocabulary)
 
 
 def _quantized(smoothed: _Smoothed, weights: Mapping[str, QuantizedWeight], biases: Mapping[str, Float32]) -> ir.Model:

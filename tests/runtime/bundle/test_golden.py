@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cls_runtime.bundle import golden as golden_module
 from cls_runtime.bundle.golden import Golden, read_golden, write_golden
+from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.errors import BundleError
 
 
@@ -91,6 +92,34 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
+ROWS = {"vectors": {"cls": vectors(3), "tokens": vectors(5)}, "row_positions": ((0, 1), (0, 4), (0,))}
+
+
+def test_rows_of_tokens_are_kept_with_their_positions(tmp_path):
+    golden = sample(**ROWS)
+    write_golden(tmp_path / "golden.npz", golden)
+    read = read_golden(tmp_path / "golden.npz")
+    assert read.row_positions == golden.row_positions
+    np.testing.assert_array_equal(read.vectors["tokens"], golden.vectors["tokens"])
+    with np.load(tmp_path / "golden.npz", allow_pickle=False) as arrays:
+        assert arrays["row_counts"].tolist() == [2, 2, 1]
+        assert arrays["row_positions"].tolist() == [0, 1, 0, 4, 0]
+        assert arrays["row_counts"].dtype == arrays["row_positions"].dtype == np.int32
+
+
+def test_vectors_may_be_of_another_pooling(tmp_path):
+    write_golden(tmp_path / "golden.npz", sample(vectors={"sentence": vectors(3)}))
+    assert set(read_golden(tmp_path / "golden.npz").vectors) == {"sentence"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "positions"),
+    [(1, [0]), (8, list(range(8))), (9, [0, 1, 2, 3, 4, 5, 6, 8]), (512, [0, 73, 146, 219, 292, 365, 438, 511])],
+)
+def test_a_sample_of_rows_is_spread_over_the_text(tokens, positions):
+    assert sampled_positions(tokens).tolist() == positions
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -99,7 +128,15 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
         ({"text_pairs": ("x",)}, "1 text_pairs for 3 texts"),
         ({"token_ids": ((1,),)}, "tokens of 1 texts for 3 texts"),
         ({"vectors": {"pooler": vectors(3)}}, "expected cls"),
-        ({"vectors": {"cls": vectors(3), "mean": vectors(3)}}, "expected cls and at most"),
+        ({"vectors": {"cls": vectors(3), "mean": vectors(3)}}, "expected cls or sentence, and at most"),
+        ({"vectors": {"cls": vectors(3), "sentence": vectors(3)}}, "expected cls or sentence"),
+        ({"vectors": {"cls": vectors(3), "tokens": vectors(3)}}, "rows of tokens go with their positions"),
+        ({"row_positions": ((0,), (0,), (0,))}, "rows of tokens go with their positions"),
+        (ROWS | {"row_positions": ((0, 1), (0, 4))}, "positions in 2 texts for 3 texts"),
+        (ROWS | {"row_positions": ((0, 1), (0, 4), ())}, "at least one, from 0 on and ascending"),
+        (ROWS | {"row_positions": ((0, 1), (4, 0), (0,))}, "at least one, from 0 on and ascending"),
+        (ROWS | {"row_positions": ((0, 1), (-1, 0), (0,))}, "at least one, from 0 on and ascending"),
+        (ROWS | {"row_positions": ((0, 1), (0, 4), (0, 1))}, r"tokens is float32 \[5, 3\], expected float32 \[6, width\]"),
         ({"vectors": {"cls": vectors(2)}}, r"float32 \[3, width\]"),
         ({"vectors": {"cls": vectors(3).astype(np.float64)}}, r"expected float32"),
     ],
@@ -140,7 +177,7 @@ class MakesAFolder:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"cls.npy": CLS}, "expected texts and cls"),
+        ({"cls.npy": CLS}, "expected texts and their vectors"),
         ({"texts.npy": TEXTS}, "expected cls"),
         ({"texts.npy": TEXTS, "cls.npy": CLS, "more.npy": CLS}, "not 'more'"),
         ({"texts.npy": CLS, "cls.npy": CLS}, r"texts is float32 \[2, 3\], expected unicode"),
@@ -177,12 +214,14 @@ class MakesAFolder:
         (WHOLE | {"texts.npy": TEXTS[:-4] + struct.pack("<I", 0xD800)}, "the number 0xd800 for a character"),
         (WHOLE | {"texts.npy": npy(np.array(["a"] * 100_001))}, "texts has 100,001 texts, expected at most 100,000"),
         (WHOLE | {"a\x1b[2Jb.npy": CLS}, r"not 'a\\x1b\[2Jb'"),
-        (WHOLE | {f"{number}.npy": CLS for number in range(200)}, "expected texts and cls, not '0'"),
+        (WHOLE | {f"{number}.npy": CLS for number in range(200)}, "expected texts and their vectors, not '0'"),
         (WHOLE | {"token_ids.npy": int32(1)}, "token_ids without token_counts"),
         (WHOLE | {"token_counts.npy": int32(1, 1)}, "token_counts without token_ids"),
         (WHOLE | {"token_counts.npy": int32(1, 1), "token_ids.npy": int32(1)}, "token_counts add up to 2, token_ids has 1"),
         (WHOLE | {"token_counts.npy": int32(2, -1), "token_ids.npy": int32(1)}, "token_counts add up to 1, token_ids has 1"),
         (WHOLE | {"token_counts.npy": int32(1), "token_ids.npy": int32(1)}, "tokens of 1 texts for 2 texts"),
+        (WHOLE | {"row_counts.npy": int32(1, 1)}, "row_counts without row_positions"),
+        (WHOLE | {"row_counts.npy": int32(1, 1), "row_positions.npy": int32(0, 0)}, "rows of tokens go with their positions"),
         (WHOLE | {"token_counts.npy": CLS, "token_ids.npy": int32(1)}, r"token_counts is float32 \[2, 3\], expected int32 \[n\]"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from cls_exporter.errors import GraphError
@@ -19,11 +21,15 @@ class TokenRows(ir.passes.InPlacePass):
     2. An operation that works on each token alone and reads such rows computes rows too.
     3. Whoever else reads a value gets it back as [B, S, N]; a Reshape behind it starts from the rows.
     4. A product of the hidden states that the last layer selects its row from stays as it is: that layer is not quantized.
-    5. Behind `SequenceFirst` all of this holds with [S, B, ...] for [B, S, ...].
+    5. So does a product whose weight is named in `kept`.
+    6. Behind `SequenceFirst` all of this holds with [S, B, ...] for [B, S, ...].
 
     A quantized Gemm adds the bias inside its kernel, and neither ONNX Runtime's BiasGelu nor its SkipLayerNormalization takes
     the place of faster operators (docs/adr/0003-int8-recipe.md has the figures).
     """
+
+    def __init__(self, *, kept: Collection[str] = ()) -> None:
+        self.kept = frozenset(kept)
 
     def call(self, model: ir.Model) -> Rewritten:
         layout = _Layout(model.graph)
@@ -31,7 +37,7 @@ class TokenRows(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.graph is None or node.domain:
                 continue
-            if layout.is_product_over_tokens(node):
+            if layout.is_product_over_tokens(node) and str(node.inputs[1].name) not in self.kept:  # type: ignore[union-attr]
                 layout.as_gemm(node)
                 count += 1
             elif layout.works_on_rows(node):

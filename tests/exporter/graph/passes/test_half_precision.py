@@ -77,6 +77,29 @@ def test_softmax_and_what_is_added_to_its_scores_are_float32() -> None:
     assert {kinds[name] for name in ("z", "m", "weights", "mask")} == {ir.DataType.FLOAT}
 
 
+COUNTED = "f = Cast <to = 1> (mask)  c = Unsqueeze(f, last)  e = Gather(w, ids)  p = MatMul(e, w)"
+
+
+def test_a_sum_over_counted_tokens_and_what_divides_it_are_float32() -> None:
+    """A thousand tokens add up beyond what eleven bits tell apart."""
+    mean = "m = Mul(p, c)  s = ReduceSum <keepdims = 0> (m, axis)  n = ReduceSum <keepdims = 0> (c, axis)  k = Clip(n, tiny)  y = Div(s, k)"
+    values = {**WEIGHTS, "tiny": np.array(1e-9, dtype=np.float32), "axis": np.array([1]), "last": np.array([2])}
+    model = graphs.parse(f"g (int64[B,S] ids, int64[B,S] mask) => (float[B,S,8] p, float[B,8] y) {{ {COUNTED}  {mean} }}", values)
+    assert graphs.fires(HalfPrecision, model, tolerance=TOLERANCE) > 0
+    kinds = types(model)
+    assert {kinds[name] for name in ("Mul", "ReduceSum", "Clip", "Div")} == {"FLOAT"}
+    assert kinds["MatMul"] == "FLOAT16"
+    casts = [node.outputs[0].name for node in model.graph if node.op_type == "Cast" and node.inputs[0].dtype == ir.DataType.FLOAT16]  # type: ignore[union-attr]
+    assert casts == ["p"]  # the output in float32 is what the sum reads
+
+
+def test_another_sum_is_float16() -> None:
+    text = "g (float[B,S,8] x) => (float[B,8] y) { p = MatMul(x, w)  y = ReduceSum <keepdims = 0> (p, axis) }"
+    model = graphs.parse(text, {**WEIGHTS, "axis": np.array([1])})
+    HalfPrecision()(model)
+    assert types(model)["ReduceSum"] == "FLOAT16"
+
+
 def test_a_softplus_and_operators_without_a_kernel_are_computed_in_float32() -> None:
     """Softplus of -10 is 4.5e-5, which is a float16; 1 + 4.5e-5, from which it is computed, is none."""
     text = """g (int64[B,S] ids) => (float[B,S,8] y) {

@@ -46,6 +46,29 @@ def test_the_selection_of_row_0_takes_the_first_rows() -> None:
     assert [known_dims(node.outputs[0]) for node in model.graph if node.op_type == "Slice"] == [(1, graphs.BATCH, 8)]
 
 
+def test_a_sum_over_tokens_adds_up_the_first_axis() -> None:
+    mean = "f = Cast<to = 1>(attention_mask)  c = Unsqueeze(f, axis_2)  w = Mul(l, c)  y = ReduceSum<keepdims = 0>(w, axis_1)"
+    model = tokens(f"l = LayerNormalization<axis = -1>(x, g, n)  {mean}", "float[B,8] y", ", int64[B,S] attention_mask")
+    assert graphs.fires(SequenceFirst, model) == 1
+    graphs.operators(model)
+    assert order_of(model, "Mul") == order_of(model, "LayerNormalization") == [(graphs.SEQUENCE, graphs.BATCH)]
+
+
+@pytest.mark.parametrize("sum_of", ["ReduceSum(l, axis_1)", "ReduceSum<keepdims = 0>(l, axis_2)", "ReduceMean<keepdims = 0>(l, axis_1)"])
+def test_what_is_no_sum_over_tokens_stays(sum_of: str) -> None:
+    shape = "float[B,1,8] y" if "keepdims" not in sum_of else "float[B,S] y" if "axis_2" in sum_of else "float[B,8] y"
+    assert graphs.fires(SequenceFirst, tokens(f"l = LayerNormalization<axis = -1>(x, g, n)  y = {sum_of}", shape)) == 0
+
+
+def test_an_output_of_all_tokens_is_made_of_sequences_that_come_first() -> None:
+    """So the last layer's products run over the same rows as all others."""
+    model = tokens(f"{SPLIT}  t = Transpose<perm = [0, 2, 1, 3]>(h)  z = Add(a, x)", "float[B,2,S,4] t, float[B,S,8] z")
+    assert graphs.fires(SequenceFirst, model) == 1
+    graphs.operators(model)
+    assert set(order_of(model, "Add")) == {(graphs.SEQUENCE, graphs.BATCH)}
+    assert [str(output.name) for output in model.graph.outputs] == ["t", "z"]
+
+
 def test_a_context_goes_back_to_tokens_with_the_sequence_first() -> None:
     attention = "q = Transpose<perm = [0, 2, 1, 3]>(h)  k = Transpose<perm = [0, 2, 3, 1]>(h)  s = MatMul(q, k)  m = Softmax(s)"
     context = "c = MatMul(m, q)  t = Transpose<perm = [0, 2, 1, 3]>(c)  j = Reshape(t, joined)  o = MatMul(j, V)  r = Add(o, x)"

@@ -54,6 +54,13 @@ def test_other_products_stay_as_they_are(model: ir.Model) -> None:
     assert graphs.fires(TokenRows, model) == 0
 
 
+def test_a_product_that_is_kept_stays_as_it_is() -> None:
+    model = tokens("p = MatMul(x, W)  y = MatMul(p, V)", "float[B,S,4] y")
+    assert graphs.fires(lambda: TokenRows(kept=["V"]), model) == 1
+    assert [node.inputs[1].name for node in token_products(model)] == ["W"]  # type: ignore[union-attr]
+    assert [node.inputs[1].name for node in model.graph if node.op_type == "MatMul"] == ["V"]  # type: ignore[union-attr]
+
+
 def test_a_graph_without_ids_is_refused() -> None:
     with pytest.raises(GraphError, match="input_ids"):
         TokenRows()(graphs.parse("g (float[B,S,8] x) => (float[B,S,8] y) { y = MatMul(x, W) }", WEIGHTS))
