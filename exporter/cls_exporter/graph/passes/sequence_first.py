@@ -105,9 +105,13 @@ class _Twins:
 
     def make_outputs(self, graph: ir.Graph) -> None:
         """Has those of the graph's outputs made from [S, B, ...] that can be."""
-        for output in graph.outputs:
-            if self.leads(output) and len(known_dims(output)) > 2 and output.producer() is not None and self.possible(output):
-                self.of(output)
+        for index, output in enumerate(list(graph.outputs)):
+            node = output.producer()
+            if self.leads(output) and len(known_dims(output)) > 2 and node is not None and self.possible(output):
+                twin = self.of(output)
+                back = Builder(node).transpose(twin, _swapped(twin))
+                back.name, output.name = output.name, f"{output.name}.batch_first"
+                graph.outputs[index] = back
 
     def give_back(self, graph: ir.Graph) -> None:
         """Rule 3."""
@@ -116,14 +120,10 @@ class _Twins:
         others = set(graph) - made - replaced
         for value, twin in self._made.items():
             readers = [use for use in value.uses() if use.node in others]
-            if len(known_dims(value)) == 2 or not (readers or value.is_graph_output()):
-                continue
-            back = Builder(readers[0].node if readers else value.producer()).transpose(twin, _swapped(twin))  # type: ignore[arg-type]
-            for use in readers:
-                use.node.replace_input_with(use.idx, back)
-            if value.is_graph_output():
-                back.name, value.name = value.name, f"{value.name}.batch_first"
-                value.replace_all_uses_with(back, replace_graph_outputs=True)
+            if len(known_dims(value)) > 2 and readers:
+                back = Builder(readers[0].node).transpose(twin, _swapped(twin))
+                for use in readers:
+                    use.node.replace_input_with(use.idx, back)
 
     def _outputs(self, node: ir.Node) -> list[ir.Value]:
         build, reads = Builder(node), self._reads(node)
