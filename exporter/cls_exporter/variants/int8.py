@@ -42,7 +42,7 @@ from cls_exporter.variants.calibration import (
     with_random_words,
 )
 from cls_exporter.variants.calibration_texts import CalibrationTexts
-from cls_exporter.variants.kept_products import kept_products
+from cls_exporter.variants.kept_products import keepings
 from cls_exporter.variants.variant import Built
 from cls_exporter.variants.weight_rounding import round_by_descent, round_to_nearest
 from cls_runtime.bundle.manifest import ParityFigures
@@ -59,7 +59,9 @@ CORRECTION_TEXTS = 448
 # of the calibration hardly did.
 UNSEEN = 0.01
 _COMPUTE_OF_ONE_ROW = "int8 products over all tokens; attention, LayerNorm, GELU and the last layer's single row in float32"
-_COMPUTE_OF_ALL_ROWS = "int8 products over all tokens; attention, LayerNorm, GELU, what adds to the residual and the last layer in float32"
+_COMPUTE_OF_ALL_ROWS = "int8 products over all tokens but those that are named; these, attention, LayerNorm and GELU in float32"
+# How much of the thresholds' room the probes may use up, so that products stay in int8: other texts need more of it.
+ROOM = 0.5
 _LARGEST_BIAS = 2.0**30  # of an int32 that the kernel still adds products to
 _SCALE_BITS = 8
 
@@ -72,12 +74,12 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
         GraphError: its attention is of another form than int8 knows, and no setting of the checkpoint explains it.
     """
     form = form_of(checkpoint)
-    rows, notes = _as_rows(model, form)
     count = texts.count
     if not form.one_row:
         texts = texts.with_beginnings()
     step = max(2, texts.count // SEARCH_TEXTS)
     probes = list(token_batches(checkpoint, islice(texts.open(), 0, step * SEARCH_TEXTS, step)))
+    rows, kept, notes = _with_room(model, form, probes)
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))
     if not form.one_row:  # a short text has no other tokens that make up for one whose numbers are clipped
         others = merged(others, activation_ranges(rows, _random_words(checkpoint, token_batches(checkpoint, texts.open()))))
@@ -104,6 +106,7 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
         "roundings_tried": _told(by_rounding),
         "bias_correction": True,
         "int8_products": products,
+        "float32_products": len(kept),
         "int8_embedding_lookups": tables,
         "float16_stored_constants": constants,
         "calibration_texts": count,
@@ -139,12 +142,17 @@ def _search(
     """
     tried: dict[float, ParityFigures] = {}
     for alpha in ALPHAS:
-        smoothed = _smoothed(rows, ranges, alpha=alpha)
-        weights = {name: round_to_nearest(weight.array, least_scales=weight.least_scales) for name, weight in _weights(smoothed).items()}
-        tried[alpha] = parity_figures(reference, sentence_embeddings(_quantized(smoothed, weights, {}), probes))
+        tried[alpha] = parity_figures(reference, sentence_embeddings(_nearest(rows, ranges, alpha=alpha), probes))
         if _used_up(tried[alpha]) > min(map(_used_up, tried.values())):
             break
     return tried
+
+
+def _nearest(rows: ir.Model, ranges: Mapping[str, ChannelRange], *, alpha: float) -> ir.Model:
+    """A copy with int8 products, weights at the nearest step and biases as they were."""
+    smoothed = _smoothed(rows, ranges, alpha=alpha)
+    weights = {name: round_to_nearest(weight.array, least_scales=weight.least_scales) for name, weight in _weights(smoothed).items()}
+    return _quantized(smoothed, weights, {})
 
 
 def _used_up(figures: ParityFigures) -> float:
@@ -164,14 +172,29 @@ def _spread(texts: CalibrationTexts, count: int) -> Iterator[str]:
     return islice(texts.open(), 0, step * count, step)
 
 
-def _as_rows(model: ir.Model, form: Form) -> tuple[ir.Model, tuple[str, ...]]:
-    """The graph with its tokens as rows, and notes on what is slower than usual."""
+def _with_room(model: ir.Model, form: Form, probes: Sequence[TokenBatch]) -> tuple[ir.Model, frozenset[str], tuple[str, ...]]:
+    """The graph with its tokens as rows, the weights whose products stay in float32, and notes on what is slower than usual.
+
+    As many products as the probes leave room for become int8. Tried is the largest exponent, with weights at the nearest step: what is
+    chosen later is no worse.
+    """
+    model = model.clone()
+    notes = () if apply_pass(SequenceFirst(), model) else (form.missed("no attention splits [B, S, H] into heads as int8 has it"),)
+    *tries, last = keepings(model, form)
+    for kept in tries:
+        rows = _as_rows(model, kept)
+        ranges, reference = activation_ranges(rows, probes), sentence_embeddings(rows, probes)
+        if _used_up(parity_figures(reference, sentence_embeddings(_nearest(rows, ranges, alpha=ALPHAS[0]), probes))) <= ROOM:
+            return rows, kept, notes
+    return _as_rows(model, last), last, notes
+
+
+def _as_rows(model: ir.Model, kept: frozenset[str]) -> ir.Model:
     rows = model.clone()
-    notes = () if apply_pass(SequenceFirst(), rows) else (form.missed("no attention splits [B, S, H] into heads as int8 has it"),)
-    if not apply_pass(TokenRows(kept=kept_products(rows, form)), rows):
+    if not apply_pass(TokenRows(kept=kept), rows):
         raise UnsupportedError("int8 has nothing to quantize: no product of this graph runs over all tokens; export fp32")
     clean(rows)
-    return rows, notes
+    return rows
 
 
 @dataclass(frozen=True)

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import onnx_ir as ir
 
 from cls_exporter.graph.families import Form
-from cls_exporter.graph.passes.rewriting import known_dims, produced_by
+from cls_exporter.graph.passes.rewriting import known_dims
 from cls_exporter.graph.passes.token_rows import batched_products
 
 
-def kept_products(model: ir.Model, form: Form) -> frozenset[str]:
-    """The names of the weights whose products stay in float32; `model` is a graph before `TokenRows`.
+def keepings(model: ir.Model, form: Form) -> tuple[frozenset[str], ...]:
+    """The names of the weights whose products stay in float32, each set larger than the one before; `model` is a graph before `TokenRows`.
 
-    Of a graph that computes one row of the last layer none: that row sees what all tokens' errors leave on average. A mean of rows, and
-    each row, has the errors of its own tokens, those of a short text's few above all. Their largest part comes of the products that add to
-    the residual, so these stay as they are: a feed-forward's second, whose weight [K, N] is narrowing, and the one that reads attention's
-    context. So does the last layer, behind which nothing makes less of an error. docs/adr/0003-int8-recipe.md has the figures.
+    A graph that computes one row of the last layer keeps none: that row sees what all tokens' errors leave on average. A mean of rows, and
+    each row, has the errors of its own tokens, those of a short text's few above all, and how large they are is the model's matter. Most
+    come of the feed-forward's second product, whose weight [K, N] is narrowing and whose input is GELU's, then of its first, which is
+    widening; docs/adr/0003-int8-recipe.md has the figures. What is left is the attention's.
     """
+    none: frozenset[str] = frozenset()
     if form.one_row:
-        return frozenset()
-    products = batched_products(model)
-    kept = {_weight(node) for node in products if _adds_to_residual(node)}
-    if form.layers > 1:
-        readers = Counter(map(_weight, products))
-        last = products[-(len(products) // form.layers) :]  # each needs all rows of the layer before it, so they come last
-        kept |= {_weight(node) for node in last if readers[_weight(node)] == 1}
-    return frozenset(kept)
-
-
-def _weight(product: ir.Node) -> str:
-    return str(product.inputs[1].name)  # type: ignore[union-attr]
-
-
-def _adds_to_residual(product: ir.Node) -> bool:
-    width, made = known_dims(product.inputs[1])  # type: ignore[arg-type]
-    return int(width) > int(made) or produced_by(product.inputs[0], "Reshape") is not None
+        return (none,)
+    shapes = {str(node.inputs[1].name): known_dims(node.inputs[1]) for node in batched_products(model)}  # type: ignore[union-attr, arg-type]
+    narrowing = {name for name, (width, made) in shapes.items() if int(width) > int(made)}
+    feed_forward = {name for name, (width, made) in shapes.items() if int(width) != int(made)}
+    tried = dict.fromkeys((none, frozenset(narrowing), frozenset(feed_forward)))
+    return tuple(kept for kept in tried if len(kept) < len(shapes)) or (none,)
