@@ -255,6 +255,26 @@ def test_every_peer_has_a_runner_and_an_environment_of_exact_versions(peer: str)
         assert "options.pooling" in programs, f"{peer} does not pool as it is told"
 
 
+def test_pytorchs_loop_gives_the_vectors_of_a_mean_bundle(
+    minilm: Path, minilm_mean_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_environments, "environment", lambda peer, home, limit_s: Path(sys.executable))
+    result = compare_with_peers(
+        minilm_mean_bundle,
+        checkpoint=minilm,
+        texts=docstring_sentences(6),
+        peers=["transformers:as_given"],
+        ours=["onnxruntime:fp32"],
+        threads=1,
+        rounds=1,
+        environments=tmp_path,
+    )
+    ours, loop = result.sides
+    assert (result.pooling, result.reference, ours.failed, loop.failed) == ("mean", "transformers:as_given", None, None)
+    assert ours.parity
+    assert ours.parity.max_abs < 1e-5
+
+
 def test_a_checkout_has_the_programs() -> None:
     assert peer_environments.programs() == PROGRAMS
 
