@@ -114,10 +114,7 @@ def compare_with_peers(
     sides = [RunningSide(name=name) for name in side_names(ours, peers)]
     if not texts or rounds < 1 or threads < 1:
         raise UsageError(f"{len(texts)} texts, {rounds} rounds and {threads} threads; a comparison needs at least one of each")
-    if opened.manifest.source_pooling.dense:
-        raise UsageError(
-            "the peers' programs end with the pooling, this bundle's vectors go through Dense layers after it; compare a model without them"
-        )
+    check_comparable(opened.manifest)
     if not isinstance(checkpoint, Path) and Path(checkpoint).is_dir():
         checkpoint = Path(checkpoint)
     timed = set(texts)
@@ -155,6 +152,14 @@ def compare_with_peers(
         sides=tuple(side.result([len(part) for part in parts]) for side in sides),
         ratios=_ratios([side for side in sides if side.failed is None]),
     )
+
+
+def check_comparable(manifest: Manifest) -> None:
+    """Raises UsageError: what the peers' programs end with, the pooling, is not yet this bundle's vector."""
+    if manifest.source_pooling.dense:
+        raise UsageError(
+            "the peers' programs end with the pooling, this bundle's vectors go through Dense layers after it; compare a model without them"
+        )
 
 
 def comparison_steps(names: Sequence[str], *, rounds: int) -> tuple[str, ...]:
