@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import text_to_vectors
+from bundle_builder import build_bundle
 
 from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PEERS, PeerComparison, SpeedRatio, side_names
-from cls_runtime.bench.results import Host
+from cls_runtime.bench.results import Host, write_samples
+from cls_runtime.bundle.manifest import Pooling
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 RESULTS = sorted((BENCHMARKS / "results").glob("*/peers_*.json"))
@@ -18,7 +20,7 @@ HOST = Host(
 )
 
 
-def comparison(speeds: dict[str, float | None]) -> PeerComparison:
+def comparison(speeds: dict[str, float | None], *, pooling: Pooling = "cls") -> PeerComparison:
     """A comparison of sides with these texts a second; None failed."""
     sides = [
         PeerSide(name=name, versions={}, texts_per_second=speed, failed=None if speed else "no such instruction")
@@ -31,7 +33,9 @@ def comparison(speeds: dict[str, float | None]) -> PeerComparison:
         for a in ours
         for b in theirs
     ]
-    return PeerComparison(texts=1, mean_tokens=25.0, threads=2, reference=sides[-1].name, sides=tuple(sides), ratios=tuple(ratios))
+    return PeerComparison(
+        texts=1, mean_tokens=25.0, threads=2, pooling=pooling, reference=sides[-1].name, sides=tuple(sides), ratios=tuple(ratios)
+    )
 
 
 def test_every_side_in_the_table_exists_and_every_peer_is_in_it() -> None:
@@ -60,6 +64,32 @@ def test_a_line_takes_our_fastest_side_and_says_where_its_bar_is_missed() -> Non
     assert "**3.00**" in rows["fp32 against the fastest fp32 peer"]
     assert "not timed: no such instruction" in rows["fastembed, int8 file"]
     assert "not timed: not measured" in rows["optimum, int8"]
+
+
+def test_mean_pooling_has_no_bars_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speeds: dict[str, float | None] = {"cls-export:onnxruntime:int8": 900.0, "transformers:as_given": 300.0}
+    mean = text_to_vectors.Measured(model="m", host=HOST, comparisons=(comparison(speeds, pooling="mean"),))
+    write_samples(tmp_path / "mean.json", mean)
+    assert text_to_vectors.main(["--show", str(tmp_path / "mean.json")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("m, mean pooling:\n")
+    assert "**3.00** (0.50 to 20.00) |  |" in shown
+    cls = text_to_vectors.Measured(model="m", host=HOST, comparisons=(comparison(speeds),))
+    assert (cls.title, "**3.00** (0.50 to 20.00) | 7.5: missed |" in text_to_vectors.table(cls)) == ("m", True)
+
+
+def test_a_file_holds_figures_of_one_pooling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    speeds: dict[str, float | None] = {"cls-export:onnxruntime:int8": 900.0, "transformers:as_given": 300.0}
+    bundle, file = build_bundle(tmp_path / "mean", pooling="mean"), tmp_path / "peers.json"
+    monkeypatch.setattr(text_to_vectors, "compare_with_peers", lambda *_, **__: comparison(speeds, pooling="mean"))
+    write_samples(file, text_to_vectors.Measured(model="m", host=HOST, comparisons=(comparison(speeds),)))
+    given = [str(bundle), "--checkpoint", str(tmp_path), "--json", str(file), "--peers", "transformers"]
+    with pytest.raises(SystemExit, match="2"):
+        text_to_vectors.main(given)
+    assert "has figures of cls pooling, the bundle's is mean; name another file" in capsys.readouterr().err
+    file.unlink()
+    assert text_to_vectors.main(given) == 0
+    assert text_to_vectors.read(file).pooling == "mean"
 
 
 def test_there_are_results() -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="the folder with what convert.py made")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--max-length", type=int, required=True, help="tokens; every side cuts here")
+    parser.add_argument("--pooling", choices=("cls", "mean"), required=True, help="what a text's vector is, as `pooled` makes it")
     parser.add_argument("--settings", default="", help="which of the ways to use the peer; not for convert.py")
     parser.add_argument("--calibration", type=Path, help="a JSON list of texts, for convert.py")
     options = parser.parse_args()
@@ -68,6 +70,16 @@ def serve(embed: Embed, *, settings: str, packages: Sequence[str]) -> None:
         seconds = time.perf_counter() - start
         np.save(request["vectors"], np.asarray(vectors, dtype=np.float32))
         say({"seconds": seconds})
+
+
+def pooled(rows: Any, mask: Any, pooling: str) -> Any:
+    """A text's vector, [B, H], from its tokens' rows, [B, S, H]: the first of them, or the mean of those whose mask, [B, S], is 1.
+
+    All three are NumPy's or all three PyTorch's, and of one floating-point type.
+    """
+    if pooling == "cls":
+        return rows[:, 0]
+    return (mask[:, None] @ rows)[:, 0] / mask.sum(1)[:, None]
 
 
 def sorted_batches(lengths: Sequence[int], *, token_budget: int = 1024) -> list[list[int]]:

@@ -2,7 +2,7 @@
 hand into batches of 1024 tokens, one replica a thread.
 """
 
-from peer_protocol import arguments, batches_of, serve, sorted_batches
+from peer_protocol import arguments, batches_of, pooled, serve, sorted_batches
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,9 +31,15 @@ def embed(texts):
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
     lengths = [len(row) for row in ids]
     batches = sorted_batches(lengths) if by_length else batches_of(32, lengths)
-    first = list(pool.map(lambda batch: np.array(encoder.forward_batch([ids[index] for index in batch]).last_hidden_state)[:, 0], batches))
-    rows = np.empty((len(texts), first[0].shape[1]), dtype=np.float32)
-    for batch, vectors in zip(batches, first, strict=True):
+
+    def vectors_of(batch):
+        states = np.array(encoder.forward_batch([ids[index] for index in batch]).last_hidden_state)
+        mask = np.arange(states.shape[1]) < np.array([lengths[index] for index in batch])[:, None]
+        return pooled(states, mask.astype(np.float32), options.pooling)
+
+    computed = list(pool.map(vectors_of, batches))
+    rows = np.empty((len(texts), computed[0].shape[1]), dtype=np.float32)
+    for batch, vectors in zip(batches, computed, strict=True):
         rows[batch] = vectors
     return rows
 

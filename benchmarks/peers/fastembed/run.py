@@ -1,5 +1,5 @@
-"""fastembed with CLS pooling, a custom model in a local folder. `fp32` and `int8`: as its documentation shows, batches of 256 in the order
-given. `int8_sorted`: sorted by length by hand, batches of 32.
+"""fastembed, a custom model in a local folder that pools as the bundle does. `fp32` and `int8`: as its documentation shows, batches of
+256 in the order given. `int8_sorted`: sorted by length by hand, batches of 32.
 """
 
 from peer_protocol import arguments, in_sorted_order, serve
@@ -15,7 +15,7 @@ precision, _, by_length = options.settings.partition("_")
 width = json.loads((options.work / "config.json").read_text())["hidden_size"]
 TextEmbedding.add_custom_model(
     model="local/full-model",
-    pooling=PoolingType.CLS,
+    pooling={"cls": PoolingType.CLS, "mean": PoolingType.MEAN}[options.pooling],
     normalization=False,
     sources=ModelSource(hf="local/full-model"),
     dim=width,

@@ -1,6 +1,6 @@
 """Converts the full model to OpenVINO, in fp32 and in int8: NNCF's preset for transformers, with SmoothQuant, calibrated."""
 
-from peer_protocol import arguments
+from peer_protocol import arguments, pooled
 
 import json
 
@@ -17,8 +17,8 @@ tokenizer.no_padding()
 tokenizer.enable_truncation(options.max_length)
 
 
-class FirstRow(torch.nn.Module):
-    """The whole model, then its first row."""
+class Pooled(torch.nn.Module):
+    """The whole model, then its pooling."""
 
     def __init__(self, model):
         super().__init__()
@@ -26,12 +26,13 @@ class FirstRow(torch.nn.Module):
 
     def forward(self, input_ids, attention_mask):
         """int64 [B, S] each -> float32 [B, H]."""
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+        rows = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pooled(rows, attention_mask.float(), options.pooling)
 
 
 def full_model():
     example = {name: torch.ones((2, 8), dtype=torch.int64) for name in ("input_ids", "attention_mask")}
-    module = FirstRow(AutoModel.from_pretrained(options.checkpoint).eval())
+    module = Pooled(AutoModel.from_pretrained(options.checkpoint).eval())
     return ov.convert_model(
         module, example_input=example, input=[("input_ids", [-1, -1], ov.Type.i64), ("attention_mask", [-1, -1], ov.Type.i64)]
     )

@@ -1,6 +1,6 @@
 """optimum: ORTModelForFeatureExtraction in the usual loop, batches of 32. `fp32` and `int8` in the order given, `int8_sorted` by length."""
 
-from peer_protocol import arguments, full_batches, in_sorted_order, serve
+from peer_protocol import arguments, full_batches, in_sorted_order, pooled, serve
 
 import numpy as np
 import onnxruntime
@@ -23,7 +23,7 @@ def embed(texts):
     rows = []
     for batch in full_batches(texts, BATCH):
         inputs = tokenizer(list(batch), padding=True, truncation=True, max_length=options.max_length, return_tensors="np")
-        rows.append(model(**inputs).last_hidden_state[:, 0])
+        rows.append(pooled(model(**inputs).last_hidden_state, inputs["attention_mask"].astype(np.float32), options.pooling))
     return np.concatenate(rows)
 
 

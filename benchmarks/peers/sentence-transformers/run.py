@@ -1,4 +1,6 @@
-"""sentence-transformers with CLS pooling; it sorts by length itself, into batches of 32. `torch` and `onnx`: fp32; `onnx_int8`: its own."""
+"""sentence-transformers, which pools as the bundle does; it sorts by length itself, into batches of 32. `torch` and `onnx`: fp32;
+`onnx_int8`: its own.
+"""
 
 from peer_protocol import arguments, serve
 

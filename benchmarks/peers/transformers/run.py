@@ -1,6 +1,6 @@
-"""The loop that people write: tokenize, pad, run, take the first row; fp32, batches of 32. `sorted` sorts the texts by length first."""
+"""The loop that people write: tokenize, pad, run, pool; fp32, batches of 32. `sorted` sorts the texts by length first."""
 
-from peer_protocol import arguments, full_batches, in_sorted_order, serve
+from peer_protocol import arguments, full_batches, in_sorted_order, pooled, serve
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def embed(texts):
     rows = []
     for batch in full_batches(texts, BATCH):
         inputs = tokenizer(list(batch), padding=True, truncation=True, max_length=options.max_length, return_tensors="pt")
-        rows.append(model(**inputs).last_hidden_state[:, 0].numpy())
+        rows.append(pooled(model(**inputs).last_hidden_state, inputs["attention_mask"].float(), options.pooling).numpy())
     return np.concatenate(rows)
 
 

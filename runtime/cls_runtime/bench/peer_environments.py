@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cls_runtime.bundle.files import named_when_full
+from cls_runtime.bundle.manifest import Pooling
 from cls_runtime.engines.choice import ENGINES
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.installed import is_importable
@@ -89,7 +90,15 @@ def own_source(python: Path, folder: Path) -> Path:
 
 
 def converted(
-    peer: str, python: Path, folder: Path, *, checkpoint: str | Path, max_length: int, calibration: Sequence[str], limit_s: float
+    peer: str,
+    python: Path,
+    folder: Path,
+    *,
+    checkpoint: str | Path,
+    max_length: int,
+    pooling: Pooling,
+    calibration: Sequence[str],
+    limit_s: float,
 ) -> Path:
     """The folder with what the peer's convert.py made from the checkpoint; empty where it has none.
 
@@ -102,7 +111,8 @@ def converted(
         work.mkdir(parents=True, exist_ok=True)
         return work
     texts = json.dumps(list(calibration))
-    key = hashlib.sha256(json.dumps([_identity(checkpoint), max_length, texts, program.read_text(encoding="utf-8")]).encode()).hexdigest()
+    made_of = [_identity(checkpoint), max_length, pooling, texts, program.read_text(encoding="utf-8")]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     work = folder / peer / f"{Path(checkpoint).name}-{key[:12]}"
     if not work.exists():
         unfinished = work.with_suffix(".unfinished")
@@ -111,7 +121,9 @@ def converted(
         with named_when_full(unfinished / "calibration.json"):
             (unfinished / "calibration.json").write_text(texts, encoding="utf-8")
         threads = available_cpus()
-        command = program_command(python, program, checkpoint=checkpoint, work=unfinished, threads=threads, max_length=max_length)
+        command = program_command(
+            python, program, checkpoint=checkpoint, work=unfinished, threads=threads, max_length=max_length, pooling=pooling
+        )
         run_once(
             [*command, "--calibration", str(unfinished / "calibration.json")],
             "cannot be converted",
@@ -123,10 +135,25 @@ def converted(
 
 
 def program_command(
-    python: Path, program: Path, *, checkpoint: str | Path, work: Path, threads: int, max_length: int, settings: str = ""
+    python: Path,
+    program: Path,
+    *,
+    checkpoint: str | Path,
+    work: Path,
+    threads: int,
+    max_length: int,
+    pooling: Pooling,
+    settings: str = "",
 ) -> list[str]:
     """How a peer's program is started; benchmarks/peers/common/peer_protocol.py reads it."""
-    options = {"--checkpoint": checkpoint, "--work": work, "--threads": threads, "--max-length": max_length, "--settings": settings}
+    options = {
+        "--checkpoint": checkpoint,
+        "--work": work,
+        "--threads": threads,
+        "--max-length": max_length,
+        "--pooling": pooling,
+        "--settings": settings,
+    }
     return [str(python), str(program), *(str(part) for option in options.items() for part in option)]
 
 

@@ -22,7 +22,7 @@ from cls_runtime.bench.peer_environments import (
 )
 from cls_runtime.bench.peer_process import PeerProcess
 from cls_runtime.bundle.files import named_when_full
-from cls_runtime.bundle.manifest import ParityFigures
+from cls_runtime.bundle.manifest import ParityFigures, Pooling
 from cls_runtime.bundle.parity import Float32
 
 
@@ -107,6 +107,7 @@ class SideLauncher:
     bundle: Path
     checkpoint: str | Path
     max_length: int
+    pooling: Pooling
     calibration: tuple[str, ...]
     threads: int
     environments: Path
@@ -149,6 +150,7 @@ class SideLauncher:
             self.environments,
             checkpoint=source,
             max_length=self.max_length,
+            pooling=self.pooling,
             calibration=self.calibration,
             limit_s=self.limits.convert_s,
         )
@@ -159,6 +161,7 @@ class SideLauncher:
             work=work,
             threads=self.threads,
             max_length=self.max_length,
+            pooling=self.pooling,
             settings=settings,
         )
         return PeerProcess(

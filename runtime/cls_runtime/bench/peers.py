@@ -1,9 +1,10 @@
 """From texts to vectors, here and with what people would use instead.
 
 Each side is a process of its own; a peer runs in an environment of its own (`peer_environments`). All have the same texts and threads, and
-cut at the bundle's maximum length. Before anything is timed, each side's vectors are held against PyTorch's. They take turns: the order
-changes every round, who is not on turn computes nothing, and every sample is kept. Every round leaves out other texts, so that its batches
-have other shapes, as a corpus's have: an engine that keeps a kernel for each shape would otherwise be timed on what it has seen before.
+cut at the bundle's maximum length; the vectors are what the bundle's pooling makes, of texts without a prompt, whole and of no unit length.
+Before anything is timed, each side's vectors are held against PyTorch's. They take turns: the order changes every round, who is not on turn
+computes nothing, and every sample is kept. Every round leaves out other texts, so that its batches have other shapes, as a corpus's have:
+an engine that keeps a kernel for each shape would otherwise be timed on what it has seen before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.texts import calibration_sentences
 from cls_runtime.bench.turns import in_turns
 from cls_runtime.bundle.folder import Bundle
-from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.manifest import Manifest, Pooling
 from cls_runtime.bundle.parity import parity_figures
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import EngineError, UsageError
@@ -59,13 +60,14 @@ class SpeedRatio:
 class PeerComparison:
     """Everything measured; `reference` is the side whose vectors the others were compared with.
 
-    All sides had the same texts in a round: `round_texts` of the `texts`.
+    All sides had the same texts in a round: `round_texts` of the `texts`. `pooling` is what every side's vectors are.
     """
 
     texts: int
     round_texts: tuple[int, ...] = ()
     mean_tokens: float
     threads: int
+    pooling: Pooling = "cls"
     reference: str
     sides: tuple[PeerSide, ...]
     ratios: tuple[SpeedRatio, ...]
@@ -104,7 +106,7 @@ def compare_with_peers(
         progress: is told in one line what happens next.
 
     Raises:
-        UsageError: an unknown peer, nothing to compare, or a bundle that pools otherwise than the peers' programs.
+        UsageError: an unknown peer, nothing to compare, or a bundle whose vectors go through Dense layers.
         BundleError: the bundle cannot be read.
         EngineError: no side gives fp32 vectors to compare with.
     """
@@ -112,11 +114,7 @@ def compare_with_peers(
     sides = [RunningSide(name=name) for name in side_names(ours, peers)]
     if not texts or rounds < 1 or threads < 1:
         raise UsageError(f"{len(texts)} texts, {rounds} rounds and {threads} threads; a comparison needs at least one of each")
-    if opened.manifest.pooling != "cls":
-        raise UsageError(
-            f"the peers' programs take the CLS row, this bundle's vectors are the {opened.manifest.pooling} of the tokens' rows; compare a "
-            "bundle of the same checkpoint that was exported with --pooling cls --allow-pooling-mismatch"
-        )
+    check_comparable(opened.manifest)
     if not isinstance(checkpoint, Path) and Path(checkpoint).is_dir():
         checkpoint = Path(checkpoint)
     timed = set(texts)
@@ -125,6 +123,7 @@ def compare_with_peers(
             bundle=bundle.resolve(),
             checkpoint=checkpoint.resolve() if isinstance(checkpoint, Path) else checkpoint,
             max_length=opened.manifest.max_length,
+            pooling=opened.manifest.pooling,
             calibration=tuple(text for text in calibration or calibration_sentences(CALIBRATION_TEXTS) if text not in timed),
             threads=threads,
             environments=(environments or default_environments()).resolve(),
@@ -148,10 +147,19 @@ def compare_with_peers(
         round_texts=tuple(map(len, parts)),
         mean_tokens=statistics.fmean(map(len, TextTokenizer.from_bundle(opened).tokenize(texts))),
         threads=threads,
+        pooling=opened.manifest.pooling,
         reference=reference,
         sides=tuple(side.result([len(part) for part in parts]) for side in sides),
         ratios=_ratios([side for side in sides if side.failed is None]),
     )
+
+
+def check_comparable(manifest: Manifest) -> None:
+    """Raises UsageError: what the peers' programs end with, the pooling, is not yet this bundle's vector."""
+    if manifest.source_pooling.dense:
+        raise UsageError(
+            "the peers' programs end with the pooling, this bundle's vectors go through Dense layers after it; compare a model without them"
+        )
 
 
 def comparison_steps(names: Sequence[str], *, rounds: int) -> tuple[str, ...]:

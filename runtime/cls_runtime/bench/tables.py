@@ -155,6 +155,7 @@ def peers(results: BenchResults) -> Table:
         return Table(key="peers", title="", caption="", header=(), rows=())
     ours = next((side.name for side in comparison.sides if side.ours and side.failed is None), None)
     ratios = {item.theirs: item for item in comparison.ratios if item.ours == ours}
+    pooled = "" if comparison.pooling == "cls" else f"All vectors are the {comparison.pooling} of the tokens' rows. "
     rows = []
     for side in comparison.sides:
         ratio_to = ratios.get(side.name)
@@ -173,7 +174,7 @@ def peers(results: BenchResults) -> Table:
         title="Other projects",
         caption=(
             f"{comparison.texts:,} texts of {comparison.mean_tokens:.1f} tokens on average, {comparison.threads} threads each, "
-            f"every peer in an environment of its own, in turns. Parity is the mean cosine to {comparison.reference}. "
+            f"every peer in an environment of its own, in turns. {pooled}Parity is the mean cosine to {comparison.reference}. "
             f"The ratio is {ours or 'ours'} over theirs, of the rounds: above 1, ours is faster."
         ),
         header=("side", "settings", "texts/s", "ratio", "rounds", "parity"),

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -200,12 +201,12 @@ class Manifest:
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", compute_fingerprint(self))
 
-    @property
+    @cached_property
     def encoder_outputs(self) -> tuple[Output, ...]:
         """What `output=` of an `Encoder` may be with this bundle."""
         return cast("tuple[Output, ...]", ("sentence", *self.recorded_outputs) if self.pooling == "cls" else self.recorded_outputs)
 
-    @property
+    @cached_property
     def recorded_outputs(self) -> tuple[Output, ...]:
         """The same, each once, by the names under which figures and golden vectors are kept."""
         held = {output.name for output in self.outputs} - (set() if self.token_rows else {GRAPH_OUTPUTS["tokens"]})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cls_runtime.bench.html_report import html_report
 from cls_runtime.bench.measure import benchmark_steps, run_benchmark
-from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, comparison_steps, side_names
+from cls_runtime.bench.peers import PEERS, PeerComparison, check_comparable, compare_with_peers, comparison_steps, side_names
 from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
 from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
 from cls_runtime.bench.results import BenchResults, read_results, results_json
@@ -193,7 +193,7 @@ def _peer_options(arguments: argparse.Namespace, manifest: Manifest, sides: Sequ
     """This bundle's sides, what `auto` takes first, and the peers.
 
     Raises:
-        UsageError: an unknown peer, or no checkpoint for them.
+        UsageError: an unknown peer, no checkpoint for them, or a bundle that they cannot be compared with.
     """
     usable = [side for side in sides if side.objection is None]
     with contextlib.suppress(BundleError):  # no variant that `auto` would take; those that were named are compared all the same
@@ -201,6 +201,7 @@ def _peer_options(arguments: argparse.Namespace, manifest: Manifest, sides: Sequ
         usable.sort(key=lambda side: (side.engine, side.variant) != (choice.engine, choice.variant))
     options = [f"{side.engine}:{side.variant}" for side in usable], list(arguments.against)
     side_names(*options)
+    check_comparable(manifest)
     if arguments.checkpoint is None and "/" not in manifest.source.name:
         raise UsageError(
             f"--against needs --checkpoint: the bundle was made from a folder named {manifest.source.name!r}, and the peers make their "

@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_builder import build_bundle
+from bundle_builder import build_bundle, write_manifest
 
 from cls_runtime.bench import peer_environments, peer_sides, peers
 from cls_runtime.bench.peer_environments import PeerError, converted, default_environments, environment, interpreter, own_source, run_once
 from cls_runtime.bench.peer_process import PeerProcess
 from cls_runtime.bench.peers import PEERS, PeerComparison, compare_with_peers, comparison_steps, side_names
 from cls_runtime.bench.texts import calibration_sentences, docstring_sentences
+from cls_runtime.bundle.folder import Bundle
+from cls_runtime.bundle.manifest import Pooling
 from cls_runtime.errors import EngineError, UsageError
 
 PROGRAMS = Path(__file__).resolve().parents[3] / "benchmarks" / "peers"
@@ -37,10 +40,30 @@ def embed(texts):
     return encoder.encode(texts)
 serve(embed, settings=f"way {options.settings}", packages=["numpy"])
 """
+# Makes the vectors of every token's row, padded, as peers do that give no vectors of their own.
+POOLS = """
+from peer_protocol import arguments, pooled, serve
+import numpy as np
+from cls_runtime import Encoder
+options = arguments()
+encoder = Encoder.load(options.checkpoint, engine="onnxruntime", variant="fp32", threads=1)
+def embed(texts):
+    rows = encoder.encode(texts, output="tokens")
+    padded, mask = np.full((len(rows), 16, rows[0].shape[1]), 9, np.float32), np.zeros((len(rows), 16), np.float32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)], mask[index, : len(row)] = row, 1
+    return pooled(padded, mask, options.pooling)
+serve(embed, settings=options.pooling, packages=["numpy"])
+"""
 PEER_PROGRAMS = {
     "same": SAME,
     "other": SAME.replace("return encoder.encode(texts)", "return -encoder.encode(texts)"),
     "wider": SAME.replace("return encoder.encode(texts)", "return encoder.encode(texts).repeat(2, axis=1)"),
+    "raw": SAME.replace(
+        "encoder.encode(texts)", "encoder.encode(texts, normalize=False, prompt='', dimensions=encoder.manifest.hidden_size)"
+    ),
+    "pools": POOLS,
+    "first_row": POOLS.replace("options.pooling)", "'cls')"),
     "broken": "import sys; print('a line before', file=sys.stderr); raise SystemExit('no such instruction')",
     "dies": SAME.replace("return", "calls.append(texts)\n    if len(calls) > 3: raise SystemExit('out of memory')\n    return").replace(
         "def embed", "calls = []\ndef embed"
@@ -173,10 +196,36 @@ def test_what_cannot_be_compared_is_an_error(ours: list[str], against: list[str]
         side_names(ours, against)
 
 
-def test_a_bundle_that_pools_otherwise_than_the_peers_is_refused(tmp_path: Path) -> None:
-    mean = build_bundle(tmp_path / "mean", pooling="mean")
-    with pytest.raises(UsageError, match="the peers' programs take the CLS row, this bundle's vectors are the mean of the tokens' rows"):
-        compare_with_peers(mean, checkpoint=tmp_path, texts=["a"], peers=["fastembed"])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_peers_pool_as_the_bundle_does(pooling: Pooling, tmp_path: Path, fake_peers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "LEAST_MEAN_COSINE", 0.99)  # the rows of this small model are alike, 0.97
+    result = measure(build_bundle(tmp_path / "rows", pooling=pooling, token_rows=True), "pools:a", "first_row:a", rounds=1)
+    _, pools, first_row = result.sides
+    assert (result.pooling, pools.settings, pools.failed) == (pooling, pooling, None)
+    assert pools.parity
+    assert pools.parity.max_abs < 1e-6
+    assert (first_row.failed is None) == (pooling == "cls")
+    assert first_row.failed is None or "another model, not timed" in first_row.failed
+
+
+def test_vectors_are_those_of_the_texts_alone_whatever_the_model_is_used_like(tmp_path: Path, fake_peers: Path) -> None:
+    used_like = {"prompts": {"query": "the "}, "default_prompt_name": "query", "truncate_dim": 4, "matryoshka_dims": (4,)}
+    _, raw, same = measure(build_bundle(tmp_path / "used", pooling="mean", normalize=True, **used_like), "raw:a", "same:a", rounds=1).sides
+    assert raw.failed is None
+    assert raw.parity
+    assert raw.parity.max_abs < 1e-6
+    assert same.failed
+    assert "vectors of shape (4, 4)" in same.failed
+
+
+def test_a_bundle_with_dense_layers_is_refused(bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    dense = replace(manifest.source_pooling, dense=("2_Dense: 8 to 8, Tanh",))
+    write_manifest(bundle, replace(manifest, source_pooling=dense, fingerprint=""))
+    with pytest.raises(
+        UsageError, match="the peers' programs end with the pooling, this bundle's vectors go through Dense layers after it"
+    ):
+        compare_with_peers(bundle, checkpoint=bundle, texts=["a"], peers=["fastembed"])
 
 
 def test_a_name_given_twice_is_one_side() -> None:
@@ -200,6 +249,30 @@ def test_every_peer_has_a_runner_and_an_environment_of_exact_versions(peer: str)
     for way in PEERS.get(peer, ()):
         precision = way.partition("_")[0]
         assert precision in runner, f"{peer}/run.py does not know {way}"
+    if peer in PEERS:
+        convert = PROGRAMS / peer / "convert.py"
+        programs = runner + (convert.read_text() if convert.exists() else "")
+        assert "options.pooling" in programs, f"{peer} does not pool as it is told"
+
+
+def test_pytorchs_loop_gives_the_vectors_of_a_mean_bundle(
+    minilm: Path, minilm_mean_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_environments, "environment", lambda peer, home, limit_s: Path(sys.executable))
+    result = compare_with_peers(
+        minilm_mean_bundle,
+        checkpoint=minilm,
+        texts=docstring_sentences(6),
+        peers=["transformers:as_given"],
+        ours=["onnxruntime:fp32"],
+        threads=1,
+        rounds=1,
+        environments=tmp_path,
+    )
+    ours, loop = result.sides
+    assert (result.pooling, result.reference, ours.failed, loop.failed) == ("mean", "transformers:as_given", None, None)
+    assert ours.parity
+    assert ours.parity.max_abs < 1e-5
 
 
 def test_a_checkout_has_the_programs() -> None:
@@ -277,12 +350,19 @@ CONVERT = (
 )
 
 
-def test_a_peers_files_are_made_once_for_each_checkpoint_and_calibration(bundle: Path, fake_peers: Path, tmp_path: Path) -> None:
+def test_a_peers_files_are_made_once_for_each_checkpoint_pooling_and_calibration(bundle: Path, fake_peers: Path, tmp_path: Path) -> None:
     (fake_peers / "same" / "convert.py").write_text(CONVERT)
 
-    def convert(*calibration: str) -> Path:
+    def convert(*calibration: str, pooling: Pooling = "cls") -> Path:
         return converted(
-            "same", Path(sys.executable), tmp_path / "kept", checkpoint=bundle, max_length=16, calibration=calibration, limit_s=600
+            "same",
+            Path(sys.executable),
+            tmp_path / "kept",
+            checkpoint=bundle,
+            max_length=16,
+            pooling=pooling,
+            calibration=calibration,
+            limit_s=600,
         )
 
     first = convert("a")
@@ -290,6 +370,7 @@ def test_a_peers_files_are_made_once_for_each_checkpoint_and_calibration(bundle:
     assert convert("a") == first
     assert (first / "model").read_text() == "as it was"
     assert (convert("b") / "model").read_text() == '["b"]'
+    assert convert("a", pooling="mean") != first
     os.utime(bundle / "tokenizer.json", (1, 1))
     assert convert("a") != first
 

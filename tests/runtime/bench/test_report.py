@@ -103,6 +103,12 @@ class TestTables:
         table = tables.throughput(dataclasses.replace(RESULTS, timings=timings))
         assert [row[4] for row in table.rows] == ["-", "-"]
 
+    def test_the_peers_table_names_a_pooling_that_is_not_the_cls_row(self):
+        results = with_peers()
+        mean = dataclasses.replace(results, peers=dataclasses.replace(results.peers, pooling="mean"))
+        assert "in turns. All vectors are the mean of the tokens' rows. Parity is" in tables.peers(mean).caption
+        assert "in turns. Parity is" in tables.peers(results).caption
+
     def test_a_peer_that_could_not_be_measured_has_a_row_that_says_why(self):
         rows = tables.peers(with_peers()).rows
         assert rows[1] == ("fastembed:int8", "batches of 256", "40", "2.50", "2.00 to 3.00", "-")

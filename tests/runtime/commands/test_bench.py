@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from bench_results import FAST, RESULTS, SLOW
+from bundle_builder import write_manifest
 
 from cls_runtime.bench import matrix_rates
 from cls_runtime.bench.peer_sides import PeerSide
@@ -267,6 +269,19 @@ def test_peers_are_compared_with_the_same_texts_and_threads(golden_bundle, tmp_p
     assert len(asked["texts"]) == 6
     assert "fastembed:int8               cannot be installed: no network" in capsys.readouterr().out
     assert read_results(out).peers.sides[1].failed == "cannot be installed: no network"
+
+
+def test_a_bundle_that_no_peer_is_like_is_refused_before_it_is_measured(golden_bundle, tmp_path, capsys):
+    bundle = shutil.copytree(golden_bundle, tmp_path / "dense")
+    manifest = read_manifest(bundle)
+    dense = dataclasses.replace(manifest.source_pooling, dense=("2_Dense: 8 to 8, Tanh",))
+    write_manifest(bundle, dataclasses.replace(manifest, source_pooling=dense, fingerprint=""))
+    assert run(bundle, "--quick", "--against", "fastembed", "--checkpoint", tmp_path) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        "error: the peers' programs end with the pooling, this bundle's vectors go through Dense layers after it"
+    )
+    assert captured.out == ""
 
 
 def test_the_measured_sides_are_in_the_order_of_the_bundle(results_file, measured, capsys):

@@ -1,5 +1,6 @@
 """The oracle is transformers' AutoTokenizer, in the same test."""
 
+import dataclasses
 import json
 import shutil
 
@@ -61,8 +62,8 @@ def real(minilm, bundle, tmp_path_factory):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(minilm / name, folder / name)
     manifest = read_manifest(folder)
-    changed = vars(manifest) | {"max_length": 24, "files": (describe(folder, "tokenizer.json"), describe(folder, "tokenizer_config.json"))}
-    write_manifest(folder, type(manifest)(**(changed | {"fingerprint": ""})))
+    files = (describe(folder, "tokenizer.json"), describe(folder, "tokenizer_config.json"))
+    write_manifest(folder, dataclasses.replace(manifest, max_length=24, files=files, fingerprint=""))
     return TextTokenizer.from_bundle(Bundle.open(folder)), Oracle(minilm, 24)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import random
@@ -41,7 +42,7 @@ def with_tokenizer(folder, text, *, config=None):
         names.append("config.json")
     manifest = read_manifest(folder)
     files = tuple(describe(folder, name) for name in names)
-    write_manifest(folder, type(manifest)(**(vars(manifest) | {"files": files, "fingerprint": ""})))
+    write_manifest(folder, dataclasses.replace(manifest, files=files, fingerprint=""))
     return Bundle.open(folder)
 
 
