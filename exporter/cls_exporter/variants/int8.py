@@ -178,23 +178,24 @@ def _with_room(model: ir.Model, form: Form, probes: Sequence[TokenBatch]) -> tup
     As many products as the probes leave room for become int8. Tried is the largest exponent, with weights at the nearest step: what is
     chosen later is no worse.
     """
-    model = model.clone()
-    notes = () if apply_pass(SequenceFirst(), model) else (form.missed("no attention splits [B, S, H] into heads as int8 has it"),)
     *tries, last = keepings(model, form)
     for kept in tries:
-        rows = _as_rows(model, kept)
+        rows, notes = _as_rows(model, form, kept)
         ranges, reference = activation_ranges(rows, probes), sentence_embeddings(rows, probes)
         if _used_up(parity_figures(reference, sentence_embeddings(_nearest(rows, ranges, alpha=ALPHAS[0]), probes))) <= ROOM:
             return rows, kept, notes
-    return _as_rows(model, last), last, notes
+    rows, notes = _as_rows(model, form, last)
+    return rows, last, notes
 
 
-def _as_rows(model: ir.Model, kept: frozenset[str]) -> ir.Model:
-    rows = model.clone()
+def _as_rows(model: ir.Model, form: Form, kept: frozenset[str] = frozenset()) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph with its tokens as rows but for the products of `kept`, and notes on what is slower than usual."""
+    rows = model.clone()  # once: a clone counts names anew, and a graph's bytes have them
+    notes = () if apply_pass(SequenceFirst(), rows) else (form.missed("no attention splits [B, S, H] into heads as int8 has it"),)
     if not apply_pass(TokenRows(kept=kept), rows):
         raise UnsupportedError("int8 has nothing to quantize: no product of this graph runs over all tokens; export fp32")
     clean(rows)
-    return rows
+    return rows, notes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ def keepings(model: ir.Model, form: Form) -> tuple[frozenset[str], ...]:
     A graph that computes one row of the last layer keeps none: that row sees what all tokens' errors leave on average. A mean of rows, and
     each row, has the errors of its own tokens, those of a short text's few above all, and how large they are is the model's matter. Most
     come of the feed-forward's second product, whose weight [K, N] is narrowing and whose input is GELU's, then of its first, which is
-    widening; docs/adr/0003-int8-recipe.md has the figures. What is left is the attention's.
+    widening; docs/adr/0003-int8-recipe.md has the figures. The projection of factorized embeddings (ALBERT, ELECTRA) goes with that. What
+    is left is the attention's.
     """
     none: frozenset[str] = frozenset()
     if form.one_row:
