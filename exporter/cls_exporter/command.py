@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cls_exporter.config import ExportConfig, ExportReport, Layout, PoolingChoice, Precision
-from cls_exporter.writing.hub_upload import check_target, upload
 from cls_runtime.bundle import manifest as manifests
 from cls_runtime.bundle.hub_names import cached_id, hub_name
 from cls_runtime.bundle.manifest import Manifest, TokenizerChoice
@@ -129,12 +128,13 @@ def _run(arguments: argparse.Namespace) -> int:
     output = arguments.output or default_output(arguments.model)
     config = _config(arguments)
     _require_packages()
+    with nothing_to_clean():  # PyTorch and transformers take seconds
+        from cls_exporter.exporting import export
+        from cls_exporter.writing.hub_upload import check_target, upload
+
     target = None
     if arguments.push_to_hub is not None:
         target = check_target(arguments.push_to_hub, public=arguments.public, force=arguments.force)
-    with nothing_to_clean():  # PyTorch and transformers take seconds
-        from cls_exporter.exporting import export
-
     bar = ProgressBar(unit="step", total=export_steps(config) + (target is not None), shown=not arguments.json)
     # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.
     with bar, contextlib.redirect_stdout(sys.stderr):

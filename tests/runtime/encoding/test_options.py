@@ -10,9 +10,10 @@ from cls_runtime.bundle.manifest import read_manifest
 
 
 def test_they_are_those_of_load_with_the_same_defaults():
+    """All but `revision`, which is part of the bundle's name: `org/name@revision`."""
     parameters = inspect.signature(Encoder.load).parameters
     of_load = {name: item.default for name, item in parameters.items() if item.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert of_load == {field.name: field.default for field in dataclasses.fields(EncoderOptions)}
+    assert of_load == {"revision": None, **{field.name: field.default for field in dataclasses.fields(EncoderOptions)}}
     assert [name for name in parameters if name not in of_load] == ["path"]
 
 
@@ -35,7 +36,7 @@ def test_every_option_of_load_is_handed_on(bundle):
     assert set(options) == {field.name for field in dataclasses.fields(EncoderOptions) if field.default != options[field.name]}
     with Encoder.load(bundle, **options) as encoder:
         _, (folder, sent) = encoder.__reduce__()
-    assert (folder, sent) == (bundle.absolute(), EncoderOptions(**options))
+    assert (folder, sent) == (str(bundle.absolute()), EncoderOptions(**options))
 
 
 def test_they_are_frozen():
