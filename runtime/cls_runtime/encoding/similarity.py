@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cls_runtime.bundle.manifest import SimilarityFunction
+from cls_runtime.encoding.vector_options import real_numbers
 from cls_runtime.errors import UsageError
 
 Float32 = NDArray[np.float32]
@@ -50,8 +51,8 @@ def similarity(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> F
 
 def _vectors(name: str, given: ArrayLike) -> Float64:
     try:
-        vectors = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
+        vectors = real_numbers(given).astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{name} is a {type(given).__name__}, expected numbers [n, width] or [width]") from None
     if vectors.ndim not in (1, 2):
         raise UsageError(f"{name} has shape {list(vectors.shape)}, expected [n, width] or [width]")

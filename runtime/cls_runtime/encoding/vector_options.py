@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,20 +68,21 @@ class VectorOptions:
     ranges: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        if self.normalize not in (None, True, False):
+        if self.normalize is not None and not isinstance(self.normalize, bool):
             raise UsageError(f"normalize is {self.normalize!r}, expected True, False, or None for what the model was trained with")
         for name, value in (("prompt_name", self.prompt_name), ("prompt", self.prompt)):
             if value is not None and not isinstance(value, str):
                 raise UsageError(f"{name} is {value!r}, expected a str or None")
-        if self.dtype not in _DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
             raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(_DTYPES)}")
         if self.output == "tokens" and self.dtype not in ("float32", "float16"):
             raise UsageError(f"dtype is {self.dtype!r}, tokens are float32 or float16")
         if self.ranges is not None and self.dtype not in WITH_RANGES:
             raise UsageError(f"ranges are for {' and '.join(WITH_RANGES)}, dtype is {self.dtype!r}; leave them out")
         if self.dimensions is not None:
-            if isinstance(self.dimensions, bool) or not isinstance(self.dimensions, int) or self.dimensions < 1:
+            if isinstance(self.dimensions, bool) or not isinstance(self.dimensions, (int, np.integer)) or self.dimensions < 1:
                 raise UsageError(f"dimensions is {self.dimensions!r}, expected a whole number of at least 1, or None")
+            object.__setattr__(self, "dimensions", int(self.dimensions))
             if self.output in get_args(Output) and self.output not in _SENTENCE:
                 raise UsageError(f"dimensions cuts a sentence's vector, output is {self.output!r}; leave it out")
 
@@ -130,6 +131,18 @@ class VectorOptions:
         return f"dimensions is {self.dimensions}, this bundle {named}; measure what the cut costs, or leave it out"
 
 
+def real_numbers(given: ArrayLike) -> NDArray[Any]:
+    """`given` as an array, nothing of which is lost where it becomes one of floats: no complex numbers, texts or dates.
+
+    Raises:
+        TypeError, ValueError: they are that, or no array at all.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in "biufVO":
+        raise TypeError(array.dtype)
+    return array
+
+
 def _checked_ranges(ranges: ArrayLike, dimensions: int) -> Float32:
     """`ranges` as float32 [2, dimensions].
 
@@ -137,8 +150,8 @@ def _checked_ranges(ranges: ArrayLike, dimensions: int) -> Float32:
         UsageError: they are something else, not finite, or a largest number is below its least.
     """
     try:
-        array = np.asarray(ranges, dtype=np.float32)
-    except (TypeError, ValueError):
+        array = real_numbers(ranges).astype(np.float32)
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"ranges are a {type(ranges).__name__}, expected float32 [2, {dimensions}]") from None
     if array.shape != (2, dimensions):
         raise UsageError(f"ranges have shape {list(array.shape)}, expected [2, {dimensions}], the least and the largest of each number")

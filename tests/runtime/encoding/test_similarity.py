@@ -54,6 +54,8 @@ def test_no_vectors(function):
         (np.zeros((1, 3)), np.zeros((1, 4)), "a has vectors of 3 numbers, b of 4"),
         (np.zeros((1, 1, 3)), np.zeros((1, 3)), r"a has shape \[1, 1, 3\], expected"),
         (np.zeros((1, 3)), "text", "b is a str, expected numbers"),
+        ([[1j, 2]], np.zeros((1, 2)), "a is a list, expected numbers"),
+        ([[10**400, 2]], np.zeros((1, 2)), "a is a list, expected numbers"),
         ([[1, 2], [1]], np.zeros((1, 2)), "a is a list, expected numbers"),
     ],
 )
