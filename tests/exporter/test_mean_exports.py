@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import onnx_ir as ir
 import pytest
 
 from cls_exporter import ExportConfig, export, exporting
+from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.errors import ParityError
+from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.graph.passes.rewriting import Builder, known_dims
 from cls_exporter.variants import Built
 from cls_runtime.bundle.folder import Bundle
@@ -19,6 +22,7 @@ from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.token_sample import sampled_positions
 
 Damage = Callable[[ir.Graph], None]
+ALTERNATING = np.resize([1.0, -1.0], checkpoints.HIDDEN)  # times a vector: nearly at right angles to it
 OUTPUTS = ["last_hidden_state", "sentence_embedding", "pooler_output"]
 
 
@@ -90,6 +94,25 @@ def times(factor: float, name: str) -> Damage:
     return lambda graph: replaced(graph, name, scaled)
 
 
+def where(operator: str, equals: int, factors: np.ndarray) -> Damage:
+    """Multiplies by 1 + `factors` [width] the vectors of those texts alone whose mask `operator` makes `equals` of."""
+
+    def damage(graph: ir.Graph) -> None:
+        def shifted(build: Builder, _: ir.Value, sentence: ir.Value) -> ir.Value:
+            batch = known_dims(sentence)[0]
+            axis, wanted = build.ints([1], "damage_axis"), build.ints([equals], "damage_equals")
+            reduced = build.node(operator, [graph.inputs[1], axis], [batch, 1], dtype=ir.DataType.INT64, attributes={"keepdims": 1})
+            hit = build.node("Equal", [reduced, wanted], [batch, 1], dtype=ir.DataType.BOOL)
+            chosen = build.node("Cast", [hit], [batch, 1], dtype=ir.DataType.FLOAT, attributes={"to": int(ir.DataType.FLOAT)})
+            change = build.node("Mul", [sentence, build.initializer(factors.astype(np.float32), "damage")], known_dims(sentence))
+            moved = build.node("Mul", [change, chosen], known_dims(sentence))
+            return build.node("Add", [sentence, moved], known_dims(sentence))
+
+        replaced(graph, "sentence_embedding", shifted)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "missed"),
     [
@@ -108,6 +131,27 @@ def test_damage_is_refused_and_leaves_nothing(
     with pytest.raises(ParityError, match=r"^fp32 is not exported: " + missed):
         export(checkpoint, tmp_path / "out" / "bundle", config=ExportConfig(pooling="mean"))
     assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_damage_to_one_text_alone_is_refused(checkpoint: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over all texts is still good enough."""
+    tokenizer = load_checkpoint(str(checkpoint)).tokenizer
+    counts = Counter(len(ids) for ids in tokenizer(list(builtin_texts("parity")), truncation=True)["input_ids"])
+    lone = min(count for count, texts in counts.items() if texts == 1)
+    damaged(monkeypatch, where("ReduceSum", lone, 2.5e-3 * ALTERNATING))
+    with pytest.raises(
+        ParityError, match=r"^fp32 is not exported: sentence against PyTorch has min_cosine 0\.99999\d+, expected at least 0\.999999;"
+    ):
+        export(checkpoint, tmp_path / "bundle", config=ExportConfig(pooling="mean"))
+
+
+def test_a_vector_that_padding_moves_is_refused(
+    checkpoint: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By less than what parity allows."""
+    damaged(monkeypatch, where("ReduceMin", 0, 2e-5 * ALTERNATING))
+    with pytest.raises(ParityError, match=r"^fp32 is not exported: batch invariance max_abs \d\.\d+e-05, expected at most 1e-05; worst"):
+        export(checkpoint, tmp_path / "bundle", config=ExportConfig(pooling="mean"))
 
 
 def counting_prompts(graph: ir.Graph) -> None:

@@ -94,7 +94,7 @@ def test_a_sum_over_counted_tokens_and_what_divides_it_are_float32() -> None:
 
 
 def test_another_sum_is_float16() -> None:
-    text = "g (float[B,S,8] x) => (float[B,8] y) { p = MatMul(x, w)  y = ReduceSum <keepdims = 0> (p, axis) }"
+    text = "g (int64[B,S] ids) => (float[B,8] y) { e = Gather(w, ids)  p = MatMul(e, w)  y = ReduceSum <keepdims = 0> (p, axis) }"
     model = graphs.parse(text, {**WEIGHTS, "axis": np.array([1])})
     HalfPrecision()(model)
     assert types(model)["ReduceSum"] == "FLOAT16"
