@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bundle_builder import HIDDEN, MAX_LENGTH, SPECIAL, VOCABULARY, build_bundle, word_piece
 from golden_bundle import TEXTS as GOLDEN_TEXTS
-from golden_bundle import build_golden_bundle
+from golden_bundle import build_golden_bundle, replace_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from watched_engine import WatchedEngine
@@ -31,6 +31,7 @@ from cls_runtime import (
     TruncationWarning,
     UsageError,
 )
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.encoding import chunks
 from cls_runtime.encoding.quantizing import quantized
 
@@ -466,6 +467,14 @@ class TestFewerBytes:
             encoder.encode(["a"], dtype="int8")
         assert encoder.encode(["a"], dtype="int8", ranges=[[-1.0] * HIDDEN, [1.0] * HIDDEN]).dtype == np.int8
         assert encoder.encode(["a"], dtype="binary").shape == (1, 1)
+
+    @pytest.mark.parametrize("damage", [lambda rows: rows[:, :5], lambda rows: rows * np.float32(np.nan)], ids=["narrow", "NaN"])
+    def test_golden_vectors_that_are_not_the_graphs_give_no_ranges(self, damage, tmp_path):
+        folder = build_golden_bundle(tmp_path / "bundle")
+        golden = read_golden(folder / GOLDEN_NAME)
+        replace_golden(folder, dataclasses.replace(golden, vectors={**golden.vectors, "cls": damage(golden.vectors["cls"])}))
+        with Encoder.load(folder, threads=1) as encoder, pytest.raises(BundleError, match=f"expected {HIDDEN} finite ones; run cls-verify"):
+            encoder.encode(["a"], dtype="int8")
 
     def test_ranges_of_another_bundle_are_refused(self, tmp_path):
         """The folder was replaced behind the encoder's back."""

@@ -20,7 +20,7 @@ def own_ranges(bundle: Bundle, form: VectorForm) -> NDArray[np.float32]:
     The golden vectors are read now; of a bundle that is on the hub they are fetched.
 
     Raises:
-        BundleError: they cannot be read, have none of this output, or another bundle is there by now.
+        BundleError: they cannot be read, have none of this output or none that its graph gives, or another bundle is there by now.
         HubError: the hub does not give them.
     """
     place = find_bundle(bundle.name)
@@ -32,5 +32,12 @@ def own_ranges(bundle: Bundle, form: VectorForm) -> NDArray[np.float32]:
     golden = Bundle.read(place.folder, read, follow_links=bundle.follow_links, fetched=place.fetch(golden_files)).vectors
     if not len(golden.get(form.output, ())):
         raise BundleError(f"{GOLDEN_NAME} has no vectors of {form.output!r}; export the bundle again, or give ranges of your own")
-    vectors = unquantized(golden[form.output].copy(), form, first_index=0, on_invalid="keep")
+    rows = golden[form.output]
+    if rows.shape[1] != form.width or not np.isfinite(rows).all():
+        found = "all finite" if np.isfinite(rows).all() else "not all finite"
+        raise BundleError(
+            f"{GOLDEN_NAME} has vectors of {form.output!r} of {rows.shape[1]} numbers, {found}, expected {form.width} finite ones; run "
+            "cls-verify on the bundle, or give ranges of your own"
+        )
+    vectors = unquantized(rows.copy(), form, first_index=0, on_invalid="keep")
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)])

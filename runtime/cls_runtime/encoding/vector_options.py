@@ -73,6 +73,8 @@ class VectorOptions:
         for name, value in (("prompt_name", self.prompt_name), ("prompt", self.prompt)):
             if value is not None and not isinstance(value, str):
                 raise UsageError(f"{name} is {value!r}, expected a str or None")
+        if self.prompt is not None and any("\ud800" <= character <= "\udfff" for character in self.prompt):
+            raise UsageError(f"prompt is {self.prompt!r}, expected valid Unicode; decode its source with errors='replace'")
         if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
             raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(_DTYPES)}")
         if self.output == "tokens" and self.dtype not in ("float32", "float16"):

@@ -14,7 +14,6 @@ from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.rows import OnError
-from cls_runtime.reading.csv_header import bad_byte
 
 SHARD_ROWS = 100_000
 LARGEST_COUNT = 2**31 - 1
@@ -115,7 +114,7 @@ class RayOptions:
 
 
 def check_vectors(options: VectorOptions) -> None:
-    """Checks what no file of vectors holds: the rows of tokens, and a prompt that is no text.
+    """Checks what no file of vectors holds, the rows of tokens, and that one prompt is named.
 
     Raises:
         UsageError: an option that is not understood.
@@ -123,8 +122,6 @@ def check_vectors(options: VectorOptions) -> None:
     check_choice("output", options.output, OUTPUTS)
     if options.prompt is not None and options.prompt_name is not None:
         raise UsageError(f"prompt_name is {options.prompt_name!r} and prompt is {options.prompt!r}, expected one of them")
-    if options.prompt is not None and bad_byte(options.prompt) is not None:
-        raise UsageError(f"prompt is {options.prompt!r}, expected valid Unicode")
 
 
 def check_computing(variant: object, engine: object, threads: object) -> None:

@@ -23,6 +23,7 @@ def manifest(tmp_path_factory):
         ({"normalize": 0, "dimensions": 4}, "normalize is 0, expected True, False, or None"),
         ({"normalize": np.zeros(2)}, "normalize is array"),
         ({"prompt": 3}, "prompt is 3, expected a str or None"),
+        ({"prompt": "a\udcff"}, r"prompt is 'a\\udcff', expected valid Unicode"),
         ({"prompt_name": b"query"}, "prompt_name is b'query', expected a str or None"),
         ({"dtype": "int4"}, "dtype is 'int4', expected one of float32, float16, int8, uint8, binary, ubinary"),
         ({"dtype": np.array(["int8"])}, "dtype is array"),
