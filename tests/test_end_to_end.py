@@ -10,6 +10,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from cls_exporter import command as export
 from cls_runtime import Encoder
+from cls_runtime.bench.texts import docstring_sentences
+from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
 from cls_runtime.commands import doctor, embed, verify
 
 TEXTS = ["the cat sat on a mat", "", "x", "fast dog runs: hello, world 42!"]
@@ -60,3 +62,17 @@ def test_the_real_models_own_vectors(minilm, minilm_mean_bundle):
         assert encoder.manifest.pooling == "mean"
         rows = encoder.encode(texts)
     np.testing.assert_allclose(rows, expected, atol=5e-5)
+
+
+@pytest.mark.slow
+def test_the_real_models_own_vectors_in_int8(minilm, minilm_mean_int8_bundle):
+    """Near sentence-transformers' on sentences that no calibration and no choice of the recipe has seen."""
+    library = pytest.importorskip("sentence_transformers")
+    texts = docstring_sentences(400)
+    expected = library.SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    with Encoder.load(minilm_mean_int8_bundle, variant="int8") as encoder:
+        rows = encoder.encode(texts)
+    assert shortfalls(parity_figures(expected, rows), thresholds_for("int8", "sentence")) == []
+    half = len(texts) // 2
+    pairs = [np.einsum("nw,nw->n", vectors[:half], vectors[half:]) for vectors in (expected, rows)]
+    assert np.corrcoef([np.argsort(np.argsort(cosines)) for cosines in pairs])[0, 1] > 0.997

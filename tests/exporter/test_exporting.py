@@ -145,7 +145,7 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     assert 0 <= variant.batch_invariance_max_abs <= 1e-5
     assert {"cls-export", "torch", "transformers", "onnx", "onnxruntime"} <= set(manifest.tool_versions)
     named = {file.path for file in Bundle.open(bundle).files()}
-    assert named | {"cls_export.json"} == {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert named | {"cls_export.json", "README.md"} == {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert {f"onnx/model{form}.onnx" for form in ("", "_fp16", "_int8", "_quantized")} < named
     assert not list(bundle.rglob("*.safetensors"))
 
