@@ -24,6 +24,7 @@ from cls_exporter.variants.calibration import (
     with_quiet_channels_raised,
     with_random_words,
 )
+from cls_exporter.variants.calibration_texts import CalibrationTexts
 from cls_runtime.engines.base import TokenBatch
 from cls_runtime.errors import UsageError
 
@@ -135,4 +136,4 @@ def test_texts_come_from_a_regular_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "texts.txt"
     {"pipe": os.mkfifo, "device": lambda place: place.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](path)
     with pytest.raises(UsageError, match="is no regular file"):
-        calibration.CalibrationTexts.of_file(path)
+        CalibrationTexts.of_file(path)
