@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from cls_exporter.errors import ParityError
-from cls_exporter.gate.prompted_batch import PromptedBatch
+from cls_exporter.gate.prompted_batch import PromptedBatch, padded
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Output, ParityFigures
 from cls_runtime.bundle.parity import batch_shortfalls, parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.batching import pad
 from cls_runtime.encoding.options import EncoderOptions
-from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.base import Engine, TokenBatch
+from cls_runtime.engines.base import Engine
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.onnxruntime import load_graph
 from cls_runtime.errors import EngineError
@@ -109,7 +107,7 @@ def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]
     }
     for name, rows in batches.items():
         try:
-            vectors = engine.run(_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
+            vectors = engine.run(padded(rows), [GRAPH_OUTPUTS[output] for output in outputs])
         except EngineError as error:
             raise _MissError(str(error)) from error
         for output, numbers in zip(outputs, vectors, strict=True):
@@ -127,8 +125,3 @@ def _check_prompted(engine: Engine, prompted: PromptedBatch, outputs: Sequence[O
         bounds = replace(thresholds_for(variant, output), mean_cosine=None, p1_cosine=None)
         if missed := shortfalls(parity_figures(*rows), bounds):
             raise _MissError(f"{output} of texts whose prompt is marked by a 2 in the mask has, against PyTorch, {'; '.join(missed)}")
-
-
-def _batch(rows: Sequence[Sequence[int]]) -> TokenBatch:
-    """Token ids as arrays, padded with id 0 on the right, all of type 0."""
-    return pad([TokenizedText(np.array(row, dtype=np.int32), np.zeros(len(row), dtype=np.int32), removed=0) for row in rows], pad_id=0)

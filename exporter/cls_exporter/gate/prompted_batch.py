@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,16 +36,20 @@ def prompted_batch(checkpoint: Checkpoint, golden: Golden) -> PromptedBatch | No
     if checkpoint.model.include_prompt:
         return None
     assert golden.token_ids is not None
-    batch = marked(golden.token_ids[:: -(-len(golden.token_ids) // _TEXTS)])
+    batch = _marked(golden.token_ids[:: -(-len(golden.token_ids) // _TEXTS)])
     inputs = [torch.from_numpy(getattr(batch, name)) for name in checkpoint.inputs]
     outputs = [output.numpy() for output in outputs_of(checkpoint, inputs)]
     return PromptedBatch(batch=batch, outputs=dict(zip(checkpoint.model.output_names, outputs, strict=True)))
 
 
-def marked(token_ids: tuple[tuple[int, ...], ...]) -> TokenBatch:
-    """Texts padded on the right, all of type 0, with the first tokens of each marked by a 2; one at least is left."""
-    texts = [TokenizedText(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.int32), removed=0) for ids in token_ids]
-    batch = pad(texts, pad_id=0)
+def padded(token_ids: Sequence[Sequence[int]]) -> TokenBatch:
+    """Token ids as arrays, padded with id 0 on the right, all of type 0."""
+    return pad([TokenizedText(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.int32), removed=0) for ids in token_ids], pad_id=0)
+
+
+def _marked(token_ids: Sequence[Sequence[int]]) -> TokenBatch:
+    """`padded`, with the first tokens of each text marked by a 2; one at least is left."""
+    batch = padded(token_ids)
     for row, ids in zip(batch.attention_mask, token_ids, strict=True):
         row[: min(_PROMPT_TOKENS, len(ids) - 1)] = 2
     return batch

@@ -59,7 +59,7 @@ CORRECTION_TEXTS = 448
 # of the calibration hardly did.
 UNSEEN = 0.01
 _COMPUTE_OF_ONE_ROW = "int8 products over all tokens; attention, LayerNorm, GELU and the last layer's single row in float32"
-_COMPUTE_OF_ALL_ROWS = "int8 products over all tokens but those that are named; these, attention, LayerNorm and GELU in float32"
+_COMPUTE_OF_ALL_ROWS = "int8 products over all tokens but as many as float32_products says; these, attention, LayerNorm and GELU in float32"
 # How much of the thresholds' room the probes may use up, so that products stay in int8: other texts need more of it.
 ROOM = 0.5
 _LARGEST_BIAS = 2.0**30  # of an int32 that the kernel still adds products to

@@ -73,8 +73,9 @@ def embed_to_npy(bundle: str | Path, inputs: Sequence[str], out: Path, *, option
         raise UsageError(
             f"on_error is 'null' and dtype is {options.dtype!r}: a .npy has no such number for a row without a text; write a folder"
         )
-    place = find_bundle(bundle)
-    opened = place.open(partial(encoder_files, variant=options.variant, engine=options.engine), follow_links=options.follow_links)
+    opened = find_bundle(bundle).open(
+        partial(encoder_files, variant=options.variant, engine=options.engine), follow_links=options.follow_links
+    )
     form = form_of(options, opened, scaled=False)
     warn_of_dimensions(options, opened.manifest, stacklevel=2)
     listed = skipped_list_of(out)
@@ -86,7 +87,7 @@ def embed_to_npy(bundle: str | Path, inputs: Sequence[str], out: Path, *, option
     overflow = options.encoder_overflow
     with (
         Encoder.load(
-            bundle if place.snapshot is None else place.name,
+            opened.name,
             variant=options.variant,
             engine=options.engine,
             threads=options.threads,
