@@ -25,6 +25,7 @@ from cls_runtime.encoding.chunks import Distinct, Window, distinct, most_charact
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.encoding.finishing import Vectors, finished
 from cls_runtime.encoding.inputs import iterable_of_texts
+from cls_runtime.encoding.job import Computed
 from cls_runtime.encoding.merging import MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.overflow import Overflow, TruncationSide
@@ -41,7 +42,7 @@ from cls_runtime.encoding.report import (
     warn_of_truncation,
 )
 from cls_runtime.encoding.rows import Rows, empty_rows
-from cls_runtime.encoding.runner import BatchRunner, Computed
+from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.encoding.similarity import similarity
 from cls_runtime.encoding.text_tokens import TextTokens, text_tokens
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import weakref
 from collections.abc import Sequence
@@ -169,22 +170,31 @@ class RequestMerger:
         if taken is None:
             return False
         begun = time.perf_counter()
-        results = computed(self._runner, taken.shares)
+        results = computed(self._runner, taken.shares, stop=functools.partial(self._is_wanted_elsewhere, taken) if taken.alone else None)
         seconds = time.perf_counter() - begun
         complete: list[tuple[Request, Exception | None]] = []
         with self._arrived:
             self._running -= 1
             self._queue.done(taken)
-            if all(result.error is None for result in results):
-                self._pace.add(taken.tokens, seconds)
-            for share, result in zip(taken.shares, results, strict=True):
-                request = share.request
+            tokens = 0
+            for whole, result in zip(taken.shares, results, strict=True):
+                share, request = whole, whole.request
+                if result.done is not None:
+                    share, others = whole.split(result.done)
+                    self._queue.give_back(request, others)
+                tokens += share.tokens
                 if not request.ended and (result.error is not None or request.takes_in(share, result)):
                     request.ended = True
                     self._queue.remove(request)
                     complete.append((request, result.error))
+            if all(result.error is None for result in results):
+                self._pace.add(tokens, seconds)
         _hand_out([(request, error or request.outcome) for request, error in complete])
         return True
+
+    def _is_wanted_elsewhere(self, taken: Round) -> bool:
+        """Whether a round is not needed to its end: its request has gone, or others have come that only its worker could take."""
+        return taken.shares[0].request.ended or (self._queue.came != taken.number and not self._idle)
 
     def _next_round(self) -> Round | None:
         """Waits for requests and takes the next round; nothing once closed."""

@@ -8,6 +8,8 @@ from cls_runtime.encoding.tokenizer import LONG_CHARACTERS
 ROUND_SECONDS = 0.040
 # One request's share of it while others wait.
 SHARE_SECONDS = 0.003
+# Of a request that is alone, more texts are put in order of their length together; its round ends early when another request comes.
+LONE_ROUND_SECONDS = 0.3
 
 # What counts as known before the first round, and half of what is known by so many seconds of rounds later.
 FIRST_TOKENS_PER_SECOND = 20_000.0
@@ -45,6 +47,11 @@ class Pace:
     def round_tokens(self) -> int:
         """How many make a round."""
         return 1 + int(ROUND_SECONDS * self.tokens_per_second)
+
+    @property
+    def lone_round_tokens(self) -> int:
+        """How many make a round of a request that is alone."""
+        return 1 + int(LONE_ROUND_SECONDS * self.tokens_per_second)
 
     @property
     def share_tokens(self) -> int:

@@ -153,6 +153,15 @@ class Share:
     characters: int
     tokens: int
 
+    def split(self, done: Sequence[int]) -> tuple[Share, list[int]]:
+        """The share of those of its texts, and the places of the others in the request."""
+        places = range(self.request.count) if self.places is None else self.places
+        ours = sorted(places[each] for each in done)
+        others = sorted(set(places).difference(ours))
+        sizes, costs = self.request.sizes, self.request.costs
+        characters, tokens = sum(sizes[place] for place in ours), sum(costs[place] for place in ours)
+        return Share(self.request, ours, len(ours), characters, tokens), others
+
     @property
     def window(self) -> Window:
         """Its texts."""
@@ -169,6 +178,7 @@ class ShareResult:
         padding_tokens: padding beside them.
         batches: those that held one of them.
         truncated: those that were cut.
+        done: which of the share's texts these are; None for all of them.
     """
 
     rows: Rows = field(default_factory=list)
@@ -179,3 +189,4 @@ class ShareResult:
     tokenize_s: float = 0.0
     compute_s: float = 0.0
     error: Exception | None = None
+    done: Sequence[int] | None = None

@@ -23,11 +23,20 @@ _Lane = dict[Kind, OrderedDict[Request, None]]
 
 @dataclass(eq=False, slots=True)
 class Round:
-    """What one worker computes together: shares of requests of one kind."""
+    """What one worker computes together: shares of requests of one kind.
+
+    Attributes:
+        tokens: their guessed tokens.
+        long: whether they are of long requests.
+        alone: whether it is of a request beside which none was.
+        number: how many requests had come when it was taken.
+    """
 
     shares: list[Share]
     tokens: int
     long: bool
+    alone: bool
+    number: int
 
 
 class RequestQueue:
@@ -41,6 +50,7 @@ class RequestQueue:
         tokens: guessed tokens of the texts that wait.
         turn_tokens: those of the next share of each request.
         running_tokens: those of the texts that are in a round.
+        came: requests that were ever queued.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -51,7 +61,7 @@ class RequestQueue:
         self._last_was_long = False
         self._running_long = 0
         self.texts = self.characters = self.held_texts = self.held_characters = 0
-        self.tokens = self.turn_tokens = self.running_tokens = 0
+        self.tokens = self.turn_tokens = self.running_tokens = self.came = 0
 
     def __bool__(self) -> bool:
         return self._requests > 0
@@ -61,6 +71,7 @@ class RequestQueue:
         size = sum(request.sizes)
         if self.held_texts:
             self._company_until = request.since + COMPANY_S
+        self.came += 1
         self.texts += request.count
         self.characters += size
         self.held_texts += request.count
@@ -89,15 +100,17 @@ class RequestQueue:
     def take(self, workers: int, now: float) -> tuple[Round | None, list[Request]]:
         """The next round, for one of so many idle workers; None where nothing is left. Beside it, the requests whose deadline has passed.
 
-        It holds at most what takes `ROUND_SECONDS`, and where several workers are idle, a part for each of them that makes a batch full.
+        It holds at most what takes `ROUND_SECONDS`, or `LONE_ROUND_SECONDS` of a request that is alone, and where several workers are
+        idle, a part for each of them that makes a batch full.
         """
         expired: list[Request] = []
         while self._requests:
             if self._requests > 1:
                 self._company_until = now + COMPANY_S
             parts = max(1, min(workers, self.tokens // FULL_TOKENS))
-            limit = min(self._pace.round_tokens, -(-self.tokens // parts))
             long = self._long_is_next()
+            alone = long and self._requests == 1 and now >= self._company_until
+            limit = min(self._pace.lone_round_tokens if alone else self._pace.round_tokens, -(-self.tokens // parts))
             share_tokens = self._pace.share_tokens if now < self._company_until else limit
             lane = self._lanes[long]
             kind = next(iter(lane))
@@ -125,7 +138,7 @@ class RequestQueue:
                 self._last_was_long = long
                 self._running_long += long
                 self.running_tokens += taken
-                return Round(shares, taken, long), expired
+                return Round(shares, taken, long, alone, self.came), expired
         return None, expired
 
     def done(self, finished: Round) -> None:
@@ -135,6 +148,25 @@ class RequestQueue:
         for share in finished.shares:
             self.held_texts -= share.count
             self.held_characters -= share.characters
+
+    def give_back(self, request: Request, places: Sequence[int]) -> None:
+        """Lets the texts of a request at these places, which were taken, wait again, before its others."""
+        if request.ended:
+            return
+        if request.taken < request.count:
+            self._displace(request)
+        order = list(range(request.count) if request.order is None else request.order)
+        order[request.taken - len(places) : request.taken] = places
+        request.order = order
+        request.taken -= len(places)
+        size, tokens = sum(request.sizes[place] for place in places), sum(request.costs[place] for place in places)
+        request.left += tokens
+        self.texts += len(places)
+        self.characters += size
+        self.held_texts += len(places)
+        self.held_characters += size
+        self.tokens += tokens
+        self._place(request)
 
     def _long_is_next(self) -> bool:
         """Lanes take turns, and while short requests wait, one worker at most computes shares of long ones."""

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.chunks import Window, distinct
+from cls_runtime.encoding.job import cuts_of
 from cls_runtime.encoding.request import Share, ShareResult
 from cls_runtime.encoding.rows import Rows
-from cls_runtime.encoding.runner import BatchRunner, cuts_of
+from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.errors import EngineError
 
 
-def computed(runner: BatchRunner, shares: Sequence[Share]) -> list[ShareResult]:
-    """The result of each share. Where they fail together, each is computed alone; one that was withdrawn meanwhile is not."""
+def computed(runner: BatchRunner, shares: Sequence[Share], *, stop: Callable[[], bool] | None = None) -> list[ShareResult]:
+    """The result of each share. Where they fail together, each is computed alone; one that was withdrawn meanwhile is not.
+
+    A share that is alone may be done in part: up to the batch after which `stop` says so.
+    """
     try:
-        return _computed_together(runner, shares)
+        return _computed_together(runner, shares, stop=stop if len(shares) == 1 else None)
     except BaseException as error:  # noqa: BLE001  whatever it is, someone waits for it
         if len(shares) == 1:
             return [ShareResult(error=_deliverable(error))]
         return [ShareResult() if share.request.ended else computed(runner, [share])[0] for share in shares]
 
 
-def _computed_together(runner: BatchRunner, shares: Sequence[Share]) -> list[ShareResult]:
+def _computed_together(runner: BatchRunner, shares: Sequence[Share], *, stop: Callable[[], bool] | None) -> list[ShareResult]:
     begun = time.perf_counter()
     first = shares[0].request
     windows = [share.window for share in shares]
@@ -38,23 +42,26 @@ def _computed_together(runner: BatchRunner, shares: Sequence[Share]) -> list[Sha
             raise
         return _computed_without_those_that_fail(runner, shares, windows)
     then = time.perf_counter()
-    done = runner.compute_here(tokenized, texts.once.prompt_tokens, first.output, width=first.width)
+    done = runner.compute_here(tokenized, texts.once.prompt_tokens, first.output, width=first.width, stop=stop)
     end = time.perf_counter()
-    widths, numbers = np.empty(len(tokenized), dtype=np.intp), np.empty(len(tokenized), dtype=np.intp)
+    widths, numbers = np.zeros(len(tokenized), dtype=np.intp), np.zeros(len(tokenized), dtype=np.intp)
     for number, batch in enumerate(done.batches):
         widths[batch.indices], numbers[batch.indices] = batch.width, number
     padding = widths - done.lengths
+    parts = np.split(texts.positions, np.cumsum([len(window.texts) for window in windows])[:-1])
+    part: list[int] | None = None
+    if sum(len(batch.indices) for batch in done.batches) < len(tokenized):  # `stop` said so
+        parts = [np.sort(np.concatenate([batch.indices for batch in done.batches]))]
+        part = parts[0].tolist()
+        windows = [windows[0].only(part)]
     results: list[ShareResult] = []
-    start = 0
-    for window in windows:
-        stop = start + len(window.texts)
-        places = texts.positions[start:stop]
+    for window, places in zip(windows, parts, strict=True):
         lengths = done.lengths[places].tolist()
         truncated = cuts_of(window, [tokenized[place] for place in places])
         rows = _rows_at(done.rows, places)
         batches = len(set(numbers[places].tolist()))
-        results.append(ShareResult(rows, lengths, int(padding[places].sum()), batches, truncated, then - begun, end - then))
-        start = stop
+        padded = int(padding[places].sum())
+        results.append(ShareResult(rows, lengths, padded, batches, truncated, then - begun, end - then, done=part))
     return results
 
 

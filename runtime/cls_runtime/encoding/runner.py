@@ -8,67 +8,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cls_runtime.encoding.batching import Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
+from cls_runtime.encoding.job import Computed, Job, cuts_of
 from cls_runtime.encoding.overflow import Overflow
-from cls_runtime.encoding.report import BatchSummary, EncodeReport, Truncation, check_overflow
-from cls_runtime.encoding.rows import Rows, check_rows, empty_rows, place_rows
+from cls_runtime.encoding.report import BatchSummary, Truncation, check_overflow
+from cls_runtime.encoding.rows import check_rows, empty_rows, place_rows
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
 
 CLOSED = "the Encoder is closed; load the bundle again"
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What became of n texts: their rows, their `lengths` in tokens [n], and the batches that they were in, which have their places."""
-
-    rows: Rows
-    lengths: NDArray[np.intp]
-    batches: Sequence[Batch]
-    report: EncodeReport
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Texts on their way: `rows` is complete when all `futures` are, the batches of `batches` that do not run here.
-
-    `seconds` has those of each batch that has run.
-    """
-
-    texts: Sequence[TokenizedText]
-    prompt_tokens: Sequence[int] | None
-    output: str
-    width: int
-    lengths: NDArray[np.intp]
-    batches: Sequence[Batch]
-    rows: Rows
-    truncated: tuple[Truncation, ...] = ()
-    tokenize_s: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    futures: list[tuple[Future[None], Batch]] = field(default_factory=list)
-
-    @property
-    def computed(self) -> Computed:
-        """The result, once all has run."""
-        tokens = int(self.lengths.sum())
-        report = EncodeReport(
-            texts=len(self.texts),
-            tokens=tokens,
-            padding_tokens=sum(batch.rows * batch.width for batch in self.batches) - tokens,
-            batches=len(self.batches),
-            truncated=self.truncated,
-            input_tokens=tokens,
-            tokenize_s=self.tokenize_s,
-            compute_s=sum(self.seconds),
-        )
-        return Computed(self.rows, self.lengths, self.batches, report)
 
 
 class BatchRunner:
@@ -121,7 +75,7 @@ class BatchRunner:
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
-        jobs: deque[_Job] = deque()
+        jobs: deque[Job] = deque()
         try:
             for window in windows:
                 self._check_process()
@@ -152,15 +106,27 @@ class BatchRunner:
             check_overflow(truncated, max_length=self.max_length)
         return texts, truncated
 
-    def compute_here(self, texts: Sequence[TokenizedText], prompt_tokens: Sequence[int] | None, output: str, *, width: int) -> Computed:
-        """The rows of texts, computed on the thread that calls, one batch after another.
+    def compute_here(
+        self,
+        texts: Sequence[TokenizedText],
+        prompt_tokens: Sequence[int] | None,
+        output: str,
+        *,
+        width: int,
+        stop: Callable[[], bool] | None = None,
+    ) -> Computed:
+        """The rows of texts, computed on the thread that calls, one batch after another, until `stop` says that there are enough.
+
+        Then the batches that are not in the result have no rows.
 
         Raises:
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
         job = self._planned(texts, prompt_tokens, output, width=width)
-        for batch in job.batches:
+        for count, batch in enumerate(job.batches):
+            if count and stop is not None and stop():
+                return replace(job, batches=job.batches[:count]).computed
             self._run(job, batch)
         return job.computed
 
@@ -203,7 +169,7 @@ class BatchRunner:
                     self._stopped.wait()
             self._engine.close()
 
-    def _start(self, window: Window, output: str, *, width: int, overflow: Overflow, progress: Callable[[int], None] | None) -> _Job:
+    def _start(self, window: Window, output: str, *, width: int, overflow: Overflow, progress: Callable[[int], None] | None) -> Job:
         """Tokenizes a window and hands its batches to the workers; a single batch runs here, which saves the hand-over."""
         begun = time.perf_counter()
         texts, truncated = self.tokenize(window, overflow)
@@ -227,13 +193,13 @@ class BatchRunner:
         width: int,
         truncated: Sequence[Truncation] = (),
         tokenize_s: float = 0.0,
-    ) -> _Job:
+    ) -> Job:
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
         batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
         rows = empty_rows(len(texts), output, width)
-        return _Job(texts, prompt_tokens, output, width, lengths, batches, rows, tuple(truncated), tokenize_s)
+        return Job(texts, prompt_tokens, output, width, lengths, batches, rows, tuple(truncated), tokenize_s)
 
-    def _submit(self, job: _Job, batch: Batch) -> Future[None]:
+    def _submit(self, job: Job, batch: Batch) -> Future[None]:
         future: Future[None] = Future()
         arguments = [(job, batch)]
         try:
@@ -246,7 +212,7 @@ class BatchRunner:
                 future.set_result(None)
         return future
 
-    def _work(self, future: Future[None], arguments: Sequence[tuple[_Job, Batch]]) -> None:
+    def _work(self, future: Future[None], arguments: Sequence[tuple[Job, Batch]]) -> None:
         """Runs a batch on a thread of the pool, unless it was cancelled."""
         if not future.set_running_or_notify_cancel():
             return
@@ -257,7 +223,7 @@ class BatchRunner:
         else:
             future.set_result(None)
 
-    def _run(self, job: _Job, batch: Batch) -> None:
+    def _run(self, job: Job, batch: Batch) -> None:
         """Runs one batch and writes its vectors into their rows."""
         texts = [job.texts[index] for index in batch.indices]
         prompt_tokens = None if job.prompt_tokens is None else [job.prompt_tokens[index] for index in batch.indices]
@@ -286,14 +252,9 @@ class BatchRunner:
             observer(BatchSummary(texts=len(texts), tokens=tokens, padding_tokens=padding, seconds=seconds))
 
 
-def _completed(job: _Job, progress: Callable[[int], None] | None) -> Computed:
+def _completed(job: Job, progress: Callable[[int], None] | None) -> Computed:
     for future, batch in job.futures:
         future.result()
         if progress is not None:
             progress(len(batch.indices))
     return job.computed
-
-
-def cuts_of(window: Window, texts: Sequence[TokenizedText]) -> list[Truncation]:
-    """Those of a window's texts that were cut when they became tokens."""
-    return [Truncation(index, text.removed, text.at_least) for index, text in zip(window.indices, texts, strict=True) if text.removed]

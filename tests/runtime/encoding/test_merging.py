@@ -208,12 +208,34 @@ def test_a_share_of_long_texts_is_small(one_at_a_time):
     assert gate.texts == [1, 1, 2, 1, 1, 1]
 
 
+def test_a_long_request_that_was_alone_makes_way_after_the_batch_that_runs(one_at_a_time):
+    encoder, gate = one_at_a_time
+    texts = [*texts_of(0, 300), *("dog " * (number % 5) + str(number) for number in range(300))]
+
+    async def run():
+        bulk = asyncio.create_task(encoder.aencode_with_report(texts))
+        await gate.holds_a_run()
+        assert encoder.queue.texts == 0  # all of it is in the round
+        single = asyncio.create_task(encoder.aencode(["a"]))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await single
+        assert not bulk.done()
+        return await bulk
+
+    rows, report = asyncio.run(run())
+    alone, of_encode = encoder.encode_with_report(texts)
+    np.testing.assert_allclose(rows, alone, rtol=0, atol=ATOL)
+    assert (report.texts, report.tokens, report.input_tokens) == (600, of_encode.tokens, of_encode.tokens)
+    assert 1 in gate.texts[1:4]  # with a share of the bulk before it, if at all
+
+
 @pytest.mark.parametrize("withdraw", [False, True], ids=["fails", "is withdrawn"])
 def test_what_is_left_of_a_request_that_ends_early_is_dropped(bundle, withdraw):
     """The engine computes the round that is under way, and the places are free at once."""
     engine = WatchedEngine(Bundle.open(bundle), threads=1)
     engine.around = gate = Gate()
-    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(on_overflow="raise", max_waiting_texts=8001)) as encoder:
+    with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(on_overflow="raise", max_waiting_texts=8300)) as encoder:
 
         async def run():
             long = asyncio.create_task(encoder.aencode([*texts_of(0, 40), "a" if withdraw else LONG, *texts_of(1, 7960)]))

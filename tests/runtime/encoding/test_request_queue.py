@@ -1,5 +1,6 @@
 """What a round takes of the requests that wait: in turn, bounded by time, and every text once."""
 
+import dataclasses
 import math
 import time
 from types import SimpleNamespace
@@ -169,7 +170,7 @@ def test_the_turn_of_a_request_is_one_share_of_it():
         ),
         max_size=12,
     ),
-    st.lists(st.sampled_from(["take", "add", "finish", "remove"]), max_size=60),
+    st.lists(st.sampled_from(["take", "add", "finish", "stop", "remove"]), max_size=60),
     st.floats(1, 1e6),
     st.integers(1, 4),
     st.randoms(use_true_random=False),
@@ -189,9 +190,19 @@ def test_every_text_is_taken_once_and_the_counts_always_fit(asked_for, steps, to
         elif step == "finish" and under_way:
             queue.done(under_way[0])
             done.append(under_way.pop(0))
+        elif step == "stop" and under_way and under_way[0].alone:
+            stopped = under_way.pop(0)
+            (share,) = stopped.shares
+            part, others = share.split(random.sample(range(share.count), k=random.randint(1, share.count)))
+            assert sorted([*part.places, *others]) == list(range(share.request.count) if share.places is None else share.places)
+            queue.done(stopped)
+            if share.request not in removed:
+                queue.give_back(share.request, others)
+            done.append(dataclasses.replace(stopped, shares=[part]))
         elif step == "remove" and added:
             removed.append(random.choice(added))
             queue.remove(removed[-1])
+            removed[-1].ended = True
         held = [share for each in under_way for share in each.shares]
         waiting = [(each, [place for place in range(each.count) if place not in places_of(each, done + under_way)]) for each in added]
         waiting = [(each, places) for each, places in waiting if each not in removed]
@@ -201,6 +212,7 @@ def test_every_text_is_taken_once_and_the_counts_always_fit(asked_for, steps, to
         assert queue.tokens == sum(each.costs[place] for each, places in waiting for place in places)
         assert queue.running_tokens == sum(share.tokens for share in held)
         assert bool(queue) == bool(queue.texts)
+        assert (queue.turn_tokens > 0) == bool(queue)
         assert set(map(id, queue.waiting())) == {id(each) for each, places in waiting if places}
     assert counts(queue) == (0,) * 7
     for each in given:
