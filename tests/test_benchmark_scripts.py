@@ -12,6 +12,7 @@ import corpus_job
 import engines
 import full_batches
 import memory
+import merging_turns
 import pytest
 import text_to_vectors
 from bundle_builder import build_bundle
@@ -48,6 +49,21 @@ def test_every_size_of_a_full_batch_has_every_round(bundle: Path) -> None:
     assert {side: {size: len(seconds) for size, seconds in by_size.items()} for side, by_size in samples.items()} == {
         "onnxruntime:fp32": {16: 3, 64: 3}
     }
+
+
+def test_every_phase_of_merging_has_samples(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """And each is printed."""
+    monkeypatch.setattr(
+        sys, "argv", ["merging_turns.py", str(bundle), "--variant", "fp32", "--bulk", "64", "--seconds", "0.05", "--rounds", "1"]
+    )
+    merging_turns.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert [line.split("  ")[0] for line in lines if "bulk" in line] == [
+        "bulk alone, texts/s",
+        "singles beside a bulk, ms",
+        "singles beside a bulk, ms (the bulk's texts/s)",
+    ]
 
 
 @pytest.mark.parametrize(("last_mib", "exit_code"), [(104, 0), (106, 1)])
