@@ -24,6 +24,8 @@ from cls_runtime.bench.texts import docstring_sentences
 PAUSE_S = 0.005
 TASKS = 32
 SOME_TEXTS = 40
+# Beside a request that came a moment ago a long one has small shares.
+ALONE_AFTER_S = 1.1
 
 
 class Phases:
@@ -89,6 +91,7 @@ class Phases:
         return {"": [count / (time.perf_counter() - begun)], " (a request's ms)": [each for of_task in milliseconds for each in of_task]}
 
     async def _bulk_alone(self) -> dict[str, list[float]]:
+        await asyncio.sleep(ALONE_AFTER_S)
         done: list[float] = []
         begun = time.perf_counter()
         while time.perf_counter() < begun + self._seconds:

@@ -170,7 +170,7 @@ class RequestMerger:
         if taken is None:
             return False
         begun = time.perf_counter()
-        results = computed(self._runner, taken.shares, stop=functools.partial(self._is_wanted_elsewhere, taken) if taken.alone else None)
+        results = computed(self._runner, taken.shares, stop=functools.partial(self._makes_way, taken) if taken.alone else None)
         seconds = time.perf_counter() - begun
         complete: list[tuple[Request, Exception | None]] = []
         with self._arrived:
@@ -192,9 +192,9 @@ class RequestMerger:
         _hand_out([(request, error or request.outcome) for request, error in complete])
         return True
 
-    def _is_wanted_elsewhere(self, taken: Round) -> bool:
-        """Whether a round is not needed to its end: its request has gone, or others have come that only its worker could take."""
-        return taken.shares[0].request.ended or (self._queue.came != taken.number and not self._idle)
+    def _makes_way(self, taken: Round) -> bool:
+        """Whether the round of a request that was alone should not go on: it has gone, or another one has come."""
+        return taken.shares[0].request.ended or self._queue.came != taken.number
 
     def _next_round(self) -> Round | None:
         """Waits for requests and takes the next round; nothing once closed."""

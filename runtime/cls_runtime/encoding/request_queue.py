@@ -100,17 +100,17 @@ class RequestQueue:
     def take(self, workers: int, now: float) -> tuple[Round | None, list[Request]]:
         """The next round, for one of so many idle workers; None where nothing is left. Beside it, the requests whose deadline has passed.
 
-        It holds at most what takes `ROUND_SECONDS`, or `LONE_ROUND_SECONDS` of a request that is alone, and where several workers are
-        idle, a part for each of them that makes a batch full.
+        It holds at most what takes `ROUND_SECONDS`, and where several workers are idle, a part for each of them that makes a batch full; of
+        a request that is alone, what takes `LONE_ROUND_SECONDS`, the batches of which all workers share.
         """
         expired: list[Request] = []
         while self._requests:
             if self._requests > 1:
                 self._company_until = now + COMPANY_S
-            parts = max(1, min(workers, self.tokens // FULL_TOKENS))
             long = self._long_is_next()
             alone = long and self._requests == 1 and now >= self._company_until
-            limit = min(self._pace.lone_round_tokens if alone else self._pace.round_tokens, -(-self.tokens // parts))
+            parts = max(1, min(workers, self.tokens // FULL_TOKENS))
+            limit = self._pace.lone_round_tokens if alone else min(self._pace.round_tokens, -(-self.tokens // parts))
             share_tokens = self._pace.share_tokens if now < self._company_until else limit
             lane = self._lanes[long]
             kind = next(iter(lane))

@@ -115,20 +115,41 @@ class BatchRunner:
         width: int,
         stop: Callable[[], bool] | None = None,
     ) -> Computed:
-        """The rows of texts, computed on the thread that calls, one batch after another, until `stop` says that there are enough.
+        """The rows of texts, computed on the thread that calls, one batch after another.
 
-        Then the batches that are not in the result have no rows.
+        With `stop` all workers compute them, until it says that there are enough; batches that are not in the result then have no rows.
 
         Raises:
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
         job = self._planned(texts, prompt_tokens, output, width=width)
-        for count, batch in enumerate(job.batches):
-            if count and stop is not None and stop():
-                return replace(job, batches=job.batches[:count]).computed
+        if stop is not None:
+            return self._spread(job, stop)
+        for batch in job.batches:
             self._run(job, batch)
         return job.computed
+
+    def _spread(self, job: Job, stop: Callable[[], bool]) -> Computed:
+        """The batches of a job that have run when all have, or when `stop` says so after one of them."""
+        spread = self._engine.workers > 1 and len(job.batches) > 1
+        job.futures.extend((self._submit(job, batch), batch) for batch in job.batches if spread)
+        futures = iter(job.futures)
+        done: list[Batch] = []
+        try:
+            for batch in job.batches:
+                future = next(futures)[0] if spread else None
+                if done and stop() and (future is None or future.cancel()):
+                    continue
+                if future is None:
+                    self._run(job, batch)
+                else:
+                    future.result()
+                done.append(batch)
+        finally:
+            for future, _ in futures:
+                future.cancel()
+        return replace(job, batches=done).computed
 
     def check_usable(self) -> None:
         """Refuses a closed runner, and one that a fork has left without its threads.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cls_runtime.encoding.batching import FULL_TOKENS
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.overflow import Overflow
-from cls_runtime.encoding.pace import HALF_LIFE_S, ROUND_SECONDS, SHARE_SECONDS, Pace, guessed_tokens
+from cls_runtime.encoding.pace import HALF_LIFE_S, LONE_ROUND_SECONDS, ROUND_SECONDS, SHARE_SECONDS, Pace, guessed_tokens
 from cls_runtime.encoding.request import Request
 from cls_runtime.encoding.request_queue import COMPANY_S, RequestQueue
 
@@ -71,22 +71,29 @@ def test_a_slow_engine_takes_one_text_at_least():
     assert [share.count for share in take(queue).shares] == [1]
 
 
-def test_a_long_request_alone_is_divided_over_idle_workers():
-    bulk = request([20] * 30)
-    queue = queue_of(bulk)
-    whole = bulk.left
+def test_of_a_long_request_that_is_alone_a_round_is_longer():
+    bulk = request([20] * 3000)
+    taken = take(queue_of(bulk), workers=2)
+    most = LONE_ROUND_SECONDS * 10_000
+    assert taken.alone
+    assert most - max(bulk.costs) < taken.tokens <= most + 1
+
+
+def test_short_requests_that_wait_are_divided_over_idle_workers():
+    queue = queue_of(*(request([20]) for _ in range(30)))
+    whole = queue.tokens
     assert FULL_TOKENS * 2 < whole < ROUND_SECONDS * 10_000
     first, second = take(queue, workers=2), take(queue, workers=1)
     assert first.tokens + second.tokens == whole
-    assert abs(first.tokens - second.tokens) <= 2 * max(bulk.costs)
+    assert abs(first.tokens - second.tokens) <= 2 * 12
     assert not queue
 
 
 def test_no_worker_gets_less_than_a_full_batch():
-    small = request([20] * 12)
-    assert FULL_TOKENS < small.left < 2 * FULL_TOKENS
-    queue = queue_of(small)
-    assert take(queue, workers=8).tokens == FULL_TOKENS + (small.left if small.left else small.costs[0] * 12 - FULL_TOKENS)
+    queue = queue_of(*(request([20]) for _ in range(12)))
+    assert FULL_TOKENS < queue.tokens < 2 * FULL_TOKENS
+    take(queue, workers=8)
+    assert not queue
 
 
 def test_beside_another_request_a_long_ones_share_is_small_also_a_moment_later():
