@@ -102,7 +102,7 @@ clean:                          ## what make made; bundles in models/ stay
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv,constraints.txt) -e ".[export,cpu,bench]" --group dev
+	$(call environment,.venv,constraints.txt) -e ".[export,cpu,bench,serve]" --group dev
 	@touch $@
 
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt

@@ -1,0 +1,126 @@
+"""The bundles that a server has, by name: loaded, checked, and warm, with one budget of threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cls_runtime.encoder import Encoder
+from cls_runtime.errors import UsageError
+from cls_runtime.serving.options import ServeOptions
+from cls_runtime.serving.refusal import Refusal
+
+ANY_NAME = "*"
+WARM_UP = "ready?"
+# The bound on the queue is one of time (`admission`); these are beyond what it lets in.
+_MOST_TEXTS, _MOST_CHARACTERS = 2**31, 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A bundle, loaded, and what clients call it; the first of `names` is the one that answers carry."""
+
+    names: tuple[str, ...]
+    encoder: Encoder
+    loaded_at: int
+
+    @property
+    def name(self) -> str:
+        """The name in answers."""
+        return self.names[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Its bundle's."""
+        return self.encoder.manifest.fingerprint
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a classifier, what its logits stand for; empty where the bundle has no logits."""
+        manifest = self.encoder.manifest
+        if "logits" not in self.encoder.outputs:
+            return ()
+        return tuple(manifest.labels) or tuple(f"LABEL_{index}" for index in range(manifest.width("logits")))
+
+
+class ServedModels:
+    """All of them; the first answers a request that names none."""
+
+    def __init__(self, models: Sequence[ServedModel], *, any_name: bool = False) -> None:
+        self.all = tuple(models)
+        self._any_name = any_name
+        self._by_name = {name: model for model in reversed(self.all) for name in model.names}
+
+    @classmethod
+    def load(cls, options: ServeOptions) -> ServedModels:
+        """Loads all bundles, holds their files to their hashes, and computes a text with each.
+
+        Raises:
+            BundleError, IntegrityError, HubError, MissingExtraError, EngineError, UsageError: as `Encoder.load`; `UsageError`
+                also for names that do not go with the bundles.
+        """
+        given = [name for name in options.model_names if name != ANY_NAME]
+        if len(options.bundles) > 1 and given and len(given) != len(options.bundles):
+            raise UsageError(
+                f"--model-name is given {len(given)} times for {len(options.bundles)} bundles; give one for each, in their order, or none"
+            )
+        models: list[ServedModel] = []
+        try:
+            for place, bundle in enumerate(options.bundles):
+                encoder = Encoder.load(
+                    bundle,
+                    variant=options.variant,
+                    engine=options.engine,
+                    threads=options.threads,
+                    on_overflow=options.on_overflow,
+                    check_hashes=True,
+                    max_waiting_texts=_MOST_TEXTS,
+                    max_waiting_characters=_MOST_CHARACTERS,
+                    shares_threads_of=models[0].encoder if models else None,
+                )
+                names = given if len(options.bundles) == 1 else given[place : place + 1]
+                models.append(ServedModel(tuple(names) or names_of(encoder), encoder, int(time.time())))
+                encoder.encode([WARM_UP], output=encoder.outputs[0])
+        except BaseException:
+            for model in models:
+                model.encoder.close()
+            raise
+        return cls(models, any_name=ANY_NAME in options.model_names)
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            Refusal: there is none; it names those there are.
+        """
+        if not name:
+            return self.all[0]
+        model = self._by_name.get(name)
+        if model is None and self._any_name:
+            model = self.all[0]
+        if model is None:
+            raise Refusal(
+                "unknown_model",
+                f"the model {name[:200]!r} is not served here, found {', '.join(self.names)}; name one of them or leave model out",
+                param="model",
+                code="model_not_found",
+            )
+        return model
+
+    @property
+    def names(self) -> list[str]:
+        """What all are called in answers."""
+        return [model.name for model in self.all]
+
+    def close(self) -> None:
+        """Closes every Encoder."""
+        for model in self.all:
+            model.encoder.close()
+
+
+def names_of(encoder: Encoder) -> tuple[str, ...]:
+    """What a bundle is called where nobody says: its folder's name (on the hub its own), and its checkpoint's."""
+    bundle = encoder.bundle
+    own = bundle.folder.absolute().name if bundle.fetched is None else bundle.name.partition("@")[0]
+    return tuple(dict.fromkeys(name for name in (own, encoder.manifest.source.name) if name))

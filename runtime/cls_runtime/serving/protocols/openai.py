@@ -1,0 +1,169 @@
+"""OpenAI's embeddings and models, as openai-python, LangChain, LlamaIndex and LiteLLM ask for them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from cls_runtime.serving import work
+from cls_runtime.serving.answers import JsonResponse, base64_of, items, with_items
+from cls_runtime.serving.bodies import OtherVectors
+from cls_runtime.serving.endpoint import Call, Endpoint
+from cls_runtime.serving.models import ServedModel
+from cls_runtime.serving.refusal import Kind, Refusal
+
+# https://platform.openai.com/docs/guides/error-codes
+_TYPES: dict[Kind, str] = {
+    "unauthorized": "authentication_error",
+    "overloaded": "rate_limit_error",
+    "failed": "server_error",
+    "draining": "server_error",
+    "stalled": "server_error",
+    "late": "server_error",
+}
+
+
+class EmbeddingsRequest(OtherVectors, kw_only=True):
+    """The body of POST /v1/embeddings."""
+
+    input: str | list[str]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: Any = None
+    prompt_name: str | None = None
+    input_type: str | None = None
+    normalize: bool | None = None
+    truncate: bool | None = None
+
+
+class Usage(msgspec.Struct):
+    """The tokens of a request, special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(msgspec.Struct):
+    """A text's vector: numbers, or little-endian float32 in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsAnswer(msgspec.Struct, omit_defaults=True):
+    """The answer of POST /v1/embeddings; `truncated` lists the inputs that were cut, where there are any."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    truncated: list[int] = []
+
+
+class Model(msgspec.Struct):
+    """A served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(msgspec.Struct):
+    """All of them."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+def error(refusal: Refusal) -> tuple[int, dict[str, Any]]:
+    """A refusal as OpenAI's clients and Cohere's read it."""
+    about = {
+        "message": refusal.message,
+        "type": _TYPES.get(refusal.kind, "invalid_request_error"),
+        "param": refusal.param,
+        "code": refusal.code,
+    }
+    return refusal.status, {"error": about, "message": refusal.message}
+
+
+def prompt_of(*, prompt_name: str | None, input_type: str | None) -> str | None:
+    """The prompt that a request names: by its own name, or by what its texts are.
+
+    Raises:
+        Refusal: it names two, or an input type that is none.
+    """
+    if input_type is None:
+        return prompt_name
+    kind = input_type.removeprefix("search_")
+    if kind not in ("query", "document"):
+        raise Refusal("invalid", f"input_type is {input_type[:100]!r}, expected query or document", param="input_type")
+    if prompt_name is not None and prompt_name != kind:
+        raise Refusal("invalid", "prompt_name and input_type name two prompts; send one of them", param="input_type")
+    return kind
+
+
+async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
+    """Vectors of texts."""
+    body = call.body
+    model = call.service.models.find(body.model)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    vectors, report = await work.encode(
+        call,
+        model,
+        texts,
+        param="input",
+        normalize=body.normalize,
+        prompt_name=prompt_of(prompt_name=body.prompt_name, input_type=body.input_type),
+        dimensions=body.dimensions,
+        truncate=body.truncate,
+    )
+    in_base64 = body.encoding_format == "base64"
+    data = await items(
+        vectors, lambda index, row: {"object": "embedding", "index": index, "embedding": base64_of(row) if in_base64 else row}
+    )
+    about: dict[str, Any] = {
+        "object": "list",
+        "model": body.model or model.name,
+        "usage": {"prompt_tokens": report.input_tokens, "total_tokens": report.input_tokens},
+    }
+    if report.truncated:
+        about["truncated"] = [item.index for item in report.truncated]
+    return JsonResponse(with_items(about, "data", data))
+
+
+async def models(call: Call[None]) -> Response:
+    """The models that are served."""
+    return JsonResponse({"object": "list", "data": [_model(model) for model in call.service.models.all]})
+
+
+async def one_model(call: Call[None]) -> Response:
+    """One of them."""
+    return JsonResponse(_model(call.service.models.find(call.path["id"])))
+
+
+def _model(model: ServedModel) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.loaded_at, "owned_by": "cls-export"}
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *(
+        Endpoint(
+            method="POST",
+            path=path,
+            summary="Vectors of texts, as OpenAI's API gives them",
+            handle=embeddings,
+            errors=error,
+            body=EmbeddingsRequest,
+            answer=EmbeddingsAnswer,
+            tag="OpenAI",
+        )
+        for path in ("/v1/embeddings", "/embeddings")
+    ),
+    Endpoint(method="GET", path="/v1/models", summary="The models", handle=models, errors=error, answer=Models, tag="OpenAI"),
+    Endpoint(method="GET", path="/v1/models/{id:path}", summary="One model", handle=one_model, errors=error, answer=Model, tag="OpenAI"),
+)
