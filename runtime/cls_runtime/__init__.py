@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from cls_runtime.bundle.manifest import Manifest
     from cls_runtime.encoder import Encoder
     from cls_runtime.encoding.options import EncoderOptions
-    from cls_runtime.encoding.report import EncodeReport, EncoderInfo, Truncation
+    from cls_runtime.encoding.report import BatchSummary, EncodeReport, EncoderInfo, QueueState, Truncation
     from cls_runtime.encoding.text_tokens import TextTokens
     from cls_runtime.errors import (
         BundleError,
         CheckFailedError,
         ClosedError,
         ClsError,
+        DeadlineError,
         DimensionsWarning,
         EngineError,
         HubError,
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchSummary",
     "Bundle",
     "BundleError",
     "CheckFailedError",
     "ClosedError",
     "ClsError",
+    "DeadlineError",
     "DimensionsWarning",
     "EncodeReport",
     "Encoder",
@@ -61,6 +64,7 @@ __all__ = [
     "Manifest",
     "MissingExtraError",
     "OverloadedError",
+    "QueueState",
     "TextError",
     "TextTokens",
     "TextTooLongError",
@@ -76,12 +80,14 @@ __all__ = [
 
 # Where each of them is defined; errors and warnings are all in `errors`.
 _MODULES = {
+    "BatchSummary": "encoding.report",
     "Bundle": "bundle.folder",
     "EncodeReport": "encoding.report",
     "Encoder": "encoder",
     "EncoderInfo": "encoding.report",
     "EncoderOptions": "encoding.options",
     "Manifest": "bundle.manifest",
+    "QueueState": "encoding.report",
     "TextTokens": "encoding.text_tokens",
     "Truncation": "encoding.report",
     "assert_same_vectors": "verifying.same_vectors",

@@ -23,13 +23,23 @@ from cls_runtime.encoding.chunks import Distinct, Window, distinct, most_charact
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.encoding.finishing import Vectors, finished
 from cls_runtime.encoding.inputs import iterable_of_texts
-from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
+from cls_runtime.encoding.merging import MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS, RequestMerger
 from cls_runtime.encoding.options import EncoderOptions
+from cls_runtime.encoding.overflow import Overflow, TruncationSide
 from cls_runtime.encoding.own_ranges import own_ranges
 from cls_runtime.encoding.prompts import DOCUMENT, QUERY, prompt_length, with_prompt
-from cls_runtime.encoding.report import EncodeReport, EncoderInfo, OnOverflow, Truncation, check_overflow, warn_of_truncation
+from cls_runtime.encoding.report import (
+    BatchSummary,
+    EncodeReport,
+    EncoderInfo,
+    OnOverflow,
+    QueueState,
+    Truncation,
+    check_overflow,
+    warn_of_truncation,
+)
 from cls_runtime.encoding.rows import Rows, empty_rows
-from cls_runtime.encoding.runner import BatchRunner
+from cls_runtime.encoding.runner import BatchRunner, Computed
 from cls_runtime.encoding.similarity import similarity
 from cls_runtime.encoding.text_tokens import TextTokens, text_tokens
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
@@ -39,7 +49,7 @@ from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.needed_files import encoder_files
-from cls_runtime.errors import DimensionsWarning
+from cls_runtime.errors import DeadlineError, DimensionsWarning, UsageError
 from cls_runtime.progress_bar import ProgressBar
 
 Float32 = NDArray[np.float32]
@@ -66,18 +76,20 @@ class Encoder:
         *,
         reasons: tuple[str, ...] = (),
         loaded_from: str | None = None,
+        shares_threads_of: Encoder | None = None,
     ) -> None:
         self._bundle = bundle
         self._options = options
         self._loaded_from = loaded_from
         self._tokenizer = tokenizer
         self._ranges: dict[tuple[str, int, bool, bool], Float32] = {}
-        self._runner = BatchRunner(engine, tokenizer, token_budget=options.token_budget)
+        self._overflow = Overflow(options.on_overflow, tokenizer.truncate_left)
+        slots = None if shares_threads_of is None else _running(shares_threads_of).slots
+        self._runner = BatchRunner(engine, tokenizer, token_budget=options.token_budget, slots=slots)
         self._merger = RequestMerger(
             self._runner,
             rounds_at_once=engine.workers,
             token_budget=options.token_budget,
-            max_wait_ms=options.max_wait_ms,
             max_waiting_texts=options.max_waiting_texts,
             max_waiting_characters=options.max_waiting_characters,
         )
@@ -106,11 +118,11 @@ class Encoder:
         on_invalid: OnInvalid = "raise",
         check_hashes: bool = False,
         token_budget: int = TOKEN_BUDGET,
-        max_wait_ms: float = MAX_WAIT_MS,
         max_waiting_texts: int = MAX_WAITING_TEXTS,
         max_waiting_characters: int = MAX_WAITING_CHARACTERS,
         fingerprint: str | None = None,
         follow_links: bool = False,
+        shares_threads_of: Encoder | None = None,
     ) -> Encoder:
         """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
 
@@ -125,11 +137,12 @@ class Encoder:
             on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.
             check_hashes: also compare every file's SHA-256 with the manifest's; sizes are always compared.
             token_budget: tokens in a batch, padding included; memory grows with it.
-            max_wait_ms: how long `aencode` waits for other requests to compute together with; 0 for not at all.
             max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
             max_waiting_characters: characters of all those texts; likewise.
             fingerprint: the bundle's, where another bundle than that one must not be loaded; None for whichever is there.
             follow_links: read files wherever links in the folder lead, as of `Bundle.open`.
+            shares_threads_of: an Encoder of this process; both together then run no more batches at once than it runs alone. Either may be
+                closed before the other. A pickled copy shares nothing.
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
@@ -147,17 +160,19 @@ class Encoder:
             on_invalid=on_invalid,
             check_hashes=check_hashes,
             token_budget=token_budget,
-            max_wait_ms=max_wait_ms,
             max_waiting_texts=max_waiting_texts,
             max_waiting_characters=max_waiting_characters,
             fingerprint=fingerprint,
             follow_links=follow_links,
         )
-        return cls._load(with_revision(path, revision), options)
+        return cls._load(with_revision(path, revision), options, shares_threads_of)
 
     @classmethod
-    def _load(cls, name: str | os.PathLike[str], options: EncoderOptions) -> Encoder:
+    def _load(cls, name: str | os.PathLike[str], options: EncoderOptions, shares_threads_of: Encoder | None = None) -> Encoder:
         threads = options.threads or available_cpus()
+        if shares_threads_of is not None:
+            _running(shares_threads_of).check_usable()
+            threads = options.threads or shares_threads_of.info.threads
         place = find_bundle(name)
         fetched = place.fetch(functools.partial(encoder_files, variant=options.variant, engine=options.engine))
 
@@ -175,10 +190,12 @@ class Encoder:
         # The chosen variant, not "auto", and of this very bundle: a copy in another process must give the same vectors.
         options = dataclasses.replace(options, variant=choice.variant, threads=threads, fingerprint=manifest.fingerprint)
         bundle = Bundle(place.folder, manifest, options.follow_links, fetched)
-        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=place.name)
+        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=place.name, shares_threads_of=shares_threads_of)
 
     @classmethod
-    def of(cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None) -> Encoder:
+    def of(
+        cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None, *, shares_threads_of: Encoder | None = None
+    ) -> Encoder:
         """An Encoder of a bundle on an engine that is there already: one that this package does not have, or one that a test watches.
 
             >>> graph = onnxruntime.load(bundle, variant="fp32", threads=2)  # doctest: +SKIP
@@ -190,12 +207,16 @@ class Encoder:
             bundle: the bundle; its tokenizer and manifest are used, its graph is not.
             engine: what computes, closed with the Encoder.
             options: as of `load`; None for its defaults. `variant` is what `info` will say, `engine` and `check_hashes` say nothing here.
+            shares_threads_of: as of `load`.
 
         Raises:
             BundleError: the bundle's tokenizer is missing or broken.
         """
         tokenizer = TextTokenizer.from_bundle(bundle)
-        return cls(bundle, tokenizer, engine, options or EncoderOptions(), reasons=(f"engine {engine.name}: given to Encoder.of",))
+        reasons = (f"engine {engine.name}: given to Encoder.of",)
+        if shares_threads_of is not None:
+            _running(shares_threads_of).check_usable()
+        return cls(bundle, tokenizer, engine, options or EncoderOptions(), reasons=reasons, shares_threads_of=shares_threads_of)
 
     @property
     def bundle(self) -> Bundle:
@@ -223,6 +244,18 @@ class Encoder:
         report: EncodeReport = getattr(self._last, "report", EncodeReport())
         return report
 
+    @property
+    def queue(self) -> QueueState:
+        """What waits for `aencode`. It may be read from any thread, and as often as there are requests."""
+        return self._merger.state
+
+    def observe(self, callback: Callable[[BatchSummary], None] | None) -> None:
+        """Calls `callback` after each run of the graph, on the thread that ran it. There is one observer; None removes it.
+
+        It should be quick: the thread runs no batch meanwhile. What it raises fails the call whose batch it was.
+        """
+        self._runner.observer = callback
+
     def encode(
         self,
         texts: Iterable[Text],
@@ -234,6 +267,8 @@ class Encoder:
         dimensions: int | None = None,
         dtype: DType = "float32",
         ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
         """Vectors of texts or text pairs, as the model was trained to give them; docs/runtime.md has more on each option.
@@ -251,6 +286,8 @@ class Encoder:
             dtype: `float32`, `float16`, `int8`, `uint8`, or a bit a number, packed: `binary` (int8), `ubinary` (uint8).
             ranges: float32 [2, width], the least and the largest of each number, which int8 and uint8 divide into 256 steps; None for
                 `ranges()`, the bundle's own.
+            on_overflow: what to do with a text longer than the model takes, as of `load`; None for what was said there.
+            truncation_side: where such a text is cut, `right` or `left`; None for the tokenizer's own.
             show_progress: draw a bar on standard error, with tqdm.
 
         Returns:
@@ -272,7 +309,7 @@ class Encoder:
         options = VectorOptions(
             output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
         )
-        return self._encode(texts, options, show_progress=show_progress)[0]
+        return self._encode(texts, options, self._overflow.with_options(on_overflow, truncation_side), show_progress=show_progress)[0]
 
     def encode_query(
         self,
@@ -284,6 +321,8 @@ class Encoder:
         dimensions: int | None = None,
         dtype: DType = "float32",
         ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
         """`encode` with the prompt that is called `query`, or none where the model has none of that name."""
@@ -296,7 +335,7 @@ class Encoder:
             dtype=dtype,
             ranges=ranges,
         )
-        return self._encode(texts, options, show_progress=show_progress)[0]
+        return self._encode(texts, options, self._overflow.with_options(on_overflow, truncation_side), show_progress=show_progress)[0]
 
     def encode_document(
         self,
@@ -308,6 +347,8 @@ class Encoder:
         dimensions: int | None = None,
         dtype: DType = "float32",
         ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
         """`encode` with the prompt that is called `document`, or none where the model has none of that name."""
@@ -320,7 +361,7 @@ class Encoder:
             dtype=dtype,
             ranges=ranges,
         )
-        return self._encode(texts, options, show_progress=show_progress)[0]
+        return self._encode(texts, options, self._overflow.with_options(on_overflow, truncation_side), show_progress=show_progress)[0]
 
     def encode_with_report(
         self,
@@ -333,6 +374,8 @@ class Encoder:
         dimensions: int | None = None,
         dtype: DType = "float32",
         ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> tuple[Vectors, EncodeReport]:
         """`encode`, and what it did: how many texts, tokens, padding and batches, and which texts were cut.
@@ -347,22 +390,26 @@ class Encoder:
         options = VectorOptions(
             output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
         )
-        return self._encode(texts, options, show_progress=show_progress)
+        return self._encode(texts, options, self._overflow.with_options(on_overflow, truncation_side), show_progress=show_progress)
 
-    def _encode(self, texts: Iterable[Text], options: VectorOptions, *, show_progress: bool) -> tuple[Vectors, EncodeReport]:
+    def _encode(
+        self, texts: Iterable[Text], options: VectorOptions, overflow: Overflow, *, show_progress: bool
+    ) -> tuple[Vectors, EncodeReport]:
         """The work of those above, so that a warning names the line of whoever called one of them."""
         self._runner.check_usable()
         form = self._form(options, stacklevel=3)
         inputs = distinct(self._whole(texts, form))
         rows = empty_rows(len(inputs.once.texts), form.graph_output, form.width)
+        lengths = np.zeros(len(inputs.once.texts), dtype=np.intp)
         report = EncodeReport()
         with ProgressBar(unit="text", total=len(inputs.once.texts), shown=False, asked_for=show_progress) as bar:
             parts = split(inputs.once, most=most_characters(form.graph_output, form.width))
-            for block, done in self._computed(parts, form, progress=bar.advance if bar.is_drawn else None):
-                rows[report.texts : report.texts + len(block)] = block
-                report += done
-        vectors, report = self._completed(inputs, rows, report, form)
-        self._warn_of_truncation(report.truncated, stacklevel=3)
+            for done in self._computed(parts, form, overflow, progress=bar.advance if bar.is_drawn else None):
+                part = slice(report.texts, report.texts + len(done.lengths))
+                rows[part], lengths[part] = done.rows, done.lengths
+                report += done.report
+        vectors, report = self._completed(inputs, rows, inputs.report_of_all(report, lengths), form)
+        self._warn_of_truncation(report.truncated, overflow, stacklevel=3)
         return vectors, report
 
     async def aencode(
@@ -376,34 +423,76 @@ class Encoder:
         dimensions: int | None = None,
         dtype: DType = "float32",
         ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
+        timeout_s: float | None = None,
     ) -> Vectors:
         """`encode` for asyncio: requests that come at the same time are computed together, and the event loop is never blocked.
 
-        Requests take turns, so a long one does not hold up the short ones behind it. Cancelling the task withdraws its texts and harms
-        no other. `last_report` is this request's until the next `await`; its tokens, padding and batches include those of the requests
-        computed with it. Arguments and results are those of `encode`.
+        A request that finds a worker idle is computed at once. Requests take turns, so a long one does not hold up the short ones behind
+        it. Cancelling the task withdraws its texts and harms no other. `last_report` is this request's until the next `await`. Arguments
+        and results are those of `encode`.
+
+        Args:
+            timeout_s: seconds after which it is given up, counted from the call; None for never.
 
         Raises:
             OverloadedError: more waits than `max_waiting_texts` or `max_waiting_characters`; nothing was queued.
+            DeadlineError: `timeout_s` passed; what waited is not computed.
             TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, BundleError, EngineError, ClosedError: as `encode`.
         """
-        import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector
-
         options = VectorOptions(
             output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
         )
+        overflow = self._overflow.with_options(on_overflow, truncation_side)
+        return (await self._aencode(texts, options, overflow, timeout_s=timeout_s))[0]
+
+    async def aencode_with_report(
+        self,
+        texts: Iterable[Text],
+        *,
+        output: Output = "sentence",
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Vectors, EncodeReport]:
+        """`aencode`, and what was done for this request alone: its tokens, its padding, its batches, and how long it waited and took.
+
+        Returns:
+            The rows of `aencode`, and their report, which is also `last_report`. Arguments and errors are those of `aencode`.
+        """
+        options = VectorOptions(
+            output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
+        )
+        overflow = self._overflow.with_options(on_overflow, truncation_side)
+        return await self._aencode(texts, options, overflow, timeout_s=timeout_s)
+
+    async def _aencode(
+        self, texts: Iterable[Text], options: VectorOptions, overflow: Overflow, *, timeout_s: float | None
+    ) -> tuple[Vectors, EncodeReport]:
+        """The work of those two, so that a warning names the line of whoever awaits one of them."""
+        import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector
+
         self._runner.check_usable()
-        form = self._form(options, stacklevel=2)
+        form = self._form(options, stacklevel=3)
         inputs = distinct(self._whole(texts, form))
         rows, report = empty_rows(0, form.graph_output, form.width), EncodeReport()
         if inputs.once.texts:
-            submitted = self._merger.submit(
-                inputs.once, form.graph_output, width=form.width, refuse_overflow=self._options.on_overflow == "raise"
-            )
-            rows, report = await asyncio.wrap_future(submitted)
+            submitted = self._merger.submit(inputs.once, form.graph_output, width=form.width, overflow=overflow)
+            try:
+                rows, report, lengths = await asyncio.wait_for(asyncio.wrap_future(submitted), timeout_s)
+            except asyncio.TimeoutError:
+                raise DeadlineError(f"timeout_s is {timeout_s}, the request was not done by then; try again later") from None
+            report = inputs.report_of_all(report, lengths)
         vectors, report = self._completed(inputs, rows, report, form)
-        self._warn_of_truncation(report.truncated, stacklevel=2)
-        return vectors
+        self._warn_of_truncation(report.truncated, overflow, stacklevel=3)
+        return vectors, report
 
     def stream(
         self,
@@ -416,6 +505,8 @@ class Encoder:
         dimensions: int | None = None,
         dtype: DType = "float32",
         ranges: ArrayLike | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
     ) -> Iterator[Vectors]:
         """Vectors of any iterable of texts, block by block, in memory that does not grow with it.
 
@@ -431,10 +522,11 @@ class Encoder:
         options = VectorOptions(
             output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
         )
+        overflow = self._overflow.with_options(on_overflow, truncation_side)
         self._runner.check_usable()
-        return self._stream(iterable_of_texts(texts), self._form(options, stacklevel=2))
+        return self._stream(iterable_of_texts(texts), self._form(options, stacklevel=2), overflow)
 
-    def _stream(self, texts: Iterable[Text], form: VectorForm) -> Iterator[Vectors]:
+    def _stream(self, texts: Iterable[Text], form: VectorForm, overflow: Overflow) -> Iterator[Vectors]:
         waiting: deque[Distinct] = deque()
         unpooled = self._unpooled(form)
 
@@ -446,15 +538,24 @@ class Encoder:
                 yield waiting[-1].once
 
         warned = False
-        with contextlib.closing(self._computed(read(), form)) as blocks:
-            for block, done in blocks:
-                vectors, report = self._completed(waiting.popleft(), block, done, form)
+        with contextlib.closing(self._computed(read(), form, overflow)) as blocks:
+            for done in blocks:
+                inputs = waiting.popleft()
+                vectors, report = self._completed(inputs, done.rows, inputs.report_of_all(done.report, done.lengths), form)
                 if report.truncated and not warned:
                     warned = True
-                    self._warn_of_truncation(report.truncated, stacklevel=2)
+                    self._warn_of_truncation(report.truncated, overflow, stacklevel=2)
                 yield vectors
 
-    def tokens(self, texts: Iterable[Text], *, prompt_name: str | None = None, prompt: str | None = None) -> list[TextTokens]:
+    def tokens(
+        self,
+        texts: Iterable[Text],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        on_overflow: OnOverflow | None = None,
+        truncation_side: TruncationSide | None = None,
+    ) -> list[TextTokens]:
         """The tokens of each text, as `encode` gives them to the model: behind the prompt, and cut where there are too many.
 
             >>> encoder.tokens(["two cats"])[0].tokens  # doctest: +SKIP
@@ -464,11 +565,13 @@ class Encoder:
         """
         self._runner.check_usable()
         form = self._form(VectorOptions(prompt_name=prompt_name, prompt=prompt), stacklevel=2)
-        found = [text_tokens(self._tokenizer, text, index) for index, text in enumerate(self._whole(texts, form).texts)]
+        overflow = self._overflow.with_options(on_overflow, truncation_side)
+        given = self._whole(texts, form).texts
+        found = [text_tokens(self._tokenizer, text, index, truncate_left=overflow.truncate_left) for index, text in enumerate(given)]
         truncated = [item.truncated for item in found if item.truncated is not None]
-        if self._options.on_overflow == "raise":
+        if overflow.refuses:
             check_overflow(truncated, max_length=self.manifest.max_length)
-        self._warn_of_truncation(truncated, stacklevel=2)
+        self._warn_of_truncation(truncated, overflow, stacklevel=2)
         return found
 
     def ranges(self, *, output: Output = "sentence", normalize: bool | None = None, dimensions: int | None = None) -> Float32:
@@ -543,14 +646,13 @@ class Encoder:
         return prompt_length(self._tokenizer, form.prompt) if form.prompt and self.manifest.leaves_prompt_out else 0
 
     def _computed(
-        self, parts: Iterable[Window], form: VectorForm, *, progress: Callable[[int], None] | None = None
-    ) -> Generator[tuple[Rows, EncodeReport], None, None]:
-        refuse = self._options.on_overflow == "raise"
-        return self._runner.compute(parts, form.graph_output, width=form.width, refuse_overflow=refuse, progress=progress)
+        self, parts: Iterable[Window], form: VectorForm, overflow: Overflow, *, progress: Callable[[int], None] | None = None
+    ) -> Generator[Computed, None, None]:
+        return self._runner.compute(parts, form.graph_output, width=form.width, overflow=overflow, progress=progress)
 
     def _completed(self, inputs: Distinct, rows: Rows, report: EncodeReport, form: VectorForm) -> tuple[Vectors, EncodeReport]:
-        """What the caller gets, from the rows and the report of `inputs.once`; the report is remembered."""
-        rows, report = inputs.rows_of_all(rows), inputs.report_of_all(report)
+        """What the caller gets, from the rows of `inputs.once`; the report, which is of all texts, is remembered."""
+        rows = inputs.rows_of_all(rows)
         ranges = form.ranges
         if ranges is None and form.dtype in WITH_RANGES:
             ranges = self._own_ranges(form)
@@ -566,6 +668,17 @@ class Encoder:
             self._ranges[kind].flags.writeable = False
         return self._ranges[kind]
 
-    def _warn_of_truncation(self, truncated: Sequence[Truncation], *, stacklevel: int) -> None:
-        if truncated and self._options.on_overflow == "warn":
+    def _warn_of_truncation(self, truncated: Sequence[Truncation], overflow: Overflow, *, stacklevel: int) -> None:
+        if truncated and overflow.action == "warn":
             warn_of_truncation(truncated, max_length=self.manifest.max_length, stacklevel=stacklevel + 1)
+
+
+def _running(other: Encoder) -> BatchRunner:
+    """What runs the batches of the Encoder that another one is to share the threads of.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(other, Encoder):
+        raise UsageError(f"shares_threads_of is a {type(other).__name__}, expected an Encoder or None")
+    return other._runner  # noqa: SLF001  one of its own class

@@ -12,6 +12,7 @@
     ├── InvalidVectorError       a NaN, an infinity or a zero vector; `index` says which (1)
     ├── CheckFailedError         a parity or quality check failed (1)
     ├── OverloadedError          aencode, and too many texts are waiting already (2)
+    ├── DeadlineError            aencode, and `timeout_s` passed before it was done (2)
     ├── ClosedError              an Encoder was used after close() (2)
     └── cls_exporter.ExportError (2)
         ├── CheckpointError      a checkpoint that cannot be read or would be silently wrong (2)
@@ -95,6 +96,10 @@ class CheckFailedError(ClsError):
 
 class OverloadedError(ClsError, RuntimeError):
     """More texts wait for `Encoder.aencode` than its queue takes; the request was refused, not queued."""
+
+
+class DeadlineError(ClsError, TimeoutError):
+    """`timeout_s` of `Encoder.aencode` passed before its last text was computed; what waited of it was dropped."""
 
 
 class ClosedError(ClsError, RuntimeError):

@@ -23,7 +23,6 @@ from cls_runtime import (
     BundleError,
     DimensionsWarning,
     Encoder,
-    EncoderOptions,
     InvalidVectorError,
     MissingExtraError,
     TextError,
@@ -258,7 +257,7 @@ class TestPromptsLeftOut:
         engine = WatchedEngine(Bundle.open(bundle_of[0]), threads=1)
         shapes: list[tuple[int, ...]] = []
         engine.around = lambda run, batch, outputs: (shapes.append(batch.input_ids.shape), run(batch, outputs))[1]
-        with Encoder.of(Bundle.open(bundle_of[0]), engine, EncoderOptions(max_wait_ms=500)) as encoder:
+        with Encoder.of(Bundle.open(bundle_of[0]), engine) as encoder:
 
             async def all_at_once() -> list[np.ndarray]:
                 prompts = ("", "cat ", "find the dog: ", "cat ")

@@ -73,12 +73,15 @@ class Distinct:
         of_once = [cut.get(index) for index in self.once.indices]
         return [of_once[position] for position in self.positions]
 
-    def report_of_all(self, report: EncodeReport) -> EncodeReport:
-        """The report on all texts, from the one on `once`: what was computed stays, the texts and those that were cut are more."""
+    def report_of_all(self, report: EncodeReport, lengths: NDArray[np.intp]) -> EncodeReport:
+        """The report on all texts, from the one on `once`: what was computed stays, the texts and those that were cut are more.
+
+        `lengths` are the tokens of each text of `once`.
+        """
         if not self.repeats:
-            return report
+            return report if report.input_tokens == report.tokens else replace(report, input_tokens=report.tokens)
         truncated = truncations(self.whole.indices, self.cuts_of_all(report.truncated))
-        return replace(report, texts=len(self.positions), truncated=truncated)
+        return replace(report, texts=len(self.positions), truncated=truncated, input_tokens=int(lengths[self.positions].sum()))
 
 
 def most_characters(output: str, width: int) -> int:

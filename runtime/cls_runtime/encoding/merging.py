@@ -1,7 +1,6 @@
 """Merges requests that come at the same time, as a service's do, into batches. The work behind `Encoder.aencode`.
 
 - A round takes some texts of each waiting request in turn, so that a long request does not hold up the short ones behind it.
-- The first request of a round waits at most `max_wait_ms` for company, and not at all once there is a full batch.
 - A request that would bring what waits over `max_waiting_texts` or `max_waiting_characters` is refused: memory does not grow with the load.
 - What is wrong with one request is its own: its neighbours in the round are computed again without it. What is left of it is dropped.
 - The threads end with the Encoder that they work for, closed or not, and before the interpreter does.
@@ -15,18 +14,19 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
-from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cls_runtime.encoding.chunks import Window, distinct
 from cls_runtime.encoding.crew import Crew
-from cls_runtime.encoding.report import EncodeReport, truncations
+from cls_runtime.encoding.overflow import Overflow
+from cls_runtime.encoding.report import EncodeReport, QueueState, truncations
 from cls_runtime.encoding.rows import Rows, empty_rows
 from cls_runtime.encoding.runner import CLOSED, BatchRunner
 from cls_runtime.encoding.tokenizer import Text, characters
 from cls_runtime.errors import ClosedError, ClsError, OverloadedError
 
-# Long enough for requests that arrive together to be seen together, short beside the milliseconds that a batch takes.
-MAX_WAIT_MS = 2.0
 MAX_WAITING_TEXTS = 8192
 MAX_WAITING_CHARACTERS = 2**25  # as many texts as that, of two pages each
 
@@ -38,6 +38,9 @@ ROUND_BUDGETS = 4
 # For a guess at the tokens of a text that is not tokenized yet.
 CHARACTERS_PER_TOKEN = 4
 
+# A request's rows, its report, and the tokens of each text.
+Outcome = tuple[Rows, EncodeReport, NDArray[np.intp]]
+
 
 @dataclass(eq=False)
 class _Request:
@@ -45,14 +48,20 @@ class _Request:
 
     window: Window
     output: str
-    refuse_overflow: bool
+    overflow: Overflow
     width: int
     rows: Rows
     missing: int
     waiting: int
     taken: int = 0
     report: EncodeReport = field(default_factory=EncodeReport)
-    future: Future[tuple[Rows, EncodeReport]] = field(default_factory=Future)
+    lengths: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    since: float = field(default_factory=time.monotonic)
+    future: Future[Outcome] = field(default_factory=Future)
+
+    @property
+    def kind(self) -> tuple[str, bool, bool]:
+        return self.output, self.overflow.refuses, self.overflow.truncate_left
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,11 @@ class RequestMerger:
         runner: BatchRunner,
         *,
         rounds_at_once: int,
-        max_wait_ms: float,
         max_waiting_texts: int,
         max_waiting_characters: int,
         token_budget: int,
     ) -> None:
         self._runner = runner
-        self._max_wait_s = max_wait_ms / 1e3
         self._max_waiting_texts = max_waiting_texts
         self._max_waiting_characters = max_waiting_characters
         self._token_budget = token_budget
@@ -93,11 +100,16 @@ class RequestMerger:
         self._crew = Crew(rounds_at_once, name="cls-encoder-merge")
         self._arrived = self._crew.told
 
+    @property
+    def state(self) -> QueueState:
+        """What waits."""
+        return QueueState(texts=self._waiting_texts, characters=self._waiting_characters)
+
     def end_with(self, owner: object) -> None:
         """Lets the threads end when `owner` is collected."""
         weakref.finalize(owner, self._crew.dismiss).atexit = False
 
-    def submit(self, window: Window, output: str, *, width: int, refuse_overflow: bool) -> Future[tuple[Rows, EncodeReport]]:
+    def submit(self, window: Window, output: str, *, width: int, overflow: Overflow) -> Future[Outcome]:
         """Queues a request; the future's result is its rows and its report. Cancel the future to withdraw it.
 
         The report's tokens, padding and batches are those of the rounds that the request was part of, neighbours included.
@@ -106,7 +118,7 @@ class RequestMerger:
             window: its distinct texts.
             output: the graph output.
             width: the width of its last axis.
-            refuse_overflow: a text that is too long is an error.
+            overflow: what to do about texts that are too long.
 
         Raises:
             OverloadedError: too many texts or characters are waiting.
@@ -120,7 +132,8 @@ class RequestMerger:
             self._check_room(self._waiting_texts, count, self._max_waiting_texts, "texts")
             self._check_room(self._waiting_characters, size, self._max_waiting_characters, "characters")
             self._crew.add(self._work)
-            request = _Request(window, output, refuse_overflow, width, empty_rows(count, output, width), count, size)
+            request = _Request(window, output, overflow, width, empty_rows(count, output, width), count, size)
+            request.lengths = np.zeros(count, dtype=np.intp)
             self._waiting_texts += count
             self._waiting_characters += size
             self._requests.append(request)
@@ -145,7 +158,7 @@ class RequestMerger:
                 "once, or use encode or stream for a bulk job"
             )
 
-    def _drop(self, future: Future[tuple[Rows, EncodeReport]]) -> None:
+    def _drop(self, future: Future[Outcome]) -> None:
         """Takes what is left of a request that failed or was withdrawn out of the queue."""
         if not future.cancelled() and future.exception() is None:
             return
@@ -173,24 +186,9 @@ class RequestMerger:
             while not self._crew.dismissed:
                 while not self._requests and not self._crew.dismissed:
                     self._arrived.wait()
-                deadline = time.monotonic() + self._max_wait_s
-                while (
-                    not self._crew.dismissed and self._waiting_tokens() < self._token_budget and (left := deadline - time.monotonic()) > 0
-                ):
-                    self._arrived.wait(left)
                 if shares := self._take():
                     return shares
             return []
-
-    def _waiting_tokens(self) -> int:
-        """A guess, and no higher than need be: counting stops at a full batch."""
-        tokens = 0
-        for request in self._requests:
-            for text in islice(request.window.texts, request.taken, None):
-                tokens += _guessed_tokens(text)
-                if tokens >= self._token_budget:
-                    return tokens
-        return tokens
 
     def _take(self) -> list[_Share]:
         """One round: shares of requests for one output, the longest-waiting first. Those with texts left go to the end of the queue."""
@@ -202,7 +200,7 @@ class RequestMerger:
             if request.future.done():  # withdrawn just now
                 self._leave(len(request.window.texts) - request.taken, request.waiting)
                 continue
-            if shares and (request.output, request.refuse_overflow) != (shares[0].request.output, shares[0].request.refuse_overflow):
+            if shares and request.kind != shares[0].request.kind:
                 others.append(request)
                 continue
             share = _next_share(request)
@@ -237,18 +235,31 @@ class RequestMerger:
         # A share alone keeps its own indices, so that an error names the text's place in its caller's input.
         merged = windows[0] if len(windows) == 1 else _concatenated(windows)
         texts = distinct(merged)
-        ((rows, report),) = self._runner.compute(
-            [texts.once], first.request.output, width=first.request.width, refuse_overflow=first.request.refuse_overflow
-        )
-        rows, cuts = texts.rows_of_all(rows), texts.cuts_of_all(report.truncated)
+        (done,) = self._runner.compute([texts.once], first.request.output, width=first.request.width, overflow=first.request.overflow)
+        rows, cuts = texts.rows_of_all(done.rows), texts.cuts_of_all(done.report.truncated)
+        lengths = done.lengths[texts.positions]
+        widths, numbers = np.zeros(len(done.lengths), dtype=np.intp), np.zeros(len(done.lengths), dtype=np.intp)
+        for number, batch in enumerate(done.batches):
+            widths[batch.indices], numbers[batch.indices] = batch.width, number
+        padding, numbers = widths[texts.positions] - lengths, numbers[texts.positions]
         start = 0
         for share, window in zip(shares, windows, strict=True):
-            stop = start + len(window.texts)
-            share.request.rows[share.start : share.stop] = rows[start:stop]
-            truncated = truncations(window.indices, cuts[start:stop])
+            part = slice(start, start + len(window.texts))
+            share.request.rows[share.start : share.stop] = rows[part]
+            share.request.lengths[share.start : share.stop] = lengths[part]
+            report = EncodeReport(
+                texts=len(window.texts),
+                tokens=int(lengths[part].sum()),
+                padding_tokens=int(padding[part].sum()),
+                batches=len(np.unique(numbers[part])),
+                truncated=truncations(window.indices, cuts[part]),
+                input_tokens=int(lengths[part].sum()),
+                tokenize_s=done.report.tokenize_s,
+                compute_s=done.report.compute_s,
+            )
             with self._arrived:
-                share.request.report += replace(report, texts=len(window.texts), truncated=truncated)
-            start = stop
+                share.request.report += report
+            start = part.stop
 
     def _done(self, share: _Share) -> None:
         """Counts a share as done, and hands out the request that is complete."""
@@ -260,7 +271,7 @@ class RequestMerger:
             return
         report = replace(request.report, truncated=tuple(sorted(request.report.truncated, key=lambda item: item.index)))
         try:
-            request.future.set_result((request.rows, report))
+            request.future.set_result((request.rows, report, request.lengths))
         except InvalidStateError:  # withdrawn, or failed by another share
             return
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import get_args
 
 from cls_runtime.encoding.batching import TOKEN_BUDGET
-from cls_runtime.encoding.merging import MAX_WAIT_MS, MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS
+from cls_runtime.encoding.merging import MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.errors import UsageError
-
-LONGEST_WAIT_MS = 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,6 @@ class EncoderOptions:
     on_invalid: OnInvalid = "raise"
     check_hashes: bool = False
     token_budget: int = TOKEN_BUDGET
-    max_wait_ms: float = MAX_WAIT_MS
     max_waiting_texts: int = MAX_WAITING_TEXTS
     max_waiting_characters: int = MAX_WAITING_CHARACTERS
     fingerprint: str | None = None
@@ -42,9 +39,6 @@ class EncoderOptions:
         if self.threads is not None:
             _check_count("threads", self.threads, most=MOST_THREADS)
         _check_count("token_budget", self.token_budget)
-        wait = self.max_wait_ms
-        if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait <= LONGEST_WAIT_MS:
-            raise UsageError(f"max_wait_ms is {wait!r}, expected a number from 0 to {LONGEST_WAIT_MS}")
         _check_count("max_waiting_texts", self.max_waiting_texts)
         _check_count("max_waiting_characters", self.max_waiting_characters)
         if self.fingerprint is not None and not isinstance(self.fingerprint, str):

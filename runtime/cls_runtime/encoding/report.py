@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cls_runtime.errors import TextTooLongError, TruncationWarning
@@ -36,14 +36,20 @@ def truncations(indices: Sequence[int], cuts: Sequence[Truncation | None]) -> tu
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeReport:
-    """What one call of `encode`, or one block of `stream`, did.
+    """What one call of `encode` or `aencode`, or one block of `stream`, did. Of `aencode` it is the request's own: no neighbour counts.
+
+    Two reports are equal when all but the seconds are.
 
     Attributes:
         texts: texts and pairs encoded.
-        tokens: their tokens, special tokens included, after truncation.
-        padding_tokens: padding that was computed beside them.
-        batches: runs of the graph.
+        tokens: tokens computed, special tokens included, after truncation; of a text that occurs twice, once.
+        input_tokens: the same of all texts, of a text that occurs twice, twice.
+        padding_tokens: padding that was computed beside them; of `aencode`, beside its own texts.
+        batches: runs of the graph; of `aencode`, those that held one of its texts.
         truncated: the texts that were cut, in input order; indices count from the start of the input (of the stream).
+        queue_s: seconds that `aencode` waited before its first round.
+        tokenize_s: seconds of tokenizing; of `aencode`, in all the rounds that it was in.
+        compute_s: seconds in which batches ran, those at once added up; of `aencode`, of all the rounds that it was in.
     """
 
     texts: int = 0
@@ -51,6 +57,10 @@ class EncodeReport:
     padding_tokens: int = 0
     batches: int = 0
     truncated: tuple[Truncation, ...] = ()
+    input_tokens: int = 0
+    queue_s: float = field(default=0.0, compare=False)
+    tokenize_s: float = field(default=0.0, compare=False)
+    compute_s: float = field(default=0.0, compare=False)
 
     def __add__(self, other: EncodeReport) -> EncodeReport:
         return EncodeReport(
@@ -59,7 +69,47 @@ class EncodeReport:
             padding_tokens=self.padding_tokens + other.padding_tokens,
             batches=self.batches + other.batches,
             truncated=self.truncated + other.truncated,
+            input_tokens=self.input_tokens + other.input_tokens,
+            queue_s=self.queue_s + other.queue_s,
+            tokenize_s=self.tokenize_s + other.tokenize_s,
+            compute_s=self.compute_s + other.compute_s,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSummary:
+    """One run of the graph.
+
+    Attributes:
+        texts: texts and pairs in it.
+        tokens: their tokens.
+        padding_tokens: padding beside them.
+        seconds: how long it took.
+    """
+
+    texts: int
+    tokens: int
+    padding_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueState:
+    """What waits for `aencode`, by the pace at which the last rounds were computed.
+
+    Attributes:
+        texts: texts that wait; those in a round do not.
+        characters: their characters.
+        seconds: how long all that waits and is in a round takes.
+        turn_seconds: how long what is in a round and one turn of each request that waits take: what a small request waits.
+        stalled_s: how long there has been work without a batch having ended; 0.0 where there is none.
+    """
+
+    texts: int = 0
+    characters: int = 0
+    seconds: float = 0.0
+    turn_seconds: float = 0.0
+    stalled_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cls_runtime.encoding.batching import Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
-from cls_runtime.encoding.report import EncodeReport, Truncation, check_overflow
+from cls_runtime.encoding.overflow import Overflow
+from cls_runtime.encoding.report import BatchSummary, EncodeReport, Truncation, check_overflow
 from cls_runtime.encoding.rows import Rows, check_rows, empty_rows, place_rows
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.base import Engine
@@ -23,22 +26,61 @@ CLOSED = "the Encoder is closed; load the bundle again"
 
 
 @dataclass(frozen=True)
+class Computed:
+    """What became of n texts: their rows, their `lengths` in tokens [n], and the batches that they were in, which have their places."""
+
+    rows: Rows
+    lengths: NDArray[np.intp]
+    batches: Sequence[Batch]
+    report: EncodeReport
+
+
+@dataclass(frozen=True)
 class _Job:
-    """A window on its way: `rows` is complete when all `futures` are, the batches of `batches` that do not run here."""
+    """Texts on their way: `rows` is complete when all `futures` are, the batches of `batches` that do not run here.
+
+    `seconds` has those of each batch that has run.
+    """
 
     texts: Sequence[TokenizedText]
     prompt_tokens: Sequence[int] | None
     output: str
     width: int
+    lengths: NDArray[np.intp]
+    batches: Sequence[Batch]
     rows: Rows
-    report: EncodeReport
+    truncated: tuple[Truncation, ...] = ()
+    tokenize_s: float = 0.0
+    seconds: list[float] = field(default_factory=list)
     futures: list[tuple[Future[None], Batch]] = field(default_factory=list)
+
+    @property
+    def computed(self) -> Computed:
+        """The result, once all has run."""
+        tokens = int(self.lengths.sum())
+        report = EncodeReport(
+            texts=len(self.texts),
+            tokens=tokens,
+            padding_tokens=sum(batch.rows * batch.width for batch in self.batches) - tokens,
+            batches=len(self.batches),
+            truncated=self.truncated,
+            input_tokens=tokens,
+            tokenize_s=self.tokenize_s,
+            compute_s=sum(self.seconds),
+        )
+        return Computed(self.rows, self.lengths, self.batches, report)
 
 
 class BatchRunner:
-    """An engine, a tokenizer, and the threads that keep the engine busy. Safe to use from several threads at once."""
+    """An engine, a tokenizer, and the threads that keep the engine busy. Safe to use from several threads at once.
 
-    def __init__(self, engine: Engine, tokenizer: TextTokenizer, *, token_budget: int) -> None:
+    Attributes:
+        slots: of which whoever runs the engine holds one. Given those of another runner, both together run no more batches at once than it.
+        observer: called after each run of the graph, on its thread.
+        last_ended: when the last run of the graph ended, well or not, by `time.monotonic`.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: TextTokenizer, *, token_budget: int, slots: threading.Semaphore | None = None) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._token_budget = token_budget
@@ -46,8 +88,12 @@ class BatchRunner:
         self._closed = False
         self._close_lock = threading.Lock()
         # Whoever runs the engine holds a slot, worker or caller, so that all callers together stay within the budget of threads.
-        self._slots = threading.Semaphore(engine.workers)
+        self.slots = slots or threading.Semaphore(engine.workers)
+        self._running = 0
+        self._stopped = threading.Condition(threading.Lock())  # guards `_running`, and is told when the last run of a closed runner ends
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="cls-encoder")
+        self.observer: Callable[[BatchSummary], None] | None = None
+        self.last_ended = time.monotonic()
 
     def compute(
         self,
@@ -55,21 +101,21 @@ class BatchRunner:
         output: str,
         *,
         width: int,
-        refuse_overflow: bool = False,
+        overflow: Overflow,
         progress: Callable[[int], None] | None = None,
-    ) -> Generator[tuple[Rows, EncodeReport], None, None]:
+    ) -> Generator[Computed, None, None]:
         """The rows of each window, in order; tokenizes one window ahead of the one that is computed.
 
         Args:
             windows: read one at a time.
             output: the graph output.
             width: the width of its last axis.
-            refuse_overflow: a text that is too long is an error.
+            overflow: what to do about texts that are too long.
             progress: called with the number of texts of each batch, when it is done.
 
         Raises:
             TextError: a text that cannot be encoded.
-            TextTooLongError: `refuse_overflow`, and a text is too long.
+            TextTooLongError: `overflow` refuses, and a text is too long.
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
@@ -77,7 +123,7 @@ class BatchRunner:
         try:
             for window in windows:
                 self._check_process()
-                jobs.append(self._start(window, output, width=width, refuse_overflow=refuse_overflow, progress=progress))
+                jobs.append(self._start(window, output, width=width, overflow=overflow, progress=progress))
                 if len(jobs) == 2:
                     yield _completed(jobs[0], progress)
                     jobs.popleft()
@@ -90,6 +136,33 @@ class BatchRunner:
                 for job in jobs:
                     for future, _ in job.futures:
                         future.cancel()
+
+    def tokenize(self, window: Window, overflow: Overflow) -> tuple[list[TokenizedText], tuple[Truncation, ...]]:
+        """The tokens of a window's texts, and which were cut.
+
+        Raises:
+            TextError: a text that cannot be encoded.
+            TextTooLongError: `overflow` refuses, and a text is too long.
+        """
+        texts = self._tokenizer.tokenize(window.texts, indices=window.indices, truncate_left=overflow.truncate_left)
+        truncated = tuple(
+            Truncation(index, text.removed, text.at_least) for index, text in zip(window.indices, texts, strict=True) if text.removed
+        )
+        if overflow.refuses:
+            check_overflow(truncated, max_length=self._tokenizer.max_length)
+        return texts, truncated
+
+    def compute_here(self, texts: Sequence[TokenizedText], prompt_tokens: Sequence[int] | None, output: str, *, width: int) -> Computed:
+        """The rows of texts, computed on the thread that calls, one batch after another.
+
+        Raises:
+            EngineError: the engine failed.
+            ClosedError: after `close`.
+        """
+        job = self._planned(texts, prompt_tokens, output, width=width)
+        for batch in job.batches:
+            self._run(job, batch)
+        return job.computed
 
     def check_usable(self) -> None:
         """Refuses a closed runner, and one that a fork has left without its threads.
@@ -120,41 +193,44 @@ class BatchRunner:
             self._closed = True
             return  # the threads and whatever they held, locks too, belong to the parent
         with self._close_lock:
-            if self._closed:
-                return
-            self._closed = True
+            with self._stopped:
+                if self._closed:
+                    return
+                self._closed = True
             self._pool.shutdown(wait=True)  # what waits in it sees that it is closed
-            for _ in range(self._engine.workers):
-                self._slots.acquire()
+            with self._stopped:
+                while self._running:
+                    self._stopped.wait()
             self._engine.close()
-            self._slots.release(self._engine.workers)
 
-    def _start(self, window: Window, output: str, *, width: int, refuse_overflow: bool, progress: Callable[[int], None] | None) -> _Job:
+    def _start(self, window: Window, output: str, *, width: int, overflow: Overflow, progress: Callable[[int], None] | None) -> _Job:
         """Tokenizes a window and hands its batches to the workers; a single batch runs here, which saves the hand-over."""
-        texts = self._tokenizer.tokenize(window.texts, indices=window.indices)
-        truncated = tuple(
-            Truncation(index, text.removed, text.at_least) for index, text in zip(window.indices, texts, strict=True) if text.removed
-        )
-        if refuse_overflow:
-            check_overflow(truncated, max_length=self._tokenizer.max_length)
-        lengths = np.array([len(text) for text in texts], dtype=np.intp)
-        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
-        report = EncodeReport(
-            texts=len(texts),
-            tokens=int(lengths.sum()),
-            padding_tokens=sum(batch.rows * batch.width for batch in batches) - int(lengths.sum()),
-            batches=len(batches),
-            truncated=truncated,
-        )
-        job = _Job(texts, window.prompt_tokens, output, width, empty_rows(len(texts), output, width), report)
-        for batch in batches:
-            if self._engine.workers == 1 or len(batches) == 1:
+        begun = time.perf_counter()
+        texts, truncated = self.tokenize(window, overflow)
+        job = self._planned(texts, window.prompt_tokens, output, width=width, truncated=truncated, tokenize_s=time.perf_counter() - begun)
+        for batch in job.batches:
+            if self._engine.workers == 1 or len(job.batches) == 1:
                 self._run(job, batch)
                 if progress is not None:
                     progress(len(batch.indices))
             else:
                 job.futures.append((self._submit(job, batch), batch))
         return job
+
+    def _planned(
+        self,
+        texts: Sequence[TokenizedText],
+        prompt_tokens: Sequence[int] | None,
+        output: str,
+        *,
+        width: int,
+        truncated: tuple[Truncation, ...] = (),
+        tokenize_s: float = 0.0,
+    ) -> _Job:
+        lengths = np.array([len(text) for text in texts], dtype=np.intp)
+        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
+        rows = empty_rows(len(texts), output, width)
+        return _Job(texts, prompt_tokens, output, width, lengths, batches, rows, truncated, tokenize_s)
 
     def _submit(self, job: _Job, batch: Batch) -> Future[None]:
         future: Future[None] = Future()
@@ -185,17 +261,33 @@ class BatchRunner:
         texts = [job.texts[index] for index in batch.indices]
         prompt_tokens = None if job.prompt_tokens is None else [job.prompt_tokens[index] for index in batch.indices]
         padded = pad(texts, rows=batch.rows, width=batch.width, pad_id=self._tokenizer.pad_id, prompt_tokens=prompt_tokens)
-        with self._slots:
-            if self._closed:
-                raise ClosedError(CLOSED)
-            (vectors,) = self._engine.run(padded, [job.output])
+        with self.slots:
+            with self._stopped:
+                if self._closed:
+                    raise ClosedError(CLOSED)
+                self._running += 1
+            begun = time.perf_counter()
+            try:
+                (vectors,) = self._engine.run(padded, [job.output])
+            finally:
+                seconds = time.perf_counter() - begun
+                self.last_ended = time.monotonic()
+                with self._stopped:
+                    self._running -= 1
+                    if self._closed:
+                        self._stopped.notify_all()
         check_rows(vectors, count=batch.rows, tokens=batch.width, width=job.width, output=job.output)
         place_rows(job.rows, vectors, batch.indices, texts)
+        job.seconds.append(seconds)
+        if (observer := self.observer) is not None:
+            tokens = int(job.lengths[batch.indices].sum())
+            padding = batch.rows * batch.width - tokens
+            observer(BatchSummary(texts=len(texts), tokens=tokens, padding_tokens=padding, seconds=seconds))
 
 
-def _completed(job: _Job, progress: Callable[[int], None] | None) -> tuple[Rows, EncodeReport]:
+def _completed(job: _Job, progress: Callable[[int], None] | None) -> Computed:
     for future, batch in job.futures:
         future.result()
         if progress is not None:
             progress(len(batch.indices))
-    return job.rows, job.report
+    return job.computed

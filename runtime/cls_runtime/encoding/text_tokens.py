@@ -26,13 +26,13 @@ class TextTokens:
     truncated: Truncation | None = None
 
 
-def text_tokens(tokenizer: TextTokenizer, text: Text, index: int) -> TextTokens:
+def text_tokens(tokenizer: TextTokenizer, text: Text, index: int, *, truncate_left: bool | None = None) -> TextTokens:
     """The tokens of a text; `index` is its place in the caller's input.
 
     Raises:
         TextError: as `TextTokenizer.located`.
     """
-    encoding, tokenized, kept, before = tokenizer.located(text, index)
+    encoding, tokenized, kept, before = tokenizer.located(text, index, truncate_left=truncate_left)
     offsets = []
     for position in kept.tolist():
         of, (start, stop) = encoding.sequence_ids[position], encoding.offsets[position]

@@ -72,7 +72,7 @@ class TextTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._truncate_left = truncate_left
+        self.truncate_left = truncate_left
         self._with_type_ids = with_type_ids
         self._largest_id = MAX_ID if vocabulary_size is None else vocabulary_size - 1
         self.max_length = max_length
@@ -110,12 +110,15 @@ class TextTokenizer:
             raise BundleError(f"{path} cannot be used: {error}; the bundle is damaged, copy or export it again") from None
         return made
 
-    def tokenize(self, texts: Sequence[Text], *, indices: Sequence[int] | None = None) -> list[TokenizedText]:
+    def tokenize(
+        self, texts: Sequence[Text], *, indices: Sequence[int] | None = None, truncate_left: bool | None = None
+    ) -> list[TokenizedText]:
         """Tokens of each text, special tokens included, at most `max_length` of them.
 
         Args:
             texts: texts and pairs.
             indices: each text's place in the caller's input, for errors; None where `texts` is that input.
+            truncate_left: whether the end of a text stays that is too long; None for what the bundle says.
 
         Raises:
             TypeError: an item is neither a str nor a pair of str.
@@ -123,6 +126,7 @@ class TextTokenizer:
                 has no place for it.
             BundleError: a token's id is not one of the model's.
         """
+        left = self.truncate_left if truncate_left is None else truncate_left
         places = range(len(texts)) if indices is None else indices
         inputs = [checked_text(text, index) for text, index in zip(texts, places, strict=True)]
         tokenized: list[TokenizedText] = []
@@ -130,10 +134,10 @@ class TextTokenizer:
         for count in _block_sizes(inputs):
             block = list(islice(rest, count))
             if count == 1 and characters(block[0]) > LONG_CHARACTERS[0]:
-                encoding, complete, _ = self._encode_long(block[0], places[len(tokenized)])
-                tokenized.append(self._limited(encoding, at_least=not complete))
+                encoding, complete, _ = self._encode_long(block[0], places[len(tokenized)], left=left)
+                tokenized.append(self._limited(encoding, left=left, at_least=not complete))
                 continue
-            tokenized += [self._limited(encoding) for encoding in self._encodings(block, places[len(tokenized) :])]
+            tokenized += [self._limited(encoding, left=left) for encoding in self._encodings(block, places[len(tokenized) :])]
         return tokenized
 
     def _encodings(self, texts: Sequence[Text], indices: Sequence[int], *, located: bool = False) -> Sequence[Encoding]:
@@ -159,30 +163,33 @@ class TextTokenizer:
         """The ids of the tokens that stand for no text."""
         return frozenset(token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special)
 
-    def located(self, text: Text, index: int) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
+    def located(
+        self, text: Text, index: int, *, truncate_left: bool | None = None
+    ) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
         """A text's encoding with places in it, what `tokenize` makes of it, the positions that stay, and how many characters are before.
 
         Errors are those of `tokenize`; also where only a text without its runs of blanks settles the tokens: places would be others.
         """
+        left = self.truncate_left if truncate_left is None else truncate_left
         if characters(text) > LONG_CHARACTERS[0]:
-            encoding, complete, before = self._encode_long(text, index, located=True)
+            encoding, complete, before = self._encode_long(text, index, left=left, located=True)
         else:
             (encoding,), complete, before = self._encodings([text], [index], located=True), True, [0, 0]
-        return encoding, self._limited(encoding, at_least=not complete), self._kept(encoding), before
+        return encoding, self._limited(encoding, left=left, at_least=not complete), self._kept(encoding, left=left), before
 
-    def _encode_long(self, text: Text, index: int, *, located: bool = False) -> tuple[Encoding, bool, list[int]]:
+    def _encode_long(self, text: Text, index: int, *, left: bool, located: bool = False) -> tuple[Encoding, bool, list[int]]:
         """As much of a long text as settles its tokens, whether that is all, and how many characters of each part are before it."""
         whole: tuple[str, ...] = (text,) if isinstance(text, str) else text
         if any(not part.isascii() and _SURROGATE.search(part) for part in whole):
             raise _explain([text], [index], ValueError())
         parts = whole
         for limit in LONG_CHARACTERS:
-            kept = [found for part in parts if (found := self._part(part, limit)) is not None]
+            kept = [found for part in parts if (found := self._part(part, limit, left=left)) is not None]
             if len(kept) == len(parts):
                 (encoding,) = self._encodings([kept[0] if len(kept) == 1 else (kept[0], kept[1])], [index], located=located)
                 complete = [len(part) <= limit for part in parts]
                 if all(complete) or is_settled(encoding.sequence_ids, complete, self.max_length):
-                    before = [len(part) - len(held) if self._truncate_left else 0 for part, held in zip(parts, kept, strict=True)]
+                    before = [len(part) - len(held) if left else 0 for part, held in zip(parts, kept, strict=True)]
                     return encoding, all(complete), before
                 if len(parts) == 2 and min(map(len, parts)) > LONG_CHARACTERS[-1] and len(encoding) > 2 * self.max_length:
                     break  # both keep half, and the odd token is the longer one's: more of them would not say whose
@@ -194,15 +201,15 @@ class TextTokenizer:
             index=index,
         )
 
-    def _part(self, part: str, limit: int) -> str | None:
+    def _part(self, part: str, limit: int, *, left: bool) -> str | None:
         """`part`, or at most `limit` characters of it up to a cut, from the side that stays; None where it has no cut there."""
         if len(part) <= limit:
             return part
         if self._cuts is None:
             return None
-        return self._cuts.tail(part, limit) if self._truncate_left else self._cuts.head(part, limit)
+        return self._cuts.tail(part, limit) if left else self._cuts.head(part, limit)
 
-    def _limited(self, encoding: Encoding, *, at_least: bool = False) -> TokenizedText:
+    def _limited(self, encoding: Encoding, *, left: bool, at_least: bool = False) -> TokenizedText:
         whole = np.array(encoding.ids, dtype=np.int64)
         self.check_ids(whole)
         ids = whole.astype(np.int32)
@@ -210,12 +217,12 @@ class TextTokenizer:
         removed = len(ids) - self.max_length
         if removed <= 0:
             return TokenizedText(ids, type_ids, 0)
-        kept = self._kept(encoding)
+        kept = self._kept(encoding, left=left)
         return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed, at_least)
 
-    def _kept(self, encoding: Encoding) -> NDArray[np.intp]:
+    def _kept(self, encoding: Encoding, *, left: bool) -> NDArray[np.intp]:
         """The positions that stay."""
-        return kept_positions(encoding.sequence_ids, self.max_length, truncate_left=self._truncate_left)
+        return kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
 
     def check_ids(self, ids: NDArray[np.int64]) -> None:
         """Refuses token ids [n] that the model has no row for; an engine may read beside its table.

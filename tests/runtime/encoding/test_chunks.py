@@ -36,7 +36,7 @@ def test_a_text_that_was_cut_is_reported_wherever_it_occurs(texts, cut):
     inputs = distinct(window_of(texts))
     truncated = [Truncation(index, 5) for text, index in zip(inputs.once.texts, inputs.once.indices, strict=True) if text in cut]
     computed = EncodeReport(texts=len(inputs.once.texts), tokens=90, padding_tokens=8, batches=2, truncated=tuple(truncated))
-    report = inputs.report_of_all(computed)
+    report = inputs.report_of_all(computed, np.arange(len(inputs.once.texts)))
     assert report.truncated == tuple(Truncation(FIRST + place, 5) for place, text in enumerate(texts) if text in cut)
     assert (report.texts, report.tokens, report.padding_tokens, report.batches) == (len(texts), 90, 8, 2)
 

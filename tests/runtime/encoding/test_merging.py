@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,8 +23,9 @@ from cls_runtime import (
     Truncation,
     TruncationWarning,
 )
-from cls_runtime.encoding import crew, merging
+from cls_runtime.encoding import merging
 from cls_runtime.encoding.merging import SHARE_CHARACTERS, SHARE_TEXTS
+from cls_runtime.encoding.overflow import Overflow
 
 ATOL = 1e-5  # the contract's bound on a text's vector alone against in any batch
 LONG = "the cat " * 30
@@ -269,7 +269,7 @@ def test_without_another_thread_it_is_an_error_once(bundle, watched_engine, no_t
     with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(token_budget=64, max_waiting_texts=1)) as encoder:
         for _ in range(3):
             with pytest.raises(EngineError, match=r"a thread is needed and none can be started \(can't start new thread\)"):
-                encoder._merger.submit(merging.Window(["a"], [0]), "sentence_embedding", width=HIDDEN, refuse_overflow=False)
+                encoder._merger.submit(merging.Window(["a"], [0]), "sentence_embedding", width=HIDDEN, overflow=Overflow("warn", False))
         alone = encoder.encode(texts)  # the calling thread computes it all
         no_threads()
         assert asyncio.run(asyncio.wait_for(encoder.aencode(["a"]), HANGS)).shape == (1, HIDDEN)
@@ -294,7 +294,7 @@ def test_a_script_that_ends_before_its_requests_do(bundle, ending):
     program = """if True:
         import asyncio, contextlib, sys
         from cls_runtime import Encoder, TextTooLongError
-        encoder = Encoder.load(sys.argv[1], threads=2, max_wait_ms=0, on_overflow="raise")
+        encoder = Encoder.load(sys.argv[1], threads=2, on_overflow="raise")
         texts = [f"the cat {number} sleeps" for number in range(8000)]
         async def run():
             if sys.argv[2] == "times out":
@@ -387,23 +387,3 @@ def test_close_ends_what_waits(watched, gate):
     before = {thread.name for thread in threading.enumerate()}
     asyncio.run(run())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cls-encoder") and thread.name not in before]
-
-
-@pytest.mark.parametrize(("max_wait_ms", "expected"), [(0, []), (150, [0.15, 0.05])])
-def test_a_single_request_waits_for_company_as_long_as_asked(bundle, monkeypatch, max_wait_ms, expected):
-    """On a clock of its own, which only waiting moves on; woken after 0.1 s, it waits for the rest."""
-    now, asked_for = [0.0], []
-
-    class Recorded(threading.Condition):
-        def wait(self, timeout=None):
-            if timeout is None:  # for the first request
-                return super().wait()
-            asked_for.append(timeout)
-            now[0] += min(timeout, 0.1)
-            return False
-
-    monkeypatch.setattr(crew, "threading", SimpleNamespace(**{**vars(threading), "Condition": Recorded}))
-    monkeypatch.setattr(merging, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with Encoder.load(bundle, threads=1, max_wait_ms=max_wait_ms) as encoder:
-        assert asyncio.run(encoder.aencode(["a"])).shape == (1, HIDDEN)
-    assert asked_for == pytest.approx(expected)
