@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.manifest import Output
+from cls_runtime.encoding.overflow import TruncationSide
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import ClosedError, DeadlineError, InvalidVectorError, OverloadedError, TextError, TextTooLongError, UsageError
@@ -50,7 +51,7 @@ async def encode(
     prompt_name: str | None = None,
     dimensions: int | None = None,
     truncate: bool | None = None,
-    truncation_side: str | None = None,
+    truncation_side: TruncationSide | None = None,
 ) -> tuple[Float32, EncodeReport]:
     """Vectors float32 [n, width] of a request's n texts, and the report on them.
 
