@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -49,7 +51,7 @@ from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.needed_files import encoder_files
-from cls_runtime.errors import DeadlineError, DimensionsWarning, UsageError
+from cls_runtime.errors import DimensionsWarning, UsageError
 from cls_runtime.progress_bar import ProgressBar
 
 Float32 = NDArray[np.float32]
@@ -88,8 +90,7 @@ class Encoder:
         self._runner = BatchRunner(engine, tokenizer, token_budget=options.token_budget, slots=slots)
         self._merger = RequestMerger(
             self._runner,
-            rounds_at_once=engine.workers,
-            token_budget=options.token_budget,
+            workers=engine.workers,
             max_waiting_texts=options.max_waiting_texts,
             max_waiting_characters=options.max_waiting_characters,
         )
@@ -479,16 +480,18 @@ class Encoder:
         """The work of those two, so that a warning names the line of whoever awaits one of them."""
         import asyncio  # whoever awaits has it; for everybody else it is a tenth of the time to the first vector
 
+        deadline = None if timeout_s is None else time.monotonic() + _checked_seconds(timeout_s)
         self._runner.check_usable()
         form = self._form(options, stacklevel=3)
         inputs = distinct(self._whole(texts, form))
         rows, report = empty_rows(0, form.graph_output, form.width), EncodeReport()
         if inputs.once.texts:
-            submitted = self._merger.submit(inputs.once, form.graph_output, width=form.width, overflow=overflow)
+            loop = asyncio.get_running_loop()
+            request = self._merger.submit(inputs.once, form.graph_output, width=form.width, overflow=overflow, loop=loop, deadline=deadline)
             try:
-                rows, report, lengths = await asyncio.wait_for(asyncio.wrap_future(submitted), timeout_s)
-            except asyncio.TimeoutError:
-                raise DeadlineError(f"timeout_s is {timeout_s}, the request was not done by then; try again later") from None
+                rows, report, lengths = await request.future
+            finally:
+                self._merger.withdraw(request)
             report = inputs.report_of_all(report, lengths)
         vectors, report = self._completed(inputs, rows, report, form)
         self._warn_of_truncation(report.truncated, overflow, stacklevel=3)
@@ -682,3 +685,14 @@ def _running(other: Encoder) -> BatchRunner:
     if not isinstance(other, Encoder):
         raise UsageError(f"shares_threads_of is a {type(other).__name__}, expected an Encoder or None")
     return other._runner  # noqa: SLF001  one of its own class
+
+
+def _checked_seconds(timeout_s: float) -> float:
+    """`timeout_s`, which is a number of seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise UsageError(f"timeout_s is {timeout_s!r}, expected a number of seconds above 0, or None for no deadline")
+    return timeout_s

@@ -36,22 +36,28 @@ class Crew:
         """Whether this is the process that it was made in. After a fork there are no threads, and the lock may be held by one of them."""
         return os.getpid() == self._process
 
-    def add(self, work: Callable[[], None]) -> None:
-        """Starts one more thread, unless there are as many as there may be. Called with `told` held.
+    @property
+    def size(self) -> int:
+        """How many threads there are."""
+        return len(self._threads)
+
+    def add(self, work: Callable[[], None]) -> bool:
+        """Starts one more thread, unless there are as many as there may be, and says whether it did. Called with `told` held.
 
         Raises:
             EngineError: there is none yet, and none can be started.
         """
         if len(self._threads) == self._most:
-            return
+            return False
         thread = threading.Thread(target=work, name=f"{self._name}-{len(self._threads)}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             if not self._threads:
                 raise EngineError(f"a thread is needed and none can be started ({error}); let the process have more of them") from error
-            return  # those that are there do it
+            return False  # those that are there do it
         self._threads.append(thread)
+        return True
 
     def dismiss(self) -> None:
         """Tells the threads to end when they have done what they are at, and does not wait."""

@@ -1,154 +1,143 @@
 """Merges requests that come at the same time, as a service's do, into batches. The work behind `Encoder.aencode`.
 
-- A round takes some texts of each waiting request in turn, so that a long request does not hold up the short ones behind it.
+- A worker that is idle takes what waits at once; what comes while all of them work is the next round.
+- A round is bounded by time, and so is a request's share of it, so that a long request does not hold up the short ones behind it.
 - A request that would bring what waits over `max_waiting_texts` or `max_waiting_characters` is refused: memory does not grow with the load.
-- What is wrong with one request is its own: its neighbours in the round are computed again without it. What is left of it is dropped.
+- What is wrong with one request is its own. What is left of one that failed, was withdrawn or is too late is dropped at once.
+- What a round completes is handed to each event loop with one call: every wake-up of another thread costs both.
 - The threads end with the Encoder that they work for, closed or not, and before the interpreter does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cls_runtime.encoding.chunks import Window, distinct
+from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.crew import Crew
 from cls_runtime.encoding.overflow import Overflow
-from cls_runtime.encoding.report import EncodeReport, QueueState, truncations
-from cls_runtime.encoding.rows import Rows, empty_rows
+from cls_runtime.encoding.pace import Pace
+from cls_runtime.encoding.report import QueueState
+from cls_runtime.encoding.request import Outcome, Request
+from cls_runtime.encoding.request_queue import RequestQueue, Round
+from cls_runtime.encoding.rounds import computed
 from cls_runtime.encoding.runner import CLOSED, BatchRunner
-from cls_runtime.encoding.tokenizer import Text, characters
-from cls_runtime.errors import ClosedError, ClsError, OverloadedError
+from cls_runtime.errors import ClosedError, DeadlineError, OverloadedError
+
+if TYPE_CHECKING:
+    import asyncio
 
 MAX_WAITING_TEXTS = 8192
 MAX_WAITING_CHARACTERS = 2**25  # as many texts as that, of two pages each
 
-# A request's share of a round, before the next one's turn: so many texts, or those that bring it to so many characters.
-SHARE_TEXTS = 32
-SHARE_CHARACTERS = 2**16
-# A round's size in token budgets: enough texts that neighbours in a batch are about equally long.
-ROUND_BUDGETS = 4
-# For a guess at the tokens of a text that is not tokenized yet.
-CHARACTERS_PER_TOKEN = 4
-
-# A request's rows, its report, and the tokens of each text.
-Outcome = tuple[Rows, EncodeReport, NDArray[np.intp]]
-
-
-@dataclass(eq=False)
-class _Request:
-    """Texts on their way to vectors. `taken` of them are in a round or done, `missing` are not done yet; `waiting` characters not taken."""
-
-    window: Window
-    output: str
-    overflow: Overflow
-    width: int
-    rows: Rows
-    missing: int
-    waiting: int
-    taken: int = 0
-    report: EncodeReport = field(default_factory=EncodeReport)
-    lengths: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
-    since: float = field(default_factory=time.monotonic)
-    future: Future[Outcome] = field(default_factory=Future)
-
-    @property
-    def kind(self) -> tuple[str, bool, bool]:
-        return self.output, self.overflow.refuses, self.overflow.truncate_left
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The texts `start` to `stop` of a request, with so many characters."""
-
-    request: _Request
-    start: int
-    stop: int
-    characters: int
-
-    @property
-    def window(self) -> Window:
-        return self.request.window.part(self.start, self.stop)
+_Delivery = tuple["asyncio.Future[Outcome]", Outcome | Exception]
 
 
 class RequestMerger:
-    """A queue of requests, and the threads that compute them round by round. Safe to use from several threads at once."""
+    """A queue of requests, and the threads that compute them round by round. Safe to use from several threads and event loops at once."""
 
-    def __init__(
-        self,
-        runner: BatchRunner,
-        *,
-        rounds_at_once: int,
-        max_waiting_texts: int,
-        max_waiting_characters: int,
-        token_budget: int,
-    ) -> None:
+    def __init__(self, runner: BatchRunner, *, workers: int, max_waiting_texts: int, max_waiting_characters: int) -> None:
         self._runner = runner
+        self._workers = workers
         self._max_waiting_texts = max_waiting_texts
         self._max_waiting_characters = max_waiting_characters
-        self._token_budget = token_budget
-        self._requests: deque[_Request] = deque()
-        self._waiting_texts = 0
-        self._waiting_characters = 0
-        self._crew = Crew(rounds_at_once, name="cls-encoder-merge")
+        self._pace = Pace()
+        self._queue = RequestQueue(self._pace)
+        self._idle = 0
+        self._running = 0
+        self._busy_since = 0.0
+        self._crew = Crew(workers, name="cls-encoder-merge")
         self._arrived = self._crew.told
-
-    @property
-    def state(self) -> QueueState:
-        """What waits."""
-        return QueueState(texts=self._waiting_texts, characters=self._waiting_characters)
 
     def end_with(self, owner: object) -> None:
         """Lets the threads end when `owner` is collected."""
         weakref.finalize(owner, self._crew.dismiss).atexit = False
 
-    def submit(self, window: Window, output: str, *, width: int, overflow: Overflow) -> Future[Outcome]:
-        """Queues a request; the future's result is its rows and its report. Cancel the future to withdraw it.
+    @property
+    def state(self) -> QueueState:
+        """What waits. It takes no lock: a figure may be that of a moment later than the one before it."""
+        queue = self._queue
+        running, tokens_per_second = queue.running_tokens, self._pace.tokens_per_second * self._workers
+        stalled_s = time.monotonic() - max(self._busy_since, self._runner.last_ended) if queue.held_texts else 0.0
+        return QueueState(
+            texts=queue.texts,
+            characters=queue.characters,
+            seconds=(queue.tokens + running) / tokens_per_second,
+            turn_seconds=(queue.turn_tokens + running) / tokens_per_second,
+            stalled_s=max(0.0, stalled_s),
+        )
 
-        The report's tokens, padding and batches are those of the rounds that the request was part of, neighbours included.
+    def submit(
+        self,
+        window: Window,
+        output: str,
+        *,
+        width: int,
+        overflow: Overflow,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float | None = None,
+    ) -> Request:
+        """Queues a request, on the thread of the event loop that its future belongs to. `withdraw` it when that is awaited no more.
 
         Args:
             window: its distinct texts.
             output: the graph output.
             width: the width of its last axis.
             overflow: what to do about texts that are too long.
+            loop: the event loop.
+            deadline: when its outcome is a DeadlineError, by `time.monotonic`; None for never.
 
         Raises:
             OverloadedError: too many texts or characters are waiting.
             ClosedError: after `close`.
             EngineError: there is no thread, and none can be started.
         """
-        count, size = len(window.texts), sum(map(characters, window.texts))
+        request = Request.of(
+            window, output, width=width, overflow=overflow, loop=loop, deadline=deadline, max_length=self._runner.max_length
+        )
+        count, size = request.count, sum(request.sizes)
         with self._arrived:
             if self._crew.dismissed:
                 raise ClosedError(CLOSED)
-            self._check_room(self._waiting_texts, count, self._max_waiting_texts, "texts")
-            self._check_room(self._waiting_characters, size, self._max_waiting_characters, "characters")
-            self._crew.add(self._work)
-            request = _Request(window, output, overflow, width, empty_rows(count, output, width), count, size)
-            request.lengths = np.zeros(count, dtype=np.intp)
-            self._waiting_texts += count
-            self._waiting_characters += size
-            self._requests.append(request)
-            self._arrived.notify_all()
-        request.future.add_done_callback(self._drop)
-        return request.future
+            self._check_room(self._queue.held_texts, count, self._max_waiting_texts, "texts")
+            self._check_room(self._queue.held_characters, size, self._max_waiting_characters, "characters")
+            while self._crew.add(self._work):
+                pass
+            if not self._queue.held_texts:
+                self._busy_since = request.since
+            self._queue.add(request)
+            if self._idle:
+                self._arrived.notify()
+        if deadline is not None:
+            request.timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._give_up, request)
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """Takes what waits of a request out of the queue, unless it has its outcome. Nobody awaits its future any more."""
+        if request.timer is not None:
+            request.timer.cancel()
+            request.timer = None
+        if request.ended or not self._crew.is_here:
+            return
+        request.future.cancel()
+        with self._arrived:
+            if not request.ended:
+                request.ended = True
+                self._queue.remove(request)
 
     def close(self) -> None:
         """Ends the threads after the rounds under way; what still waits fails with ClosedError. May be called more than once."""
         self._crew.dismiss()
         if self._crew.is_here:
             with self._arrived:
-                waiting = list(self._requests)
-            for request in waiting:
-                _fail(request, ClosedError(CLOSED))
+                waiting = self._queue.waiting()
+                for request in waiting:
+                    request.ended = True
+                    self._queue.remove(request)
+            _hand_out([(request, ClosedError(CLOSED)) for request in waiting])
             self._crew.end()
 
     def _check_room(self, waiting: int, more: int, most: int, what: str) -> None:
@@ -158,147 +147,89 @@ class RequestMerger:
                 "once, or use encode or stream for a bulk job"
             )
 
-    def _drop(self, future: Future[Outcome]) -> None:
-        """Takes what is left of a request that failed or was withdrawn out of the queue."""
-        if not future.cancelled() and future.exception() is None:
+    def _give_up(self, request: Request) -> None:
+        """What the event loop does at a request's deadline, whatever the threads are at."""
+        if not request.future.done():
+            request.future.set_exception(_too_late(request))
+        if not self._crew.is_here:
             return
         with self._arrived:
-            for request in self._requests:
-                if request.future is future:
-                    self._requests.remove(request)
-                    self._leave(len(request.window.texts) - request.taken, request.waiting)
-                    break
-
-    def _leave(self, texts: int, size: int) -> None:
-        self._waiting_texts -= texts
-        self._waiting_characters -= size
+            if not request.ended:
+                request.ended = True
+                self._queue.remove(request)
 
     def _work(self) -> None:
-        while shares := self._next_round():
-            self._compute(shares)
-            with self._arrived:
-                for share in shares:
-                    self._done(share)
+        while self._one_round():
+            pass
 
-    def _next_round(self) -> list[_Share]:
-        """Waits for requests and takes a share of each in turn; nothing once closed."""
+    def _one_round(self) -> bool:
+        """Waits for requests, computes a share of each in turn, and hands out what is complete. Whether there is more to come."""
+        taken = self._next_round()
+        if taken is None:
+            return False
+        begun = time.perf_counter()
+        results = computed(self._runner, taken.shares)
+        seconds = time.perf_counter() - begun
+        complete: list[tuple[Request, Exception | None]] = []
         with self._arrived:
-            while not self._crew.dismissed:
-                while not self._requests and not self._crew.dismissed:
-                    self._arrived.wait()
-                if shares := self._take():
-                    return shares
-            return []
+            self._running -= 1
+            self._queue.done(taken)
+            if all(result.error is None for result in results):
+                self._pace.add(taken.tokens, seconds)
+            for share, result in zip(taken.shares, results, strict=True):
+                request = share.request
+                if not request.ended and (result.error is not None or request.takes_in(share, result)):
+                    request.ended = True
+                    self._queue.remove(request)
+                    complete.append((request, result.error))
+        _hand_out([(request, error or request.outcome) for request, error in complete])
+        return True
 
-    def _take(self) -> list[_Share]:
-        """One round: shares of requests for one output, the longest-waiting first. Those with texts left go to the end of the queue."""
-        shares: list[_Share] = []
-        others: list[_Request] = []
-        tokens = 0
-        while self._requests and tokens < ROUND_BUDGETS * self._token_budget:
-            request = self._requests.popleft()
-            if request.future.done():  # withdrawn just now
-                self._leave(len(request.window.texts) - request.taken, request.waiting)
-                continue
-            if shares and request.kind != shares[0].request.kind:
-                others.append(request)
-                continue
-            share = _next_share(request)
-            shares.append(share)
-            request.taken, request.waiting = share.stop, request.waiting - share.characters
-            tokens += sum(_guessed_tokens(text) for text in request.window.texts[share.start : share.stop])
-            if request.taken < len(request.window.texts):
-                self._requests.append(request)
-        self._requests.extendleft(reversed(others))
-        return shares
-
-    def _compute(self, shares: Sequence[_Share]) -> None:
-        shares = [share for share in shares if not share.request.future.done()]  # of a request that failed there may be more of them
-        if not shares:
-            return
-        try:
-            self._run(shares)
-        except ClsError as error:
-            if len(shares) == 1:
-                _fail(shares[0].request, error)
-                return
-            for share in shares:
-                self._compute([share])
-        except BaseException as error:  # noqa: BLE001  whatever it is, someone waits for it
-            for share in shares:
-                _fail(share.request, error)
-
-    def _run(self, shares: Sequence[_Share]) -> None:
-        """Computes shares together; each text's row goes to its request."""
-        first = shares[0]
-        windows = [share.window for share in shares]
-        # A share alone keeps its own indices, so that an error names the text's place in its caller's input.
-        merged = windows[0] if len(windows) == 1 else _concatenated(windows)
-        texts = distinct(merged)
-        (done,) = self._runner.compute([texts.once], first.request.output, width=first.request.width, overflow=first.request.overflow)
-        rows, cuts = texts.rows_of_all(done.rows), texts.cuts_of_all(done.report.truncated)
-        lengths = done.lengths[texts.positions]
-        widths, numbers = np.zeros(len(done.lengths), dtype=np.intp), np.zeros(len(done.lengths), dtype=np.intp)
-        for number, batch in enumerate(done.batches):
-            widths[batch.indices], numbers[batch.indices] = batch.width, number
-        padding, numbers = widths[texts.positions] - lengths, numbers[texts.positions]
-        start = 0
-        for share, window in zip(shares, windows, strict=True):
-            part = slice(start, start + len(window.texts))
-            share.request.rows[share.start : share.stop] = rows[part]
-            share.request.lengths[share.start : share.stop] = lengths[part]
-            report = EncodeReport(
-                texts=len(window.texts),
-                tokens=int(lengths[part].sum()),
-                padding_tokens=int(padding[part].sum()),
-                batches=len(np.unique(numbers[part])),
-                truncated=truncations(window.indices, cuts[part]),
-                input_tokens=int(lengths[part].sum()),
-                tokenize_s=done.report.tokenize_s,
-                compute_s=done.report.compute_s,
-            )
+    def _next_round(self) -> Round | None:
+        """Waits for requests and takes the next round; nothing once closed."""
+        while True:
             with self._arrived:
-                share.request.report += report
-            start = part.stop
-
-    def _done(self, share: _Share) -> None:
-        """Counts a share as done, and hands out the request that is complete."""
-        request = share.request
-        count = share.stop - share.start
-        request.missing -= count
-        self._leave(count, share.characters)
-        if request.missing:
-            return
-        report = replace(request.report, truncated=tuple(sorted(request.report.truncated, key=lambda item: item.index)))
-        try:
-            request.future.set_result((request.rows, report, request.lengths))
-        except InvalidStateError:  # withdrawn, or failed by another share
-            return
-
-
-def _fail(request: _Request, error: BaseException) -> None:
-    try:
-        request.future.set_exception(error)
-    except InvalidStateError:  # withdrawn, or failed by another share
-        return
+                while not self._queue and not self._crew.dismissed:
+                    self._idle += 1
+                    self._arrived.wait()
+                    self._idle -= 1
+                if self._crew.dismissed:
+                    return None
+                taken, expired = self._queue.take(self._crew.size - self._running, time.monotonic())
+                if taken is not None:
+                    self._running += 1
+                    if self._queue and self._idle:
+                        self._arrived.notify()
+            _hand_out([(request, _too_late(request)) for request in expired])
+            del expired
+            if taken is not None:
+                return taken
 
 
-def _next_share(request: _Request) -> _Share:
-    start = stop = request.taken
-    size = 0
-    while stop < len(request.window.texts) and stop - start < SHARE_TEXTS and size < SHARE_CHARACTERS:
-        size += characters(request.window.texts[stop])
-        stop += 1
-    return _Share(request, start, stop, size)
+def _hand_out(outcomes: Sequence[tuple[Request, Outcome | Exception]]) -> None:
+    """Gives requests their outcomes, with one call into each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Delivery]] = {}
+    for request, outcome in outcomes:
+        by_loop.setdefault(request.loop, []).append((request.future, outcome))
+    for loop, deliveries in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
+            loop.call_soon_threadsafe(_deliver, deliveries)
 
 
-def _concatenated(windows: Sequence[Window]) -> Window:
-    texts = [text for window in windows for text in window.texts]
-    prompt_tokens = None
-    if any(window.prompt_tokens is not None for window in windows):
-        prompt_tokens = [count for window in windows for count in window.prompt_tokens or [0] * len(window.texts)]
-    return Window(texts, range(len(texts)), prompt_tokens)
+def _deliver(deliveries: Sequence[_Delivery]) -> None:
+    """Sets futures, on the thread of their event loop. One that is done was cancelled or came to its deadline."""
+    for future, outcome in deliveries:
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
 
-def _guessed_tokens(text: Text) -> int:
-    return 2 + characters(text) // CHARACTERS_PER_TOKEN
+def _too_late(request: Request) -> DeadlineError:
+    done = request.count - request.missing
+    return DeadlineError(
+        f"timeout_s passed with {done} of {request.count} texts computed; allow more time, send fewer texts at once, or try again when "
+        "less is waiting"
+    )

@@ -76,6 +76,7 @@ class BatchRunner:
 
     Attributes:
         slots: of which whoever runs the engine holds one. Given those of another runner, both together run no more batches at once than it.
+        max_length: the tokens that the model takes of a text at most.
         observer: called after each run of the graph, on its thread.
         last_ended: when the last run of the graph ended, well or not, by `time.monotonic`.
     """
@@ -92,6 +93,7 @@ class BatchRunner:
         self._running = 0
         self._stopped = threading.Condition(threading.Lock())  # guards `_running`, and is told when the last run of a closed runner ends
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="cls-encoder")
+        self.max_length = tokenizer.max_length
         self.observer: Callable[[BatchSummary], None] | None = None
         self.last_ended = time.monotonic()
 
@@ -137,7 +139,7 @@ class BatchRunner:
                     for future, _ in job.futures:
                         future.cancel()
 
-    def tokenize(self, window: Window, overflow: Overflow) -> tuple[list[TokenizedText], tuple[Truncation, ...]]:
+    def tokenize(self, window: Window, overflow: Overflow) -> tuple[list[TokenizedText], list[Truncation]]:
         """The tokens of a window's texts, and which were cut.
 
         Raises:
@@ -145,11 +147,9 @@ class BatchRunner:
             TextTooLongError: `overflow` refuses, and a text is too long.
         """
         texts = self._tokenizer.tokenize(window.texts, indices=window.indices, truncate_left=overflow.truncate_left)
-        truncated = tuple(
-            Truncation(index, text.removed, text.at_least) for index, text in zip(window.indices, texts, strict=True) if text.removed
-        )
+        truncated = cuts_of(window, texts)
         if overflow.refuses:
-            check_overflow(truncated, max_length=self._tokenizer.max_length)
+            check_overflow(truncated, max_length=self.max_length)
         return texts, truncated
 
     def compute_here(self, texts: Sequence[TokenizedText], prompt_tokens: Sequence[int] | None, output: str, *, width: int) -> Computed:
@@ -207,7 +207,8 @@ class BatchRunner:
         """Tokenizes a window and hands its batches to the workers; a single batch runs here, which saves the hand-over."""
         begun = time.perf_counter()
         texts, truncated = self.tokenize(window, overflow)
-        job = self._planned(texts, window.prompt_tokens, output, width=width, truncated=truncated, tokenize_s=time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        job = self._planned(texts, window.prompt_tokens, output, width=width, truncated=truncated, tokenize_s=seconds)
         for batch in job.batches:
             if self._engine.workers == 1 or len(job.batches) == 1:
                 self._run(job, batch)
@@ -224,13 +225,13 @@ class BatchRunner:
         output: str,
         *,
         width: int,
-        truncated: tuple[Truncation, ...] = (),
+        truncated: Sequence[Truncation] = (),
         tokenize_s: float = 0.0,
     ) -> _Job:
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
         batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
         rows = empty_rows(len(texts), output, width)
-        return _Job(texts, prompt_tokens, output, width, lengths, batches, rows, truncated, tokenize_s)
+        return _Job(texts, prompt_tokens, output, width, lengths, batches, rows, tuple(truncated), tokenize_s)
 
     def _submit(self, job: _Job, batch: Batch) -> Future[None]:
         future: Future[None] = Future()
@@ -291,3 +292,8 @@ def _completed(job: _Job, progress: Callable[[int], None] | None) -> Computed:
         if progress is not None:
             progress(len(batch.indices))
     return job.computed
+
+
+def cuts_of(window: Window, texts: Sequence[TokenizedText]) -> list[Truncation]:
+    """Those of a window's texts that were cut when they became tokens."""
+    return [Truncation(index, text.removed, text.at_least) for index, text in zip(window.indices, texts, strict=True) if text.removed]

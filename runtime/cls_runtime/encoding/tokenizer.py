@@ -175,7 +175,8 @@ class TextTokenizer:
             encoding, complete, before = self._encode_long(text, index, left=left, located=True)
         else:
             (encoding,), complete, before = self._encodings([text], [index], located=True), True, [0, 0]
-        return encoding, self._limited(encoding, left=left, at_least=not complete), self._kept(encoding, left=left), before
+        kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
+        return encoding, self._limited(encoding, left=left, at_least=not complete), kept, before
 
     def _encode_long(self, text: Text, index: int, *, left: bool, located: bool = False) -> tuple[Encoding, bool, list[int]]:
         """As much of a long text as settles its tokens, whether that is all, and how many characters of each part are before it."""
@@ -217,12 +218,8 @@ class TextTokenizer:
         removed = len(ids) - self.max_length
         if removed <= 0:
             return TokenizedText(ids, type_ids, 0)
-        kept = self._kept(encoding, left=left)
+        kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
         return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed, at_least)
-
-    def _kept(self, encoding: Encoding, *, left: bool) -> NDArray[np.intp]:
-        """The positions that stay."""
-        return kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
 
     def check_ids(self, ids: NDArray[np.int64]) -> None:
         """Refuses token ids [n] that the model has no row for; an engine may read beside its table.
@@ -279,9 +276,7 @@ def _block_sizes(texts: Sequence[Text]) -> list[int]:
     sizes: list[int] = []
     held = 0
     for text in texts:
-        size = characters(text)
-        if size > LONG_CHARACTERS[0]:
-            size = BLOCK_CHARACTERS + 1
+        size = BLOCK_CHARACTERS + 1 if characters(text) > LONG_CHARACTERS[0] else characters(text)
         if not sizes or held + size > BLOCK_CHARACTERS:
             sizes.append(0)
             held = 0

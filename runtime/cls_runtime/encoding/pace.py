@@ -1,0 +1,52 @@
+"""How fast an engine is, as the last rounds of requests were, and how much of them fits into a stretch of time."""
+
+from __future__ import annotations
+
+from cls_runtime.encoding.tokenizer import LONG_CHARACTERS
+
+# What one worker takes on at a time: so much and no more is waited for, and neighbours in a batch are about equally long.
+ROUND_SECONDS = 0.040
+# One request's share of it while others wait.
+SHARE_SECONDS = 0.003
+
+# What counts as known before the first round, and half of what is known by so many seconds of rounds later.
+FIRST_TOKENS_PER_SECOND = 20_000.0
+FIRST_SECONDS = 0.05
+HALF_LIFE_S = 1.0
+
+CHARACTERS_PER_TOKEN = 4
+# A character that becomes no token is tokenized all the same, in about a sixteenth of the time that its share of a token would take.
+CUT_CHARACTERS_PER_TOKEN = 64
+
+
+def guessed_tokens(characters: int, most: int) -> int:
+    """A guess at the work that a text of so many characters is, in tokens, of which the model takes at most `most`."""
+    if characters <= CHARACTERS_PER_TOKEN * most:
+        return 2 + characters // CHARACTERS_PER_TOKEN
+    return 2 + most + min(characters, LONG_CHARACTERS[0]) // CUT_CHARACTERS_PER_TOKEN
+
+
+class Pace:
+    """The guessed tokens that one worker does in a second. Its owner's lock guards it."""
+
+    def __init__(self) -> None:
+        self._seconds = FIRST_SECONDS
+        self._tokens = FIRST_TOKENS_PER_SECOND * FIRST_SECONDS
+        self.tokens_per_second = FIRST_TOKENS_PER_SECOND
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Counts a round."""
+        kept = 0.5 ** (seconds / HALF_LIFE_S)
+        self._seconds = kept * self._seconds + seconds
+        self._tokens = kept * self._tokens + tokens
+        self.tokens_per_second = self._tokens / self._seconds
+
+    @property
+    def round_tokens(self) -> int:
+        """How many make a round."""
+        return 1 + int(ROUND_SECONDS * self.tokens_per_second)
+
+    @property
+    def share_tokens(self) -> int:
+        """How many make a request's share."""
+        return 1 + int(SHARE_SECONDS * self.tokens_per_second)
