@@ -87,7 +87,7 @@ class Served:
         parts: Sequence[bytes] | None = None,
         leaves: asyncio.Event | None = None,
     ) -> Future[Answer]:
-        """Sends a request and does not wait. What is not bytes is sent as JSON; `parts` come one by one; `leaves` is when the client goes."""
+        """Sends a request and does not wait. What is not bytes becomes JSON; `parts` come one by one; the client goes at `leaves`."""
         pieces = parts if parts is not None else [b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()]
         return asyncio.run_coroutine_threadsafe(self._ask(method, path, pieces, headers, leaves), self.loop)
 
