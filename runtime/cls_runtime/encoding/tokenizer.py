@@ -199,13 +199,13 @@ class TextTokenizer:
         """
         array = np.asarray(ids)
         if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
-            raise TextError(f"ids {index} are no list of whole numbers of at most 64 bits", index=index)
+            raise TextError(f"list {index} is none of whole numbers of at most 64 bits", index=index)
         unknown = array[(array < 0) | (array >= len(self._known_ids))] if array.size else array
         if not unknown.size and array.size:
             unknown = array[~self._known_ids[array]]
         if unknown.size:
             raise TextError(
-                f"ids {index} have {int(unknown[0])}, which is no token's; this model's are from 0 to {len(self._known_ids) - 1}",
+                f"list {index} has the id {int(unknown[0])}, which is no token's; this model's are from 0 to {len(self._known_ids) - 1}",
                 index=index,
             )
         try:
@@ -213,7 +213,7 @@ class TextTokenizer:
         except BaseException as error:  # TypeError or the bare class, by version; or a panic
             if not is_refusal(error):
                 raise
-            raise TextError(f"the tokenizer refused ids {index}: {one_line(error)}", index=index) from None
+            raise TextError(f"the tokenizer refused list {index}: {one_line(error)}", index=index) from None
         return text
 
     @cached_property

@@ -19,6 +19,9 @@ MOST_STRINGS = 2**18
 # A body of fewer bytes has not so many strings, quotes and commas included.
 _FEW_BYTES = 3 * MOST_STRINGS
 
+# Of a content-length; Python reads no number of thousands of them.
+_MOST_DIGITS = 18
+
 _TEXT_FIELDS = frozenset({"", "input", "inputs", "texts", "query", "documents", "source_sentence", "sentences"})
 _MISMATCH = re.compile(r"Expected `(.+)`, got `(\w+)`")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
@@ -28,7 +31,7 @@ _IN_WORDS = {
     "str": "a string",
     "int": "a whole number",
     "float": "a number",
-    "bool": "true or false",
+    "bool": "a boolean",
     "array": "a list",
     "object": "an object",
 }
@@ -48,7 +51,7 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
         if name == b"content-length":
             if not value.isdigit():
                 raise Refusal("malformed", "content-length is no number")
-            if int(value) > limit:
+            if len(value) > _MOST_DIGITS or int(value) > limit:
                 raise too_large(limit)
     parts: list[bytes] = []
     size = held = 0
@@ -82,6 +85,9 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
         Refusal: it is not UTF-8, not JSON, nested too deep, of another type, has too many strings, token ids for texts, or asks for
             other vectors.
     """
+    most_commas = getattr(decoder.type, "most_commas", None)
+    if most_commas is not None and body.count(b",") > most_commas:
+        raise Refusal("too_large", "the body has far more numbers than are taken at once; send fewer", code="too_many_inputs")
     if len(body) > _FEW_BYTES:
         # A string has two quotes that no backslash is before; where its last character is a backslash, one.
         strings = (body.count(b'"') - body.count(b'\\"')) // 2

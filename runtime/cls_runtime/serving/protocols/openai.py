@@ -170,17 +170,20 @@ def _in_base64(index: int, row: Float32) -> dict[str, Any]:
 
 
 async def models(call: Call[None]) -> Response:
-    """The models that are served."""
-    return JsonResponse({"object": "list", "data": [_model(model) for model in call.service.models.all]})
+    """The models that are served, by each name that they have."""
+    data = [_model(model, name) for model in call.service.models.all for name in model.names]
+    return JsonResponse({"object": "list", "data": data})
 
 
 async def one_model(call: Call[None]) -> Response:
     """One of them."""
-    return JsonResponse(_model(call.service.models.find(call.path["id"])))
+    asked = call.path["id"]
+    model = call.service.models.find(asked)
+    return JsonResponse(_model(model, asked if asked in model.names else model.name))
 
 
-def _model(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.loaded_at, "owned_by": "cls-export"}
+def _model(model: ServedModel, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": model.loaded_at, "owned_by": "cls-export"}
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

@@ -96,7 +96,7 @@ class Info(msgspec.Struct):
     fingerprint: str
     variant: str
     engine: str
-    dimensions: int | None
+    dimensions: int
     prompts: list[str]
     models: list[str]
 
@@ -170,7 +170,7 @@ async def info(call: Call[None]) -> Response:
                 fingerprint=model.fingerprint,
                 variant=about.variant,
                 engine=about.engine,
-                dimensions=manifest.width("sentence") if "sentence" in model.encoder.outputs else None,
+                dimensions=manifest.width("sentence"),
                 prompts=list(known_prompts(manifest)),
                 models=call.service.models.names,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from starlette.responses import Response
@@ -46,7 +46,9 @@ class Token(msgspec.Struct):
 
 
 class DecodeRequest(msgspec.Struct, kw_only=True):
-    """The body of POST /decode."""
+    """The body of POST /decode; one with more commas is not even read."""
+
+    most_commas: ClassVar[int] = 2 * MOST_IDS
 
     ids: list[int | list[int]]
     model: str | None = None
