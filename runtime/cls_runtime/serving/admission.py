@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from cls_runtime.encoder import Encoder
 from cls_runtime.serving.refusal import Refusal
+
+Value = TypeVar("Value")
 
 # A request of at most so many texts waits for one turn of each of the others, a larger one for all that they have left.
 SMALL_INPUTS = 32
 # All bodies that are being read, in bodies of the largest size.
 BODIES_HELD = 16
+# Requests that wait for their text to be tokenized, or ids to be decoded, which is done for one of them at a time.
+WAITING_FOR_TOKENIZER = 64
 
 
 class Admission:
     """Refuses what would have to wait longer than `max_queue_ms`, before anything of it is queued."""
 
     def __init__(self, encoders: Sequence[Encoder], *, max_queue_ms: float) -> None:
-        self._encoders = encoders
+        self._encoders = tuple(encoders)
         self._most_s = max_queue_ms / 1e3
+        self._tokenizing = asyncio.Semaphore(1)
+        self._wait_for_tokenizer = 0
 
     def waits_s(self, inputs: int) -> float:
-        """How long a request of so many inputs would wait, by the engines' measured pace."""
-        queues = [encoder.queue for encoder in self._encoders]
-        return sum(queue.turn_seconds if inputs <= SMALL_INPUTS else queue.seconds for queue in queues)
+        """How long a request of so many inputs would wait, by the engines' measured pace. All bundles share the threads."""
+        if inputs <= SMALL_INPUTS:
+            return sum(encoder.queue.turn_seconds for encoder in self._encoders)
+        return sum(encoder.queue.seconds for encoder in self._encoders)
 
     def check(self, inputs: int) -> None:
         """Refuses a request of so many inputs where the queue is full.
@@ -40,6 +49,34 @@ class Admission:
                 code="overloaded",
                 retry_after_s=max(1, math.ceil(wait - self._most_s)),
             )
+
+    async def in_turn(self, tokenize: Callable[[], Value]) -> Value:
+        """The result of `tokenize`, on another thread, when that of every request before it is done: meanwhile it takes hundreds of bytes a
+        character. What is under way is not ended, and nothing begins before it is, also where nobody awaits it any more.
+
+        Raises:
+            Refusal: too many wait for their turn.
+        """
+        if self._wait_for_tokenizer >= WAITING_FOR_TOKENIZER:
+            raise Refusal(
+                "overloaded",
+                f"{self._wait_for_tokenizer} requests wait for a tokenizer; try again later",
+                code="overloaded",
+                retry_after_s=1,
+            )
+        self._wait_for_tokenizer += 1
+        try:
+            await self._tokenizing.acquire()
+        finally:
+            self._wait_for_tokenizer -= 1
+        under_way = asyncio.get_running_loop().run_in_executor(None, tokenize)
+        under_way.add_done_callback(self._next)
+        return await asyncio.shield(under_way)
+
+    def _next(self, under_way: asyncio.Future[Any]) -> None:
+        self._tokenizing.release()
+        if not under_way.cancelled():
+            under_way.exception()  # whoever awaits it gets it; where nobody does, it is no news
 
 
 class BodyBudget:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.overflow import TruncationSide
+from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.errors import ClosedError, DeadlineError, InvalidVectorError, OverloadedError, TextError, TextTooLongError, UsageError
@@ -29,11 +30,11 @@ def check_inputs(call: Call[Any], count: int, *, param: str) -> None:
     """
     most = call.service.options.max_inputs
     if not count:
-        raise Refusal("empty", f"{param} is an empty list, expected at least one text", param=param)
+        raise Refusal("empty", f"{param} is an empty list; send at least one", param=param)
     if count > most:
         raise Refusal(
             "too_large",
-            f"{param} has {count:,} texts, at most {most:,} are taken at once (--max-inputs)",
+            f"{param} has {count:,} items, at most {most:,} are taken at once (--max-inputs)",
             param=param,
             code="too_many_inputs",
         )
@@ -70,8 +71,11 @@ async def encode(
     record, service = call.record, call.service
     record.model, record.fingerprint = model.name, model.fingerprint
     check_inputs(call, len(texts), param=param)
+    if output not in model.encoder.outputs:
+        raise Refusal("unsupported", f"{model.name} has no {output}; it has {', '.join(model.encoder.outputs)}")
     if dimensions is not None:
         check_dimensions(model, dimensions)
+    prompt_name = prompt_of(call, model, prompt_name, output=output)
     service.admission.check(len(texts))
     began = time.perf_counter()
     try:
@@ -79,16 +83,38 @@ async def encode(
             texts,
             output=output,
             normalize=normalize,
-            prompt_name=prompt_name if prompt_name is not None else service.options.prompt_name if output == "sentence" else None,
+            prompt_name=prompt_name,
             dimensions=dimensions,
             on_overflow=None if truncate is None else "truncate" if truncate else "raise",
             truncation_side=truncation_side,
             timeout_s=max(1e-3, service.options.deadline_s - (began - record.started_s)),
         )
     except Exception as error:
-        raise _refusal(error, param) from error
+        raise refusal_of(error, param=param) from error
     record.add(report)
     return vectors, report
+
+
+def prompt_of(call: Call[Any], model: ServedModel, prompt_name: str | None, *, output: Output = "sentence") -> str | None:
+    """The name of the prompt that goes before a request's texts: its own, or the server's; None for the model's default.
+
+    Raises:
+        Refusal: the bundle has no prompt of that name, or has left out of its graph how the model reads one.
+    """
+    if prompt_name is None and output == "sentence":
+        prompt_name = call.service.options.prompt_name
+    manifest = model.encoder.manifest
+    if prompt_name is not None:
+        prompts = known_prompts(manifest)
+        if prompt_name not in prompts:
+            raise Refusal(
+                "invalid",
+                f"prompt_name is {prompt_name[:100]!r}, {model.name} has {', '.join(prompts)}; name one of these or leave it out",
+                param="prompt_name",
+            )
+        if prompts[prompt_name] and not manifest.source_pooling.include_prompt and not manifest.leaves_prompt_out:
+            raise Refusal("unsupported", f"{model.name} was exported without what its prompts need; leave prompt_name out")
+    return prompt_name
 
 
 def check_dimensions(model: ServedModel, dimensions: int) -> None:
@@ -102,23 +128,27 @@ def check_dimensions(model: ServedModel, dimensions: int) -> None:
     sizes = sorted({width, *manifest.matryoshka_dims, *(() if manifest.truncate_dim is None else (manifest.truncate_dim,))})
     if dimensions not in sizes:
         listed = ", ".join(map(str, sizes))
+        found = dimensions if abs(dimensions) < 10**9 else "far too large"
         raise Refusal(
-            "invalid", f"dimensions is {dimensions}, {model.name} has {listed}; ask for one of these or leave it out", param="dimensions"
+            "invalid", f"dimensions is {found}, {model.name} has {listed}; ask for one of these or leave it out", param="dimensions"
         )
 
 
-def _refusal(error: Exception, param: str) -> Exception:
+def refusal_of(error: Exception, *, param: str) -> Exception:
     """What a request gets for an error of its Encoder; what is no one's fault but ours stays as it is, and becomes a 500."""
     if isinstance(error, TextTooLongError):
-        return Refusal("invalid", f"{param}: {error}", param=param, code="context_length_exceeded")
-    if isinstance(error, (TextError, TypeError)):
+        found = str(error).partition(";")[0]
+        return Refusal(
+            "invalid", f"{param}: {found}; shorten or split it, or let it be cut (truncate)", param=param, code="context_length_exceeded"
+        )
+    if isinstance(error, TextError):
+        return Refusal("invalid", f"{param}: {error}", param=param, code="text_refused")
+    if isinstance(error, (UsageError, TypeError)):
         return Refusal("invalid", f"{param}: {error}", param=param)
-    if isinstance(error, UsageError):
-        return Refusal("invalid", str(error), param="prompt_name" if "prompt_name" in str(error) else None)
     if isinstance(error, OverloadedError):
         return Refusal("overloaded", str(error), code="overloaded", retry_after_s=1)
     if isinstance(error, DeadlineError):
-        return Refusal("late", str(error), code="deadline_exceeded", retry_after_s=1)
+        return Refusal("late", "the request was not computed within --deadline; try again later", code="deadline_exceeded", retry_after_s=1)
     if isinstance(error, ClosedError):
         return Refusal("draining", "the server is ending; try another", retry_after_s=1)
     if isinstance(error, InvalidVectorError):

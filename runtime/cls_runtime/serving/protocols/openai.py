@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from starlette.responses import Response
 
 from cls_runtime.serving import work
-from cls_runtime.serving.answers import JsonResponse, base64_of, items, with_items
-from cls_runtime.serving.bodies import OtherVectors
+from cls_runtime.serving.answers import Float32, JsonResponse, base64_of, items, with_items
+from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.refusal import Kind, Refusal
+
+Value = TypeVar("Value")
 
 # https://platform.openai.com/docs/guides/error-codes
 _TYPES: dict[Kind, str] = {
@@ -26,7 +28,11 @@ _TYPES: dict[Kind, str] = {
 
 
 class EmbeddingsRequest(OtherVectors, kw_only=True):
-    """The body of POST /v1/embeddings."""
+    """The body of POST /v1/embeddings.
+
+    `output_dimension` is `dimensions` as Mistral, Voyage and Cohere call it, `normalized` is Jina's `normalize`, `truncation` is Voyage's
+    `truncate`, and `truncation_side` vLLM's name for TEI's `truncation_direction`.
+    """
 
     input: str | list[str]
     model: str | None = None
@@ -37,6 +43,11 @@ class EmbeddingsRequest(OtherVectors, kw_only=True):
     input_type: str | None = None
     normalize: bool | None = None
     truncate: bool | None = None
+    truncation_direction: Side | None = None
+    output_dimension: int | None = None
+    normalized: bool | None = None
+    truncation: bool | None = None
+    truncation_side: Side | None = None
 
 
 class Usage(msgspec.Struct):
@@ -107,6 +118,17 @@ def prompt_of(*, prompt_name: str | None, input_type: str | None) -> str | None:
     return kind
 
 
+def either(one: Value | None, other: Value | None, *, names: tuple[str, str]) -> Value | None:
+    """What a request says by one of two names for the same.
+
+    Raises:
+        Refusal: it says two things.
+    """
+    if one is not None and other is not None and one != other:
+        raise Refusal("invalid", f"{names[0]} and {names[1]} say two different things; send one of them", param=names[1])
+    return one if one is not None else other
+
+
 async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     """Vectors of texts."""
     body = call.body
@@ -117,37 +139,51 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
         model,
         texts,
         param="input",
-        normalize=body.normalize,
+        normalize=either(body.normalize, body.normalized, names=("normalize", "normalized")),
         prompt_name=prompt_of(prompt_name=body.prompt_name, input_type=body.input_type),
-        dimensions=body.dimensions,
-        truncate=body.truncate,
+        dimensions=either(body.dimensions, body.output_dimension, names=("dimensions", "output_dimension")),
+        truncate=either(body.truncate, body.truncation, names=("truncate", "truncation")),
+        truncation_side=either(
+            truncation_side(body.truncation_direction),
+            truncation_side(body.truncation_side),
+            names=("truncation_direction", "truncation_side"),
+        ),
     )
-    in_base64 = body.encoding_format == "base64"
-    data = await items(
-        vectors, lambda index, row: {"object": "embedding", "index": index, "embedding": base64_of(row) if in_base64 else row}
-    )
+    item = _in_base64 if body.encoding_format == "base64" else _in_numbers
+    data = await items(vectors, item, record=call.record)
     about: dict[str, Any] = {
         "object": "list",
         "model": body.model or model.name,
         "usage": {"prompt_tokens": report.input_tokens, "total_tokens": report.input_tokens},
     }
     if report.truncated:
-        about["truncated"] = [item.index for item in report.truncated]
+        about["truncated"] = [cut.index for cut in report.truncated]
     return JsonResponse(with_items(about, "data", data))
 
 
+def _in_numbers(index: int, row: Float32) -> dict[str, Any]:
+    return {"object": "embedding", "index": index, "embedding": row}
+
+
+def _in_base64(index: int, row: Float32) -> dict[str, Any]:
+    return {"object": "embedding", "index": index, "embedding": base64_of(row)}
+
+
 async def models(call: Call[None]) -> Response:
-    """The models that are served."""
-    return JsonResponse({"object": "list", "data": [_model(model) for model in call.service.models.all]})
+    """The models that are served, by each name that they have."""
+    data = [_model(model, name) for model in call.service.models.all for name in model.names]
+    return JsonResponse({"object": "list", "data": data})
 
 
 async def one_model(call: Call[None]) -> Response:
     """One of them."""
-    return JsonResponse(_model(call.service.models.find(call.path["id"])))
+    asked = call.path["id"]
+    model = call.service.models.find(asked)
+    return JsonResponse(_model(model, asked if asked in model.names else model.name))
 
 
-def _model(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.loaded_at, "owned_by": "cls-export"}
+def _model(model: ServedModel, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": model.loaded_at, "owned_by": "cls-export"}
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
