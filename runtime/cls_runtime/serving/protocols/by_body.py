@@ -15,14 +15,14 @@ from cls_runtime.serving.refusal import Refusal
 
 _AT = {endpoint.path: endpoint for endpoint in (*tei.ENDPOINTS, *rerank.ENDPOINTS)}
 _PREDICT = dataclasses.replace(predict.ENDPOINTS[0], handle=predict.predict_nested)
-_ABSENT = msgspec.Raw(b"null")
+_NULL = b"null"
 
 
 class _Fields(msgspec.Struct):
     """What tells the requests apart; what is in them is left for the endpoint that takes them."""
 
-    inputs: msgspec.Raw = _ABSENT
-    query: msgspec.Raw = _ABSENT
+    inputs: msgspec.Raw = msgspec.Raw(_NULL)
+    query: msgspec.Raw = msgspec.Raw(_NULL)
     model: Any = None
 
 
@@ -38,9 +38,9 @@ async def by_body(call: Call[msgspec.Raw]) -> Response:
 
 def _meant(call: Call[Any], fields: _Fields) -> Endpoint:
     """The endpoint of TEI that takes the body. A text goes to the model that is named, or to the first: to be classified where it can."""
-    if bytes(fields.query) != _ABSENT:
+    if bytes(fields.query) != _NULL:
         return _AT["/rerank"]
-    if bytes(fields.inputs) == _ABSENT:
+    if bytes(fields.inputs) == _NULL:
         raise Refusal("malformed", "the body has neither inputs nor query, expected one of them", param="inputs")
     if bytes(fields.inputs)[:1] == b"{":
         return _AT["/similarity"]
