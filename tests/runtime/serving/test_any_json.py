@@ -1,4 +1,4 @@
-"""Whatever JSON comes to an endpoint of scores, of Cohere's or to POST /: an answer or a refusal in its protocol's words, never a failure."""
+"""Whatever comes to an endpoint of scores, of Cohere's or to POST /: an answer or a refusal in its protocol's words, never a failure."""
 
 from __future__ import annotations
 

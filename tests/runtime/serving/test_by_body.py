@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bundle_builder import build_bundle
 from served import Served
 
 TEXTS = ["the cat", "a dog runs", ""]
 SIMILAR = {"inputs": {"source_sentence": "the cat", "sentences": TEXTS}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Of a bundle without logits."""
+    folder = tmp_path_factory.mktemp("bundle") / "vectors"
+    build_bundle(folder, outputs=("sentence_embedding",), normalize=True, prompts={"query": "the cat, "}, matryoshka_dims=(4,))
+    with Served.of(folder, model_names=("tiny",)) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -30,8 +41,8 @@ SIMILAR = {"inputs": {"source_sentence": "the cat", "sentences": TEXTS}}
         ("/rerank", {"query": "the cat", "documents": TEXTS}),
     ],
 )
-def test_vectors(served: Served, path: str, body: dict[str, Any]) -> None:
-    at_root, expected = served.post("/", body), served.post(path, body)
+def test_vectors(server: Served, path: str, body: dict[str, Any]) -> None:
+    at_root, expected = server.post("/", body), server.post(path, body)
     assert (at_root.status, at_root.json) == (expected.status, expected.json)
     assert ("x-compute-tokens" in at_root.headers) == (at_root.status == 200)
 
@@ -61,15 +72,15 @@ def test_a_classifiers_prediction_is_nested(plain_served: Served) -> None:
         (b'{"inputs": NaN}', "not JSON"),
     ],
 )
-def test_refused(served: Served, plain_served: Served, body: bytes, words: str) -> None:
-    for server in (served, plain_served):
-        answer = server.post("/", body)
+def test_refused(server: Served, plain_served: Served, body: bytes, words: str) -> None:
+    for asked in (server, plain_served):
+        answer = asked.post("/", body)
         assert (answer.status, set(answer.json)) == (400, {"error", "error_type"})
         assert words in answer.json["error"]
 
 
-def test_it_is_counted_where_it_came(served: Served) -> None:
-    served.post("/", {"inputs": TEXTS})
-    lines = served.get("/metrics").body.decode().splitlines()
+def test_it_is_counted_where_it_came(server: Served) -> None:
+    server.post("/", {"inputs": TEXTS})
+    lines = server.get("/metrics").body.decode().splitlines()
     (counted,) = [line for line in lines if line.startswith('cls_inputs_total{endpoint="/"}')]
     assert float(counted.split()[-1]) >= len(TEXTS)

@@ -14,6 +14,7 @@ from cls_runtime.serving.protocols import predict, rerank, tei
 from cls_runtime.serving.refusal import Refusal
 
 _AT = {endpoint.path: endpoint for endpoint in (*tei.ENDPOINTS, *rerank.ENDPOINTS)}
+_EMBED, _SIMILARITY, _RERANK = _AT["/embed"], _AT["/similarity"], _AT["/rerank"]
 _PREDICT = dataclasses.replace(predict.ENDPOINTS[0], handle=predict.predict_nested)
 _NULL = b"null"
 
@@ -39,13 +40,13 @@ async def by_body(call: Call[msgspec.Raw]) -> Response:
 def _meant(call: Call[Any], fields: _Fields) -> Endpoint:
     """The endpoint of TEI that takes the body. A text goes to the model that is named, or to the first: to be classified where it can."""
     if bytes(fields.query) != _NULL:
-        return _AT["/rerank"]
+        return _RERANK
     if bytes(fields.inputs) == _NULL:
         raise Refusal("malformed", "the body has neither inputs nor query, expected one of them", param="inputs")
     if bytes(fields.inputs)[:1] == b"{":
-        return _AT["/similarity"]
+        return _SIMILARITY
     model = call.service.models.find(fields.model if isinstance(fields.model, str) else None)
-    return _PREDICT if model.labels else _AT["/embed"]
+    return _PREDICT if model.labels else _EMBED
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

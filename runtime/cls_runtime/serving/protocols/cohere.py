@@ -16,7 +16,7 @@ from cls_runtime.encoding.quantizing import quantized
 from cls_runtime.encoding.vector_options import WITH_RANGES
 from cls_runtime.errors import ClsError
 from cls_runtime.serving import work
-from cls_runtime.serving.answers import JsonResponse, base64_of, items, with_items
+from cls_runtime.serving.answers import JsonResponse, Written, base64_of, items, numbers_of, with_arrays
 from cls_runtime.serving.bodies import OtherVectors
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.models import ServedModel
@@ -119,20 +119,19 @@ async def _embed(call: Call[EmbedRequest], types: Sequence[EmbeddingType] | None
         truncation_side=None if body.truncate is None else sides.get(body.truncate),
     )
     if types is None:
-        embeddings = await items(vectors, lambda _, row: row)
+        embeddings = await _as_type(call, vectors, "float", None)
     else:
         ranges = await _ranges(model, body.output_dimension) if not set(types).isdisjoint(WITH_RANGES) else None
-        parts = [f'"{kind}":'.encode() + await _as_type(vectors, kind, ranges) for kind in dict.fromkeys(types)]
-        embeddings = b"{" + b",".join(parts) + b"}"
+        embeddings = with_arrays({}, {kind: await _as_type(call, vectors, kind, ranges) for kind in dict.fromkeys(types)})
     about: dict[str, Any] = {
         "id": call.record.id,
         "response_type": "embeddings_floats" if types is None else "embeddings_by_type",
-        "texts": texts,
         "meta": msgspec.to_builtins(meta_of(model, report, version=version)),
     }
     if report.truncated:
         about["truncated"] = [item.index for item in report.truncated]
-    return JsonResponse(with_items(about, "embeddings", embeddings))
+    written = await items(texts, lambda _, text: text, record=call.record, numbers_a_row=numbers_of(texts))
+    return JsonResponse(with_arrays(about, {"texts": written, "embeddings": embeddings}))
 
 
 def _texts_of(body: EmbedRequest) -> tuple[list[str], str]:
@@ -187,13 +186,13 @@ async def _ranges(model: ServedModel, dimensions: int | None) -> Float32:
         raise Refusal("unsupported", f"embedding_types: {model.name} has no int8 and uint8 ({error})", param="embedding_types") from error
 
 
-async def _as_type(vectors: Float32, kind: EmbeddingType, ranges: Float32 | None) -> bytes:
+async def _as_type(call: Call[Any], vectors: Float32, kind: EmbeddingType, ranges: Float32 | None) -> Written:
     """A JSON array of the vectors."""
     if kind == "base64":
-        return await items(vectors, lambda _, row: base64_of(row))
-    if kind == "float":
-        return await items(vectors, lambda _, row: row)
-    return await items(await asyncio.to_thread(quantized, vectors, kind, ranges=ranges), lambda _, row: row)
+        return await items(vectors, lambda _, row: base64_of(row), record=call.record)
+    if kind != "float":
+        vectors = await asyncio.to_thread(quantized, vectors, kind, ranges=ranges)
+    return await items(vectors, lambda _, row: row, record=call.record)
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

@@ -11,17 +11,15 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from cls_runtime.bundle.manifest import LogitsActivation
-from cls_runtime.encoding.overflow import TruncationSide
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.serving import work
 from cls_runtime.serving.answers import JsonResponse
-from cls_runtime.serving.bodies import OtherVectors
+from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.protocols import tei
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.scores import activation_of, scores_of
 
-_SIDES: Mapping[str, TruncationSide] = {"left": "left", "right": "right"}
 _FUNCTIONS: Mapping[str, LogitsActivation] = {"sigmoid": "sigmoid", "softmax": "softmax", "none": "identity"}
 
 
@@ -39,7 +37,7 @@ class PredictRequest(OtherVectors, kw_only=True):
     model: str | None = None
     raw_scores: bool | None = None
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: Side | None = None
     prompt_name: str | None = None
     parameters: PredictParameters | None = None
 
@@ -49,20 +47,6 @@ class Prediction(msgspec.Struct):
 
     label: str
     score: float
-
-
-def side_of(direction: str | None) -> TruncationSide | None:
-    """The side of `truncation_direction`, which TEI's clients write with and without a capital letter.
-
-    Raises:
-        Refusal: it is none.
-    """
-    if direction is None:
-        return None
-    side = _SIDES.get(direction.lower())
-    if side is None:
-        raise Refusal("invalid", f"truncation_direction is {direction[:100]!r}, expected Left or Right", param="truncation_direction")
-    return side
 
 
 def texts_of(inputs: str | list[str | list[str]]) -> tuple[list[Text], bool]:
@@ -110,7 +94,7 @@ async def predictions(call: Call[PredictRequest]) -> tuple[list[list[Prediction]
         output="logits",
         prompt_name=body.prompt_name,
         truncate=body.truncate,
-        truncation_side=side_of(body.truncation_direction),
+        truncation_side=truncation_side(body.truncation_direction),
     )
     asked = body.parameters or PredictParameters()
     activation: LogitsActivation = "identity" if body.raw_scores else activation_of(model)

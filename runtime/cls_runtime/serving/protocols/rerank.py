@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from starlette.responses import Response
 
 from cls_runtime.encoding.report import EncodeReport
-from cls_runtime.serving.answers import JsonResponse
-from cls_runtime.serving.bodies import OtherVectors
+from cls_runtime.serving.answers import JsonResponse, Written, items, numbers_of, with_items
+from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.protocols import openai, tei
-from cls_runtime.serving.protocols.predict import side_of
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.scores import Ranking, ranked
 
@@ -30,7 +29,8 @@ class Document(msgspec.Struct):
 class RerankRequest(OtherVectors, kw_only=True):
     """The body of POST /v1/rerank and /v2/rerank.
 
-    The fields from `rank_fields` on may ask for other scores; they are taken where they say what is done anyway.
+    `truncation` is Voyage's and Jina's `truncate`, `truncation_side` vLLM's name for TEI's `truncation_direction`. The fields from
+    `rank_fields` on may ask for other scores; they are taken where they say what is done anyway.
     """
 
     query: str
@@ -40,14 +40,15 @@ class RerankRequest(OtherVectors, kw_only=True):
     return_documents: bool | None = None
     raw_scores: bool | None = None
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation: bool | None = None
+    truncation_direction: Side | None = None
+    truncation_side: Side | None = None
     prompt_name: str | None = None
     rank_fields: list[str] | None = None
     max_chunks_per_doc: int | None = None
     max_tokens_per_doc: int | None = None
     max_tokens_per_query: Any = None
     relevant_spans: Any = None
-    truncation_side: Any = None
 
 
 class RankRequest(RerankRequest, kw_only=True):
@@ -152,9 +153,7 @@ async def rank(call: Call[RankRequest]) -> Response:
     if body.texts is None:
         return await _rerank(call, body, version="1")
     _, found = await _ranked(call, body, body.texts, param="texts")
-    texts = body.texts if body.return_text else None
-    ranks = [Rank(index, score, None if texts is None else texts[index]) for index, score in zip(found.order, found.scores, strict=True)]
-    return JsonResponse(msgspec.json.encode(ranks))
+    return JsonResponse(await _written(call, found, body.texts if body.return_text else None, _rank))
 
 
 async def _rerank(call: Call[Any], body: RerankRequest, *, version: str) -> Response:
@@ -162,18 +161,38 @@ async def _rerank(call: Call[Any], body: RerankRequest, *, version: str) -> Resp
     documents = [document if isinstance(document, str) else document.text for document in body.documents]
     model, found = await _ranked(call, body, documents, param="documents")
     tokens = found.report.input_tokens
-    answer = RerankAnswer(
-        id=call.record.id,
-        model=body.model or model.name,
-        results=[
-            RerankResult(index, score, Document(documents[index]) if body.return_documents else None)
-            for index, score in zip(found.order, found.scores, strict=True)
-        ],
-        usage=openai.Usage(tokens, tokens),
-        meta=meta_of(model, found.report, version=version, searches=1),
-        truncated=[item.index for item in found.report.truncated],
-    )
-    return JsonResponse(msgspec.json.encode(answer))
+    about: dict[str, Any] = {
+        "id": call.record.id,
+        "model": body.model or model.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "meta": msgspec.to_builtins(meta_of(model, found.report, version=version, searches=1)),
+    }
+    if found.report.truncated:
+        about["truncated"] = [item.index for item in found.report.truncated]
+    results = await _written(call, found, documents if body.return_documents else None, _result)
+    return JsonResponse(with_items(about, "results", results))
+
+
+async def _written(
+    call: Call[Any], found: Ranking, texts: Sequence[str] | None, item: Callable[[int, float, str | None], dict[str, Any]]
+) -> Written:
+    """The JSON array of a ranking, with its texts where they are given."""
+
+    def of_place(_: int, ranked: tuple[int, float]) -> dict[str, Any]:
+        index, score = ranked
+        return item(index, score, None if texts is None else texts[index])
+
+    rows = list(zip(found.order, found.scores, strict=True))
+    return await items(rows, of_place, record=call.record, numbers_a_row=3 + numbers_of(texts or ()))
+
+
+def _rank(index: int, score: float, text: str | None) -> dict[str, Any]:
+    return {"index": index, "score": score} if text is None else {"index": index, "score": score, "text": text}
+
+
+def _result(index: int, score: float, text: str | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"index": index, "relevance_score": score}
+    return result if text is None else result | {"document": {"text": text}}
 
 
 async def _ranked(call: Call[Any], body: RerankRequest, documents: Sequence[str], *, param: str) -> tuple[ServedModel, Ranking]:
@@ -189,8 +208,12 @@ async def _ranked(call: Call[Any], body: RerankRequest, documents: Sequence[str]
         raw=bool(body.raw_scores),
         top_n=body.top_n,
         prompt_name=body.prompt_name,
-        truncate=body.truncate,
-        truncation_side=side_of(body.truncation_direction),
+        truncate=openai.either(body.truncate, body.truncation, names=("truncate", "truncation")),
+        truncation_side=openai.either(
+            truncation_side(body.truncation_direction),
+            truncation_side(body.truncation_side),
+            names=("truncation_direction", "truncation_side"),
+        ),
     )
     return model, found
 
@@ -207,7 +230,6 @@ def _refuse_other_scores(body: RerankRequest, model: ServedModel) -> None:
         "max_chunks_per_doc": body.max_chunks_per_doc if body.max_chunks_per_doc != 1 else None,
         "max_tokens_per_query": body.max_tokens_per_query,
         "relevant_spans": body.relevant_spans,
-        "truncation_side": body.truncation_side,
     }
     for name, value in other.items():
         if value is not None:
