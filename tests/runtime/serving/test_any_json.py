@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from bundle_builder import build_bundle
 from hypothesis import event, given
 from hypothesis import strategies as st
 from served import Served
+
+from cls_runtime.serving.application import ENDPOINTS
 
 PATHS = ("/predict", "/rerank", "/v1/rerank", "/v2/rerank", "/v1/embed", "/v2/embed", "/")
 TEI_PATHS = ("/predict", "/rerank", "/")
@@ -108,3 +111,28 @@ def test_fields_that_are_known_with_any_values(server: Served, path: str, data: 
 @given(body=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_bytes(server: Served, path: str, body: bytes) -> None:
     check(server, path, body)
+
+
+def test_answers_are_of_the_types_that_are_documented(server: Served) -> None:
+    """Every 200 decodes to its endpoint's type, with no field beside those."""
+    by_path = {endpoint.path: endpoint for endpoint in ENDPOINTS if endpoint.method == "POST" and endpoint.path in PATHS}
+    assert set(by_path) == set(PATHS)
+    long = "the cat sleeps " * 20
+    documents = {"query": "the cat", "documents": ["a", long], "return_documents": True}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/predict", {"inputs": "a"}),
+        ("/predict", {"inputs": [["a"], ["a", long]]}),
+        ("/rerank", {"query": "a", "texts": ["a", long], "return_text": True}),
+        ("/rerank", documents),
+        ("/v1/rerank", documents),
+        ("/v2/rerank", documents),
+        ("/v1/embed", {"texts": ["a", long]}),
+        ("/v1/embed", {"texts": ["a", long], "embedding_types": ["float", "base64"]}),
+        ("/v2/embed", {"texts": ["a", long], "embedding_types": ["float", "binary", "ubinary", "base64"]}),
+    ]
+    for path, body in bodies:
+        answer = server.post(path, body)
+        assert answer.status == 200
+        known = msgspec.json.decode(answer.body, type=by_path[path].answer)
+        assert msgspec.to_builtins(known) == answer.json
+    msgspec.json.schema_components([kind for endpoint in by_path.values() for kind in (endpoint.body, endpoint.answer)])

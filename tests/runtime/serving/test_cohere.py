@@ -122,7 +122,7 @@ def test_what_is_cut_is_seen(plain_served: Served, path: str) -> None:
         ({"texts": ["a"], "embedding_types": []}, 400, "embedding_types"),
         ({"texts": ["a"], "truncate": "MIDDLE"}, 400, "truncate"),
         ({"texts": ["a"], "truncate": True}, 400, "truncate"),
-        ({"texts": ["a"], "output_dimension": 5}, 400, "4, 8"),
+        ({"texts": ["a"], "output_dimension": 5}, 400, "output_dimension is 5, tiny has 4, 8"),
         ({"texts": ["a"], "input_type": "image"}, 400, "input_type is 'image'"),
         ({"texts": ["a"], "input_type": "query", "prompt_name": "document"}, 400, "two prompts"),
         ({"texts": ["a"], "prompt_name": "none such"}, 400, "none such"),

@@ -44,7 +44,7 @@ class Input(msgspec.Struct):
     content: list[Content]
 
 
-class EmbedRequest(OtherVectors, kw_only=True):
+class CohereEmbedRequest(OtherVectors, kw_only=True):
     """The body of POST /v1/embed and /v2/embed."""
 
     texts: list[str] | None = None
@@ -70,7 +70,7 @@ class EmbeddingsByType(msgspec.Struct, omit_defaults=True):
 
 
 class EmbedAnswer(msgspec.Struct, omit_defaults=True):
-    """The answer of POST /v2/embed, and of /v1/embed where types are asked for; `truncated` lists the texts that were cut, if any."""
+    """The answer of POST /v2/embed; `truncated` lists the texts that were cut, where there are any."""
 
     id: str
     texts: list[str]
@@ -80,33 +80,35 @@ class EmbedAnswer(msgspec.Struct, omit_defaults=True):
     truncated: list[int] = []
 
 
-class EmbedFloatsAnswer(msgspec.Struct, omit_defaults=True):
-    """The answer of POST /v1/embed where no types are asked for."""
+class EmbedV1Answer(msgspec.Struct, omit_defaults=True):
+    """The answer of POST /v1/embed: a list of vectors, or where types are asked for one of each type."""
 
     id: str
     texts: list[str]
     meta: Meta
-    embeddings: list[list[float]]
-    response_type: Literal["embeddings_floats"]
+    embeddings: list[list[float]] | EmbeddingsByType
+    response_type: Literal["embeddings_floats", "embeddings_by_type"]
     truncated: list[int] = []
 
 
-async def embed(call: Call[EmbedRequest]) -> Response:
+async def embed(call: Call[CohereEmbedRequest]) -> Response:
     """Vectors of texts by version 2 of the API."""
     return await _embed(call, call.body.embedding_types or ("float",), version="2")
 
 
-async def embed_v1(call: Call[EmbedRequest]) -> Response:
+async def embed_v1(call: Call[CohereEmbedRequest]) -> Response:
     """Vectors of texts by version 1: a list of them where no types are asked for."""
     return await _embed(call, call.body.embedding_types, version="1")
 
 
-async def _embed(call: Call[EmbedRequest], types: Sequence[EmbeddingType] | None, *, version: str) -> Response:
+async def _embed(call: Call[CohereEmbedRequest], types: Sequence[EmbeddingType] | None, *, version: str) -> Response:
     """Vectors, computed once, as each of `types`; None for a list of numbers alone."""
     body = call.body
     model = call.service.models.find(body.model)
     texts, param = _texts_of(body)
     check_most_tokens(model, body.max_tokens, param="max_tokens")
+    if body.output_dimension is not None:
+        work.check_dimensions(model, body.output_dimension, param="output_dimension")
     sides: dict[str, TruncationSide] = {"START": "left", "END": "right"}
     vectors, report = await work.encode(
         call,
@@ -134,7 +136,7 @@ async def _embed(call: Call[EmbedRequest], types: Sequence[EmbeddingType] | None
     return JsonResponse(with_arrays(about, {"texts": written, "embeddings": embeddings}))
 
 
-def _texts_of(body: EmbedRequest) -> tuple[list[str], str]:
+def _texts_of(body: CohereEmbedRequest) -> tuple[list[str], str]:
     """The texts, and the name of the field that they are in.
 
     Raises:
@@ -202,7 +204,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="Vectors of texts, as Cohere's API gives them",
         handle=embed,
         errors=openai.error,
-        body=EmbedRequest,
+        body=CohereEmbedRequest,
         answer=EmbedAnswer,
         tag="Cohere and Jina",
     ),
@@ -212,8 +214,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="Vectors of texts, as version 1 of Cohere's API gives them",
         handle=embed_v1,
         errors=openai.error,
-        body=EmbedRequest,
-        answer=EmbedFloatsAnswer | EmbedAnswer,
+        body=CohereEmbedRequest,
+        answer=EmbedV1Answer,
         tag="Cohere and Jina",
     ),
 )

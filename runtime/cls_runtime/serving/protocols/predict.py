@@ -129,7 +129,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handle=predict,
         errors=tei.error,
         body=PredictRequest,
-        answer=list[Prediction] | list[list[Prediction]],
+        answer=list[Prediction | list[Prediction]],
         tag="TEI",
         statuses=(400, 401, 404, 405, 413, 422, 424, 429, 500, 503),
     ),
