@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +95,29 @@ async def items(
     return Written(tuple(parts))
 
 
+def numbers_of(texts: Sequence[str]) -> int:
+    """How many numbers there are as much to write of as of a text, on average: a number takes about ten characters."""
+    return 1 + sum(map(len, texts)) // (10 * max(1, len(texts)))
+
+
 def with_items(before: dict[str, Any], name: str, array: Written) -> Written:
     """A JSON object: the fields of `before`, and the array under `name` behind them.
 
     >>> bytes(with_items({"object": "list"}, "data", Written((b"[1]",))))
     b'{"object":"list","data":[1]}'
     """
-    head = orjson.dumps(before)[:-1] + (b"," if before else b"") + orjson.dumps(name) + b":"
-    parts = [head + array.parts[0], *array.parts[1:]]
+    return with_arrays(before, {name: array})
+
+
+def with_arrays(before: dict[str, Any], arrays: Mapping[str, Written]) -> Written:
+    """The same with several of them.
+
+    >>> bytes(with_arrays({}, {"a": Written((b"[1]",)), "b": Written((b"[2", b",3]"))}))
+    b'{"a":[1],"b":[2,3]}'
+    """
+    parts: list[bytes] = []
+    head = orjson.dumps(before)[:-1] + (b"," if before else b"")
+    for name, array in arrays.items():
+        parts += [(b"," if parts else head) + orjson.dumps(name) + b":" + array.parts[0], *array.parts[1:]]
     parts[-1] += b"}"
     return Written(tuple(parts))

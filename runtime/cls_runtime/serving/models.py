@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from cls_runtime.encoder import Encoder
 from cls_runtime.errors import UsageError
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.refusal import Refusal
+
+# What an endpoint asks of a model: vectors, which every bundle has; a classifier's logits; a score of a pair, which is one logit.
+Need = Literal["vectors", "logits", "score"]
 
 ANY_NAME = "*"
 WARM_UP = "ready?"
@@ -35,17 +40,22 @@ class ServedModel:
         """Its bundle's."""
         return self.encoder.manifest.fingerprint
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Of a classifier, what its logits stand for; empty where the bundle has no logits."""
+        """Of a classifier, what its logits stand for, by transformers' names where the bundle has none; empty where it has no logits."""
         manifest = self.encoder.manifest
         if "logits" not in self.encoder.outputs:
             return ()
-        return tuple(manifest.labels) or tuple(f"LABEL_{index}" for index in range(manifest.width("logits")))
+        count = manifest.width("logits")
+        return tuple(manifest.labels) if len(manifest.labels) == count else tuple(f"LABEL_{index}" for index in range(count))
+
+    def has(self, need: Need) -> bool:
+        """Whether it can do what an endpoint asks of it."""
+        return need == "vectors" or (len(self.labels) == 1 if need == "score" else bool(self.labels))
 
 
 class ServedModels:
-    """All of them; the first answers a request that names none."""
+    """All of them; the first that can answers a request that names none."""
 
     def __init__(self, models: Sequence[ServedModel], *, any_name: bool = False) -> None:
         self.all = tuple(models)
@@ -88,25 +98,36 @@ class ServedModels:
             raise
         return cls(models, any_name=ANY_NAME in options.model_names)
 
-    def find(self, name: str | None) -> ServedModel:
-        """The model of that name.
+    def find(self, name: str | None, *, needs: Need = "vectors") -> ServedModel:
+        """The model of that name; without a name, or with one that is free to be any, the first that has what is needed.
 
         Raises:
-            Refusal: there is none; it names those there are.
+            Refusal: there is none, or it has not what is needed; it names those there are.
         """
-        if not name:
-            return self.all[0]
-        model = self._by_name.get(name)
-        if model is None and self._any_name:
-            model = self.all[0]
-        if model is None:
+        model = self._by_name.get(name) if name else None
+        if model is None and name and not self._any_name:
             raise Refusal(
                 "unknown_model",
                 f"the model {name[:200]!r} is not served here, found {', '.join(self.names)}; name one of them or leave model out",
                 param="model",
                 code="model_not_found",
             )
+        if model is None:
+            model = next((model for model in self.all if model.has(needs)), None)
+        if model is None or not model.has(needs):
+            raise self._lacking(needs, self.all if model is None else (model,))
         return model
+
+    def _lacking(self, needs: Need, asked: Sequence[ServedModel]) -> Refusal:
+        """Why none of those that were asked can answer, and which could."""
+        found = ", ".join(f"{model.name} has {len(model.labels) or 'no'} logit{'s' * (len(model.labels) != 1)}" for model in asked)
+        able = ", ".join(model.name for model in self.all if model.has(needs))
+        return Refusal(
+            "unsupported",
+            f"{found}, expected {'one, which is a score' if needs == 'score' else 'a classifier'}; "
+            + (f"name {able}" if able else "serve a bundle that was exported with --logits"),
+            param="model" if able else None,
+        )
 
     @property
     def names(self) -> list[str]:

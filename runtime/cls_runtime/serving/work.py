@@ -117,8 +117,8 @@ def prompt_of(call: Call[Any], model: ServedModel, prompt_name: str | None, *, o
     return prompt_name
 
 
-def check_dimensions(model: ServedModel, dimensions: int) -> None:
-    """Holds a size to those that the bundle lists; others were not trained for.
+def check_dimensions(model: ServedModel, dimensions: int, *, param: str = "dimensions") -> None:
+    """Holds a size, which stands in the field `param`, to those that the bundle lists; others were not trained for.
 
     Raises:
         Refusal: it is none of them.
@@ -129,9 +129,7 @@ def check_dimensions(model: ServedModel, dimensions: int) -> None:
     if dimensions not in sizes:
         listed = ", ".join(map(str, sizes))
         found = dimensions if abs(dimensions) < 10**9 else "far too large"
-        raise Refusal(
-            "invalid", f"dimensions is {found}, {model.name} has {listed}; ask for one of these or leave it out", param="dimensions"
-        )
+        raise Refusal("invalid", f"{param} is {found}, {model.name} has {listed}; ask for one of these or leave it out", param=param)
 
 
 def refusal_of(error: Exception, *, param: str) -> Exception:
