@@ -51,7 +51,8 @@ class Connection(HttpToolsProtocol):
         self._held = b""
         self._place: Literal["between", "head", "body"] = "between"  # of what arrives
         self._head_bytes = self._head_fed = 0
-        self._body_bytes: int | None = None  # as content-length has it
+        self._framing = (b"", b"")  # the header that says how long the body is
+        self._resumes = False  # see `_stay`
         self._running: Exchange | None = None
         self._deaf = False  # what still arrives is not looked at
         self._discarded = 0
@@ -82,8 +83,9 @@ class Connection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
                 break
-            except httptools.HttpParserUpgrade as upgrade:  # asked for another protocol, and is answered in this one
+            except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
+                self._stay()
             except httptools.HttpParserError as error:
                 cause = error.__context__
                 self._malformed(cause if isinstance(cause, Refusal) else Refusal("malformed", f"this is no HTTP: {error}"))
@@ -93,25 +95,42 @@ class Connection(HttpToolsProtocol):
             if self._head_fed > self.limits.head_bytes:
                 self._malformed(self._too_large())
 
+    def _stay(self) -> None:
+        """Goes on in HTTP/1.1 where a request asks for another protocol, as Java's client does for HTTP/2.
+
+        The parser would leave the request's body unread. Another one takes its place, which is told only how long that body is.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        if self._place == "body":
+            self._resumes = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % self._framing)
+            self._resumes = False
+
     def on_message_begin(self) -> None:
         """A request's first byte."""
+        if self._resumes:
+            return
         super().on_message_begin()
         self._place = "head"
         self.head_since = self.loop.time()
         self._head_bytes = self._head_fed = 0
-        self._body_bytes = None
+        self._framing = (b"", b"")
 
     def on_url(self, url: bytes) -> None:
         """A part of the request line."""
+        if self._resumes:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
+        if self._resumes:
+            return
         self._count(len(name) + len(value) + _HEADER_BYTES)
         super().on_header(name, value)
-        if self.headers[-1][0] == b"content-length":
-            self._body_bytes = int(value)
+        if self.headers[-1][0] in (b"content-length", b"transfer-encoding"):
+            self._framing = self.headers[-1]
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -123,6 +142,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request, but for its body."""
+        if self._resumes:
+            return
         if len(self.pipeline) >= self.limits.pipelined:
             raise Refusal("malformed", f"more than {self.limits.pipelined} requests wait on one connection")
         url = httptools.parse_url(self.url)
@@ -167,6 +188,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request's last byte."""
+        if self.parser.should_upgrade() and self._framing[1] not in (b"", b"0"):
+            return  # the parser's last byte of it, see `_stay`
         super().on_message_complete()
         self._place = "between"
 
@@ -213,7 +236,8 @@ class Connection(HttpToolsProtocol):
 
     def may_discard(self, exchange: Exchange) -> bool:
         """Whether the rest of a body that nobody reads is little, and sure to come."""
-        return not exchange.waiting_for_100_continue and self._body_bytes is not None and self._body_bytes <= self.limits.discard_bytes
+        name, value = self._framing
+        return not exchange.waiting_for_100_continue and name == b"content-length" and int(value) <= self.limits.discard_bytes
 
     def close(self) -> None:
         """Closes it once the answer is written; where the client still sends, once it has had time to read that."""

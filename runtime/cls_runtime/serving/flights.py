@@ -66,13 +66,15 @@ class Flights:
         """Looks at them until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = time.perf_counter()
-            for flight in list(self._flights.values()):
-                age = now - flight.record.started_s
-                if age > self._deadline_s:
-                    flight.cancel("deadline")
-                elif flight.watch is None and flight.receive is not None and age > LOOK_SECONDS / 2:
-                    flight.watch = asyncio.create_task(_watch(flight, flight.receive))
+            self._look_once(time.perf_counter())  # a call of its own: none of them is held while this sleeps
+
+    def _look_once(self, now: float) -> None:
+        for flight in list(self._flights.values()):
+            age = now - flight.record.started_s
+            if age > self._deadline_s:
+                flight.cancel("deadline")
+            elif flight.watch is None and flight.receive is not None and age > LOOK_SECONDS / 2:
+                flight.watch = asyncio.create_task(_watch(flight, flight.receive))
 
 
 async def _watch(flight: Flight, receive: Receive) -> None:

@@ -192,8 +192,10 @@ class Acceptor:
     def _accept(self, listener: socket.socket) -> None:
         """Takes some of those that wait; where there is no room, makes some and comes back later."""
         try:
-            for _ in range(_AT_ONCE):
+            for taken in range(_AT_ONCE):
                 if len(self._connections.connections) + len(self._making) >= self._connections.limits.connections:
+                    if taken:
+                        return  # this is called again if there is another one
                     break
                 if not self._take(listener):
                     return
