@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from cls_runtime.errors import ClsError
 from cls_runtime.serving.answers import JsonResponse
 from cls_runtime.serving.bodies import decoded, read_body
 from cls_runtime.serving.endpoint import Call, Endpoint, ErrorForm
@@ -36,7 +38,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 # What a client that went away would have been told; nobody reads it but the log.
 CLIENT_GONE = 499
 
-_log = logging.getLogger("cls_serve")
+
+def endpoint_names() -> list[str]:
+    """What the endpoints are called in the metrics: their paths."""
+    return sorted({endpoint.path for endpoint in ENDPOINTS})
 
 
 class Application:
@@ -58,12 +63,15 @@ class Application:
                 expose_headers=["x-request-id", "x-cls-fingerprint", "x-cls-truncated", "server-timing", "x-compute-tokens", "retry-after"],
             )
         self._inner = inner
+        models = service.models.all
+        self._fingerprint = models[0].fingerprint if len(models) == 1 else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         if scope["type"] != "http":
             return
         record = scope["cls.record"] = RequestRecord.of(scope)
+        record.fingerprint = self._fingerprint
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -72,7 +80,10 @@ class Application:
             await send(message)
 
         try:
-            await self._inner(scope, receive, send_with_headers)
+            if (refusal := scope.get("cls.refusal")) is not None:  # what arrived is no request
+                await refused(refusal, openai.error, record)(scope, receive, send_with_headers)
+            else:
+                await self._inner(scope, receive, send_with_headers)
         finally:
             self._service.ended(record)
 
@@ -115,6 +126,8 @@ class _Path:
         """The answer, or the refusal in its protocol's words."""
         service, record = self._service, scope["cls.record"]
         try:
+            if service.closing:
+                raise Refusal("draining", "the server is ending; try another", retry_after_s=1)
             if endpoint.needs_key:
                 service.keys.check(scope["headers"])
             body = None
@@ -128,13 +141,23 @@ class _Path:
             arrived("receive", receive)
             return await endpoint.handle(Call(service, record, body, scope.get("path_params", {}), scope["query_string"]))
         except Refusal as refusal:
+            if refusal.kind == "failed":
+                self._log(record, refusal)
             return refused(refusal, endpoint.errors, record)
         except ConnectionError:
             raise
-        except Exception:  # noqa: BLE001  whatever it is, it is this request's alone
-            _log.exception("request %s to %s failed", record.id, record.endpoint)
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this request's alone
+            self._log(record, error)
             failure = Refusal("failed", "the request failed; the server's log says why under its x-request-id")
             return refused(failure, endpoint.errors, record)
+
+    def _log(self, record: RequestRecord, error: Exception) -> None:
+        """Says what failed and where. Of errors that are not ours the message is left out, for it may have a text in it."""
+        what = f": {error}" if isinstance(error, (ClsError, Refusal)) else ""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+        line = f"request {record.id} to {record.endpoint} failed: {type(error).__name__}{where}{what}"
+        self._service.log.say("failure", " ".join(line.split()), id=record.id)
 
     async def _cancelled(self, endpoint: Endpoint, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
         """What is left to say to a request that was ended before its answer."""

@@ -26,11 +26,13 @@ class Flight:
     receive: Receive | None = None
     watch: asyncio.Task[None] | None = None
 
-    def cancel(self, reason: CancelReason) -> None:
-        """Ends it, once."""
-        if self.record.cancelled is None and not self.task.done():
-            self.record.cancelled = reason
-            self.task.cancel()
+    def cancel(self, reason: CancelReason) -> bool:
+        """Ends it, once; says whether this did."""
+        if self.record.cancelled is not None or self.task.done():
+            return False
+        self.record.cancelled = reason
+        self.task.cancel()
+        return True
 
 
 class Flights:
@@ -56,22 +58,23 @@ class Flights:
         if flight.watch is not None:
             flight.watch.cancel()
 
-    def cancel_all(self, reason: CancelReason) -> None:
-        """Ends them all."""
-        for flight in list(self._flights.values()):
-            flight.cancel(reason)
+    def cancel_all(self, reason: CancelReason) -> int:
+        """Ends them all, and says how many there were."""
+        return sum(flight.cancel(reason) for flight in list(self._flights.values()))
 
     async def look(self) -> None:
         """Looks at them until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now = time.perf_counter()
-            for flight in list(self._flights.values()):
-                age = now - flight.record.started_s
-                if age > self._deadline_s:
-                    flight.cancel("deadline")
-                elif flight.watch is None and flight.receive is not None and age > LOOK_SECONDS / 2:
-                    flight.watch = asyncio.create_task(_watch(flight, flight.receive))
+            self._look_once(time.perf_counter())  # a call of its own: none of them is held while this sleeps
+
+    def _look_once(self, now: float) -> None:
+        for flight in list(self._flights.values()):
+            age = now - flight.record.started_s
+            if age > self._deadline_s:
+                flight.cancel("deadline")
+            elif flight.watch is None and flight.receive is not None and age > LOOK_SECONDS / 2:
+                flight.watch = asyncio.create_task(_watch(flight, flight.receive))
 
 
 async def _watch(flight: Flight, receive: Receive) -> None:

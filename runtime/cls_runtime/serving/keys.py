@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,36 +11,49 @@ from cls_runtime.errors import UsageError
 from cls_runtime.serving.refusal import Refusal
 
 _HEADERS = (b"authorization", b"api-key", b"x-api-key")
+_MOST_BYTES = 2**20
 
 
 class ApiKeys:
-    """The keys of a file, any of which opens every endpoint that asks for one; None for a server without keys."""
+    """The keys of a file, any of which opens every endpoint that asks for one; None for a server without keys.
+
+    Raises:
+        UsageError: as `read`.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._keys: tuple[bytes, ...] = ()
+        self._digests: tuple[bytes, ...] = ()
         if path is not None:
             self.read()
 
-    def read(self) -> None:
-        """Reads the file again.
+    def read(self) -> int:
+        """Reads the file, also again; gives the number of keys. After an error they are what they were.
 
         Raises:
-            UsageError: it cannot be read, or has no key.
+            UsageError: it is no file that can be read, or has no key.
         """
         if self._path is None:
-            return
+            return 0
         try:
-            lines = self._path.read_bytes().splitlines()
+            if not self._path.is_file():
+                raise UsageError(f"--api-key-file {self._path} is no file; expected one with a key a line")
+            with self._path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
         except OSError as error:
             raise UsageError(f"--api-key-file {self._path}: {error.strerror}") from None
-        keys = tuple(line.strip() for line in lines if line.strip())
+        if len(content) > _MOST_BYTES:
+            raise UsageError(f"--api-key-file {self._path} has more than {_MOST_BYTES:,} bytes; expected a key a line")
+        keys = {line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()} - {b""}
         if not keys:
             raise UsageError(f"--api-key-file {self._path} has no key; write one a line")
-        self._keys = keys
+        self._digests = tuple(map(_digest, keys))
+        return len(keys)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Looks for a key in a request's headers: `Authorization: Bearer K`, `Authorization: K`, `api-key: K`, `x-api-key: K`.
+
+        How long it takes depends on the number of keys and on what was sent, not on how much of that is right.
 
         Raises:
             Refusal: there is none, or another one.
@@ -49,8 +63,9 @@ class ApiKeys:
         given = b""
         for name, value in headers:
             if name in _HEADERS:
-                given = value[7:] if value[:7].lower() == b"bearer " else value
-                if sum(hmac.compare_digest(given.strip(), key) for key in self._keys):  # all of them, so that no time says which
+                given = (value[7:] if value[:7].lower() == b"bearer " else value).strip()
+                digest = _digest(given)
+                if sum(hmac.compare_digest(digest, key) for key in self._digests):  # all of them
                     return
         raise Refusal(
             "unauthorized",
@@ -58,3 +73,7 @@ class ApiKeys:
             code="invalid_api_key",
             headers={"www-authenticate": "Bearer"},
         )
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

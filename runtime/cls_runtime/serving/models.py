@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from cls_runtime.encoder import Encoder
 from cls_runtime.errors import UsageError
@@ -39,6 +42,33 @@ class ServedModel:
     def fingerprint(self) -> str:
         """Its bundle's."""
         return self.encoder.manifest.fingerprint
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What it is, as JSON's types."""
+        about, manifest = self.encoder.info, self.encoder.manifest
+        return {
+            "names": list(self.names),
+            "variant": about.variant,
+            "engine": about.engine,
+            "threads": about.threads,
+            "graph_bytes": sum(file.size_bytes for file in manifest.variants[about.variant].files),
+            "outputs": list(self.encoder.outputs),
+            "hidden_size": manifest.hidden_size,
+            "max_length": manifest.max_length,
+            "fingerprint": self.fingerprint,
+        }
+
+    @property
+    def line(self) -> str:
+        """The same in a line."""
+        about = self.document
+        others = f" (also {', '.join(self.names[1:])})" if len(self.names) > 1 else ""
+        return (
+            f"{self.name}{others}: {about['variant']} on {about['engine']}, a graph of {about['graph_bytes'] / 1e6:.1f} MB, "
+            f"{', '.join(about['outputs'])}, {about['hidden_size']} numbers, {about['max_length']} tokens at most, "
+            f"{about['threads']} threads, fingerprint {self.fingerprint}"
+        )
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -88,10 +118,13 @@ class ServedModels:
                     max_waiting_texts=_MOST_TEXTS,
                     max_waiting_characters=_MOST_CHARACTERS,
                     shares_threads_of=models[0].encoder if models else None,
+                    follow_links=options.follow_links,
                 )
                 names = given if len(options.bundles) == 1 else given[place : place + 1]
                 models.append(ServedModel(tuple(names) or names_of(encoder), encoder, int(time.time())))
-                encoder.encode([WARM_UP], output=encoder.outputs[0])
+                output = encoder.outputs[0]
+                encoder.encode([WARM_UP], output=output, prompt_name=options.prompt_name if output == "sentence" else None)
+            _check_names(models)
         except BaseException:
             for model in models:
                 model.encoder.close()
@@ -134,6 +167,10 @@ class ServedModels:
         """What all are called in answers."""
         return [model.name for model in self.all]
 
+    def lines(self) -> list[str]:
+        """What a server says of them when it starts, and of the memory that they take."""
+        return [*(model.line for model in self.all), f"{resident_bytes() / 1e6:.0f} MB of memory are resident"]
+
     def close(self) -> None:
         """Closes every Encoder."""
         for model in self.all:
@@ -145,3 +182,32 @@ def names_of(encoder: Encoder) -> tuple[str, ...]:
     bundle = encoder.bundle
     own = bundle.folder.absolute().name if bundle.fetched is None else bundle.name.partition("@")[0]
     return tuple(dict.fromkeys(name for name in (own, encoder.manifest.source.name) if name))
+
+
+def resident_bytes() -> int:
+    """The memory of this process that is resident; where the system does not say, the most that ever was."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _check_names(models: Sequence[ServedModel]) -> None:
+    """Holds names to one model each.
+
+    Raises:
+        UsageError: two bundles have the same.
+    """
+    owners: dict[str, ServedModel] = {}
+    for model in models:
+        if (other := owners.setdefault(model.name, model)) is not model:
+            raise UsageError(
+                f"two bundles are called {model.name!r}, {other.encoder.bundle.folder} and {model.encoder.bundle.folder}; "
+                "give each a --model-name"
+            )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cls_runtime.errors import UsageError
+
 LogFormat = Literal["text", "json"]
 
 MEBIBYTE = 2**20
+_DAY = 86_400
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+# The longest path of a unix socket, Linux's; other systems have a few bytes less and say so.
+_UDS_BYTES = 107
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,10 @@ class ServeOptions:
         shutdown_timeout_s: how long requests may take to end once the server should.
         drain_delay_s: how long the server goes on accepting connections after it says that it is not ready.
         log_format: `text` or `json`.
+        follow_links: read the bundles' files wherever links in their folders lead.
+
+    Raises:
+        UsageError: a value makes no sense.
     """
 
     bundles: tuple[str, ...]
@@ -56,3 +68,30 @@ class ServeOptions:
     shutdown_timeout_s: float = 25.0
     drain_delay_s: float = 0.0
     log_format: LogFormat = "text"
+    follow_links: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.bundles:
+            raise UsageError("no BUNDLE is given, expected at least one")
+        if self.uds is not None and len(bytes(self.uds)) > _UDS_BYTES:
+            raise UsageError(f"--uds has {len(bytes(self.uds))} bytes, a unix socket's path has at most {_UDS_BYTES}; choose a shorter one")
+        for name in (*self.model_names, *self.cors_origins):
+            if not name.strip() or not name.isprintable():
+                raise UsageError(f"--model-name and --cors-origin take names that can be printed, found {name!r}")
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise UsageError(f"--cors-origin is {origin!r}, expected scheme://host[:port] without a path, or *")
+        if self.threads is not None:
+            _check("--threads", self.threads, least=1, most=4096)
+        _check("--port", self.port, least=0, most=65_535)
+        _check("--max-inputs", self.max_inputs, least=1, most=10**6)
+        _check("--max-body", self.max_body_bytes, least=1024, most=2**30, unit=" bytes")
+        _check("--max-queue-ms", self.max_queue_ms, least=1, most=_DAY * 1000)
+        _check("--deadline", self.deadline_s, least=0.001, most=_DAY, unit=" s")
+        _check("--shutdown-timeout", self.shutdown_timeout_s, least=0, most=_DAY, unit=" s")
+        _check("--drain-delay", self.drain_delay_s, least=0, most=_DAY, unit=" s")
+
+
+def _check(option: str, value: float, *, least: float, most: float, unit: str = "") -> None:
+    if not (math.isfinite(value) and least <= value <= most):
+        raise UsageError(f"{option} is {value:,}{unit}, expected {least:,} to {most:,}{unit}")

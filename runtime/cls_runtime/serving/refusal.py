@@ -21,6 +21,8 @@ Kind = Literal[
     "draining",
     "stalled",
     "late",
+    "slow",
+    "head_too_large",
 ]
 STATUS: dict[Kind, int] = {
     "malformed": 400,
@@ -37,6 +39,8 @@ STATUS: dict[Kind, int] = {
     "draining": 503,
     "stalled": 503,
     "late": 503,
+    "slow": 408,
+    "head_too_large": 431,
 }
 
 

@@ -16,7 +16,6 @@ from cls_runtime.serving.record import RequestRecord
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.request_log import RequestLog
 
-# Work waits and no batch has ended for so long: something is stuck.
 STALLED_SECONDS = 30.0
 
 
@@ -33,9 +32,19 @@ class Service:
         metrics: the metrics.
         log: the requests' log.
         draining: whether the server is about to end.
+        closing: whether requests that come still are too late.
+        stalled_s: how long work may wait without any batch having ended; after that something is stuck.
     """
 
-    def __init__(self, options: ServeOptions, models: ServedModels, *, endpoints: Iterable[str], log: RequestLog | None = None) -> None:
+    def __init__(
+        self,
+        options: ServeOptions,
+        models: ServedModels,
+        *,
+        endpoints: Iterable[str],
+        log: RequestLog | None = None,
+        stalled_s: float = STALLED_SECONDS,
+    ) -> None:
         self.options = options
         self.models = models
         self.admission = Admission([model.encoder for model in models.all], max_queue_ms=options.max_queue_ms)
@@ -46,7 +55,8 @@ class Service:
         self.metrics.ready.set_function(lambda: float(self.unready is None))
         self.metrics.in_flight.set_function(lambda: float(len(self.flights)))
         self.log = log or RequestLog(options.log_format)
-        self.draining = False
+        self.draining = self.closing = False
+        self.stalled_s = stalled_s
         self._look: asyncio.Task[None] | None = None
 
     @property
@@ -55,7 +65,7 @@ class Service:
         if self.draining:
             return Refusal("draining", "the server is ending; try another", retry_after_s=1)
         stalled = max(model.encoder.queue.stalled_s for model in self.models.all)
-        if stalled > STALLED_SECONDS:
+        if stalled > self.stalled_s:
             return Refusal("stalled", f"work waits, and no batch has ended for {stalled:.0f} s; restart the server", retry_after_s=30)
         return None
 
@@ -63,6 +73,12 @@ class Service:
         """Begins to look after the requests, on the running event loop."""
         if self._look is None:
             self._look = asyncio.get_running_loop().create_task(self.flights.look())
+
+    def unwatch(self) -> None:
+        """Ends looking after them."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
     def ended(self, record: RequestRecord) -> None:
         """Counts and logs a request that has ended."""
@@ -72,6 +88,5 @@ class Service:
 
     def close(self) -> None:
         """Frees the models."""
-        if self._look is not None:
-            self._look.cancel()
+        self.unwatch()
         self.models.close()
