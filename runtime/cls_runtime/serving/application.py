@@ -15,6 +15,7 @@ from starlette.routing import Route, Router
 from cls_runtime.serving.answers import JsonResponse
 from cls_runtime.serving.bodies import decoded, read_body
 from cls_runtime.serving.endpoint import Call, Endpoint, ErrorForm
+from cls_runtime.serving.pages import pages
 from cls_runtime.serving.protocols import cohere, openai, probes, tei
 from cls_runtime.serving.record import PHASES, RequestRecord
 from cls_runtime.serving.refusal import Refusal
@@ -24,7 +25,8 @@ Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-ENDPOINTS: tuple[Endpoint, ...] = (*openai.ENDPOINTS, *tei.ENDPOINTS, *cohere.ENDPOINTS, *probes.ENDPOINTS)
+_API = (*openai.ENDPOINTS, *tei.ENDPOINTS, *cohere.ENDPOINTS, *probes.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (*_API, *pages.endpoints(_API))
 # What a client that went away would have been told; nobody reads it but the log.
 CLIENT_GONE = 499
 
