@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
@@ -92,8 +92,9 @@ def document(endpoints: Sequence[Endpoint], *, keys: bool) -> dict[str, Any]:
     types = list(dict.fromkeys(kind for endpoint in endpoints for kind in _types_of(endpoint)))
     schemas, components = msgspec.json.schema_components(types, ref_template=_SCHEMA)
     schema_of = dict(zip(types, schemas, strict=True))
-    for request in dict.fromkeys(struct for endpoint in endpoints for struct in _requests_of(endpoint.body)):
-        _hide_other_vectors(components[request.__name__], request)
+    for request in _requests(OtherVectors):
+        if request.__name__ in components:
+            _hide_other_vectors(components[request.__name__], request)
     paths: dict[str, dict[str, Any]] = {}
     refusals: dict[str, Any] = {}
     for endpoint in endpoints:
@@ -179,18 +180,18 @@ def _error_of(endpoint: Endpoint) -> type[OpenAIError] | type[TeiError]:
     return TeiError if isinstance(endpoint.errors(Refusal("failed", ""))[1]["error"], str) else OpenAIError
 
 
-def _requests_of(body: Any) -> Iterator[type[OtherVectors]]:
-    """The requests in a type, which may be one of several."""
-    for kind in (body, *get_args(body)):
-        if isinstance(kind, type) and issubclass(kind, OtherVectors):
-            yield kind
+def _requests(kind: type[OtherVectors]) -> Iterator[type[OtherVectors]]:
+    """The types of requests."""
+    for request in kind.__subclasses__():
+        yield request
+        yield from _requests(request)
 
 
 def _hide_other_vectors(schema: dict[str, Any], request: type[OtherVectors]) -> None:
-    """Leaves out the fields that are there to be refused."""
-    for name in OtherVectors.__struct_fields__:
-        if name not in request.__annotations__:
-            schema["properties"].pop(name, None)
+    """Leaves out the fields that are there to be refused, where a request does not take them itself."""
+    own = {name for ancestor in request.__mro__[: request.__mro__.index(OtherVectors)] for name in ancestor.__annotations__}
+    for name in set(OtherVectors.__struct_fields__) - own:
+        schema["properties"].pop(name, None)
 
 
 def _refusal_name(form: type[OpenAIError] | type[TeiError], status: int) -> str:

@@ -132,8 +132,8 @@ def _parity(model: ServedModel) -> str:
         rows.append(f'<tbody>{measured}<tr class="note"><td>held to</td>{_held(held)}</tr></tbody>')
     texts = max(figures.texts for figures in parity.values())
     about = (
-        f"What {escape(variant)} gave for {texts:,} texts when the bundle was exported, beside what PyTorch gives in fp32. A cosine of 1 is "
-        "the same direction; the difference is the largest of any single number. An export that misses what it is held to is refused."
+        f"What {escape(variant)} gave for {texts:,} texts when the bundle was exported, beside what PyTorch gives in fp32. A cosine of 1 "
+        "is the same direction; the difference is the largest of any single number. An export that misses what it is held to is refused."
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Difference"))
     table = f'<table class="figures"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
