@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -24,6 +25,8 @@ refused. Texts that are too long are cut, and the header `x-cls-truncated` says 
 answered 400, and the connection closed."""
 
 _JSON = "application/json"
+# Of two types with one name each is named by its module, as in `tei.EmbedRequest`.
+_PROTOCOLS = b"cls_runtime.serving.protocols."
 _SCHEMA = "#/components/schemas/{name}"
 # Of what takes a body; the others only fail, and say so.
 _OF_BODIES: tuple[Kind, ...] = (
@@ -90,11 +93,12 @@ def document(endpoints: Sequence[Endpoint], *, keys: bool) -> dict[str, Any]:
         keys: whether the server asks for one.
     """
     types = list(dict.fromkeys(kind for endpoint in endpoints for kind in _types_of(endpoint)))
-    schemas, components = msgspec.json.schema_components(types, ref_template=_SCHEMA)
+    described = msgspec.json.encode(msgspec.json.schema_components(types, ref_template=_SCHEMA))
+    schemas, components = msgspec.json.decode(described.replace(_PROTOCOLS, b""))
     schema_of = dict(zip(types, schemas, strict=True))
     for request in _requests(OtherVectors):
-        if request.__name__ in components:
-            _hide_other_vectors(components[request.__name__], request)
+        for name in {request.__name__, f"{request.__module__.rpartition('.')[2]}.{request.__name__}"} & components.keys():
+            _hide_other_vectors(components[name], request)
     paths: dict[str, dict[str, Any]] = {}
     refusals: dict[str, Any] = {}
     for endpoint in endpoints:
@@ -146,7 +150,7 @@ def _operation(endpoint: Endpoint, schema_of: dict[Any, Any], *, keys: bool) -> 
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names
         ]
     if endpoint.body is not None:
-        content = {"schema": schema_of[endpoint.body]}
+        content = {"schema": _schema(endpoint.body, schema_of)}
         if endpoint.path in EXAMPLES:
             content["example"] = EXAMPLES[endpoint.path]
         about["requestBody"] = {"required": True, "content": {_JSON: content}}
@@ -158,7 +162,7 @@ def _operation(endpoint: Endpoint, schema_of: dict[Any, Any], *, keys: bool) -> 
 def _answer(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
     if isinstance(endpoint.answer, str):
         return {endpoint.answer: {"schema": {"type": "string"}}}
-    return {_JSON: {"schema": {} if endpoint.answer is None else schema_of[endpoint.answer]}}
+    return {_JSON: {"schema": {} if endpoint.answer is None else _schema(endpoint.answer, schema_of)}}
 
 
 def _response(status: int, content: dict[str, Any]) -> dict[str, Any]:
@@ -170,9 +174,19 @@ def _response(status: int, content: dict[str, Any]) -> dict[str, Any]:
 def _types_of(endpoint: Endpoint) -> Iterator[Any]:
     yield _error_of(endpoint)
     if endpoint.body is not None:
-        yield endpoint.body
+        yield from _choices(endpoint.body)
     if endpoint.answer is not None and not isinstance(endpoint.answer, str):
-        yield endpoint.answer
+        yield from _choices(endpoint.answer)
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, each by itself: msgspec describes no union of two lists, as an answer may be."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _schema(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    schemas = [schema_of[choice] for choice in _choices(kind)]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
 def _error_of(endpoint: Endpoint) -> type[OpenAIError] | type[TeiError]:
