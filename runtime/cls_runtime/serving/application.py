@@ -17,6 +17,7 @@ from cls_runtime.errors import ClsError
 from cls_runtime.serving.answers import JsonResponse
 from cls_runtime.serving.bodies import decoded, read_body
 from cls_runtime.serving.endpoint import Call, Endpoint, ErrorForm
+from cls_runtime.serving.pages import pages
 from cls_runtime.serving.protocols import by_body, cohere, openai, predict, probes, rerank, tei
 from cls_runtime.serving.record import PHASES, RequestRecord
 from cls_runtime.serving.refusal import Refusal
@@ -26,7 +27,7 @@ Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-ENDPOINTS: tuple[Endpoint, ...] = (
+_API: tuple[Endpoint, ...] = (
     *openai.ENDPOINTS,
     *tei.ENDPOINTS,
     *predict.ENDPOINTS,
@@ -35,6 +36,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *by_body.ENDPOINTS,
     *probes.ENDPOINTS,
 )
+ENDPOINTS: tuple[Endpoint, ...] = (*_API, *pages.endpoints(_API))
 # What a client that went away would have been told; nobody reads it but the log.
 CLIENT_GONE = 499
 

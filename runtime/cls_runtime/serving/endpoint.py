@@ -57,7 +57,7 @@ class Endpoint:
         answer: the type of what goes out, for the documentation; a str is a media type that is not JSON.
         tag: the protocol's name.
         needs_key: whether a key is asked for, where the server has keys.
-        statuses: what it may answer besides 200.
+        statuses: what it may answer besides 200 and the refusals of every endpoint that takes what it takes (`openapi`).
     """
 
     method: str
@@ -69,7 +69,7 @@ class Endpoint:
     answer: Any = None
     tag: str = ""
     needs_key: bool = True
-    statuses: tuple[int, ...] = (400, 401, 404, 405, 413, 429, 500, 503)
+    statuses: tuple[int, ...] = ()
 
     @cached_property
     def decoder(self) -> msgspec.json.Decoder[Any]:
