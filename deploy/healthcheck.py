@@ -9,7 +9,7 @@ import sys
 
 TIMEOUT_SECONDS = 4.0
 # An address that stands for all of a machine is none to connect to.
-_ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def connected() -> socket.socket:
@@ -19,8 +19,8 @@ def connected() -> socket.socket:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(path)
         return connection
-    host = os.environ.get("CLS_SERVE_HOST", "127.0.0.1")
-    return socket.create_connection((_ANY.get(host, host), int(os.environ.get("CLS_SERVE_PORT", "8080"))), TIMEOUT_SECONDS)
+    host = os.environ.get("CLS_SERVE_HOST") or "127.0.0.1"
+    return socket.create_connection((_ANY.get(host, host), int(os.environ.get("CLS_SERVE_PORT") or "8080")), TIMEOUT_SECONDS)
 
 
 def main() -> str | None:
