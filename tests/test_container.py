@@ -32,6 +32,8 @@ DOCKERFILE = DEPLOY / "Dockerfile"
 KEY = "a key of this test"
 TEXTS = ["a text", "another one", ""]
 READY_SECONDS = 60
+# In place of the image's host and port.
+ON_A_SOCKET = {"CLS_SERVE_UDS": "/run/cls/socket", "CLS_SERVE_HOST": "", "CLS_SERVE_PORT": ""}
 
 WHY_NOT = no_sandbox()
 sandboxed = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
@@ -293,7 +295,7 @@ def on_a_socket(image: Image, context: Path, sockets: Path, tmp_path_factory: py
     running = container(
         image,
         tmp_path_factory.mktemp("log"),
-        environment={**service["environment"], "CLS_SERVE_UDS": "/run/cls/socket", "CLS_SERVE_THREADS": "1"},
+        environment={**service["environment"], **ON_A_SOCKET, "CLS_SERVE_THREADS": "1"},
         mounts={"/model": context / "models" / "small", service["environment"]["CLS_SERVE_API_KEY_FILE"]: keys},
         writable={"/run/cls": sockets},
         tmpfs=[place.partition(":")[0] for place in service["tmpfs"]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -185,8 +184,3 @@ def test_the_proxies_wait_longer_than_the_deadline_and_keep_connections_for_less
     assert f"less than {limits.idle_s:g} s" in text
     assert "client_max_body_size 16m" in text
     assert "max_size 16MiB" in text
-
-
-def test_the_dashboard_is_json() -> None:
-    (name,) = set(re.findall(r"\[serving-dashboard\.json\]\(([\w.-]+)\)", PAGE))
-    assert json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))["panels"]
