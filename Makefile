@@ -55,10 +55,12 @@ test-fast: setup                ## the habit while working
 fuzz: setup                     ## new hostile inputs for every reader and command, until one gets through; FUZZ_EXAMPLES of each
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz $(PARALLEL)
 
-test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
+test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installed .venv-serve-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone and cls-export[cpu,serve], newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
 	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
-	$(call dispose,.venv-cpu .venv-lowest)
+	.venv-serve/bin/python -I tests/environments/serve_only.py $(BUNDLE)
+	.venv-serve-lowest/bin/python -I tests/environments/serve_only.py $(BUNDLE)
+	$(call dispose,.venv-cpu .venv-lowest .venv-serve .venv-serve-lowest)
 
 test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtime's tests where OpenVINO is installed too
 	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
@@ -115,6 +117,14 @@ clean:                          ## what make made; bundles in models/ stay
 
 .venv-lowest/.installed: dist/.built constraints-lowest.txt
 	$(call environment,.venv-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
+	@touch $@
+
+.venv-serve/.installed: dist/.built constraints.txt
+	$(call environment,.venv-serve,constraints.txt) --force-reinstall "$$(ls dist/*.whl)[cpu,serve]"
+	@touch $@
+
+.venv-serve-lowest/.installed: dist/.built constraints-lowest.txt
+	$(call environment,.venv-serve-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu,serve]"
 	@touch $@
 
 # The wheel of cls-export alone is renewed where it changed; what it needs is large.
