@@ -47,9 +47,10 @@ class Snippet:
         """The snippet that asks the server at `url`, with `texts` in place of its texts and `query` of its question."""
         asked = texts[0] if '"a text"' in self.code.replace(TEXTS_IN_SNIPPETS, "") else texts
         text_in_code = TEXTS_IN_SNIPPETS if asked is texts else '"a text"'
-        changes = {URL: url, KEY: json.dumps(key), text_in_code: json.dumps(asked)}
+        literal = json.dumps if self.language == "js" else repr
+        changes = {URL: url, KEY: literal(key), text_in_code: literal(asked)}
         if self.result in ("similarities", "ranking"):
-            changes[QUERY] = json.dumps(query)
+            changes[QUERY] = literal(query)
         code = self.code
         for old, new in changes.items():
             if code.count(old) != 1:

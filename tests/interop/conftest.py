@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from prompted_bundles import Prompted
 from served import Servers
+
+if TYPE_CHECKING:
+    from prompted_bundles import Prompted
 
 
 @pytest.fixture(scope="session")
 def prompted(tmp_path_factory: pytest.TempPathFactory) -> Prompted:
     """Small models with prompts, each exported when it is first asked for."""
+    from prompted_bundles import Prompted  # with PyTorch, which tests of clients do without
+
     return Prompted(tmp_path_factory.mktemp("prompted"))
 
 

@@ -48,7 +48,7 @@ results.add("embedding", "vectors", "tei, text", [text], texts=[embedding.query]
 ranker = HuggingFaceTEIRanker(url=reranker.url, token=key)
 results.add("reranker", "ranking", "ranker", ranking(ranker.run(query=reranker.query, documents=documents(reranker.texts))))
 raw = HuggingFaceTEIRanker(url=reranker.url, token=key, raw_scores=True)
-results.add("reranker", "raw ranking", "ranker", ranking(raw.run(query=reranker.query, documents=documents(reranker.texts))))
+results.add("reranker", "ranking by logits", "ranker", ranking(raw.run(query=reranker.query, documents=documents(reranker.texts))))
 asyncio.run(in_a_loop())
 
 with results.refused("a wrong key", RuntimeError, "401"):

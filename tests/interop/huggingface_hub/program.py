@@ -48,7 +48,7 @@ def classification() -> None:
             results.add(kind, "predictions", "text_classification", pairs(client.text_classification(text)), texts=[text])
     client = InferenceClient(classifier.url, token=classifier.key)
     text = classifier.texts[0]
-    results.add("classifier", "best predictions", "top_k", pairs(client.text_classification(text, top_k=2)), texts=[text])
+    results.add("classifier", "predictions", "top_k", pairs(client.text_classification(text, top_k=2)), texts=[text], top_n=2)
     for function in ("none", "sigmoid", "softmax"):
         found = pairs(client.text_classification(text, function_to_apply=function))
         results.add("classifier", f"predictions by {function}", function, found, texts=[text])
