@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from served import Servers
+from client_servers import Servers
 
 if TYPE_CHECKING:
     from prompted_bundles import Prompted

@@ -8,27 +8,27 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from client_servers import QUERY, Asked
 from numpy.typing import NDArray
-from served import QUERY, Served
 
 MAX_ABS = 5e-6
 Activation = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def check(served: Served, kind: str, value: Any, options: dict[str, Any]) -> None:
+def check(asked: Asked, kind: str, value: Any, options: dict[str, Any]) -> None:
     """Compares what came with what `Encoder` gives; `options` are those of `encode`, or `top_n`, or `texts` in place of the server's.
 
     Raises:
         AssertionError: they differ, or the comparison would also hold for a damaged value or without one of the options.
     """
-    options = {"texts": served.texts, **options}
+    options = {"texts": asked.texts, **options}
     compare = _COMPARISONS[kind]
-    compare(served, value, **options)
+    compare(asked, value, **options)
     wrong = [(_damaged(kind, value), options)]
     wrong += [(value, {name: other for name, other in options.items() if name != without}) for without in options.keys() - {"texts"}]
     for damaged, others in wrong:
         try:
-            compare(served, damaged, **others)
+            compare(asked, damaged, **others)
         except AssertionError:
             continue
         raise AssertionError(f"the comparison with {sorted(others)} would hold for something else too")
@@ -46,34 +46,34 @@ def _damaged(kind: str, value: Any) -> Any:
     return [(name, score + 4 * MAX_ABS), *others]
 
 
-def _vectors(served: Served, value: Any, *, texts: list[str], **options: Any) -> None:
-    got, expected = np.asarray(value, np.float32), served.encode(texts, **options)
+def _vectors(asked: Asked, value: Any, *, texts: list[str], **options: Any) -> None:
+    got, expected = np.asarray(value, np.float32), asked.encode(texts, **options)
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= MAX_ABS, np.abs(got - expected).max(axis=1)
 
 
-def _base64(served: Served, value: Any, **options: Any) -> None:
-    _vectors(served, [np.frombuffer(base64.b64decode(row, validate=True), "<f4") for row in value], **options)
+def _base64(asked: Asked, value: Any, **options: Any) -> None:
+    _vectors(asked, [np.frombuffer(base64.b64decode(row, validate=True), "<f4") for row in value], **options)
 
 
-def _tokens(served: Served, value: Any, *, texts: list[str]) -> None:
-    assert value == sum(len(found.ids) for found in served.encoder.tokens(texts))
+def _tokens(asked: Asked, value: Any, *, texts: list[str]) -> None:
+    assert value == sum(len(found.ids) for found in asked.encoder.tokens(texts))
 
 
-def _similarities(served: Served, value: Any, *, texts: list[str]) -> None:
-    expected = served.encoder.similarity(served.encode([QUERY]), served.encode(texts))[0]
+def _similarities(asked: Asked, value: Any, *, texts: list[str]) -> None:
+    expected = asked.encoder.similarity(asked.encode([QUERY]), asked.encode(texts))[0]
     assert np.abs(np.asarray(value) - expected).max() <= MAX_ABS
 
 
-def _ranking(served: Served, value: Any, *, texts: list[str], activation: Activation, top_n: int | None = None) -> None:
+def _ranking(asked: Asked, value: Any, *, texts: list[str], activation: Activation, top_n: int | None = None) -> None:
     """Pairs of a text's place and its score, the best first."""
-    scores = activation(served.encode([[QUERY, text] for text in texts], output="logits"))[:, 0]
+    scores = activation(asked.encode([[QUERY, text] for text in texts], output="logits"))[:, 0]
     _same_order([(int(place), float(scores[place])) for place in np.argsort(-scores, kind="stable")[:top_n]], value)
 
 
-def _predictions(served: Served, value: Any, *, texts: list[str], activation: Activation | None = None, top_n: int | None = None) -> None:
+def _predictions(asked: Asked, value: Any, *, texts: list[str], activation: Activation | None = None, top_n: int | None = None) -> None:
     """Pairs of a label and its score, the best first, of one text."""
-    (logits,), labels = served.encode(texts, output="logits"), served.encoder.manifest.labels
+    (logits,), labels = asked.encode(texts, output="logits"), asked.encoder.manifest.labels
     scores = (activation or (_sigmoid if len(labels) == 1 else _softmax))(logits)
     _same_order([(labels[place], float(scores[place])) for place in np.argsort(-scores, kind="stable")[:top_n]], value)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from client_servers import KEY, KINDS, QUERY, Servers
 from client_snippets import Snippet, snippets
 from expected_results import check
-from served import KEY, KINDS, QUERY, Servers
 from snippets import ROOT
 
 HERE = Path(__file__).parent
@@ -77,12 +77,12 @@ def test_every_answer_is_the_encoders(environment: str, servers: Servers, tmp_pa
 
 @pytest.mark.parametrize("snippet", snippets(), ids=lambda snippet: snippet.name)
 def test_the_pages_lines_give_the_encoders_results(snippet: Snippet, servers: Servers, tmp_path: Path) -> None:
-    served = servers[snippet.server]
-    texts = served.texts
+    asked = servers[snippet.server]
+    texts = asked.texts
     if snippet.result == "predictions":
         texts = texts[:1]
     elif snippet.environment == "llama_index":  # it changes the others before it sends them
         texts = [text for text in texts if text.strip() == text and "\n" not in text]
     program = tmp_path / f"program.{'mjs' if snippet.language == 'js' else 'py'}"
-    program.write_text(snippet.program(url=served.url, key=KEY, texts=texts, query=QUERY), encoding="utf-8")
-    check(served, snippet.result, run(snippet.environment, program, "result.json"), {"texts": texts})
+    program.write_text(snippet.program(url=asked.url, key=KEY, texts=texts, query=QUERY), encoding="utf-8")
+    check(asked, snippet.result, run(snippet.environment, program, "result.json"), {"texts": texts})

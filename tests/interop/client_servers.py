@@ -6,14 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +17,7 @@ from typing import Any
 import numpy as np
 from minilm import bundle_in, sampled
 from numpy.typing import NDArray
+from served import Running, running
 from snippets import ROOT
 
 from cls_runtime import Encoder
@@ -31,11 +27,10 @@ KINDS = ("embedding", "prompted", "reranker", "classifier")
 KEY = "a-key-of-tests"
 QUERY = "a cat on the mat"
 SMALL_TEXTS = ["the cat sat on a mat", "x", "hello world", "a dog runs fast, the cat sat", "", "text of a model " * 30, "vector"]
-_START_S = 60.0
 
 
 @dataclass(frozen=True)
-class Served:
+class Asked:
     """A server, and the Encoder that its answers are held against."""
 
     url: str
@@ -61,16 +56,16 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._served: dict[str, Served] = {}
+        self._asked: dict[str, Asked] = {}
         self._open = contextlib.ExitStack()
         self._key_file = folder / "keys"
         self._key_file.write_text(f"{KEY}\n", encoding="utf-8")
         self._key_file.chmod(0o600)
 
-    def __getitem__(self, kind: str) -> Served:
-        if kind not in self._served:
-            self._served[kind] = self._start(kind)
-        return self._served[kind]
+    def __getitem__(self, kind: str) -> Asked:
+        if kind not in self._asked:
+            self._asked[kind] = self._start(kind)
+        return self._asked[kind]
 
     def __enter__(self) -> Servers:
         return self
@@ -78,46 +73,23 @@ class Servers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._open.close()
 
-    def _start(self, kind: str) -> Served:
+    def _start(self, kind: str) -> Asked:
         if kind == "embedding":
             bundle, model = bundle_in("mean"), "all-MiniLM-L6-v2"
             golden = read_golden(bundle / "golden.npz")
             texts = [golden.texts[index] for index in sampled(golden)]
         else:
             bundle, model, texts = ROOT / "build" / "served" / kind, f"my-{kind}", SMALL_TEXTS
-        url = self._open.enter_context(_running(bundle, model=model, key_file=self._key_file, log=self._folder / f"{kind}.log"))
+        options = ("--variant", "fp32", "--model-name", model, "--api-key-file", self._key_file)
+        server = self._open.enter_context(_ending_well(running(bundle, *options, log=self._folder / f"{kind}.log")))
         encoder = self._open.enter_context(Encoder.load(bundle, variant="fp32", on_overflow="truncate"))
-        return Served(url, model, texts, encoder)
+        return Asked(server.url, model, texts, encoder)
 
 
 @contextlib.contextmanager
-def _running(bundle: Path, *, model: str, key_file: Path, log: Path) -> Iterator[str]:
-    """A cls-serve process until the end, by its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = "import sys; from cls_runtime.commands.start import own_process; sys.exit(own_process('cls_runtime.commands.serve'))"
-    options = ["--port", str(port), "--variant", "fp32", "--model-name", model, "--api-key-file", str(key_file)]
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-c", program, str(bundle), *options], stdout=out, stderr=out)
-        try:
-            _wait_until_ready(process, port, log)
-            yield f"http://127.0.0.1:{port}"
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(_START_S)
-            assert code == 0, f"exit code {code}: {log.read_text(encoding='utf-8')[-5000:]}"
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    until = time.monotonic() + _START_S
-    while time.monotonic() < until:
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-            connection.request("GET", "/ready")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"not ready after {_START_S:.0f} s: {log.read_text(encoding='utf-8')}")
+def _ending_well(server: AbstractContextManager[Running]) -> Iterator[Running]:
+    """The server, which has nothing to complain about when it is ended."""
+    with server as running:
+        yield running
+    code = running.process.returncode
+    assert code == 0, f"cls-serve ended with {code}: {running.log.read_text(encoding='utf-8')[-5000:]}"
