@@ -1,7 +1,7 @@
 """The lines of code below "Clients" of docs/serving.md as test cases: each is run as it stands, with other texts and a test's server.
 
-A comment before a snippet says in which client's environment it runs, which of client_servers.py's servers it asks, and by what name the code calls
-what it got:
+A comment before a snippet says in which client's environment it runs, which server of client_servers.py it asks, and by what name the
+code calls what it got:
 
     <!-- client: environment=openai server=embedding result=vectors -->
 """
