@@ -32,12 +32,13 @@ PROGRAMS = {
     "openai": ("embedding", "prompted"),
     "openai_js": ("embedding",),
 }
-# No client asks anybody but its server: no telemetry, no list of prices, no hub.
+# No client asks anybody but its server: no telemetry, no list of prices, no hub. HF_HUB_OFFLINE would keep it from that too.
 OFFLINE = {
     "ANONYMIZED_TELEMETRY": "False",
     "HAYSTACK_TELEMETRY_ENABLED": "False",
-    "HF_HUB_OFFLINE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9"),  # where nobody is
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
 }
 # Variables that would tell a client something else.
 SETTINGS = ("CO_", "COHERE_", "HF_", "HUGGING", "OPENAI_", "PYTHON")
