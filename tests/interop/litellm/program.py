@@ -10,11 +10,11 @@ embedding, reranker, prompted = results.embedding, results.reranker, results.pro
 V1 = f"{embedding.url}/v1"
 EMBEDDERS = {"openai": V1, "hosted_vllm": V1, "infinity": V1, "openai_like": V1, "cohere": f"{embedding.url}/v2/embed"}
 RERANKERS = {
-    "cohere": reranker.url,
-    "jina_ai": reranker.url,
-    "infinity": f"{reranker.url}/v1",
-    "hosted_vllm": reranker.url,
-    "huggingface": reranker.url,
+    "cohere": {"api_base": reranker.url},
+    "jina_ai": {"api_base": reranker.url},
+    "infinity": {"api_base": f"{reranker.url}/v1", "return_documents": False},  # it reads them as strings, as only infinity gives them
+    "hosted_vllm": {"api_base": reranker.url},
+    "huggingface": {"api_base": reranker.url},
 }
 
 
@@ -32,9 +32,9 @@ async def in_a_loop() -> None:
             f"{provider}/{embedding.model}", input=embedding.texts, api_base=EMBEDDERS[provider], api_key=embedding.key
         )
         results.add("embedding", "vectors", f"{provider}, async", rows(answer))
-    for provider, base in RERANKERS.items():
+    for provider, options in RERANKERS.items():
         answer = await litellm.arerank(
-            f"{provider}/{reranker.model}", query=reranker.query, documents=reranker.texts, api_base=base, api_key=reranker.key
+            f"{provider}/{reranker.model}", query=reranker.query, documents=reranker.texts, api_key=reranker.key, **options
         )
         results.add("reranker", "ranking", f"{provider}, async", ranking(answer))
 
@@ -43,8 +43,7 @@ for provider, base in EMBEDDERS.items():
     options = {"input_type": "search_document"} if provider == "cohere" else {}
     answer = litellm.embedding(f"{provider}/{embedding.model}", input=embedding.texts, api_base=base, api_key=embedding.key, **options)
     results.add("embedding", "vectors", provider, rows(answer))
-    if provider != "cohere":
-        results.add("embedding", "tokens", provider, answer.usage.prompt_tokens)
+    results.add("embedding", "tokens", provider, answer.usage.prompt_tokens)
 tei = {"api_base": f"{embedding.url}/embed", "api_key": embedding.key, "input_type": "embed"}
 results.add("embedding", "vectors", "huggingface", rows(litellm.embedding("huggingface/tei", input=embedding.texts, **tei)))
 answer = litellm.embedding(
@@ -52,8 +51,8 @@ answer = litellm.embedding(
 )
 results.add("prompted", "vectors", "infinity, dimensions", rows(answer), dimensions=8)
 
-for provider, base in RERANKERS.items():
-    asked = {"model": f"{provider}/{reranker.model}", "query": reranker.query, "api_base": base, "api_key": reranker.key}
+for provider, options in RERANKERS.items():
+    asked = {"model": f"{provider}/{reranker.model}", "query": reranker.query, "api_key": reranker.key, **options}
     answer = litellm.rerank(**asked, documents=reranker.texts)
     results.add("reranker", "ranking", provider, ranking(answer))
     answer = litellm.rerank(**asked, documents=reranker.texts, top_n=2)
