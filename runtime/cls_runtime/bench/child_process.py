@@ -7,8 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from cls_runtime.bench.cpu_split import pin
@@ -16,15 +15,12 @@ from cls_runtime.errors import EngineError
 
 
 class ChildProcess:
-    """`python -m MODULE ARGUMENTS`; it is killed when the `with` statement ends."""
+    """A program that runs; see `child_process`."""
 
-    def __init__(self, module: str, *arguments: str, cpus: Sequence[int] = ()) -> None:
+    def __init__(self, module: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         self._module = module
-        self._opened = contextlib.ExitStack()
-        self._log = self._opened.enter_context(tempfile.TemporaryFile())
-        command = [sys.executable, "-m", module, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
-        pin(self._process.pid, cpus)
+        self._process = process
+        self._log = log
 
     def say(self, document: object) -> None:
         """Sends a document."""
@@ -46,17 +42,23 @@ class ChildProcess:
             raise EngineError(f"python -m {self._module} ended with exit code {self._process.returncode}: {last_line(self._log)}")
         return json.loads(line)
 
-    def __enter__(self) -> ChildProcess:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._opened.close()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was written last may not have reached a process that had ended
-                    pipe.close()
+@contextlib.contextmanager
+def child_process(module: str, *arguments: str, cpus: Sequence[int] = ()) -> Iterator[ChildProcess]:
+    """Starts `python -m MODULE ARGUMENTS` on these CPUs, or on all where none are named; kills it at the end."""
+    command = [sys.executable, "-m", module, *arguments]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        try:
+            pin(process.pid, cpus)
+            yield ChildProcess(module, process, log)
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):  # what was written last may not have reached a process that had ended
+                        pipe.close()
 
 
 def last_line(log: IO[bytes]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cls_runtime.bench.child_process import ChildProcess
+from cls_runtime.bench.child_process import ChildProcess, child_process
 from cls_runtime.bench.http_load import LoadGenerator
 from cls_runtime.bench.load_streams import Address, LoadRecord, Stream, StreamRecord
 from cls_runtime.bench.open_loop import Pace
@@ -48,7 +48,7 @@ def running_load(
     Raises:
         EngineError: it cannot connect, or failed.
     """
-    with ChildProcess(__name__, cpus=cpus) as child:
+    with child_process(__name__, cpus=cpus) as child:
         yield RunningLoad(child, {"address": address, "answer_limit_s": answer_limit_s, "streams": [_stated(stream) for stream in streams]})
 
 

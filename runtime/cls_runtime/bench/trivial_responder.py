@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from cls_runtime.bench.child_process import ChildProcess
+from cls_runtime.bench.child_process import child_process
 from cls_runtime.bench.load_streams import Address
 
 
@@ -25,7 +25,7 @@ def responder(*, cpus: Sequence[int] = (), delay_s: float = 0.0, refuse_every: i
         EngineError: it cannot be started.
     """
     options = {"delay_s": delay_s, "refuse_every": refuse_every, "answer_bytes": answer_bytes}
-    with ChildProcess(__name__, json.dumps(options), cpus=cpus) as child:
+    with child_process(__name__, json.dumps(options), cpus=cpus) as child:
         yield "127.0.0.1", int(child.answer()["port"])
 
 
