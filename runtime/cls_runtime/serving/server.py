@@ -50,7 +50,7 @@ async def _run(service: Service) -> None:
         backlog=BACKLOG,
     )
     listener = socket.create_server((options.host, options.port), backlog=BACKLOG, reuse_port=False)
-    # asyncio does it for sockets that say they are TCP's, and this one does not: head and body of an answer would wait 40 ms for each other.
+    # asyncio does so where a socket says that it is TCP's, which this one does not. An answer's head and body would wait for each other.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(config, service)
     service.watch()
