@@ -82,8 +82,11 @@ def require_serve_extra() -> None:
 
 def serve_command(bundle: str | Path, port: int, *, variant: str, engine: str, threads: int, options: Sequence[str] = ()) -> list[str]:
     """How `cls-serve` is started from this environment."""
-    measured = ["--variant", variant, "--engine", engine, "--threads", str(threads)]
-    return [sys.executable, "-m", "cls_runtime.commands.serve", str(bundle), "--host", HOST, "--port", str(port), *measured, *options]
+    command = [sys.executable, "-m", "cls_runtime.commands.serve", str(bundle), "--host", HOST, "--port", str(port)]
+    for option, value in (("--variant", variant), ("--engine", engine)):
+        if value != "auto":
+            command += [option, value]
+    return [*command, "--threads", str(threads), *options]
 
 
 @contextlib.contextmanager
