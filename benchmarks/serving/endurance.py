@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cls_runtime.bench.bars import BarRecord, Figure
-from cls_runtime.bench.http_messages import request_bytes
+from cls_runtime.bench.http_messages import AnswerReader, request_bytes
 from cls_runtime.bench.load_streams import LEFT, Stream
 from cls_runtime.bench.open_loop import Pace
 from cls_runtime.bench.server_process import ServerProcess
@@ -68,11 +68,15 @@ def idle_connections(server: ServerProcess, count: int) -> Iterator[list[socket.
 
 def answers(connection: socket.socket) -> bool:
     """Whether `/live` is answered on this connection."""
+    reader = AnswerReader()
     try:
         connection.sendall(LIVE)
-        return connection.recv(4096).startswith(b"HTTP/1.1 200")
+        while data := connection.recv(4096):
+            if reader.feed(data):
+                return reader.status == 200
     except OSError:
-        return False
+        pass
+    return False
 
 
 def enough_files(count: int) -> None:
