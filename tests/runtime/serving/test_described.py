@@ -1,4 +1,4 @@
-"""schemathesis asks for all that /openapi.json describes, and for what it does not: the server never fails, nor answers what is not described.
+"""schemathesis asks for all that /openapi.json describes and for what it does not: the server never fails, nor answers in another way.
 
 `make test` makes the environment that it runs in.
 """
