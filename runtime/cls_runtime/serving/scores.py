@@ -16,6 +16,7 @@ from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.serving import work
 from cls_runtime.serving.endpoint import Call
 from cls_runtime.serving.models import ServedModel
+from cls_runtime.serving.refusal import Refusal
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -103,8 +104,17 @@ async def ranked(
         prompt_name: as of `work.encode`; so are `truncate` and `truncation_side`.
 
     Raises:
-        Refusal: as `work.encode`.
+        Refusal: as `work.encode`; or the pairs, each with the query written out, are more than a body may have.
     """
+    most = call.service.options.max_body_bytes
+    if len(query) * len(documents) + sum(map(len, documents)) > most:
+        raise Refusal(
+            "too_large",
+            f"a query of {len(query):,} characters beside {len(documents):,} {param} makes pairs of more than {most:,}; send fewer at once "
+            "(--max-body)",
+            param=param,
+            code="body_too_large",
+        )
     logits, report = await work.encode(
         call,
         model,

@@ -234,6 +234,16 @@ def test_any_name_is_the_first_that_can(serve: Callable[..., Served], bundle: Pa
     assert answer.headers["x-cls-fingerprint"] == server.service.models.all[1].fingerprint
 
 
+def test_a_long_query_beside_many_documents_is_too_large(serve: Callable[..., Served], reranker: Path) -> None:
+    """A request is not to make a thousand times its own size of work."""
+    server = serve(reranker, max_body_bytes=10_000)
+    assert server.post("/rerank", {"query": "a" * 900, "texts": ["dog"] * 11}).status == 200
+    for path, name in (("/rerank", "texts"), ("/v2/rerank", "documents")):
+        answer = server.post(path, {"query": "a" * 900, name: ["dog"] * 12})
+        assert answer.status == 413
+        assert f"900 characters beside 12 {name}" in str(answer.json)
+
+
 @pytest.mark.parametrize(
     ("activation", "function"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from cls_runtime.bundle.manifest import LogitsActivation
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.serving import work
-from cls_runtime.serving.answers import JsonResponse
+from cls_runtime.serving.answers import JsonResponse, items
 from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.protocols import tei
@@ -77,14 +77,21 @@ def _text_of(parts: Sequence[object]) -> Text:
     )
 
 
-async def predictions(call: Call[PredictRequest]) -> tuple[list[list[Prediction]], bool]:
-    """Of each text every label with its score, the highest first; and whether the texts came as a batch.
+async def predict(call: Call[PredictRequest]) -> Response:
+    """Predictions of one text, or of each of a batch."""
+    texts, is_batch = texts_of(call.body.inputs)
+    return await _predict(call, texts, nested=is_batch)
 
-    Raises:
-        Refusal: as `work.encode`; or no bundle has logits.
-    """
-    body = call.body
-    texts, is_batch = texts_of(body.inputs)
+
+async def predict_nested(call: Call[PredictRequest]) -> Response:
+    """The same in a list also for one text, where InferenceClient looks for it."""
+    texts, _ = texts_of(call.body.inputs)
+    return await _predict(call, texts, nested=True)
+
+
+async def _predict(call: Call[PredictRequest], texts: Sequence[Text], *, nested: bool) -> Response:
+    """Of each text the labels with their scores, the highest first; of one text in no further list where `nested` does not ask for it."""
+    body, asked = call.body, call.body.parameters or PredictParameters()
     model = call.service.models.find(body.model, needs="logits")
     logits, _ = await work.encode(
         call,
@@ -96,29 +103,19 @@ async def predictions(call: Call[PredictRequest]) -> tuple[list[list[Prediction]
         truncate=body.truncate,
         truncation_side=truncation_side(body.truncation_direction),
     )
-    asked = body.parameters or PredictParameters()
     activation: LogitsActivation = "identity" if body.raw_scores else activation_of(model)
     if asked.function_to_apply is not None:
         activation = _FUNCTIONS[asked.function_to_apply]
-    scores = scores_of(logits, activation)
-    return [_sorted(row, model.labels)[: asked.top_k] for row in scores], is_batch
+    scores, labels = scores_of(logits, activation), model.labels
+    orders = np.argsort(-scores, axis=1, kind="stable")[:, : asked.top_k]
 
+    def of_text(index: int, order: NDArray[np.intp]) -> list[dict[str, Any]]:
+        row = scores[index]
+        return [{"label": labels[place], "score": row[place]} for place in order.tolist()]
 
-def _sorted(scores: NDArray[np.float64], labels: Sequence[str]) -> list[Prediction]:
-    order = np.argsort(-scores, kind="stable").tolist()
-    return [Prediction(labels[place], float(scores[place])) for place in order]
-
-
-async def predict(call: Call[PredictRequest]) -> Response:
-    """Predictions of one text, or of each of a batch."""
-    found, is_batch = await predictions(call)
-    return JsonResponse(msgspec.json.encode(found if is_batch else found[0]))
-
-
-async def predict_nested(call: Call[PredictRequest]) -> Response:
-    """The same in a list also for one text, where InferenceClient looks for it."""
-    found, _ = await predictions(call)
-    return JsonResponse(msgspec.json.encode(found))
+    if not nested:
+        return JsonResponse(of_text(0, orders[0]))
+    return JsonResponse(await items(orders, of_text, record=call.record, numbers_a_row=4 * orders.shape[1]))
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
