@@ -310,3 +310,22 @@ def test_any_texts_are_ranked_as_the_encoder_scores_them(
     assert found == sorted(found, key=lambda item: (-item[1], item[0]))
     left_out = set(range(len(texts))) - {index for index, _ in found}
     assert all(expected[index] <= found[-1][1] + 1e-6 for index in left_out)
+
+
+def test_scores_that_are_no_numbers_fail_their_request_alone(reranker: Path) -> None:
+    engine = WatchedEngine(Bundle.open(reranker), threads=1)
+    encoder = Encoder.of(Bundle.open(reranker), engine, EncoderOptions())
+    question_mark = encoder.tokens(["?"])[0].ids[1]
+
+    def around(run: Any, batch: Any, outputs: Any) -> Any:
+        rows = run(batch, outputs)
+        return [np.where((batch.input_ids == question_mark).any(axis=1)[:, None], np.float32("nan"), row) for row in rows]
+
+    engine.around = around
+    with Served.on(encoder) as server:
+        asked = [server.start("POST", "/rerank", {"query": QUERY, "texts": ["dog", text]}) for text in ("cat", "?", "a", "?", "b")]
+        answers = [future.result(60) for future in asked]
+        assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]
+        assert answers[1].json["error_type"] == "Backend"
+        assert server.post("/v1/rerank", {"query": "?", "documents": ["cat"]}).json["error"]["type"] == "server_error"
+        assert server.post("/rerank", {"query": QUERY, "texts": TEXTS}).status == 200
