@@ -90,10 +90,13 @@ def test_kinds_of_input(served: Served, plain_served: Served, serve: Callable[..
     prompts = {"search_query": "the cat: ", "classification": "dog: "}
     server = serve(build_golden_bundle(tmp_path / "prompted", prompts=prompts, max_length=32))
     for kind in prompts:
-        np.testing.assert_array_equal(vectors(server, kind), server.encoder.encode(TEXTS, prompt_name=kind))
+        expected = server.encoder.encode(TEXTS, prompt_name=kind)
+        np.testing.assert_array_equal(vectors(server, kind), expected)
+        by_openai = server.post("/v1/embeddings", {"input": TEXTS, "input_type": kind}).json["data"]
+        np.testing.assert_array_equal(floats([item["embedding"] for item in by_openai]), expected)
     answer = server.post("/v2/embed", {"texts": TEXTS, "input_type": "clustering"})
     assert answer.status == 400
-    assert "classification" in answer.json["message"]
+    assert answer.json["message"] == "input_type is 'clustering', expected query, document, search_query or classification"
 
 
 @pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])

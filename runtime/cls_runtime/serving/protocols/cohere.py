@@ -26,9 +26,6 @@ from cls_runtime.serving.refusal import Refusal
 
 Float32 = NDArray[np.float32]
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
-# What Cohere's models take beside the two kinds that every bundle has: a bundle without prompts takes it as any text.
-_OTHER_KINDS = ("classification", "clustering")
-_KINDS = {"search_query": "query", "search_document": "document", "query": "query", "document": "document"}
 
 
 class Content(msgspec.Struct):
@@ -115,7 +112,7 @@ async def _embed(call: Call[CohereEmbedRequest], types: Sequence[EmbeddingType] 
         model,
         texts,
         param=param,
-        prompt_name=prompt_of(model, prompt_name=body.prompt_name, input_type=body.input_type),
+        prompt_name=openai.prompt_of(model, prompt_name=body.prompt_name, input_type=body.input_type),
         dimensions=body.output_dimension,
         truncate=None if body.truncate is None else body.truncate != "NONE",
         truncation_side=None if body.truncate is None else sides.get(body.truncate),
@@ -151,29 +148,6 @@ def _texts_of(body: CohereEmbedRequest) -> tuple[list[str], str]:
     if wrong is not None:
         raise Refusal("invalid", f"inputs[{wrong}] has {len(inputs[wrong].content)} parts, expected one, a text", param="inputs")
     return [given.content[0].text for given in inputs], "inputs"
-
-
-def prompt_of(model: ServedModel, *, prompt_name: str | None, input_type: str | None) -> str | None:
-    """The prompt that a request names, by its own name or by what its texts are. In a bundle without prompts every kind has none.
-
-    Raises:
-        Refusal: it names two, or an input type that is none.
-    """
-    if input_type is None:
-        return prompt_name
-    prompts = model.encoder.manifest.prompts
-    if input_type in prompts:  # some models have Cohere's own words
-        kind: str | None = input_type
-    elif input_type in _KINDS:
-        kind = _KINDS[input_type]
-    elif input_type in _OTHER_KINDS and not prompts:
-        kind = None
-    else:
-        known = ", ".join(dict.fromkeys([*_KINDS, *(prompts or _OTHER_KINDS)]))
-        raise Refusal("invalid", f"input_type is {input_type[:100]!r}, {model.name} has {known}; name one of these", param="input_type")
-    if prompt_name is not None and prompt_name != kind:
-        raise Refusal("invalid", "prompt_name and input_type name two prompts; send one of them", param="input_type")
-    return kind
 
 
 async def _ranges(model: ServedModel, dimensions: int | None) -> Float32:

@@ -25,6 +25,9 @@ _TYPES: dict[Kind, str] = {
     "stalled": "server_error",
     "late": "server_error",
 }
+# What the texts of a request may be, and the prompt of such texts; Cohere's names with ours.
+_INPUT_TYPES = {"query": "query", "document": "document", "search_query": "query", "search_document": "document"}
+_OTHER_INPUT_TYPES = ("classification", "clustering")
 
 
 class EmbeddingsRequest(OtherVectors, kw_only=True):
@@ -102,17 +105,25 @@ def error(refusal: Refusal) -> tuple[int, dict[str, Any]]:
     return refusal.status, {"error": about, "message": refusal.message}
 
 
-def prompt_of(*, prompt_name: str | None, input_type: str | None) -> str | None:
-    """The prompt that a request names: by its own name, or by what its texts are.
+def prompt_of(model: ServedModel, *, prompt_name: str | None, input_type: str | None) -> str | None:
+    """The prompt that a request names: by its own name, or by what its texts are. In a bundle without prompts every kind has none.
 
     Raises:
         Refusal: it names two, or an input type that is none.
     """
     if input_type is None:
         return prompt_name
-    kind = input_type.removeprefix("search_")
-    if kind not in ("query", "document"):
-        raise Refusal("invalid", f"input_type is {input_type[:100]!r}, expected query or document", param="input_type")
+    prompts = model.encoder.manifest.prompts
+    if input_type in prompts:  # some models have Cohere's own words for prompts
+        kind: str | None = input_type
+    elif input_type in _INPUT_TYPES:
+        kind = _INPUT_TYPES[input_type]
+    elif input_type in _OTHER_INPUT_TYPES and not prompts:
+        kind = None
+    else:
+        *most, last = dict.fromkeys(("query", "document", *(prompts or _OTHER_INPUT_TYPES)))
+        found = f"input_type is {input_type[:100]!r}, expected {', '.join(most)} or {last}"
+        raise Refusal("invalid", found, param="input_type")
     if prompt_name is not None and prompt_name != kind:
         raise Refusal("invalid", "prompt_name and input_type name two prompts; send one of them", param="input_type")
     return kind
@@ -140,7 +151,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
         texts,
         param="input",
         normalize=either(body.normalize, body.normalized, names=("normalize", "normalized")),
-        prompt_name=prompt_of(prompt_name=body.prompt_name, input_type=body.input_type),
+        prompt_name=prompt_of(model, prompt_name=body.prompt_name, input_type=body.input_type),
         dimensions=either(body.dimensions, body.output_dimension, names=("dimensions", "output_dimension")),
         truncate=either(body.truncate, body.truncation, names=("truncate", "truncation")),
         truncation_side=either(
