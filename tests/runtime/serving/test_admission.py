@@ -1,0 +1,171 @@
+"""Admission: what would wait too long is refused at once, before its body is read and before anything of it is queued."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from served import Served, from_base64
+from watched_engine import WatchedEngine
+
+from cls_runtime import Encoder
+from cls_runtime.encoding.report import QueueState
+from cls_runtime.serving.admission import SMALL_INPUTS, WAITING_FOR_TOKENIZER, Admission, BodyBudget
+from cls_runtime.serving.refusal import Refusal
+
+
+def admission(*queues: QueueState, max_queue_ms: float = 2000) -> Admission:
+    encoders: Any = [SimpleNamespace(queue=queue) for queue in queues]
+    return Admission(encoders, max_queue_ms=max_queue_ms)
+
+
+@pytest.fixture
+def held(watched_engine: WatchedEngine) -> Iterator[threading.Event]:
+    """The engine computes nothing until this is set."""
+    go = threading.Event()
+
+    def wait(run: Callable[..., Any], batch: Any, outputs: Sequence[str]) -> Any:
+        assert go.wait(60)
+        return run(batch, outputs)
+
+    watched_engine.around = wait
+    yield go
+    go.set()
+
+
+def test_a_small_request_waits_a_turn_and_a_large_one_for_all() -> None:
+    admits = admission(QueueState(seconds=10, turn_seconds=1.5), max_queue_ms=2000)
+    admits.check(SMALL_INPUTS)
+    with pytest.raises(Refusal) as error:
+        admits.check(SMALL_INPUTS + 1)
+    assert error.value.message == "10.0 s of work are waiting, more than the 2 s of --max-queue-ms; try again later"
+    assert (error.value.status, error.value.code, error.value.retry_after_s) == (429, "overloaded", 8)
+
+
+def test_what_waits_for_any_bundle_counts() -> None:
+    queues = [QueueState(seconds=1.2, turn_seconds=1.2), QueueState(), QueueState(seconds=0.9, turn_seconds=0.9)]
+    assert admission(*queues).waits_s(1) == pytest.approx(2.1)
+    with pytest.raises(Refusal) as error:
+        admission(*queues).check(1)
+    assert error.value.retry_after_s == 1
+    admission(*queues[:2]).check(1)
+
+
+def test_idle_takes_anything() -> None:
+    admission(QueueState(), max_queue_ms=0).check(2048)
+
+
+def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(watched: Encoder, held: threading.Event) -> None:
+    with Served.on(watched, max_queue_ms=0) as server:
+        waiting = server.start("POST", "/v1/embeddings", {"input": ["the cat", "a dog"]})
+        until(lambda: watched.queue.seconds > 0)
+        texts = watched.queue.texts
+        for path, body in (("/v1/embeddings", b"no JSON"), ("/embed", {"inputs": "a"}), ("/v1/embeddings", {"input": ["a"] * 2048})):
+            answer = server.post(path, body)
+            assert answer.status == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "try again later" in (answer.json["message"] if "message" in answer.json else answer.json["error"])
+        assert server.post("/embed", {"inputs": "a"}).json["error_type"] == "Overloaded"
+        assert server.post("/v1/embeddings", {"input": "a"}).json["error"]["type"] == "rate_limit_error"
+        assert watched.queue.texts == texts
+        assert server.get("/live").status == server.get("/ready").status == server.get("/v1/models").status == 200
+        assert 'cls_rejected_total{reason="overloaded"} 5.0' in server.get("/metrics").body.decode()
+        held.set()
+        assert waiting.result(60).status == 200
+        until(lambda: watched.queue.seconds == 0)
+        assert server.post("/v1/embeddings", {"input": "a"}).status == 200
+
+
+def test_overloaded_by_one_bundle_is_overloaded_for_all(watched: Encoder, held: threading.Event, bundle: Path) -> None:
+    with Encoder.load(bundle, shares_threads_of=watched) as other, Served.on(watched, other, max_queue_ms=0) as server:
+        waiting = server.start("POST", "/v1/embeddings", {"input": "the cat", "model": "tiny"})
+        until(lambda: watched.queue.seconds > 0)
+        assert server.post("/v1/embeddings", {"input": "the cat", "model": "tiny1"}).status == 429
+        held.set()
+        assert waiting.result(60).status == 200
+
+
+def test_a_tokenizer_serves_one_request_at_a_time() -> None:
+    running: list[int] = []
+    most: list[int] = []
+    go = threading.Event()
+
+    def tokenize(number: int) -> int:
+        running.append(number)
+        most.append(len(running))
+        assert go.wait(60)
+        running.remove(number)
+        return number
+
+    async def all_of_them() -> None:
+        admits = admission()
+        first = asyncio.create_task(admits.in_turn(lambda: tokenize(0)))
+        while not running:
+            await asyncio.sleep(0.001)
+        first.cancel()
+        others = [asyncio.create_task(admits.in_turn(lambda number=number: tokenize(number))) for number in range(1, 4)]
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await asyncio.sleep(0.01)
+        assert running == [0]  # nobody awaits it any more, and still nothing else begins
+        go.set()
+        assert await asyncio.gather(*others) == [1, 2, 3]
+        with pytest.raises(ZeroDivisionError):
+            await admits.in_turn(lambda: 1 // 0)
+        assert await admits.in_turn(lambda: 5) == 5
+
+    asyncio.run(all_of_them())
+    assert set(most) == {1}
+
+
+def test_no_more_than_so_many_wait_for_a_tokenizer() -> None:
+    go = threading.Event()
+
+    async def too_many() -> None:
+        admits = admission()
+        tasks = [asyncio.create_task(admits.in_turn(lambda: go.wait(60))) for _ in range(WAITING_FOR_TOKENIZER + 1)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refusal, match="64 requests wait for a tokenizer") as error:
+            await admits.in_turn(lambda: True)
+        assert error.value.status == 429
+        go.set()
+        assert all(await asyncio.gather(*tasks))
+        assert await admits.in_turn(lambda: True)
+
+    asyncio.run(too_many())
+
+
+def test_bodies_are_counted_together() -> None:
+    budget = BodyBudget(10)
+    budget.take(6)
+    budget.take(4)
+    with pytest.raises(Refusal, match="the bodies of all requests are too large together") as error:
+        budget.take(1)
+    assert error.value.status == 429
+    budget.give(4)
+    budget.take(4)
+
+
+def test_many_at_once_get_their_own(served: Served) -> None:
+    texts = [[f"the cat {number}", "dog " * (number % 9), "the dog sleeps " * 20] for number in range(100)]
+    started = [served.start("POST", "/v1/embeddings", {"input": item, "encoding_format": "base64"}) for item in texts]
+    for item, future in zip(texts, started, strict=True):
+        answer = future.result(60)
+        given = [from_base64(entry["embedding"]) for entry in answer.json["data"]]
+        np.testing.assert_allclose(given, served.encoder.encode(item), rtol=0, atol=1e-6)
+        assert answer.json["truncated"] == [2]
+        assert answer.json["usage"]["prompt_tokens"] == sum(len(tokens.ids) for tokens in served.encoder.tokens(item))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
