@@ -63,7 +63,8 @@ def test_idle_takes_anything() -> None:
 
 
 def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(watched: Encoder, held: threading.Event) -> None:
-    with Served.on(watched, max_queue_ms=0) as server:
+    with Served.on(watched) as server:
+        server.service.admission = Admission([watched], max_queue_ms=0)
         waiting = server.start("POST", "/v1/embeddings", {"input": ["the cat", "a dog"]})
         until(lambda: watched.queue.seconds > 0)
         texts = watched.queue.texts
@@ -84,7 +85,8 @@ def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(watched
 
 
 def test_overloaded_by_one_bundle_is_overloaded_for_all(watched: Encoder, held: threading.Event, bundle: Path) -> None:
-    with Encoder.load(bundle, shares_threads_of=watched) as other, Served.on(watched, other, max_queue_ms=0) as server:
+    with Encoder.load(bundle, shares_threads_of=watched) as other, Served.on(watched, other) as server:
+        server.service.admission = Admission([watched, other], max_queue_ms=0)
         waiting = server.start("POST", "/v1/embeddings", {"input": "the cat", "model": "tiny"})
         until(lambda: watched.queue.seconds > 0)
         assert server.post("/v1/embeddings", {"input": "the cat", "model": "tiny1"}).status == 429
