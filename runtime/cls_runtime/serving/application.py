@@ -138,7 +138,7 @@ class _Path:
                 raw = await read_body(receive, scope["headers"], limit=service.options.max_body_bytes, budget=service.bodies)
                 read = time.perf_counter()
                 record.seconds["read"] = read - record.started_s
-                body = decoded(raw, endpoint.decoder)
+                body = decoded(raw, endpoint.decoder, max_inputs=service.options.max_inputs)
                 record.seconds["parse"] = time.perf_counter() - read
             arrived("receive", receive)
             return await endpoint.handle(Call(service, record, body, scope.get("path_params", {}), scope["query_string"]))

@@ -21,9 +21,12 @@ from cls_runtime.serving.admission import SMALL_INPUTS, WAITING_FOR_TOKENIZER, A
 from cls_runtime.serving.refusal import Refusal
 
 
+def encoders_of(*queues: QueueState) -> Any:
+    return [SimpleNamespace(queue=queue) for queue in queues]
+
+
 def admission(*queues: QueueState, max_queue_ms: float = 2000) -> Admission:
-    encoders: Any = [SimpleNamespace(queue=queue) for queue in queues]
-    return Admission(encoders, max_queue_ms=max_queue_ms)
+    return Admission(encoders_of(*queues), max_queue_ms=max_queue_ms)
 
 
 @pytest.fixture
@@ -49,13 +52,29 @@ def test_a_small_request_waits_a_turn_and_a_large_one_for_all() -> None:
     assert (error.value.status, error.value.code, error.value.retry_after_s) == (429, "overloaded", 8)
 
 
-def test_what_waits_for_any_bundle_counts() -> None:
-    queues = [QueueState(seconds=1.2, turn_seconds=1.2), QueueState(), QueueState(seconds=0.9, turn_seconds=0.9)]
-    assert admission(*queues).waits_s(1) == pytest.approx(2.1)
-    with pytest.raises(Refusal) as error:
-        admission(*queues).check(1)
-    assert error.value.retry_after_s == 1
-    admission(*queues[:2]).check(1)
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([3.0], [3.0]),
+        ([3.0, 0.0], [3.0, 0.0]),  # the idle one's round is the next
+        ([3.0, 1.0], [4.0, 2.0]),
+        ([2.0, 2.0], [4.0, 4.0]),
+        ([0.5, 1.0, 5.0], [1.5, 2.5, 6.5]),
+    ],
+)
+def test_bundles_take_turns_at_the_threads(seconds: list[float], expected: list[float]) -> None:
+    encoders = encoders_of(*(QueueState(seconds=10 * wait, turn_seconds=wait) for wait in seconds))
+    admits = Admission(encoders, max_queue_ms=2000)
+    assert [admits.waits_s(1, encoder) for encoder in encoders] == expected
+    assert [admits.waits_s(100, encoder) for encoder in encoders] == [10 * wait for wait in expected]
+    assert admits.waits_s(1) == min(expected)
+    for encoder, wait in zip(encoders, expected, strict=True):
+        if wait <= 2:
+            admits.check(1, encoder)
+        else:
+            with pytest.raises(Refusal) as error:
+                admits.check(1, encoder)
+            assert error.value.retry_after_s == max(1, -int(-(wait - 2) // 1))
 
 
 def test_idle_takes_anything() -> None:
@@ -84,12 +103,13 @@ def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(watched
         assert server.post("/v1/embeddings", {"input": "a"}).status == 200
 
 
-def test_overloaded_by_one_bundle_is_overloaded_for_all(watched: Encoder, held: threading.Event, bundle: Path) -> None:
-    with Encoder.load(bundle, shares_threads_of=watched) as other, Served.on(watched, other) as server:
+def test_one_bundle_overloaded_is_no_reason_to_refuse_another(watched: Encoder, held: threading.Event, bundle: Path) -> None:
+    with Encoder.load(bundle) as other, Served.on(watched, other) as server:
         server.service.admission = Admission([watched, other], max_queue_ms=0)
         waiting = server.start("POST", "/v1/embeddings", {"input": "the cat", "model": "tiny"})
         until(lambda: watched.queue.seconds > 0)
-        assert server.post("/v1/embeddings", {"input": "the cat", "model": "tiny1"}).status == 429
+        assert server.post("/v1/embeddings", {"input": "the cat", "model": "tiny"}).status == 429
+        assert server.post("/v1/embeddings", {"input": "the cat", "model": "tiny1"}).status == 200
         held.set()
         assert waiting.result(60).status == 200
 
