@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 # A request of at most so many texts waits for one turn of each of the others, a larger one for all that they have left.
 SMALL_INPUTS = 32
-# All bodies that are being read, in bodies of the largest size.
+# All bodies that are being read, or whose texts wait, in bodies of the largest size.
 BODIES_HELD = 16
 # Requests that wait for their text to be tokenized, or ids to be decoded, which is done for one of them at a time.
 WAITING_FOR_TOKENIZER = 64
@@ -84,7 +84,7 @@ class Admission:
 
 
 class BodyBudget:
-    """The bytes of all bodies that are being read."""
+    """The bytes of all bodies that are being read, or whose texts wait."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -103,5 +103,5 @@ class BodyBudget:
         self._held += count
 
     def give(self, count: int) -> None:
-        """The same bytes, which are read."""
+        """The same bytes, of which nothing is left."""
         self._held -= count

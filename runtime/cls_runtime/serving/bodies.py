@@ -41,7 +41,7 @@ _LONE_SURROGATE = re.compile(
 
 
 async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, limit: int, budget: BodyBudget) -> bytes:
-    """The whole body.
+    """The whole body, whose bytes stay counted in `budget`: give them back when nothing is left of it.
 
     Raises:
         Refusal: it is over `limit`, its length is no number, or the bodies of all requests are over `budget`.
@@ -69,8 +69,9 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
-    finally:
+    except BaseException:
         budget.give(held)
+        raise
 
 
 def too_large(limit: int) -> Refusal:

@@ -103,6 +103,21 @@ def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(watched
         assert server.post("/v1/embeddings", {"input": "a"}).status == 200
 
 
+def test_a_body_counts_until_its_texts_are_vectors(watched: Encoder, held: threading.Event) -> None:
+    with Served.on(watched) as server:
+        server.service.bodies._most = 2000
+        body = {"input": "cat " * 300}
+        waiting = server.start("POST", "/v1/embeddings", body | {"truncate": True})
+        until(lambda: watched.queue.seconds > 0)
+        answer = server.post("/v1/embeddings", body)
+        assert (answer.status, answer.json["message"]) == (429, "the bodies of all requests are too large together; try again later")
+        small = server.start("POST", "/v1/embeddings", {"input": "a"})
+        held.set()
+        assert waiting.result(60).status == small.result(60).status == 200
+        assert server.service.bodies._held == 0
+        assert server.post("/v1/embeddings", body | {"truncate": True}).status == 200
+
+
 def test_one_bundle_overloaded_is_no_reason_to_refuse_another(watched: Encoder, held: threading.Event, bundle: Path) -> None:
     with Encoder.load(bundle) as other, Served.on(watched, other) as server:
         server.service.admission = Admission([watched, other], max_queue_ms=0)
