@@ -198,8 +198,11 @@ class TextTokenizer:
         Raises:
             TextError: an id is no token's, or the library fails; `index` is the place of `ids` in the caller's input.
         """
-        array = np.asarray(ids)
-        if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        try:
+            array = np.asarray(ids)
+        except (ValueError, OverflowError):  # lists of unequal length
+            array = np.zeros((), dtype=np.object_)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise TextError(f"list {index} is none of whole numbers of at most 64 bits", index=index)
         unknown = array[(array < 0) | (array >= len(self._known_ids))] if array.size else array
         if not unknown.size and array.size:

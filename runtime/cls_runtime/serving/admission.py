@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 # A request of at most so many texts waits for one turn of each of the others, a larger one for all that they have left.
 SMALL_INPUTS = 32
-# All bodies that are being read, in bodies of the largest size.
+# All bodies that are being read, or whose texts wait, in bodies of the largest size.
 BODIES_HELD = 16
 # Requests that wait for their text to be tokenized, or ids to be decoded, which is done for one of them at a time.
 WAITING_FOR_TOKENIZER = 64
@@ -29,19 +29,23 @@ class Admission:
         self._tokenizing = asyncio.Semaphore(1)
         self._wait_for_tokenizer = 0
 
-    def waits_s(self, inputs: int) -> float:
-        """How long a request of so many inputs would wait, by the engines' measured pace. All bundles share the threads."""
-        if inputs <= SMALL_INPUTS:
-            return sum(encoder.queue.turn_seconds for encoder in self._encoders)
-        return sum(encoder.queue.seconds for encoder in self._encoders)
+    def waits_s(self, inputs: int, encoder: Encoder | None = None) -> float:
+        """How long a request of so many inputs would wait for an Encoder, by the engines' measured pace; None for the least busy one.
 
-    def check(self, inputs: int) -> None:
-        """Refuses a request of so many inputs where the queue is full.
+        The Encoders share the threads and take turns at them, so that the work of another holds up as much as there is of one's own.
+        """
+        small = inputs <= SMALL_INPUTS
+        waits = [queue.turn_seconds if small else queue.seconds for queue in (one.queue for one in self._encoders)]
+        own = min(waits) if encoder is None else waits[self._encoders.index(encoder)]
+        return sum(min(wait, own) for wait in waits)
+
+    def check(self, inputs: int, encoder: Encoder | None = None) -> None:
+        """Refuses a request of so many inputs where the queue is full; before it is known for which Encoder, where all queues are.
 
         Raises:
             Refusal: overloaded.
         """
-        wait = self.waits_s(inputs)
+        wait = self.waits_s(inputs, encoder)
         if wait > self._most_s:
             raise Refusal(
                 "overloaded",
@@ -80,7 +84,7 @@ class Admission:
 
 
 class BodyBudget:
-    """The bytes of all bodies that are being read."""
+    """The bytes of all bodies that are being read, or whose texts wait."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -99,5 +103,5 @@ class BodyBudget:
         self._held += count
 
     def give(self, count: int) -> None:
-        """The same bytes, which are read."""
+        """The same bytes, of which nothing is left."""
         self._held -= count

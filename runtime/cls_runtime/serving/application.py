@@ -127,6 +127,7 @@ class _Path:
     async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, arrived: Callable[[str, Any], None]) -> Response:
         """The answer, or the refusal in its protocol's words."""
         service, record = self._service, scope["cls.record"]
+        held = 0
         try:
             if service.closing:
                 raise Refusal("draining", "the server is ending; try another", retry_after_s=1)
@@ -136,9 +137,11 @@ class _Path:
             if endpoint.body is not None:
                 service.admission.check(1)
                 raw = await read_body(receive, scope["headers"], limit=service.options.max_body_bytes, budget=service.bodies)
+                held = len(raw)
                 read = time.perf_counter()
                 record.seconds["read"] = read - record.started_s
-                body = decoded(raw, endpoint.decoder)
+                body = decoded(raw, endpoint.decoder, max_inputs=service.options.max_inputs)
+                del raw  # while its texts wait, they are there twice else
                 record.seconds["parse"] = time.perf_counter() - read
             arrived("receive", receive)
             return await endpoint.handle(Call(service, record, body, scope.get("path_params", {}), scope["query_string"]))
@@ -152,6 +155,8 @@ class _Path:
             self._log(record, error)
             failure = Refusal("failed", "the request failed; the server's log says why under its x-request-id")
             return refused(failure, endpoint.errors, record)
+        finally:
+            service.bodies.give(held)
 
     def _log(self, record: RequestRecord, error: Exception) -> None:
         """Says what failed and where. Of errors that are not ours the message is left out, for it may have a text in it."""

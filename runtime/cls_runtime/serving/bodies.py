@@ -41,7 +41,7 @@ _LONE_SURROGATE = re.compile(
 
 
 async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, limit: int, budget: BodyBudget) -> bytes:
-    """The whole body.
+    """The whole body, whose bytes stay counted in `budget`: give them back when nothing is left of it.
 
     Raises:
         Refusal: it is over `limit`, its length is no number, or the bodies of all requests are over `budget`.
@@ -69,8 +69,9 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
-    finally:
+    except BaseException:
         budget.give(held)
+        raise
 
 
 def too_large(limit: int) -> Refusal:
@@ -78,8 +79,13 @@ def too_large(limit: int) -> Refusal:
     return Refusal("too_large", f"the body has more than {limit:,} bytes; send fewer texts at once (--max-body)", code="body_too_large")
 
 
-def decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+def decoded(body: bytes, decoder: msgspec.json.Decoder[Any], *, max_inputs: int = 2048) -> Any:
     """The body as its endpoint's type.
+
+    Args:
+        body: the bytes.
+        decoder: of the endpoint.
+        max_inputs: how many texts are taken at once; a body may have far more strings than that, and no number of them.
 
     Raises:
         Refusal: it is not UTF-8, not JSON, nested too deep, of another type, has too many strings, token ids for texts, or asks for
@@ -90,9 +96,9 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
         raise Refusal("too_large", "the body has far more numbers than are taken at once; send fewer", code="too_many_inputs")
     if len(body) > _FEW_BYTES:
         # A string has two quotes that no backslash is before; where its last character is a backslash, one.
-        strings = (body.count(b'"') - body.count(b'\\"')) // 2
-        if strings > MOST_STRINGS:
-            raise Refusal("too_large", f"the body has more than {MOST_STRINGS:,} strings; send fewer texts at once", code="too_many_inputs")
+        quotes, most = body.count(b'"'), max(MOST_STRINGS, 2 * max_inputs)
+        if quotes > 2 * most and quotes - body.count(b'\\"') > 2 * most:
+            raise Refusal("too_large", f"the body has more than {most:,} strings; send fewer texts at once", code="too_many_inputs")
     try:
         if not body.isascii():
             body.decode("utf-8")  # also of what the decoder skips

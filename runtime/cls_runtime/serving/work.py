@@ -76,7 +76,7 @@ async def encode(
     if dimensions is not None:
         check_dimensions(model, dimensions)
     prompt_name = prompt_of(call, model, prompt_name, output=output)
-    service.admission.check(len(texts))
+    service.admission.check(len(texts), model.encoder)
     began = time.perf_counter()
     try:
         vectors, report = await model.encoder.aencode_with_report(

@@ -111,15 +111,15 @@ def test_a_body_in_parts(served: Served) -> None:
 
 
 def test_the_limit(serve: Callable[..., Served], bundle: Path) -> None:
-    server = serve(bundle, max_body_bytes=100)
-    fits = json.dumps({"input": "a" * 87}).encode()
-    assert len(fits) == 100
+    server = serve(bundle, max_body_bytes=1024)
+    fits = json.dumps({"input": "a" * 1011}).encode()
+    assert len(fits) == 1024
     assert embedding(server, fits).status == 200
-    assert embedding(server, fits, headers=[("content-length", "100")]).status == 200
-    expected = "the body has more than 100 bytes; send fewer texts at once (--max-body)"
+    assert embedding(server, fits, headers=[("content-length", "1024")]).status == 200
+    expected = "the body has more than 1,024 bytes; send fewer texts at once (--max-body)"
     assert message(embedding(server, fits + b" "), 413) == expected
     assert message(server.post("/v1/embeddings", parts=[fits, b" "]), 413) == expected
-    assert message(embedding(server, b"", headers=[("content-length", "101")]), 413) == expected
+    assert message(embedding(server, b"", headers=[("content-length", "1025")]), 413) == expected
     assert message(embedding(server, fits, headers=[("content-length", "-1")])) == "content-length is no number"
     assert message(embedding(server, fits, headers=[("content-length", "9" * 5000)]), 413) == expected
     assert server.service.bodies._held == 0
@@ -142,6 +142,14 @@ def test_more_strings_than_any_request_has(served: Served) -> None:
     assert embedding(served, json.dumps({"input": '"' * bodies.MOST_STRINGS * 3}).encode()).status == 200  # one, of quotes
     spaced = b'{"input":["a"' + b' , "a"' * (bodies.MOST_STRINGS + 1) + b"]}"
     assert embedding(served, spaced).status == 413
+
+
+def test_a_server_that_takes_more_texts_takes_more_strings() -> None:
+    decoder = msgspec.json.Decoder(EmbeddingsRequest)
+    body = b'{"input":["a"' + b',"a"' * (bodies.MOST_STRINGS + 1) + b"]}"
+    assert len(bodies.decoded(body, decoder, max_inputs=bodies.MOST_STRINGS).input) == bodies.MOST_STRINGS + 2
+    with pytest.raises(Refusal, match="the body has more than 262,144 strings"):
+        bodies.decoded(body, decoder)
 
 
 def test_a_message_quotes_no_text() -> None:

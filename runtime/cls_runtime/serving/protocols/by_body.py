@@ -33,8 +33,9 @@ _FIELDS = msgspec.json.Decoder(_Fields)
 async def by_body(call: Call[msgspec.Raw]) -> Response:
     """What the endpoint answers that the body is meant for."""
     body = bytes(call.body)
-    endpoint = _meant(call, decoded(body, _FIELDS))
-    return await endpoint.handle(dataclasses.replace(call, body=decoded(body, endpoint.decoder)))
+    most = call.service.options.max_inputs
+    endpoint = _meant(call, decoded(body, _FIELDS, max_inputs=most))
+    return await endpoint.handle(dataclasses.replace(call, body=decoded(body, endpoint.decoder, max_inputs=most)))
 
 
 def _meant(call: Call[Any], fields: _Fields) -> Endpoint:
