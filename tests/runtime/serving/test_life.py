@@ -28,20 +28,27 @@ def _quick(monkeypatch):
 
 
 class Held:
-    """Holds an engine up until it is let go; `gives` is what comes then, in place of the graph's rows."""
+    """Holds an engine up until it is let go."""
 
-    def __init__(self, engine, *, gives=None):
+    def __init__(self, engine):
         self.entered = threading.Event()
+        self.runs = 0
         self.go = threading.Event()
-        self._gives = gives
         engine.around = self
 
     def __call__(self, run, batch, outputs):
+        self.runs += 1
         self.entered.set()
         assert self.go.wait(60)
-        if isinstance(self._gives, Exception):
-            raise self._gives
         return run(batch, outputs)
+
+    def busy(self, server):
+        """Requests that every worker of the engine is busy with; what comes now waits."""
+        holding = [server.client() for _ in range(2)]
+        for number, client in enumerate(holding):
+            client.post(EMBEDDINGS, {"input": f"the {number}"})
+            until(lambda: self.runs > number)  # noqa: B023  called at once
+        return holding
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ def test_a_request_past_its_deadline_is_503_and_is_not_computed(watched, watched
         for client in many:
             answer = client.answer()
             assert answer.status == 503
-            assert "0.3 s" in answer.json["message"] or "seconds" in answer.json["message"] or "timeout" in answer.json["message"]
+            assert answer.json["error"]["code"] == "deadline_exceeded"
         assert time.monotonic() - began < 5
         until(lambda: watched.queue.texts == 0)
 
@@ -131,43 +138,40 @@ def test_a_body_that_takes_longer_than_the_deadline_is_503(watched):
 
 
 @pytest.mark.parametrize("leave", ["close", "reset"])
-def test_a_client_that_leaves_withdraws_what_waits_within_100_ms(watched, held, leave):
+def test_a_client_that_leaves_withdraws_what_waits(watched, held, leave):
     with LiveServer(watched) as server:
-        first = server.client()
-        first.post(EMBEDDINGS, BODY)
-        assert held.entered.wait(60)
+        holding = held.busy(server)
         leaving = [server.client() for _ in range(8)]
         for number, client in enumerate(leaving):
             client.post(EMBEDDINGS, {"input": [f"the dog {number} {place}" for place in range(50)]})
-        until(lambda: watched.queue.texts >= 400)
-        time.sleep(0.1)  # they have been looked at
+        until(lambda: watched.queue.texts == 400)
         for client in leaving:
             client.reset() if leave == "reset" else client.socket.close()
-        began = time.monotonic()
-        until(lambda: watched.queue.texts < 50)
-        assert time.monotonic() - began < 1  # 100 ms on a machine that is not busy, `test_..._timing` has that
+        until(lambda: watched.queue.texts == 0)
         until(lambda: sum("cancelled=disconnect" in line for line in server.log) == 8)
         held.go.set()
-        assert first.answer().status == 200
-        first.socket.close()
+        for client in holding:
+            with client:
+                assert client.answer().status == 200
 
 
 @pytest.mark.timing
-def test_a_client_that_leaves_withdraws_what_waits_within_100_ms_timing(watched, held):
-    with LiveServer(watched) as server, server.client() as first:
-        first.post(EMBEDDINGS, BODY)
-        assert held.entered.wait(60)
+def test_it_takes_at_most_100_ms(watched, held):
+    with LiveServer(watched) as server:
+        holding = held.busy(server)
         took = []
         for number in range(10):
             with server.client() as client:
                 client.post(EMBEDDINGS, {"input": [f"the dog {number} {place}" for place in range(50)]})
-                until(lambda: watched.queue.texts >= 50)
+                until(lambda: watched.queue.texts)
             began = time.monotonic()
-            while watched.queue.texts >= 50:
+            while watched.queue.texts:
                 time.sleep(0.001)
             took.append(time.monotonic() - began)
         assert max(took) <= 0.1
         held.go.set()
+        for client in holding:
+            client.socket.close()
 
 
 # The end
