@@ -6,6 +6,7 @@ import socket
 import stat
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,19 +276,21 @@ def test_idle_and_half_open_connections_do_not_hold_up_the_end(watched):
 @pytest.mark.slow
 def test_no_request_that_was_accepted_is_lost_in_twenty_ends_under_load(bundle):
     """Each client asks on and on, on one connection or a new one each time, until it is refused a connection."""
-    for _ in range(20):
-        with Encoder.load(bundle, threads=2) as encoder, LiveServer(encoder) as server:
-            address = server.address
-            lost, answered = [], []
-            threads = [threading.Thread(target=_ask_until_refused, args=(address, number, answered, lost)) for number in range(8)]
-            for thread in threads:
-                thread.start()
-            until(lambda: len(answered) > 40)
-            server.end()
-            for thread in threads:
-                thread.join()
-            server.wait()
-        assert lost == []
+    assert [lost for _ in range(20) for lost in _lost_in_an_end_under_load(bundle)] == []
+
+
+def _lost_in_an_end_under_load(bundle):
+    lost, answered = [], []
+    with Encoder.load(bundle, threads=2) as encoder, LiveServer(encoder) as server:
+        threads = [threading.Thread(target=_ask_until_refused, args=(server.address, number, answered, lost)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(answered) > 40)
+        server.end()
+        for thread in threads:
+            thread.join()
+        server.wait()
+    return lost
 
 
 def _ask_until_refused(address, number, answered, lost):
@@ -400,7 +403,7 @@ def test_4096_idle_connections_and_1000_active_ones(bundle):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
 def test_where_no_file_can_be_opened_it_waits_and_goes_on(watched):
     import resource
 
@@ -408,7 +411,7 @@ def test_where_no_file_can_be_opened_it_waits_and_goes_on(watched):
     with LiveServer(watched, limits=Limits(connections=10_000)) as server, server.client() as client:
         assert client.send(request("GET", "/live")).answer().status == 200
         others = [socket.socket() for _ in range(3)]
-        limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
+        limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
         spare = []
         while True:  # every number below the limit is taken
             spare.append(os.open(os.devnull, os.O_RDONLY))
