@@ -57,9 +57,10 @@ class Connections(ServerState):
         for connection in list(self.connections):
             connection.look(now)
 
-    def make_room(self) -> None:
+    def make_room(self, now: float) -> None:
         """Closes a sixteenth of them, those that have had no request for the longest time; none that has one."""
-        idle = sorted((one for one in self.connections if one.idle), key=lambda one: one.idle_since)
+        before = now - self.limits.young_s
+        idle = sorted((one for one in self.connections if one.idle and one.idle_since <= before), key=lambda one: one.idle_since)
         self._close_quiet(idle[: max(1, len(self.connections) // 16)])
 
     def close_idle(self, *, since: float) -> None:

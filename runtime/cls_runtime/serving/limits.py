@@ -19,6 +19,7 @@ class Limits:
         unread_s: in which a client must take `unread_bytes` of an answer.
         unread_bytes: see `unread_s`.
         connections: at once.
+        young_s: a connection that had a request, or was made, this short a time ago is not closed to make room for another.
     """
 
     head_bytes: int = 2**16
@@ -30,3 +31,4 @@ class Limits:
     unread_s: float = 30.0
     unread_bytes: int = 2**15
     connections: int = 2**14
+    young_s: float = 1.0

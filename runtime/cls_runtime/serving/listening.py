@@ -205,7 +205,7 @@ class Acceptor:
             if self._loop.time() - self._said > _SAY_SECONDS:
                 self._said = self._loop.time()
                 self._say(f"no more connections can be taken at the moment ({error.strerror}); raise the limit of open files")
-        self._connections.make_room()
+        self._connections.make_room(self._loop.time())
         self._loop.remove_reader(listener.fileno())
         self._loop.call_later(_AGAIN_SECONDS, self._resume, listener)
 

@@ -52,10 +52,7 @@ class RequestLog:
 
     def say(self, event: str, message: str, **fields: str | float) -> None:
         """A line about the server: for people the message, for machines the event and its fields too."""
-        if self._json:
-            self._add(json.dumps({"time": self._now(), "event": event, "message": message, **fields}))
-        else:
-            self._add(f"time={self._now()} {message}")
+        self._add(self._line(event, message, **fields))
 
     def close(self) -> None:
         """Writes what is left, unless nobody takes it."""
@@ -79,20 +76,27 @@ class RequestLog:
             self._some.set()
 
     def _write(self) -> None:
-        while not self._closed:
+        closed = False
+        while not closed:
             self._some.wait()
             if not self._closed:
                 time.sleep(_TOGETHER_SECONDS)
             self._some.clear()
+            closed = self._closed  # read behind `clear`, so that no call of `close` is missed
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             if self._missed:
                 missed, self._missed = self._missed, 0
-                lines.append(f"time={self._now()} lines_left_out={missed}")
+                lines.append(self._line("missed", f"{missed} lines are left out, nobody read them", missed=missed))
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()
             except (OSError, ValueError):  # whoever read it is gone; requests go on
                 continue
+
+    def _line(self, event: str, message: str, **fields: str | float) -> str:
+        if self._json:
+            return json.dumps({"time": self._now(), "event": event, "message": message, **fields})
+        return f"time={self._now()} {message}"
 
     def _now(self) -> str:
         now = time.time()

@@ -15,7 +15,7 @@ from cls_runtime import Encoder
 from cls_runtime.serving import server as server_module
 from cls_runtime.serving.limits import Limits
 
-LIMITS = Limits(head_s=0.4, idle_s=1.0, linger_s=0.4, discard_bytes=2**16, pipelined=4, unread_s=0.4, connections=64)
+LIMITS = Limits(head_s=0.4, idle_s=1.0, linger_s=0.4, discard_bytes=2**16, pipelined=4, unread_s=0.4, connections=64, young_s=0.0)
 EMBEDDINGS = "/v1/embeddings"
 BODY = json.dumps({"input": "the cat sleeps", "encoding_format": "base64"}).encode()
 
