@@ -147,11 +147,11 @@ def test_a_field_for_the_key_is_there_where_the_server_asks_for_one(serve, bundl
     (tmp_path / "keys").write_text(f"{KEY}\n")
     answer = serve(bundles["similarity"], api_key_file=tmp_path / "keys").get("/")
     assert answer.status == 200
-    assert b'name="key" type="password"' in answer.body
+    assert b'id="key" type="password"' in answer.body
     assert b"Authorization: Bearer $KEY" in answer.body
     assert KEY.encode() not in answer.body
     plain = pages["similarity"].get("/").body
-    assert b'name="key"' not in plain
+    assert b'id="key"' not in plain
     assert b"$KEY" not in plain
 
 
@@ -171,8 +171,9 @@ def server(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         yield server
 
 
-def try_it(browser: Browser, kind: str, **fields: str) -> str:
+def try_it(browser: Browser, kind: str, *, key: str = "", **fields: str) -> str:
     """Fills in a box, presses its button, and gives what is shown."""
+    browser.run(f"document.getElementById('key').value = {key!r}")
     form = f"document.querySelector('form[data-kind={kind}]')"
     for name, text in fields.items():
         browser.run(f"{form}.elements[{name!r}].value = {text!r}")
@@ -221,7 +222,7 @@ def test_two_sentences_are_compared_with_a_key_that_nothing_keeps(browser, serve
     assert "9 tokens" in shown
     assert browser.run("[localStorage.length, sessionStorage.length, document.cookie, location.search]") == [0, 0, "", ""]
     browser.open(server.url, width=PHONE)
-    assert browser.run("document.querySelector('form[data-kind=similarity]').elements.key.value") == ""
+    assert browser.run("document.getElementById('key').value") == ""
 
 
 @in_chromium

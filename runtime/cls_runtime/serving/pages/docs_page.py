@@ -33,7 +33,7 @@ def docs_page(document: Json) -> Response:
 
 def _row(method: str, path: str, operation: Json) -> str:
     link = f'<a href="#{escape(operation["operationId"])}"><code>{escape(path)}</code></a>'
-    return f"<tr><td>{_badge(method)}</td><td>{link}</td><td>{_text(operation['summary'])}</td></tr>"
+    return f"<li>{_badge(method)} {link} <span>{_text(operation['summary'])}</span></li>"
 
 
 def _card(method: str, path: str, operation: Json, document: Json) -> str:
