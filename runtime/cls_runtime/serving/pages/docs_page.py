@@ -78,7 +78,7 @@ def _fields(heading: str, schema: Json) -> str:
         f"{'needed' if name in required else ''}</td></tr>"
         for name, field in schema["properties"].items()
     )
-    return f"<details open><summary>{heading}</summary><table><tbody>{rows}</tbody></table></details>"
+    return f'<details open><summary>{heading}</summary><div class="scroll"><table><tbody>{rows}</tbody></table></div></details>'
 
 
 def _type(name: str, schema: Json) -> str:

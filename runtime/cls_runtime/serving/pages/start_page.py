@@ -54,7 +54,7 @@ def kind_of(model: ServedModel) -> Kind:
 
 def shell_line(path: str, body: object, *, keys: bool) -> str:
     """A curl command for an endpoint, as HTML; the page's script puts its own address into it."""
-    key = ' -H "Authorization: Bearer $KEY"' if keys else ""
+    key = ' \\\n  -H "Authorization: Bearer $KEY"' if keys else ""
     data = f" \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body))}" if body is not None else ""
     origin = "<span data-origin>http://127.0.0.1:8080</span>"
     return f'<pre tabindex="0"><code>curl {origin}{escape(path)}{escape(key + data, quote=False)}</code></pre>'
@@ -134,9 +134,10 @@ def _parity(model: ServedModel) -> str:
     texts = max(figures.texts for figures in parity.values())
     about = (
         f"What {escape(variant)} gave for {texts:,} texts when the bundle was exported, beside what PyTorch gives in fp32. A cosine of 1 "
-        "is the same direction; the difference is the largest of any single number. An export that misses what it is held to is refused."
+        "is the same direction; the last column is the largest difference of any single number. An export that misses what it is held to "
+        "is refused."
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Difference"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Off by"))
     table = f'<table class="figures"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
     region = f'<div class="scroll" tabindex="0" role="region" aria-label="Parity of {escape(model.name)}">{table}</div>'
     return f'<h3>Parity with PyTorch</h3><p class="note">{about}</p>{region}'
