@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -167,7 +169,7 @@ def test_padding_is_what_the_engine_computed_beside_the_tokens(watched, watched_
 def test_each_refusal_is_counted_by_its_reason_and_takes_no_time(serve, make_bundle, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("secret\n")
-    served = serve(make_bundle(outputs=("sentence_embedding",)), api_key_file=keys, max_inputs=2, max_body_bytes=200)
+    served = serve(make_bundle(outputs=("sentence_embedding",)), api_key_file=keys, max_inputs=2, max_body_bytes=1024)
     key = [("api-key", "secret")]
     asked = [
         (401, "unauthorized", served.post("/v1/embeddings", {"input": "cat"})),
@@ -175,7 +177,7 @@ def test_each_refusal_is_counted_by_its_reason_and_takes_no_time(serve, make_bun
         (400, "empty", served.post("/v1/embeddings", {"input": []}, headers=key)),
         (404, "unknown_model", served.post("/v1/embeddings", {"input": "cat", "model": "no"}, headers=key)),
         (413, "too_large", served.post("/v1/embeddings", {"input": ["a", "b", "c"]}, headers=key)),
-        (413, "too_large", served.post("/v1/embeddings", {"input": "a" * 300}, headers=key)),
+        (413, "too_large", served.post("/v1/embeddings", {"input": "a" * 3000}, headers=key)),
         (405, "wrong_method", served.get("/v1/embeddings")),
         (404, "unknown_path", served.get("/nothing")),
     ]
@@ -288,6 +290,17 @@ def test_no_batch_is_lost_where_many_threads_count(fresh):
     assert value(series, "cls_padding_tokens_total") == 8 * 500 * 4
     assert value(series, "cls_batch_texts_count") == 8 * 500
     assert value(series, "cls_batch_tokens_sum") == 8 * 500 * 24
+
+
+def test_what_is_no_request_is_counted_too(real_server):
+    before = samples(real_server.ask("/metrics").body)
+    address = urllib.parse.urlsplit(real_server.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 400 ")
+    after = samples(real_server.ask("/metrics").body)
+    for name, labels in (("cls_requests_total", {"endpoint": "other", "code": "400"}), ("cls_rejected_total", {"reason": "malformed"})):
+        assert value(after, name, **labels) == value(before, name, **labels) + 1
 
 
 def test_head_is_answered_as_get(fresh):
