@@ -132,18 +132,19 @@ def test_of_several_models_each_is_named_and_all_are_counted(serve, make_bundle)
 
 def test_known_requests_are_counted_exactly(fresh):
     long = "the cat sleeps " * 10
-    assert fresh.post("/v1/embeddings", {"input": ["cat", long, "the cat", "cat"]}).status == 200
+    assert fresh.get("/live").status == 200  # it has no phases
+    assert fresh.post("/v1/embeddings", {"input": ["cat", long, "the cat", "cat", f"a {long}"]}).status == 200
     assert fresh.post("/embeddings", {"input": "dog"}).status == 200
     series = scraped(fresh)
     assert value(series, "cls_requests_total", endpoint="/v1/embeddings", code="200") == 1
     assert value(series, "cls_requests_total", endpoint="/embeddings", code="200") == 1
-    assert value(series, "cls_inputs_total", endpoint="/v1/embeddings") == 4
+    assert value(series, "cls_inputs_total", endpoint="/v1/embeddings") == 5
     assert value(series, "cls_inputs_total", endpoint="/embeddings") == 1
-    tokens = 3 + 16 + 4 + 3  # `cat` is computed once where it stands twice
+    tokens = 3 + 16 + 4 + 16 + 3  # `cat` is computed once where it stands twice
     assert value(series, "cls_tokens_total") == tokens
-    assert value(series, "cls_batch_texts_sum") == 4
+    assert value(series, "cls_batch_texts_sum") == 5
     assert value(series, "cls_batch_tokens_sum") == tokens + value(series, "cls_padding_tokens_total")
-    assert value(series, "cls_truncated_inputs_total") == 1
+    assert value(series, "cls_truncated_inputs_total") == 2
     assert value(series, "cls_request_seconds_count", endpoint="/v1/embeddings") == 1
     for phase in PHASES:
         assert value(series, "cls_phase_seconds_count", phase=phase) == 2, phase
@@ -272,9 +273,18 @@ def test_what_the_server_cancels_as_it_ends_is_a_shutdown(held):
 
 def test_the_queue_is_the_texts_that_wait(held):
     with Served.on(held.encoder) as served:
-        asked = [served.start("POST", "/v1/embeddings", {"input": f"cat {place}"}) for place in range(8)]
-        until(lambda: value(scraped(served), "cls_queue_texts") > 0)
-        assert value(scraped(served), "cls_queue_texts") == held.encoder.queue.texts
+        asked = []
+
+        def ask() -> None:
+            asked.append(served.start("POST", "/v1/embeddings", {"input": f"cat {len(asked)}"}))
+            until(lambda: value(scraped(served), "cls_requests_in_flight") == len(asked) + 1)  # and the one for the metrics
+
+        while held.encoder.queue.texts == 0:  # until every worker has one
+            ask()
+            time.sleep(0.05)
+        for _ in range(3):
+            ask()
+        assert value(scraped(served), "cls_queue_texts") == held.encoder.queue.texts >= 3
         held.let.set()
         assert {answer.result(20).status for answer in asked} == {200}
         assert value(scraped(served), "cls_queue_texts") == 0
