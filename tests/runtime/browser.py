@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,14 @@ OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
 WAIT_SECONDS = 60
+# Chromium reads what it is told from its file 3 and answers on its file 4.
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for place, end in enumerate(ends):
+    os.dup2(end, 3 + place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -35,7 +44,7 @@ class Browser:
         self._in, theirs_out = os.pipe()
         command = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
+            [sys.executable, "-c", LAUNCH, str(theirs_in), str(theirs_out), *command],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -46,10 +55,14 @@ class Browser:
         self._asked = 0
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
-        page = next(target for target in self._ask("Target.getTargets")["targetInfos"] if target["type"] == "page")
-        self._session = self._ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self._ask(f"{domain}.enable")
+        try:
+            page = next(target for target in self._ask("Target.getTargets")["targetInfos"] if target["type"] == "page")
+            self._session = self._ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Network", "Log"):
+                self._ask(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
 
     def open(self, url: str, *, width: int, height: int = 800, dark: bool = False) -> None:
         """Loads a page, on a screen of that size in pixels."""
@@ -76,8 +89,8 @@ class Browser:
         return value
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        answer = self._ask("Page.captureScreenshot", captureBeyondViewport=True)
+        """What is on the screen, as a PNG."""
+        answer = self._ask("Page.captureScreenshot")
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def complaints(self) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -43,14 +43,14 @@ _OF_BODIES: tuple[Kind, ...] = (
 _HEADERS = {
     "x-request-id": ("The request's, or one of the server's own; it is in the log.", {"type": "string"}),
     "server-timing": ("Milliseconds of each phase, and of all.", {"type": "string"}),
-    "x-cls-fingerprint": ("Names what decides the vectors: the same fingerprint, the same vectors.", {"type": "string"}),
-    "x-compute-tokens": ("Tokens of the request's texts.", {"type": "integer"}),
+    "x-cls-fingerprint": ("Of the bundle that answered: the same fingerprint, the same vectors.", {"type": "string"}),
+    "x-compute-tokens": ("Tokens of the request's texts; absent where none were computed.", {"type": "integer"}),
     "x-cls-truncated": ("How many texts were cut; absent where none was.", {"type": "integer"}),
     "retry-after": ("Seconds after which to try again.", {"type": "integer"}),
     "www-authenticate": ("How to send a key.", {"type": "string"}),
 }
+_OF_ALL = ("x-request-id", "server-timing", "x-cls-fingerprint", "x-compute-tokens", "x-cls-truncated")
 _OF_STATUS = {
-    200: ("x-cls-fingerprint", "x-compute-tokens", "x-cls-truncated"),
     401: ("www-authenticate",),
     429: ("retry-after",),
     503: ("retry-after",),
@@ -166,7 +166,7 @@ def _answer(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _response(status: int, content: dict[str, Any]) -> dict[str, Any]:
-    names: Iterable[str] = ("x-request-id", "server-timing", *_OF_STATUS.get(status, ()))
+    names = (*_OF_ALL, *_OF_STATUS.get(status, ()))
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     return {"description": HTTPStatus(status).phrase, "headers": headers, "content": content}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -130,18 +132,19 @@ def test_of_several_models_each_is_named_and_all_are_counted(serve, make_bundle)
 
 def test_known_requests_are_counted_exactly(fresh):
     long = "the cat sleeps " * 10
-    assert fresh.post("/v1/embeddings", {"input": ["cat", long, "the cat", "cat"]}).status == 200
+    assert fresh.get("/live").status == 200  # it has no phases
+    assert fresh.post("/v1/embeddings", {"input": ["cat", long, "the cat", "cat", f"a {long}"]}).status == 200
     assert fresh.post("/embeddings", {"input": "dog"}).status == 200
     series = scraped(fresh)
     assert value(series, "cls_requests_total", endpoint="/v1/embeddings", code="200") == 1
     assert value(series, "cls_requests_total", endpoint="/embeddings", code="200") == 1
-    assert value(series, "cls_inputs_total", endpoint="/v1/embeddings") == 4
+    assert value(series, "cls_inputs_total", endpoint="/v1/embeddings") == 5
     assert value(series, "cls_inputs_total", endpoint="/embeddings") == 1
-    tokens = 3 + 16 + 4 + 3  # `cat` is computed once where it stands twice
+    tokens = 3 + 16 + 4 + 16 + 3  # `cat` is computed once where it stands twice
     assert value(series, "cls_tokens_total") == tokens
-    assert value(series, "cls_batch_texts_sum") == 4
+    assert value(series, "cls_batch_texts_sum") == 5
     assert value(series, "cls_batch_tokens_sum") == tokens + value(series, "cls_padding_tokens_total")
-    assert value(series, "cls_truncated_inputs_total") == 1
+    assert value(series, "cls_truncated_inputs_total") == 2
     assert value(series, "cls_request_seconds_count", endpoint="/v1/embeddings") == 1
     for phase in PHASES:
         assert value(series, "cls_phase_seconds_count", phase=phase) == 2, phase
@@ -167,7 +170,7 @@ def test_padding_is_what_the_engine_computed_beside_the_tokens(watched, watched_
 def test_each_refusal_is_counted_by_its_reason_and_takes_no_time(serve, make_bundle, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("secret\n")
-    served = serve(make_bundle(outputs=("sentence_embedding",)), api_key_file=keys, max_inputs=2, max_body_bytes=200)
+    served = serve(make_bundle(outputs=("sentence_embedding",)), api_key_file=keys, max_inputs=2, max_body_bytes=1024)
     key = [("api-key", "secret")]
     asked = [
         (401, "unauthorized", served.post("/v1/embeddings", {"input": "cat"})),
@@ -175,7 +178,7 @@ def test_each_refusal_is_counted_by_its_reason_and_takes_no_time(serve, make_bun
         (400, "empty", served.post("/v1/embeddings", {"input": []}, headers=key)),
         (404, "unknown_model", served.post("/v1/embeddings", {"input": "cat", "model": "no"}, headers=key)),
         (413, "too_large", served.post("/v1/embeddings", {"input": ["a", "b", "c"]}, headers=key)),
-        (413, "too_large", served.post("/v1/embeddings", {"input": "a" * 300}, headers=key)),
+        (413, "too_large", served.post("/v1/embeddings", {"input": "a" * 3000}, headers=key)),
         (405, "wrong_method", served.get("/v1/embeddings")),
         (404, "unknown_path", served.get("/nothing")),
     ]
@@ -270,9 +273,18 @@ def test_what_the_server_cancels_as_it_ends_is_a_shutdown(held):
 
 def test_the_queue_is_the_texts_that_wait(held):
     with Served.on(held.encoder) as served:
-        asked = [served.start("POST", "/v1/embeddings", {"input": f"cat {place}"}) for place in range(8)]
-        until(lambda: value(scraped(served), "cls_queue_texts") > 0)
-        assert value(scraped(served), "cls_queue_texts") == held.encoder.queue.texts
+        asked = []
+
+        def ask() -> None:
+            asked.append(served.start("POST", "/v1/embeddings", {"input": f"cat {len(asked)}"}))
+            until(lambda: value(scraped(served), "cls_requests_in_flight") == len(asked) + 1)  # and the one for the metrics
+
+        while held.encoder.queue.texts == 0:  # until every worker has one
+            ask()
+            time.sleep(0.05)
+        for _ in range(3):
+            ask()
+        assert value(scraped(served), "cls_queue_texts") == held.encoder.queue.texts >= 3
         held.let.set()
         assert {answer.result(20).status for answer in asked} == {200}
         assert value(scraped(served), "cls_queue_texts") == 0
@@ -288,6 +300,17 @@ def test_no_batch_is_lost_where_many_threads_count(fresh):
     assert value(series, "cls_padding_tokens_total") == 8 * 500 * 4
     assert value(series, "cls_batch_texts_count") == 8 * 500
     assert value(series, "cls_batch_tokens_sum") == 8 * 500 * 24
+
+
+def test_what_is_no_request_is_counted_too(real_server):
+    before = samples(real_server.ask("/metrics").body)
+    address = urllib.parse.urlsplit(real_server.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 400 ")
+    after = samples(real_server.ask("/metrics").body)
+    for name, labels in (("cls_requests_total", {"endpoint": "other", "code": "400"}), ("cls_rejected_total", {"reason": "malformed"})):
+        assert value(after, name, **labels) == value(before, name, **labels) + 1
 
 
 def test_head_is_answered_as_get(fresh):

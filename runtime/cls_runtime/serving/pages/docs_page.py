@@ -33,7 +33,7 @@ def docs_page(document: Json) -> Response:
 
 def _row(method: str, path: str, operation: Json) -> str:
     link = f'<a href="#{escape(operation["operationId"])}"><code>{escape(path)}</code></a>'
-    return f"<tr><td>{_badge(method)}</td><td>{link}</td><td>{_text(operation['summary'])}</td></tr>"
+    return f"<li>{_badge(method)} {link} <span>{_text(operation['summary'])}</span></li>"
 
 
 def _card(method: str, path: str, operation: Json, document: Json) -> str:
@@ -78,7 +78,7 @@ def _fields(heading: str, schema: Json) -> str:
         f"{'needed' if name in required else ''}</td></tr>"
         for name, field in schema["properties"].items()
     )
-    return f"<details open><summary>{heading}</summary><table><tbody>{rows}</tbody></table></details>"
+    return f'<details open><summary>{heading}</summary><div class="scroll"><table><tbody>{rows}</tbody></table></div></details>'
 
 
 def _type(name: str, schema: Json) -> str:

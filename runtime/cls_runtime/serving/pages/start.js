@@ -11,7 +11,7 @@ const ask = {
   predict: (form) => ({ path: "predict", body: { inputs: form.text.value } }),
 };
 const scores = {
-  similarity: (answer) => [[answer[0], "similarity"]],
+  similarity: (answer) => [[answer[0], "cosine similarity"]],
   rerank: (answer, form) => answer.map((item) => [item.score, [form.first.value, form.second.value][item.index]]),
   predict: (answer) => answer.map((item) => [item.score, item.label]),
 };
@@ -47,7 +47,8 @@ async function send(form, output) {
   const { path, body } = ask[kind](form.elements);
   if (form.elements.model) body.model = form.elements.model.value;
   const headers = { "content-type": "application/json" };
-  if (form.elements.key && form.elements.key.value) headers.authorization = `Bearer ${form.elements.key.value}`;
+  const key = document.getElementById("key");
+  if (key && key.value) headers.authorization = `Bearer ${key.value}`;
   const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
   const answer = await response.json();
   if (!response.ok) throw new Error(typeof answer.error === "string" ? answer.error : answer.error.message);

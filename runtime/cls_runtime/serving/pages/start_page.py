@@ -21,6 +21,10 @@ from cls_runtime.serving.pages.page import page
 Kind = Literal["similarity", "rerank", "predict"]
 _POOLED = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
 _OUTPUTS = {"cls": "sentence", "sentence": "sentence", "pooler": "pooler", "logits": "logits", "tokens": "each token"}
+_KEY = (
+    '<section class="card"><label>API key <span class="note">for the boxes below; kept in this page alone and forgotten with it</span>'
+    '<input id="key" type="password" autocomplete="off" spellcheck="false"></label></section>'
+)
 
 
 def start_page(models: Sequence[ServedModel], *, keys: bool) -> Response:
@@ -35,7 +39,8 @@ def start_page(models: Sequence[ServedModel], *, keys: bool) -> Response:
     values = {
         "title": escape(", ".join(model.name for model in models)),
         "version": escape(__version__),
-        "boxes": "\n".join(_box(kind, [model.name for model in models if kind_of(model) == kind], keys=keys) for kind in kinds),
+        "key": _KEY if keys else "",
+        "boxes": "\n".join(_box(kind, [model.name for model in models if kind_of(model) == kind]) for kind in kinds),
         "lines": "\n".join(shell_line(path, EXAMPLES[path], keys=keys) for path in paths),
         "models": "\n".join(_model(model, place) for place, model in enumerate(models)),
     }
@@ -49,13 +54,13 @@ def kind_of(model: ServedModel) -> Kind:
 
 def shell_line(path: str, body: object, *, keys: bool) -> str:
     """A curl command for an endpoint, as HTML; the page's script puts its own address into it."""
-    key = ' -H "Authorization: Bearer $KEY"' if keys else ""
+    key = ' \\\n  -H "Authorization: Bearer $KEY"' if keys else ""
     data = f" \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(body))}" if body is not None else ""
     origin = "<span data-origin>http://127.0.0.1:8080</span>"
     return f'<pre tabindex="0"><code>curl {origin}{escape(path)}{escape(key + data, quote=False)}</code></pre>'
 
 
-def _box(kind: Kind, names: Sequence[str], *, keys: bool) -> str:
+def _box(kind: Kind, names: Sequence[str]) -> str:
     heading, button, fields = {
         "similarity": ("How alike are two sentences?", "Compare", _two("First sentence", "Second sentence", "/similarity")),
         "rerank": ("Which text answers the question?", "Rank", _rerank_fields()),
@@ -65,13 +70,9 @@ def _box(kind: Kind, names: Sequence[str], *, keys: bool) -> str:
     if len(names) > 1:
         options = "".join(f"<option>{escape(name)}</option>" for name in names)
         model = f'<label>Model <select name="model">{options}</select></label>'
-    key = ""
-    if keys:
-        note = '<span class="note">it is kept in this page alone and forgotten with it</span>'
-        key = f'<label>API key {note}<input name="key" type="password" autocomplete="off" spellcheck="false"></label>'
     return (
         f'<form class="card" data-kind="{kind}" aria-labelledby="try-{kind}"><h2 id="try-{kind}">{heading}</h2>'
-        f'{fields}{model}{key}<button type="submit">{button}</button><output aria-live="polite"></output></form>'
+        f'{fields}{model}<button type="submit">{button}</button><output aria-live="polite"></output></form>'
     )
 
 
@@ -133,9 +134,10 @@ def _parity(model: ServedModel) -> str:
     texts = max(figures.texts for figures in parity.values())
     about = (
         f"What {escape(variant)} gave for {texts:,} texts when the bundle was exported, beside what PyTorch gives in fp32. A cosine of 1 "
-        "is the same direction; the difference is the largest of any single number. An export that misses what it is held to is refused."
+        "is the same direction; the last column is the largest difference of any single number. An export that misses what it is held to "
+        "is refused."
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Difference"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Off by"))
     table = f'<table class="figures"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
     region = f'<div class="scroll" tabindex="0" role="region" aria-label="Parity of {escape(model.name)}">{table}</div>'
     return f'<h3>Parity with PyTorch</h3><p class="note">{about}</p>{region}'

@@ -60,6 +60,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         body=msgspec.Raw,
         answer=Any,
         tag="TEI",
-        statuses=(400, 401, 404, 405, 413, 422, 424, 429, 500, 503),
     ),
 )

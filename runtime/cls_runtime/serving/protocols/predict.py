@@ -128,6 +128,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         body=PredictRequest,
         answer=list[Prediction | list[Prediction]],
         tag="TEI",
-        statuses=(400, 401, 404, 405, 413, 422, 424, 429, 500, 503),
     ),
 )

@@ -248,7 +248,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         body=RankRequest,
         answer=Ranks | RerankAnswer,
         tag="TEI",
-        statuses=(400, 401, 404, 405, 413, 422, 424, 429, 500, 503),
     ),
     *(
         Endpoint(

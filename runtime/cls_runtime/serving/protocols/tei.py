@@ -33,7 +33,6 @@ _TYPES: dict[Kind, str] = {
     "late": "Unhealthy",
 }
 _STATUS: dict[Kind, int] = {"invalid": 422, "unsupported": 424}
-_STATUSES = (400, 401, 404, 405, 413, 422, 424, 429, 500, 503)
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -195,9 +194,7 @@ def _named(fields: Mapping[str, Any]) -> str:
 
 
 def _endpoint(method: str, path: str, summary: str, handle: Handler, *, body: Any = None, answer: Any = None) -> Endpoint:
-    return Endpoint(
-        method=method, path=path, summary=summary, handle=handle, errors=error, body=body, answer=answer, tag="TEI", statuses=_STATUSES
-    )
+    return Endpoint(method=method, path=path, summary=summary, handle=handle, errors=error, body=body, answer=answer, tag="TEI")
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
