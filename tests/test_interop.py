@@ -14,6 +14,18 @@ from cls_exporter.writing.card_snippets import snippets as card_snippets
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Pooling, Source, SourcePooling, Variant
 
 ROOT = snippets.ROOT
+# Rows of the table of docs/serving.md: the client, its environments, and the package that the version is of.
+CLIENTS = (
+    ("openai, python and npm", "openai", "openai"),
+    ("openai, python and npm", "openai_js", "openai"),
+    ("langchain", "langchain_openai", "langchain-openai"),
+    ("llamaindex", "llama_index", "llama-index-core"),
+    ("huggingface_hub", "huggingface_hub", "huggingface_hub"),
+    ("cohere", "cohere", "cohere"),
+    ("litellm", "litellm", "litellm"),
+    ("haystack", "haystack", "haystack-ai"),
+    ("chromadb", "chromadb", "chromadb"),
+)
 
 
 def test_every_snippet_says_where_it_runs_and_can_be_given_texts() -> None:
@@ -105,6 +117,19 @@ def test_every_line_of_a_client_can_be_given_a_server_and_texts() -> None:
         assert program.count("the query") == (snippet.result in ("ranking", "similarities"))
         assert program.endswith("\n")
         assert program.count("result.json") == 1
+
+
+def test_the_page_names_the_versions_of_the_clients() -> None:
+    rows = re.findall(r"^\| \[(.*?)\]\(#.*?\) \| (.*?) \|", client_snippets.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    versions = {name.casefold(): set(re.findall(r"\d+(?:\.\d+)+", version)) for name, version in rows if re.search(r"\d\.\d", version)}
+    pinned: dict[str, set[str]] = {}
+    for name, folder, package in CLIENTS:
+        here = ROOT / "tests" / "interop" / folder
+        file = next(path for path in (here / "requirements.txt", here / "package.json") if path.exists())
+        found = re.search(rf'^ *"?{package}(?:==|": ")(\d+\.\d+)', file.read_text(), re.MULTILINE)
+        assert found is not None, file
+        pinned.setdefault(name, set()).add(found[1])
+    assert versions == pinned
 
 
 def test_a_clients_lines_must_say_where_they_run() -> None:
