@@ -54,6 +54,8 @@ from cls_runtime.reading.text_files import read_texts
 BULK_TEXTS = 2048
 QUEUE_MS = 2000.0  # the default of --max-queue-ms
 LIVE = request_bytes("GET", "/live")
+# In the order of the table of bars; those that are not here are in serving/endurance.py. Faults and environment are tests.
+BARS = ("generator", "vectors", "overhead", "clients", "overload", "bulk", "connections", "soak", "endings", "cold")
 
 
 def vectors(rig: Rig, amounts: Amounts) -> BarRecord:
@@ -208,41 +210,17 @@ def bulk(rig: Rig, amounts: Amounts) -> BarRecord:
     return BarRecord(test=f"bulk of {BULK_TEXTS:,} beside singles", figures=figures, how=how, quick=amounts.quick)
 
 
-def cold(rig: Rig, amounts: Amounts) -> BarRecord:
-    """From the start of the process until `/ready` answers 200."""
-    seconds = []
-    for _ in range(amounts.starts + 1):  # the first fills the system's cache
-        with rig.server() as server:
-            seconds.append(round(server.ready_s, 3))
-    figures = (
-        Figure(name="longest start", value=max(seconds[1:]), unit="s", most=1),
-        Figure(name="median", value=statistics.median(seconds[1:]), unit="s"),
-    )
-    how = f"{amounts.starts} starts on the server's CPUs, the bundle in the system's cache"
-    return BarRecord(test="cold", figures=figures, how=how, quick=amounts.quick)
-
-
 def all_bars() -> Mapping[str, Callable[[Rig, Amounts], BarRecord]]:
-    """Every bar, in the order of the table. Faults and environment are tests."""
-    endurance = importlib.import_module("serving.endurance")  # beside this file, wherever it is run from
-    return {
-        "vectors": vectors,
-        "overhead": overhead,
-        "clients": clients,
-        "overload": overload,
-        "bulk": bulk,
-        "connections": endurance.connections,
-        "soak": endurance.soak,
-        "endings": endurance.endings,
-        "cold": cold,
-    }
+    """What measures each bar."""
+    endurance = importlib.import_module("serving.endurance")  # beside this file, which is run as a script or imported by its tests
+    return {key: globals()[key] if key in globals() else getattr(endurance, key) for key in BARS}
 
 
 def table(held: BarsFile) -> str:
     """The bars as docs/serving.md has them."""
     from cls_runtime.bench.table import markdown
 
-    made = bars_table(held, list(all_bars()))
+    made = bars_table(held, BARS)
     return f"{markdown(made)}\n\n{made.caption}"
 
 
@@ -254,7 +232,7 @@ def read(path: Path) -> BarsFile:
 def missed(path: Path) -> list[str]:
     """What a recorded run misses: figures, bars that were measured too briefly, and bars that are not there."""
     held = read_bars(path)
-    return missed_bars(held) + [f"{key}: not measured" for key in all_bars() if key not in held.bars]
+    return missed_bars(held) + [f"{key}: not measured" for key in BARS if key not in held.bars]
 
 
 def main() -> int:
