@@ -1,4 +1,6 @@
-"""The bars of what a server holds over time: connections, hundreds of thousands of requests, and its end under load."""
+"""The bars of a server's life: its start, thousands of connections, hundreds of thousands of requests, and its end under load; and first,
+what the load generator itself can do.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ from collections.abc import Iterator
 
 from cls_runtime.bench.bars import BarRecord, Figure
 from cls_runtime.bench.http_messages import AnswerReader, request_bytes
-from cls_runtime.bench.load_streams import LEFT, Stream
+from cls_runtime.bench.load_process import load
+from cls_runtime.bench.load_streams import LEFT, LoadRecord, Stream
 from cls_runtime.bench.open_loop import Pace
 from cls_runtime.bench.server_process import ServerProcess
 from cls_runtime.bench.serving_rig import CALLERS, EMBEDDINGS, REFUSED, Amounts, Rig, embedding_request, generator_words, percentile_ms
+from cls_runtime.bench.trivial_responder import responder
 
 LIVE = request_bytes("GET", "/live")
 MIB = 2**20
@@ -93,7 +97,8 @@ def soak(rig: Rig, amounts: Amounts) -> BarRecord:
     ended: Counter[str] = Counter()
     resident: list[float] = []
     files: list[int] = []
-    with rig.server("--max-body", f"{LARGEST_BODY // 1024}KiB") as server:
+    # Nothing is refused for want of time: what becomes of each request is known.
+    with rig.server("--max-body", f"{LARGEST_BODY // 1024}KiB", "--max-queue-ms", "30000") as server:
         capacity = rig.capacity(server, seconds=amounts.seconds)
         for number in range(amounts.soak_slices):
             record = rig.load(server, *soak_streams(rig, every, seconds=every / capacity, seed=number))
@@ -134,10 +139,10 @@ def soak_streams(rig: Rig, count: int, *, seconds: float, seed: int) -> list[Str
     odds = [
         odd("cut", cut, 0.005, "close"),
         odd("reset", text, 0.01, "reset"),
-        odd("too large", large, 0.002),
-        odd("bulk", embedding_request(rig.texts[:50]), 0.003),
+        odd("too large", large, 0.005),
+        odd("bulk", embedding_request(rig.texts[:50]), 0.0025),
     ]
-    return [Stream(name="texts", requests=rig.requests, callers=CALLERS, count=count - round(0.02 * count)), *odds]
+    return [Stream(name="texts", requests=rig.requests, callers=CALLERS, count=count - round(0.0225 * count)), *odds]
 
 
 def at_rest(server: ServerProcess) -> None:
@@ -184,3 +189,41 @@ def endings(rig: Rig, amounts: Amounts) -> BarRecord:
     )
     how = f"{CALLERS} callers of one text and 2 of 64, the signal at a random moment, {amounts.endings} servers"
     return BarRecord(test=f"SIGTERM under load, {amounts.endings} times", figures=figures, how=how, quick=amounts.quick)
+
+
+def cold(rig: Rig, amounts: Amounts) -> BarRecord:
+    """From the start of the process until `/ready` answers 200."""
+    seconds = []
+    for _ in range(amounts.starts + 1):  # the first fills the system's cache
+        with rig.server() as server:
+            seconds.append(round(server.ready_s, 3))
+    figures = (
+        Figure(name="longest start", value=max(seconds[1:]), unit="s", most=1),
+        Figure(name="median", value=statistics.median(seconds[1:]), unit="s"),
+    )
+    how = f"{amounts.starts} starts on the server's CPUs, the bundle in the system's cache"
+    return BarRecord(test="cold", figures=figures, how=how, quick=amounts.quick)
+
+
+def generator(rig: Rig, amounts: Amounts) -> BarRecord:
+    """What the generator reaches against a responder that computes nothing: more than any server is asked for."""
+    with responder(cpus=rig.cpus.server) as address:
+
+        def sent(**given: object) -> LoadRecord:
+            stream = Stream(name="texts", requests=rig.requests, **given)  # type: ignore[arg-type]
+            return load(address, [stream], cpus=rig.cpus.generator)
+
+        most = sent(callers=CALLERS, seconds=amounts.seconds).streams["texts"].ended_within(amounts.seconds, 200) / amounts.seconds
+        half = sent(pace=Pace(rate=most / 2, seconds=amounts.seconds), connections=64)
+        alone = sent(callers=1, seconds=amounts.seconds).streams["texts"].taken(200)
+    texts = half.streams["texts"]
+    figures = (
+        Figure(name="answers to 32 callers", value=round(most), unit="a second"),
+        Figure(name="at half of that, not answered", value=len(texts) - len(texts.taken(200)), most=0),
+        Figure(name="its CPU time for a request", value=round(half.cpu_seconds / max(1, len(texts)) * 1e6), unit="us"),
+        Figure(name="sent late, p99", value=percentile_ms(half.late_s, 99), unit="ms"),
+        Figure(name="p50 from when a request was due", value=percentile_ms(texts.taken(200), 50), unit="ms"),
+        Figure(name="p50 of one caller", value=percentile_ms(alone, 50), unit="ms"),
+    )
+    how = "a responder that computes nothing, on the server's CPUs"
+    return BarRecord(test="the load generator itself", figures=figures, how=how, quick=amounts.quick)

@@ -138,4 +138,6 @@ def missed_bars(held: BarsFile) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:,.0f}" if value == int(value) else digits(value)
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f}" if value == int(value) else f"{value:.1e}" if abs(value) < 0.001 else digits(value)

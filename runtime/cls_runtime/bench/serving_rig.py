@@ -100,8 +100,8 @@ QUICK = Amounts(
     idle=64,
     active=32,
     active_seconds=1.0,
-    soak_requests=600,
-    soak_slices=4,
+    soak_requests=1200,
+    soak_slices=3,
     endings=2,
     quick=True,
 )
