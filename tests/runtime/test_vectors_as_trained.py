@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -256,15 +257,29 @@ class TestPromptsLeftOut:
     def test_requests_with_different_prompts_share_a_batch(self, bundle_of):
         engine = WatchedEngine(Bundle.open(bundle_of[0]), threads=1)
         shapes: list[tuple[int, ...]] = []
-        engine.around = lambda run, batch, outputs: (shapes.append(batch.input_ids.shape), run(batch, outputs))[1]
+        entered, opened = threading.Event(), threading.Event()
+
+        def held_up(run, batch, outputs):
+            shapes.append(batch.input_ids.shape)
+            entered.set()
+            assert opened.wait(60)
+            return run(batch, outputs)
+
+        engine.around = held_up
         with Encoder.of(Bundle.open(bundle_of[0]), engine) as encoder:
 
             async def all_at_once() -> list[np.ndarray]:
+                first = asyncio.create_task(encoder.aencode(["b"]))
+                assert await asyncio.to_thread(entered.wait, 60)
                 prompts = ("", "cat ", "find the dog: ", "cat ")
-                return await asyncio.gather(*(encoder.aencode(["a cat", "dog"], prompt=prompt) for prompt in prompts))
+                tasks = [asyncio.create_task(encoder.aencode(["a cat", "dog"], prompt=prompt)) for prompt in prompts]
+                await asyncio.sleep(0)  # each runs until it waits
+                opened.set()
+                await first
+                return await asyncio.gather(*tasks)
 
             rows = asyncio.run(all_at_once())
-            assert [shape[0] for shape in shapes] == [6]  # the fourth request is the second again
+            assert [shape[0] for shape in shapes] == [1, 6]  # the fourth request is the second again
             for prompt, of_prompt in zip(("", "cat ", "find the dog: ", "cat "), rows, strict=True):
                 same(of_prompt, encoder.encode(["a cat", "dog"], prompt=prompt))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +12,7 @@ from cls_runtime import Bundle
 from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import choose, engine_module
 
+HANGS = 600  # seconds; a wait in another thread would outlive pytest's own limit
 Run = Callable[[TokenBatch, Sequence[str]], list[np.ndarray]]
 
 
@@ -29,3 +32,21 @@ class WatchedEngine:
     def close(self) -> None:
         self.closed = True
         self._engine.close()
+
+
+class Gate:
+    """Around an engine's runs: none of them computes until it is opened. `texts` are the sizes of their batches."""
+
+    def __init__(self) -> None:
+        self.opened, self.entered = threading.Event(), threading.Event()
+        self.texts: list[int] = []
+
+    def __call__(self, run: Run, batch: TokenBatch, outputs: Sequence[str]) -> list[np.ndarray]:
+        self.texts.append(len(batch.input_ids))
+        self.entered.set()
+        assert self.opened.wait(HANGS)
+        return run(batch, outputs)
+
+    async def holds_a_run(self) -> None:
+        """Returns once a run is held up."""
+        assert await asyncio.to_thread(self.entered.wait, HANGS)

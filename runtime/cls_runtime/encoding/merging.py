@@ -122,11 +122,12 @@ class RequestMerger:
             request.timer = None
         if request.ended or not self._crew.is_here:
             return
-        request.future.cancel()
         with self._arrived:
             if not request.ended:
                 request.ended = True
                 self._queue.remove(request)
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and the task that awaited was thrown away
+            request.future.cancel()
 
     def close(self) -> None:
         """Ends the threads after the rounds under way; what still waits fails with ClosedError. May be called more than once."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from bundle_builder import HIDDEN
-from watched_engine import WatchedEngine
+from watched_engine import HANGS, Gate, WatchedEngine
 
 from cls_runtime import (
     Bundle,
@@ -28,29 +28,10 @@ from cls_runtime.encoding.overflow import Overflow
 
 ATOL = 1e-5  # the contract's bound on a text's vector alone against in any batch
 LONG = "the cat " * 30
-HANGS = 600  # seconds; a wait in another thread would outlive pytest's own limit
 
 
 def texts_of(request: int, count: int) -> list[str]:
     return [f"{request} the cat {number}" for number in range(count)]
-
-
-class Gate:
-    """Around an engine's runs: none of them computes until it is opened. `texts` are the sizes of their batches."""
-
-    def __init__(self):
-        self.opened, self.entered = threading.Event(), threading.Event()
-        self.texts = []
-
-    def __call__(self, run, batch, outputs):
-        self.texts.append(len(batch.input_ids))
-        self.entered.set()
-        assert self.opened.wait(HANGS)
-        return run(batch, outputs)
-
-    async def holds_a_run(self):
-        """Returns once a run is held up."""
-        assert await asyncio.to_thread(self.entered.wait, HANGS)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cls_runtime import Bundle
 from cls_runtime.bundle.manifest import read_manifest
-from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, TextTokenizer, characters
+from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, LONG_CHARACTERS, TextTokenizer, characters
 from cls_runtime.encoding.truncating import kept_positions
 
 # Everything that encodes to UTF-8, and texts that are long in tokens.
@@ -38,9 +38,9 @@ class Oracle:
         return encoding["input_ids"][0], encoding["token_type_ids"][0]
 
 
-def assert_agreement(ours, oracle, items):
+def assert_agreement(ours, oracle, items, **options):
     """Fails where an item gets other ids or type ids from `ours` than from the oracle."""
-    for item, tokens in zip(items, ours.tokenize(items), strict=True):
+    for item, tokens in zip(items, ours.tokenize(items, **options), strict=True):
         assert (tokens.ids.tolist(), tokens.type_ids.tolist()) == oracle(item)
 
 
@@ -77,6 +77,25 @@ def test_agrees_with_transformers(tiny, items):
 @given(items=st.lists(ITEM, min_size=1, max_size=4))
 def test_agrees_with_transformers_cutting_on_the_left(tiny_left, items):
     assert_agreement(*tiny_left, items)
+
+
+@settings(max_examples=100)
+@given(items=st.lists(ITEM, min_size=1, max_size=4), left=st.booleans())
+def test_a_call_may_cut_on_the_other_side(tiny, tiny_left, items, left):
+    """Either bundle cuts where the call says, as transformers does where the tokenizer's files say it."""
+    oracle = tiny_left[1] if left else tiny[1]
+    for ours in (tiny[0], tiny_left[0]):
+        assert_agreement(ours, oracle, items, truncate_left=left)
+
+
+@pytest.mark.parametrize("item", ["dog cat " * 40_000, ("dog " * 30_000, "the cat " * 20_000), ("dog", "the cat " * 40_000)])
+def test_a_call_may_cut_a_huge_text_on_the_left(tiny, tiny_left, item):
+    """Of more characters than are tokenized at once."""
+    assert characters(item) > LONG_CHARACTERS[0]
+    ours, _ = tiny
+    assert_agreement(ours, tiny_left[1], [item], truncate_left=True)
+    (tokens,) = ours.tokenize([item], truncate_left=True)
+    assert tokens.at_least
 
 
 @settings(max_examples=150)
