@@ -19,6 +19,9 @@ MOST_STRINGS = 2**18
 # A body of fewer bytes has not so many strings, quotes and commas included.
 _FEW_BYTES = 3 * MOST_STRINGS
 
+# In a body of so many bytes nobody looks for why it is no JSON: that takes longer than to read it.
+LARGE_BYTES = 2**20
+
 # Of a content-length; Python reads no number of thousands of them.
 _MOST_DIGITS = 18
 
@@ -122,7 +125,7 @@ def _not_json(body: bytes, reason: str) -> str:
         return "the body is empty, expected JSON"
     if body.startswith(b"\xef\xbb\xbf"):
         return "the body begins with a byte order mark, which JSON has not; send it without"
-    if _LONE_SURROGATE.search(body):
+    if len(body) < LARGE_BYTES and _LONE_SURROGATE.search(body):
         return "the body has half of a surrogate pair (\\ud800 to \\udfff), which is no Unicode character; send both halves, or neither"
     reason = reason.removeprefix("JSON is malformed: ")
     return f"the body is not JSON: {reason[:1].lower()}{reason[1:]}"
@@ -130,8 +133,8 @@ def _not_json(body: bytes, reason: str) -> str:
 
 def _of_another_type(message: str, decoder: msgspec.json.Decoder[Any]) -> Refusal:
     """What msgspec says of a wrong type, as a refusal that names the field."""
-    what, _, where = message.partition(" - at ")
-    where = where.strip("`").removeprefix("$").removeprefix(".")
+    what, at, where = message.rpartition(" - at `$")
+    what, where = (what, where.removesuffix("`").removeprefix(".")) if at else (message, "")
     param = _IN_A_LIST.split(where)[0] or None
     if missing := _MISSING.fullmatch(what):
         param = f"{param}.{missing[1]}" if param else missing[1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,13 @@ def test_a_server_that_takes_more_texts_takes_more_strings() -> None:
         bodies.decoded(body, decoder)
 
 
+@pytest.mark.parametrize("value", ["x - at `$.input`", "x - at " * 10**5, "`", " - at `$" * 1000 + "`", "\n" * 1000])
+def test_a_wrong_value_cannot_pretend_to_be_another_field(served: Served, value: str) -> None:
+    answer = served.post("/v1/embeddings", {"input": "a", "encoding_format": value})
+    assert re.match(r"encoding_format is .{,150}, expected float or base64$", message(answer))
+    assert answer.json["error"]["param"] == "encoding_format"
+
+
 def test_a_message_quotes_no_text() -> None:
     decoder = msgspec.json.Decoder(EmbeddingsRequest)
     for body in (b'{"input": ["secret", 5]}', b'{"input": {"secret": 1}}', b'{"input": "secret', b'{"input": "secret", "prompt": "x"}'):
@@ -174,7 +183,7 @@ def test_any_bytes(served: Served, path: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", POST[1:])
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_any_json(served: Served, path: str, data: st.DataObject) -> None:
     texts = st.text(max_size=10) | st.lists(st.text(max_size=5) | st.integers(), max_size=3) | JSON
@@ -184,3 +193,27 @@ def test_any_json(served: Served, path: str, data: st.DataObject) -> None:
     assert answer.status in (200, 400, 404, 413, 422), answer.body
     if answer.status != 200:
         assert "\n" not in message(answer, answer.status)
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"input": ["word " * 1600] * 2048}).encode(),
+        json.dumps({"input": ["w\u00f6rd \u6f22\u5b57 " * 560] * 2048}, ensure_ascii=False).encode(),
+        json.dumps({"input": ["w\u00f6rd \u6f22\u5b57 " * 330] * 2048}).encode(),
+        b'{"input": "a", "unknown": [' + b"[]," * 5_000_000 + b"1]}",
+        b'{"input": [' + b'"a",' * 4_000_000 + b'"a"]}',
+        b'{"input": "' + b"\\" * 2**24,
+        b'{"input": "' + b"\\ud800" * 2**21 + b'"}',
+    ],
+    ids=["ascii", "utf-8", "escapes", "unknown", "strings", "backslashes", "surrogates"],
+)
+def test_the_largest_body_holds_up_the_others_no_longer_than_this(body: bytes) -> None:
+    """Measured: 5 to 50 ms of 16 MiB on a core of 2026; four times as long fails."""
+    assert len(body) > 2**23
+    decoder = msgspec.json.Decoder(EmbeddingsRequest)
+    began = time.thread_time()
+    with contextlib.suppress(Refusal):
+        bodies.decoded(body, decoder)
+    assert time.thread_time() - began < 0.2
