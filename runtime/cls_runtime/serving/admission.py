@@ -16,6 +16,8 @@ Value = TypeVar("Value")
 SMALL_INPUTS = 32
 # All bodies that are being read, or whose texts wait, in bodies of the largest size.
 BODIES_HELD = 16
+# Whoever sends no more than this is not refused because others send large bodies, or slowly.
+SMALL_BODY_BYTES = 2**16
 # Requests that wait for their text to be tokenized, or ids to be decoded, which is done for one of them at a time.
 WAITING_FOR_TOKENIZER = 64
 
@@ -90,13 +92,14 @@ class BodyBudget:
         self._most = most
         self._held = 0
 
-    def take(self, count: int) -> None:
-        """Counts bytes that have arrived.
+    def take(self, count: int, *, size: int) -> None:
+        """Counts bytes that have arrived, of a body that has `size` with them. The last quarter is for small bodies.
 
         Raises:
             Refusal: there are too many.
         """
-        if self._held + count > self._most:
+        most = self._most if size <= SMALL_BODY_BYTES else self._most - self._most // 4
+        if self._held + count > most:
             raise Refusal(
                 "overloaded", "the bodies of all requests are too large together; try again later", code="overloaded", retry_after_s=1
             )

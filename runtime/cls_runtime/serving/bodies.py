@@ -67,7 +67,7 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
             size += len(part)
             if size > limit:
                 raise too_large(limit)
-            budget.take(len(part))
+            budget.take(len(part), size=size)
             held += len(part)
             parts.append(part)
             if not message.get("more_body", False):

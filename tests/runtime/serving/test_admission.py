@@ -17,7 +17,7 @@ from watched_engine import WatchedEngine
 
 from cls_runtime import Encoder
 from cls_runtime.encoding.report import QueueState
-from cls_runtime.serving.admission import SMALL_INPUTS, WAITING_FOR_TOKENIZER, Admission, BodyBudget
+from cls_runtime.serving.admission import SMALL_BODY_BYTES, SMALL_INPUTS, WAITING_FOR_TOKENIZER, Admission, BodyBudget
 from cls_runtime.serving.refusal import Refusal
 
 
@@ -181,13 +181,26 @@ def test_no_more_than_so_many_wait_for_a_tokenizer() -> None:
 
 def test_bodies_are_counted_together() -> None:
     budget = BodyBudget(10)
-    budget.take(6)
-    budget.take(4)
+    budget.take(6, size=6)
+    budget.take(4, size=4)
     with pytest.raises(Refusal, match="the bodies of all requests are too large together") as error:
-        budget.take(1)
+        budget.take(1, size=1)
     assert error.value.status == 429
     budget.give(4)
-    budget.take(4)
+    budget.take(4, size=10)
+
+
+def test_large_bodies_leave_room_for_small_ones() -> None:
+    most = 8 * SMALL_BODY_BYTES
+    budget = BodyBudget(most)
+    budget.take(most * 3 // 4, size=most * 3 // 4)
+    for size in (SMALL_BODY_BYTES + 1, most):
+        with pytest.raises(Refusal):
+            budget.take(1, size=size)
+    budget.take(SMALL_BODY_BYTES, size=SMALL_BODY_BYTES)
+    budget.take(SMALL_BODY_BYTES, size=SMALL_BODY_BYTES)
+    with pytest.raises(Refusal):
+        budget.take(1, size=1)
 
 
 def test_many_at_once_get_their_own(served: Served) -> None:

@@ -232,6 +232,19 @@ def test_info(served: Served, serve: Callable[..., Served], make_bundle: Callabl
     refused(two.get("/info?model=three"), 404)
 
 
+def test_a_bundle_by_its_name(serve: Callable[..., Served], trained: Path, bundle: Path) -> None:
+    server = serve(trained, bundle, model_names=("one", "two"))
+    for name, encoder in zip(("one", "two"), (model.encoder for model in server.service.models.all), strict=True):
+        answers = [
+            server.post("/embed", {"inputs": "the cat", "model": name}),
+            server.post("/tokenize", {"inputs": "the cat", "model": name}),
+            server.post("/decode", {"ids": [5], "model": name}),
+        ]
+        assert rows(answers[0]).tobytes() == encoder.encode(["the cat"], normalize=True).tobytes()
+        assert [token["id"] for token in answers[1].json[0]] == list(encoder.tokens(["the cat"])[0].ids)
+        assert [answer.headers["x-cls-fingerprint"] for answer in answers] == [encoder.manifest.fingerprint] * 3
+
+
 @given(
     texts=st.lists(ANY_TEXT, min_size=1, max_size=20),
     normalize=st.sampled_from([True, False, None]),

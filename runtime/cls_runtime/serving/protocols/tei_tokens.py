@@ -59,6 +59,7 @@ async def tokenize(call: Call[TokenizeRequest]) -> Response:
     """All tokens of texts, also those that the model does not take."""
     body = call.body
     model = call.service.models.find(body.model)
+    call.record.model, call.record.fingerprint = model.name, model.fingerprint
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     work.check_inputs(call, len(texts), param="inputs")
     total = sum(map(len, texts))
@@ -81,6 +82,7 @@ async def decode(call: Call[DecodeRequest]) -> Response:
     """Texts of token ids."""
     body = call.body
     model = call.service.models.find(body.model)
+    call.record.model, call.record.fingerprint = model.name, model.fingerprint
     if all(isinstance(item, int) for item in body.ids):
         given = [cast("list[int]", body.ids)] if body.ids else []
     elif all(isinstance(item, list) for item in body.ids):
