@@ -90,7 +90,10 @@ async def encode(
             timeout_s=max(1e-3, service.options.deadline_s - (began - record.started_s)),
         )
     except Exception as error:
-        raise refusal_of(error, param=param) from error
+        refusal = refusal_of(error, param=param)
+        if refusal is error:
+            raise
+        raise refusal from error
     record.add(report)
     return vectors, report
 

@@ -181,6 +181,18 @@ def test_many_texts_are_tokenized_in_turns(served: Served) -> None:
     assert served.post("/decode", {"ids": ids}).json == served.encoder.decode(ids)
 
 
+def test_an_error_far_in_names_its_place(served: Served) -> None:
+    lists = [[5] * 100 for _ in range(1000)]
+    lists[777] = [5, 999]
+    assert refused(served.post("/decode", {"ids": lists}), 422, "Tokenizer").startswith("ids: list 777 has the id 999, which is no token's")
+
+
+def test_many_empty_texts(served: Served) -> None:
+    tokens = served.post("/tokenize", {"inputs": [""] * 2048, "prompt_name": "query"}).json
+    assert tokens == served.post("/tokenize", {"inputs": "", "prompt_name": "query"}).json * 2048
+    assert served.post("/decode", {"ids": [[]] * 2048}).json == [""] * 2048
+
+
 def test_more_than_is_tokenized_at_once(served: Served) -> None:
     text = "a" * (tei_tokens.MOST_CHARACTERS // 2)
     refused(served.post("/tokenize", {"inputs": [text, text, "a"]}), 413)

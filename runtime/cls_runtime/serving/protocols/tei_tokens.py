@@ -12,6 +12,7 @@ from starlette.responses import Response
 from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.encoding.text_tokens import TextTokens
 from cls_runtime.encoding.tokenizer import LONG_CHARACTERS
+from cls_runtime.errors import ClosedError, TextError
 from cls_runtime.serving import work
 from cls_runtime.serving.answers import JsonResponse, Written
 from cls_runtime.serving.endpoint import Call
@@ -24,6 +25,8 @@ MOST_IDS = 2**18
 _FEW = 1024
 # So many characters or ids at a time, so that none of them holds up the event loop and its neighbours for long.
 _BLOCK = 2**14
+# What a text or a list takes beside its characters or ids is about as much as so many of them.
+_EACH = 32
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -75,7 +78,7 @@ async def tokenize(call: Call[TokenizeRequest]) -> Response:
         found = model.encoder.tokens(part, prompt=prompt, whole=True)
         return msgspec.json.encode([_tokens(of, prompt + text, bare=bare) for of, text in zip(found, part, strict=True)])
 
-    return JsonResponse(await _in_turn(call, [len(text) for text in texts], written, param="inputs"))
+    return JsonResponse(await _in_turn(call, [_EACH + len(prompt) + len(text) for text in texts], written, param="inputs"))
 
 
 async def decode(call: Call[DecodeRequest]) -> Response:
@@ -98,7 +101,7 @@ async def decode(call: Call[DecodeRequest]) -> Response:
     def written(start: int, stop: int) -> bytes:
         return msgspec.json.encode(model.encoder.decode(given[start:stop], skip_special_tokens=skip))
 
-    return JsonResponse(await _in_turn(call, [len(item) for item in given], written, param="ids"))
+    return JsonResponse(await _in_turn(call, [_EACH + len(item) for item in given], written, param="ids"))
 
 
 def _tokens(found: TextTokens, text: str, *, bare: bool) -> list[Token]:
@@ -129,5 +132,8 @@ async def _in_turn(call: Call[Any], sizes: Sequence[int], written: Callable[[int
 def _made(written: Callable[[int, int], bytes], start: int, stop: int, param: str) -> bytes:
     try:
         return written(start, stop)
-    except Exception as error:
+    except TextError as error:  # says which of this part's items it is
+        message = str(error) if error.index is None else str(error).replace(f" {error.index} ", f" {start + error.index} ", 1)
+        raise work.refusal_of(TextError(message), param=param) from error
+    except ClosedError as error:
         raise work.refusal_of(error, param=param) from error
