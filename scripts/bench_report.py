@@ -106,6 +106,20 @@ def _peers(path: Path) -> str:
     return table
 
 
+def _serving_bars(path: Path) -> str:
+    """What cls-serve holds, by benchmarks/serving_bars.py."""
+    script = _script("serving_bars")
+    table: str = script.table(script.read(path))
+    return table
+
+
+def _serving_peers(path: Path) -> str:
+    """cls-serve beside other servers, by benchmarks/serving_peers.py."""
+    script = _script("serving_peers")
+    table: str = script.table(script.read(path))
+    return table
+
+
 _INSTEAD: Mapping[str, str] = {
     "transformers:as_given": "the usual transformers loop",
     "sentence-transformers:onnx_int8": "sentence-transformers' ONNX int8",
@@ -135,6 +149,8 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
     "graph_sentence": _graph_sentence,
     "against_peers": _peers,
     "against_peers_sentence": _peers_sentence,
+    "serving_bars": _serving_bars,
+    "serving_peers": _serving_peers,
 }
 
 

@@ -17,7 +17,7 @@ RUNTIME = [
     ("engines",),
     ("encoding",),
     ("encoder",),
-    ("verifying", "jobs", "integrations"),
+    ("verifying", "jobs", "integrations", "serving"),
     ("bench", "doctor", "pytest_plugin"),
     ("commands",),
 ]

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Literal
 
+import client_snippets
 import pytest
 import snippets
 
@@ -13,6 +14,18 @@ from cls_exporter.writing.card_snippets import snippets as card_snippets
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Pooling, Source, SourcePooling, Variant
 
 ROOT = snippets.ROOT
+# Rows of the table of docs/serving.md: the client, its environments, and the package that the version is of.
+CLIENTS = (
+    ("openai, python and npm", "openai", "openai"),
+    ("openai, python and npm", "openai_js", "openai"),
+    ("langchain", "langchain_openai", "langchain-openai"),
+    ("llamaindex", "llama_index", "llama-index-core"),
+    ("huggingface_hub", "huggingface_hub", "huggingface_hub"),
+    ("cohere", "cohere", "cohere"),
+    ("litellm", "litellm", "litellm"),
+    ("haystack", "haystack", "haystack-ai"),
+    ("chromadb", "chromadb", "chromadb"),
+)
 
 
 def test_every_snippet_says_where_it_runs_and_can_be_given_texts() -> None:
@@ -83,11 +96,53 @@ def test_a_snippet_without_a_comment_is_refused() -> None:
 
 
 def test_environments_are_the_same_in_the_page_in_make_and_on_disk() -> None:
-    listed = re.search(r"^INTEROP := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert listed is not None
+    listed = dict(re.findall(r"^(INTEROP|CLIENTS) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     on_disk = {path.parent.name for path in (ROOT / "tests" / "interop").glob("*/*") if path.name in ("requirements.txt", "package.json")}
+    clients = {path.parent.name for path in (ROOT / "tests" / "interop").glob("*/program.*")}
     in_the_page = {case.environment for case in snippets.cases()}
-    assert set(listed[1].split()) == in_the_page | {"faiss"} == on_disk | {"development"}  # faiss is docs/vector-index.md's
+    assert (
+        set(listed["INTEROP"].split()) == in_the_page | {"faiss"} == on_disk - clients | {"development"}
+    )  # faiss is docs/vector-index.md's
+    assert set(listed["CLIENTS"].split()) == clients == {snippet.environment for snippet in client_snippets.snippets()}
+
+
+def test_every_line_of_a_client_can_be_given_a_server_and_texts() -> None:
+    found = client_snippets.snippets()
+    assert {snippet.result for snippet in found} == set(client_snippets.RESULTS)
+    assert len({snippet.name for snippet in found}) == len(found)
+    for snippet in found:
+        program = snippet.program(url="http://server:1", key="the key", texts=["x", "y"], query="the query")
+        assert all(program.count(given) == 1 for given in ("http://server:1", "the key"))
+        assert "a text" not in program
+        assert program.count("the query") == (snippet.result in ("ranking", "similarities"))
+        assert program.endswith("\n")
+        assert program.count("result.json") == 1
+
+
+def test_the_page_names_the_versions_of_the_clients() -> None:
+    rows = re.findall(r"^\| \[(.*?)\]\(#.*?\) \| (.*?) \|", client_snippets.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    versions = {name.casefold(): set(re.findall(r"\d+(?:\.\d+)+", version)) for name, version in rows if re.search(r"\d\.\d", version)}
+    pinned: dict[str, set[str]] = {}
+    for name, folder, package in CLIENTS:
+        here = ROOT / "tests" / "interop" / folder
+        file = next(path for path in (here / "requirements.txt", here / "package.json") if path.exists())
+        found = re.search(rf'^ *"?{package}(?:==|": ")(\d+\.\d+)', file.read_text(), re.MULTILINE)
+        assert found is not None, file
+        pinned.setdefault(name, set()).add(found[1])
+    assert versions == pinned
+
+
+def test_a_clients_lines_must_say_where_they_run() -> None:
+    with pytest.raises(ValueError, match=r"serving\.md:4: a snippet without"):
+        list(client_snippets._snippets("## Clients\n\n```python\nvectors = 1\n```\n"))
+    marks = "environment=x server=embedding result=vectors"
+    with pytest.raises(ValueError, match="vectors is not assigned"):
+        list(client_snippets._snippets(f"## Clients\n\n<!-- client: {marks} -->\n```python\nrows = 1\n```\n"))
+    with pytest.raises(ValueError, match="no section Clients"):
+        list(client_snippets._snippets("# Serving\n"))
+    (snippet,) = client_snippets._snippets(f"## Clients\n<!-- client: {marks} -->\n```python\nvectors = 1\n```\n## Other\n```python\n```\n")
+    with pytest.raises(ValueError, match="expected once"):
+        snippet.program(url="", key="", texts=[], query="")
 
 
 def test_every_environment_is_pinned() -> None:

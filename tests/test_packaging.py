@@ -46,12 +46,12 @@ def test_base_install_is_numpy_and_tokenizers_and_nothing_else(project: dict[str
 
 def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: dict[str, Any]) -> None:
     extras = {name: set(names(lines)) for name, lines in project["optional-dependencies"].items()}
-    assert set(extras) == {"cpu", "gpu", "openvino", "export", "jobs", "ray", "bench", "optimum", "hub"}
+    assert set(extras) == {"cpu", "gpu", "openvino", "export", "jobs", "ray", "bench", "optimum", "hub", "serve"}
     assert extras["cpu"] == {"onnxruntime"}
     assert extras["gpu"] == {"onnxruntime-gpu"}
     assert extras["openvino"] == {"openvino"}
     assert {"torch", "transformers", "onnx", "onnx-ir"} <= extras["export"]
-    for name in ("export", "jobs", "ray", "bench"):
+    for name in ("export", "jobs", "ray", "bench", "serve"):
         assert not extras[name] & {"onnxruntime", "onnxruntime-gpu"}, f"{name} would decide between the two onnxruntime wheels"
 
 
@@ -70,13 +70,13 @@ def test_what_the_exporter_imports_is_in_its_extra(project: dict[str, Any]) -> N
 
 def test_every_entry_point_is_a_function(project: dict[str, Any]) -> None:
     scripts = project["scripts"]
-    assert set(scripts) >= {"cls-export", "cls-embed", "cls-verify", "cls-bench", "cls-doctor"}
+    assert set(scripts) >= {"cls-export", "cls-embed", "cls-verify", "cls-bench", "cls-doctor", "cls-serve"}
     for target in [*scripts.values(), *project["entry-points"]["cls_export.reference"].values()]:
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), target
 
 
-@pytest.mark.parametrize("script", ["cls-export", "cls-embed", "cls-verify", "cls-bench", "cls-doctor"])
+@pytest.mark.parametrize("script", ["cls-export", "cls-embed", "cls-verify", "cls-bench", "cls-doctor", "cls-serve"])
 def test_every_console_script_starts_its_command(project: dict[str, Any], script: str) -> None:
     module, function = project["scripts"][script].split(":")
     program = f"import sys; from {module} import {function}; sys.exit({function}())"
@@ -90,7 +90,7 @@ def test_constraints_pin_every_line_and_cover_the_dependencies(project: dict[str
         assert [line for line in lines if "==" not in line] == [], path.name
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     extras = project["optional-dependencies"]
-    assert set(names(project["dependencies"] + extras["cpu"] + extras["export"])) <= pinned
+    assert set(names(project["dependencies"] + extras["cpu"] + extras["serve"] + extras["export"])) <= pinned
 
 
 def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> None:
@@ -100,8 +100,9 @@ def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> Non
         if "==" in line:
             name, version = line.split(";")[0].split("==", 1)
             lowest.setdefault(name, version.strip())
-    promised = [line.split(">=") for line in project["dependencies"] + project["optional-dependencies"]["cpu"]]
-    assert {name: f"{bound}.0" for name, bound in promised} == lowest
+    extras = project["optional-dependencies"]
+    promised = [line.split(">=") for line in project["dependencies"] + extras["cpu"] + extras["serve"]]
+    assert {name: ".".join([*bound.split("."), "0"][:3]) for name, bound in promised} == lowest
 
 
 # ---------------------------------------------------------------- the import arrow, by ruff

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import serving_bars
 
 from cls_runtime.bench.figures import ratio, timings
 from cls_runtime.bench.results import BenchResults, read_results
@@ -19,6 +20,7 @@ from cls_runtime.bench.spread import times_as_fast
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 KINDS = ("avx2", "vnni")
+SERVING = sorted(RESULTS.glob("*/serving.json"))
 Run = Mapping[str, Any]
 
 
@@ -132,3 +134,9 @@ def test_the_recorded_first_vector_comes_in_time(kind: str, variant: str, record
     """
     (start,) = (item for item in recorded.starts if item.side == f"{variant} on onnxruntime")
     assert max(start.seconds) < FIRST_VECTOR_SECONDS[kind][variant]
+
+
+@pytest.mark.skipif(not SERVING, reason="not recorded: run benchmarks/serving_bars.py with --json")
+def test_the_recorded_figures_of_the_server_reach_its_bars() -> None:
+    """Each line of its table of bars; what a figure says that misses one is in tests/runtime/bench/test_bars.py."""
+    assert {path.parent.name: serving_bars.missed(path) for path in SERVING} == {path.parent.name: [] for path in SERVING}

@@ -559,6 +559,7 @@ class Encoder:
         prompt: str | None = None,
         on_overflow: OnOverflow | None = None,
         truncation_side: TruncationSide | None = None,
+        whole: bool = False,
     ) -> list[TextTokens]:
         """The tokens of each text, as `encode` gives them to the model: behind the prompt, and cut where there are too many.
 
@@ -566,17 +567,43 @@ class Encoder:
             ('[CLS]', 'two', 'cats', '[SEP]')
 
         With `output="tokens"`, row i of a text is that of its token i. Arguments and errors are those of `encode`.
+
+        Args:
+            whole: all tokens of each text, also those that the model does not take; of at most 1,048,576 characters.
+
+        Raises:
+            UsageError: also for `whole` together with what to do about texts that are too long.
         """
         self._runner.check_usable()
+        if whole and not (on_overflow is None and truncation_side is None):
+            raise UsageError("whole texts are not cut; leave on_overflow and truncation_side out")
         form = self._form(VectorOptions(prompt_name=prompt_name, prompt=prompt), stacklevel=2)
         overflow = self._overflow.with_options(on_overflow, truncation_side)
         given = self._whole(texts, form).texts
-        found = [text_tokens(self._tokenizer, text, index, truncate_left=overflow.truncate_left) for index, text in enumerate(given)]
+        left = overflow.truncate_left
+        found = [text_tokens(self._tokenizer, text, index, truncate_left=left, whole=whole) for index, text in enumerate(given)]
         truncated = [item.truncated for item in found if item.truncated is not None]
         if overflow.refuses:
             check_overflow(truncated, max_length=self.manifest.max_length)
         self._warn_of_truncation(truncated, overflow, stacklevel=2)
         return found
+
+    def decode(self, ids: Iterable[Sequence[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        """The text of each list of token ids, as far as the tokenizer can put it together again.
+
+            >>> encoder.decode([encoder.tokens(["two cats"])[0].ids])  # doctest: +SKIP
+            ['two cats']
+
+        Args:
+            ids: lists of ids; those of `tokens` are.
+            skip_special_tokens: leave out the tokens that stand for no text.
+
+        Raises:
+            TextError: an id is no token's.
+            ClosedError: as `encode`.
+        """
+        self._runner.check_usable()
+        return [self._tokenizer.decode(item, index, skip_special_tokens=skip_special_tokens) for index, item in enumerate(ids)]
 
     def ranges(self, *, output: Output = "sentence", normalize: bool | None = None, dimensions: int | None = None) -> Float32:
         """The least and the largest of each number over the bundle's golden texts, of vectors as `encode` gives them with these options.

@@ -82,6 +82,13 @@ class RuntimeOnly(unittest.TestCase):
         self.assertIn("pip install", done.stderr)
         self.assertIn("cls-export[export", done.stderr)
 
+    def test_serve_names_the_pip_command(self) -> None:
+        done = run("cls-serve", str(BUNDLE))
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        self.assertIn("pip install", done.stderr)
+        self.assertIn("serve]", done.stderr)
+
     def test_verify_against_a_model_names_the_pip_command(self) -> None:
         done = run("cls-verify", str(BUNDLE), "--against", "bert-base-uncased")
         self.assertEqual(done.returncode, 2, done.stdout + done.stderr)

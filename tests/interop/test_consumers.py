@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import prompted_bundles
 import pytest
+from minilm import bundle_in, sampled
 from numpy.typing import NDArray
 from snippets import CARD_PROGRAMS, FILES, ROOT, Case, card_cases, cases
 from tokenizers import Tokenizer
@@ -28,16 +29,6 @@ LAYOUTS = ("standard", "mean", "native", "broadcast")
 THEIR_ONNX_BACKEND = 'sentence-transformers 5, `backend="onnx"`'
 CANNOT = {("native", THEIR_ONNX_BACKEND)}  # it reads last_hidden_state, whatever else there is
 RUNS = [(program, environment) for program, environments in CARD_PROGRAMS.items() for environment in environments]
-
-
-def bundle_in(layout: str) -> Path:
-    """all-MiniLM-L6-v2 in fp32 alone, which the Makefile exports: its CLS row in a layout, or `mean`, with its own pooling."""
-    return ROOT / "build" / f"all-MiniLM-L6-v2-{layout}"
-
-
-def sampled(golden: Golden) -> list[int]:
-    """Every fifth text, and the longest: a limit's length, one less, one and many more."""
-    return sorted({*range(0, len(golden.texts), 5), *sorted(range(len(golden.texts)), key=lambda index: len(golden.texts[index]))[-5:]})
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

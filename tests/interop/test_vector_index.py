@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from minilm import bundle_in
 from numpy.typing import NDArray
 from snippets import ROOT, TEXTS_IN_SNIPPETS
-from test_consumers import bundle_in
 
 from cls_runtime import Encoder
 from cls_runtime.bench.texts import docstring_sentences

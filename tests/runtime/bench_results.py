@@ -15,6 +15,7 @@ from cls_runtime.bench.results import (
     TextFacts,
     Timing,
 )
+from cls_runtime.bench.serving_results import RateRecord, ServingRecord
 from cls_runtime.bundle.manifest import ParityFigures
 
 SLOW, FAST = "fp32 on onnxruntime", "int8 on onnxruntime"
@@ -60,6 +61,24 @@ def _latency(side: str, mode: str, callers: int) -> Latency:
 
 def _rate(engine: str, arithmetic: str, threads: int, per_second: int) -> MatrixRate:
     return MatrixRate(engine=engine, arithmetic=arithmetic, threads=threads, multiply_adds=per_second, seconds=(1.2, 1.0, 1.1))
+
+
+def _load(share: float, *, refused: int = 0) -> RateRecord:
+    """100 requests a second at full capacity, each answered after 20 ms at no load and 20 ms more for each tenth."""
+    rate = 100 * share
+    answered = tuple(0.02 + 0.2 * share + index / 1e5 for index in range(int(rate) - refused))
+    return RateRecord(
+        share=share,
+        rate=rate,
+        seconds=1.0,
+        answered_s=answered,
+        answered_in_time=len(answered) - 1,
+        refused_s=(0.005,) * refused,
+        failed=0,
+        late_p50_s=0.0,
+        late_p99_s=0.001,
+        generator_cpu=0.25,
+    )
 
 
 RESULTS = BenchResults(
@@ -112,6 +131,21 @@ RESULTS = BenchResults(
             peak_bytes=(100_000_000,) * 3,
         )
         for side in (SLOW, FAST)
+    ),
+    serving=(
+        ServingRecord(
+            side=FAST,
+            threads=1,
+            cpus="pinned apart",
+            ready_s=0.7,
+            encode_s=(0.02,) * 5,
+            aencode_per_second=110.0,
+            callers=32,
+            capacity=100.0,
+            trivial=_load(1.5),
+            trivial_capacity=9000.0,
+            rates=(_load(0.2), _load(1.0), _load(1.5, refused=40)),
+        ),
     ),
     parity=(
         Parity(side=SLOW, cosines=(1 - 1e-12, 1 - 1e-11, 1.0), figures=_FIGURES),

@@ -53,6 +53,7 @@ def build_bundle(
     token_rows: bool = False,
     normalize: bool = False,
     include_prompt: bool = True,
+    label_count: int = LABELS,
     **used_like: object,
 ) -> Path:
     """Writes a bundle. `variants` gives manifest entries to use in place of a perfect one; every variant has the fp32 graph.
@@ -71,6 +72,7 @@ def build_bundle(
         pooling=pooling,
         token_rows=token_rows,
         leaves_prompt_out=leaves_prompt_out,
+        label_count=label_count,
     )
     entries: dict[str, Variant] = {}
     for name, entry in (variants or {"fp32": None}).items():
@@ -79,7 +81,7 @@ def build_bundle(
         parity = {"cls" if pooling == "cls" else "sentence": EXACT}
         given = entry or Variant(files=(), recipe={}, parity=parity, batch_invariance_max_abs=0.0)
         entries[name] = Variant(**(vars(given) | {"files": (describe(folder, path),)}))
-    widths = {"last_hidden_state": HIDDEN, "sentence_embedding": HIDDEN, "pooler_output": HIDDEN, "logits": LABELS}
+    widths = {"last_hidden_state": HIDDEN, "sentence_embedding": HIDDEN, "pooler_output": HIDDEN, "logits": label_count}
     manifest = Manifest(
         source=Source(name="tiny", revision=None, weights_sha256="0" * 64, tokenizer_sha256="0" * 64),
         architecture="bert",
@@ -134,6 +136,7 @@ def tiny_graph(
     pooling: Pooling = "cls",
     token_rows: bool = False,
     leaves_prompt_out: bool = False,
+    label_count: int = LABELS,
 ) -> onnx.ModelProto:
     """rows = E[ids] + T[types]; states = rows + softmax(rows q, masked) rows; sentence = states[0] or their mean.
 
@@ -153,7 +156,7 @@ def tiny_graph(
         weights("T", 2, HIDDEN),
         weights("q", HIDDEN),
         weights("P", HIDDEN, HIDDEN),
-        weights("L", HIDDEN, LABELS),
+        weights("L", HIDDEN, label_count),
         constant("one", 1.0, np.float32),
         constant("far", -1e4, np.float32),
         constant("zero", 0),
@@ -192,7 +195,7 @@ def tiny_graph(
         "last_hidden_state": ["batch_size", "sequence_length" if token_rows else 1, HIDDEN],
         "sentence_embedding": ["batch_size", HIDDEN],
         "pooler_output": ["batch_size", HIDDEN],
-        "logits": ["batch_size", LABELS],
+        "logits": ["batch_size", label_count],
     }
     graph = helper.make_graph(
         nodes,

@@ -147,6 +147,28 @@ def starts(figure: Any, results: BenchResults) -> None:
     axes.grid(axis="x", color=GRID)
 
 
+def serving(figure: Any, results: BenchResults) -> None:
+    """p50 and p99 of a server's answers by its load; dotted, the p50 of `encode` without a server."""
+    axes = _axes(figure, left=0.13, top=0.78)
+    colors = _colors(results)
+    shown: list[float] = []
+    for record in results.serving:
+        rates = [rate for rate in record.rates if rate.answered_s]
+        loads = [rate.share * 100 for rate in rates]
+        percentiles = np.array([np.percentile(rate.answered_s, (50, 99)) for rate in rates]).reshape(-1, 2) * 1e3
+        alone = float(np.median(record.encode_s)) * 1e3
+        color = colors[record.side]
+        axes.plot(loads, percentiles[:, 0], "o-", color=color, markersize=4, linewidth=1.8, label=record.side)
+        axes.plot(loads, percentiles[:, 1], linestyle=(0, (3, 2)), color=color, linewidth=1.2)
+        axes.axhline(alone, linestyle=(0, (1, 2)), color=color, linewidth=1)
+        shown += [*percentiles.ravel().tolist(), alone]
+    axes.set_xlabel("load, % of what 32 callers reach")
+    axes.set_ylabel("ms (dashed p99, dotted encode)")
+    axes.grid(color=GRID)
+    _log_axis(axes, "y", shown)
+    _legend(figure, axes)
+
+
 def _cost(figure: Any, results: BenchResults, kind: Kind, *, xlabel: str, ylabel: str, per_text: bool) -> None:
     axes = _axes(figure, left=0.13, top=0.78)
     colors = _colors(results)

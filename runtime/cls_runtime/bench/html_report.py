@@ -12,7 +12,7 @@ from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
 from cls_runtime.bench.tables import all_tables, environment
 
 TEMPLATE = "report.html.j2"
-_WIDE = frozenset({"throughput", "peers", "latency"})
+_WIDE = frozenset({"throughput", "peers", "latency", "serving"})
 
 
 @dataclass(frozen=True, kw_only=True)

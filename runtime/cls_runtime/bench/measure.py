@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime import __version__
-from cls_runtime.bench import steps
+from cls_runtime.bench import serve_step, steps
 from cls_runtime.bench.machine import this_host
 from cls_runtime.bench.plan import Plan, PlannedSide, measured_files
 from cls_runtime.bench.results import BenchResults, BundleFacts, Settings, TextFacts
@@ -49,6 +49,7 @@ def benchmark_steps(plan: Plan) -> tuple[Step, ...]:
         Step("unloading", steps.unloading),  # before what has the machine to itself
         Step("matrix rates", steps.rates),
         Step("new processes", steps.new_processes),  # behind loading: the files are in the system's cache, for all sides alike
+        *([Step("serving", serve_step.serving)] if plan.serve else []),
     )
 
 
@@ -118,6 +119,7 @@ def _results(known: Known, *, origin: str, seconds: float) -> BenchResults:
         latencies=known.latencies,
         starts=known.starts,
         parity=known.parity,
+        serving=known.serving,
         notes=known.notes,
     )
 

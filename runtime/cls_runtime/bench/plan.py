@@ -33,6 +33,8 @@ class Plan:
         round_seconds: what the slowest side may take for a round of one thing; with a large model there is less of everything.
         least_texts: texts of a round that are not left out even so.
         token_budget: tokens in a batch at most, where it is not varied.
+        serve: whether each side is measured behind `cls-serve` too.
+        serve_shares, serve_seconds: the shares of its capacity that it is loaded with, and how long each of them.
         quick: less of everything, which the report says.
     """
 
@@ -49,8 +51,11 @@ class Plan:
     rate_rounds: int
     parity_texts: int
     round_seconds: float
+    serve_seconds: float
+    serve_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
     least_texts: int = 16
     token_budget: int = TOKEN_BUDGET
+    serve: bool = False
     quick: bool = False
 
 
@@ -68,6 +73,7 @@ THOROUGH = Plan(
     rate_rounds=7,
     parity_texts=10_000,
     round_seconds=1.5,
+    serve_seconds=5.0,
 )
 QUICK = Plan(
     texts=48,
@@ -83,6 +89,8 @@ QUICK = Plan(
     rate_rounds=3,
     parity_texts=40,
     round_seconds=0.25,
+    serve_seconds=1.0,
+    serve_shares=(0.2, 0.5, 0.8, 1.2),
     quick=True,
 )
 

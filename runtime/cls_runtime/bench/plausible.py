@@ -21,7 +21,7 @@ def objections(results: BenchResults) -> Iterator[str]:
     for name in (*listed, *(side.name for side in (results.peers.sides if results.peers else ()))):
         if not _NAME.fullmatch(name):
             yield f"has a side {shown(name)}, which is no variant on an engine"
-    for records in (results.timings, results.latencies, results.starts, results.parity):
+    for records in (results.timings, results.latencies, results.starts, results.parity, results.serving):
         for record in records:
             if record.side not in listed:
                 yield f"has a record of {shown(record.side)}, which is not among its sides"
@@ -44,6 +44,11 @@ def _measured(results: BenchResults) -> Iterator[tuple[float, ...]]:
         yield (*latency.seconds, latency.wall_seconds, latency.callers, latency.threads) if latency.seconds else ()
     for start in results.starts:
         yield from (start.seconds, start.import_seconds, start.load_seconds, start.peak_bytes)
+    for served in results.serving:
+        yield served.encode_s
+        yield (served.threads, served.callers, served.capacity, served.aencode_per_second, served.trivial_capacity)
+        for load in (*served.rates, served.trivial):
+            yield (load.share, load.rate, load.seconds, *load.answered_s, *load.refused_s)
     if results.peers is not None:
         for ratio in results.peers.ratios:
             yield (ratio.median, ratio.low, ratio.high)

@@ -45,6 +45,7 @@ PLOTS: tuple[Plot, ...] = (
         shown=lambda results: _has(results, "token_budget"),
     ),
     Plot(key="parity", title="Parity", draw=drawings.parity, shown=lambda results: bool(results.parity)),
+    Plot(key="serving", title="Serving", draw=drawings.serving, shown=lambda results: bool(results.serving)),
     Plot(key="start", title="Cold start and memory", draw=drawings.starts, shown=lambda results: bool(results.starts)),
 )
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from cls_runtime.bench.peers import PeerComparison
 from cls_runtime.bench.plausible import objections
+from cls_runtime.bench.serving_results import ServingRecord
 from cls_runtime.bundle.files import named_when_full
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.typed_json import parsed, plain, typed
@@ -179,6 +180,7 @@ class BenchResults:
     latencies: tuple[Latency, ...]
     starts: tuple[ColdStart, ...]
     parity: tuple[Parity, ...] = ()
+    serving: tuple[ServingRecord, ...] = ()
     peers: PeerComparison | None = None
     notes: tuple[str, ...] = ()
     results_version: int = field(default=RESULTS_VERSION)

@@ -16,6 +16,7 @@ from cls_runtime.bench.loaded import Loaded, loaded_sides
 from cls_runtime.bench.matrix_rates import joined, matrix_rates
 from cls_runtime.bench.plan import Plan, PlannedSide, fitted, thread_counts
 from cls_runtime.bench.results import ColdStart, Kind, Latency, MatrixRate, Parity, SideFacts, Timing
+from cls_runtime.bench.serving_results import ServingRecord
 from cls_runtime.bench.starts import starts
 from cls_runtime.bench.throughput import Job, batch_jobs, encoding_jobs, texts_of_length, timed, worker_pools
 from cls_runtime.bench.turns import seconds_in_turns
@@ -37,7 +38,7 @@ class Known:
         plan, texts, tokenized: how much of it. `fitting` makes it less where the slowest side needs that.
         opened: what `loading` opened. `unloading` closes it, and so does whoever runs the steps, where one of them fails.
         loaded: the sides that work here, between `loading` and `unloading`.
-        sides, rates, timings, latencies, starts, parity, notes: what the steps found out, as `BenchResults` has it.
+        sides, rates, timings, latencies, starts, parity, serving, notes: what the steps found out, as `BenchResults` has it.
     """
 
     bundle: Bundle
@@ -55,6 +56,7 @@ class Known:
     latencies: tuple[Latency, ...] = ()
     starts: tuple[ColdStart, ...] = ()
     parity: tuple[Parity, ...] = ()
+    serving: tuple[ServingRecord, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -15,6 +15,7 @@ from cls_runtime.bench.figures import (
     timings,
 )
 from cls_runtime.bench.results import BenchResults, Latency, Timing
+from cls_runtime.bench.serving_table import serving
 from cls_runtime.bench.spread import spread
 from cls_runtime.bench.sweep_tables import call_size, length, padding, threads, token_budget
 from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
@@ -22,7 +23,7 @@ from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
 
 def all_tables(results: BenchResults) -> tuple[Table, ...]:
     """Every table that has a row, in the order in which a reader wants them."""
-    makers = (throughput, peers, latency, length, call_size, threads, token_budget, padding, starts, parity, rates)
+    makers = (throughput, peers, latency, length, call_size, threads, token_budget, padding, starts, serving, parity, rates)
     return tuple(table for make in makers if (table := make(results)).rows)
 
 

@@ -17,6 +17,7 @@ from cls_runtime.bench.peers import PEERS, PeerComparison, check_comparable, com
 from cls_runtime.bench.plan import QUICK, THOROUGH, Plan, PlannedSide, planned_sides
 from cls_runtime.bench.plots import PLOT_SUFFIXES, overview, require_bench_extra
 from cls_runtime.bench.results import BenchResults, read_results, results_json
+from cls_runtime.bench.server_process import require_serve_extra
 from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.bench.texts import docstring_sentences
 from cls_runtime.bundle.files import write_whole
@@ -37,12 +38,13 @@ _EXAMPLES = [
     ("cls-bench models/my-model --quick", "the same, less exactly, in well under a minute"),
     ("cls-bench models/my-model --texts mine.txt --json result.json --html report.html", "your texts, every sample, and a report to read"),
     ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "beside other projects"),
+    ("cls-bench models/my-model --serve --variant int8", "and behind cls-serve, under load from 20% to 120% of its capacity"),
     ("cls-bench --from result.json --plot result.svg", "no measuring; draws what was measured"),
 ]
 _REQUIREMENTS = (
     shell.Requirement(
         options=(
-            *("--revision", "--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick"),
+            *("--revision", "--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick", "--serve"),
             *("--against", "--checkpoint", "--environments"),
         ),
         need="a BUNDLE to measure, --from measures nothing",
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--rounds", type=_positive, metavar="N", help=f"rounds, the sides in turns (default: {THOROUGH.rounds})")
     what.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: what this process may use)")
     what.add_argument("--quick", action="store_true", help="fewer texts, rounds and lengths: well under a minute")
+    what.add_argument("--serve", action="store_true", help="cls-serve too, under open-loop load; needs cls-export[serve]")
     against = parser.add_argument_group("other projects, each in an environment that is made for it on first use")
     against.add_argument(
         "--against", metavar="PEER", nargs="+", action="extend", help=f"{', '.join(PEERS)}; or one way to use it, as fastembed:int8"
@@ -145,6 +148,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--plot {arguments.plot} is neither {' nor '.join(PLOT_SUFFIXES)}; name a file that ends so")
     if arguments.plot is not None or arguments.html is not None:
         require_bench_extra()
+    if arguments.serve:
+        require_serve_extra()
 
 
 def _measure(arguments: argparse.Namespace) -> BenchResults:
@@ -179,7 +184,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     plan = QUICK if arguments.quick else THOROUGH
     count = arguments.count or plan.texts
     least = arguments.count or plan.least_texts  # what was asked for is not left out, however large the model
-    return dataclasses.replace(plan, texts=count, least_texts=least, rounds=arguments.rounds or plan.rounds)
+    return dataclasses.replace(plan, texts=count, least_texts=least, rounds=arguments.rounds or plan.rounds, serve=arguments.serve)
 
 
 def _texts(name: str, count: int) -> list[str]:

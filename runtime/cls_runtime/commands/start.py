@@ -38,6 +38,11 @@ def cls_doctor() -> int:
     return own_process("cls_runtime.commands.doctor")
 
 
+def cls_serve() -> int:
+    """Runs `cls-serve` likewise."""
+    return own_process("cls_runtime.commands.serve")
+
+
 def own_process(module: str) -> int:
     """Imports a command's module and runs its `main`, in a process that is the command's alone; gives the exit code.
 

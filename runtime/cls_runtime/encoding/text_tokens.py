@@ -17,29 +17,34 @@ class TextTokens:
         offsets: where each begins and ends, in characters of what was tokenized (a prompt in front counts); (0, 0) of a special token. Of
             a pair, in the text of the two that it is from.
         ids: their numbers.
+        special: which of them the tokenizer adds, and are no part of the text.
         truncated: what was cut off; None where nothing was.
     """
 
     tokens: tuple[str, ...]
     offsets: tuple[tuple[int, int], ...]
     ids: tuple[int, ...]
+    special: tuple[bool, ...]
     truncated: Truncation | None = None
 
 
-def text_tokens(tokenizer: TextTokenizer, text: Text, index: int, *, truncate_left: bool | None = None) -> TextTokens:
+def text_tokens(tokenizer: TextTokenizer, text: Text, index: int, *, truncate_left: bool | None = None, whole: bool = False) -> TextTokens:
     """The tokens of a text; `index` is its place in the caller's input.
 
     Raises:
         TextError: as `TextTokenizer.located`.
     """
-    encoding, tokenized, kept, before = tokenizer.located(text, index, truncate_left=truncate_left)
+    encoding, tokenized, kept, before = tokenizer.located(text, index, truncate_left=truncate_left, whole=whole)
+    # Each of these is a list made anew of all tokens whenever it is asked for.
+    spelled, sequence_ids, places = encoding.tokens, encoding.sequence_ids, encoding.offsets
     offsets = []
     for position in kept.tolist():
-        of, (start, stop) = encoding.sequence_ids[position], encoding.offsets[position]
+        of, (start, stop) = sequence_ids[position], places[position]
         offsets.append((0, 0) if of is None else (before[of] + start, before[of] + stop))
     return TextTokens(
-        tokens=tuple(encoding.tokens[position] for position in kept.tolist()),
+        tokens=tuple(spelled[position] for position in kept.tolist()),
         offsets=tuple(offsets),
         ids=tuple(tokenized.ids.tolist()),
+        special=tuple(sequence_ids[position] is None for position in kept.tolist()),
         truncated=Truncation(index, tokenized.removed, tokenized.at_least) if tokenized.removed else None,
     )

@@ -164,19 +164,69 @@ class TextTokenizer:
         return frozenset(token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special)
 
     def located(
-        self, text: Text, index: int, *, truncate_left: bool | None = None
+        self, text: Text, index: int, *, truncate_left: bool | None = None, whole: bool = False
     ) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
         """A text's encoding with places in it, what `tokenize` makes of it, the positions that stay, and how many characters are before.
 
-        Errors are those of `tokenize`; also where only a text without its runs of blanks settles the tokens: places would be others.
+        With `whole` all of them stay. Errors are those of `tokenize`; also where only a text without its runs of blanks settles the tokens,
+        since places would be others, and for a `whole` one of more characters than are ever tokenized at once.
         """
         left = self.truncate_left if truncate_left is None else truncate_left
+        if whole:
+            return self._located_whole(text, index)
         if characters(text) > LONG_CHARACTERS[0]:
             encoding, complete, before = self._encode_long(text, index, left=left, located=True)
         else:
             (encoding,), complete, before = self._encodings([text], [index], located=True), True, [0, 0]
         kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
         return encoding, self._limited(encoding, left=left, at_least=not complete), kept, before
+
+    def _located_whole(self, text: Text, index: int) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
+        if characters(text) > LONG_CHARACTERS[-1]:
+            raise TextError(
+                f"text {index} has {characters(text):,} characters, at most {LONG_CHARACTERS[-1]:,} are tokenized as a whole; split it",
+                index=index,
+            )
+        (encoding,) = self._encodings([text], [index], located=True)
+        ids = np.array(encoding.ids, dtype=np.int64)
+        self.check_ids(ids)
+        return encoding, TokenizedText(ids.astype(np.int32), None, 0), np.arange(len(ids)), [0, 0]
+
+    def decode(self, ids: Sequence[int], index: int, *, skip_special_tokens: bool) -> str:
+        """The text of token ids, as the tokenizer's decoder puts it together.
+
+        Raises:
+            TextError: an id is no token's, or the library fails; `index` is the place of `ids` in the caller's input.
+        """
+        try:
+            array = np.asarray(ids)
+        except (ValueError, OverflowError):  # lists of unequal length
+            array = np.zeros((), dtype=np.object_)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise TextError(f"list {index} is none of whole numbers of at most 64 bits", index=index)
+        unknown = array[(array < 0) | (array >= len(self._known_ids))] if array.size else array
+        if not unknown.size and array.size:
+            unknown = array[~self._known_ids[array]]
+        if unknown.size:
+            raise TextError(
+                f"list {index} has the id {int(unknown[0])}, which is no token's; this model's are from 0 to {len(self._known_ids) - 1}",
+                index=index,
+            )
+        try:
+            text: str = self._tokenizer.decode(array.tolist(), skip_special_tokens=skip_special_tokens)
+        except BaseException as error:  # TypeError or the bare class, by version; or a panic
+            if not is_refusal(error):
+                raise
+            raise TextError(f"the tokenizer refused list {index}: {one_line(error)}", index=index) from None
+        return text
+
+    @cached_property
+    def _known_ids(self) -> NDArray[np.bool_]:
+        """Of each id up to the largest, whether it is a token's."""
+        ids = list(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        known = np.zeros(max(ids, default=-1) + 1, dtype=np.bool_)
+        known[ids] = True
+        return known
 
     def _encode_long(self, text: Text, index: int, *, left: bool, located: bool = False) -> tuple[Encoding, bool, list[int]]:
         """As much of a long text as settles its tokens, whether that is all, and how many characters of each part are before it."""

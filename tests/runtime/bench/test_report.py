@@ -77,7 +77,8 @@ class TestTables:
     def test_every_table_is_there_and_whole(self):
         by_key = {table.key: table for table in tables.all_tables(with_peers())}
         assert list(by_key) == [
-            *("throughput", "peers", "latency", "length", "call_size", "threads", "token_budget", "padding", "start", "parity", "rates")
+            *("throughput", "peers", "latency", "length", "call_size", "threads", "token_budget", "padding"),
+            *("start", "serving", "parity", "rates"),
         ]
         for table in by_key.values():
             assert table.caption
@@ -108,6 +109,28 @@ class TestTables:
         mean = dataclasses.replace(results, peers=dataclasses.replace(results.peers, pooling="mean"))
         assert "in turns. All vectors are the mean of the tokens' rows. Parity is" in tables.peers(mean).caption
         assert "in turns. Parity is" in tables.peers(results).caption
+
+    def test_a_server_has_a_row_for_each_load_between_what_it_is_held_against(self):
+        table = tables.serving(RESULTS)
+        rows = {row[1]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+        assert list(rows) == [
+            *("encode in the process", "aencode in the process, 32 callers", "cls-serve, 32 callers"),
+            *("cls-serve, 20%", "cls-serve, 100%", "cls-serve, 150%", "responder, 32 callers", "responder"),
+        ]
+        assert rows["encode in the process"]["p50 ms"] == "20.0"
+        assert rows["cls-serve, 32 callers"]["answered/s"] == "100"
+        over = rows["cls-serve, 150%"]
+        assert (over["requests/s"], over["answered/s"], over["refused/s"]) == ("150", "109", "40")
+        assert (over["p50 ms"], over["refused p99 ms"], over["sent late, p99 ms"], over["generator's CPU"]) == ("321", "5.0", "1.00", "25%")
+        assert "pinned apart" in table.caption
+
+    def test_a_load_without_a_single_answer_is_drawn_and_has_a_row(self, needs_bench_extra):
+        (served,) = RESULTS.serving
+        none = dataclasses.replace(served.rates[0], answered_s=(), answered_in_time=0, failed=20)
+        results = dataclasses.replace(RESULTS, serving=(dataclasses.replace(served, rates=(none,)),))
+        assert tables.serving(results).rows[3][2:] == ("20", "0", "-", "-", "-", "0", "-", "20", "1.00", "25%")
+        (plot,) = (plot for plot in PLOTS if plot.key == "serving")
+        assert inline_svg(plot, results).startswith("<svg")
 
     def test_a_peer_that_could_not_be_measured_has_a_row_that_says_why(self):
         rows = tables.peers(with_peers()).rows

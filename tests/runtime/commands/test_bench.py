@@ -11,13 +11,14 @@ import pytest
 from bench_results import FAST, RESULTS, SLOW
 from bundle_builder import write_manifest
 
-from cls_runtime.bench import matrix_rates
+from cls_runtime.bench import matrix_rates, server_process
 from cls_runtime.bench.peer_sides import PeerSide
 from cls_runtime.bench.peers import PeerComparison
 from cls_runtime.bench.plan import QUICK
 from cls_runtime.bench.results import read_results, results_json
 from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.commands import bench, shell
+from cls_runtime.errors import MissingExtraError, UsageError
 
 TABLES = ("Throughput", "Latency", "Cost by length", "Cost by texts in a call", "Throughput by threads", "Throughput by batch budget")
 
@@ -39,6 +40,8 @@ def little_of_everything(monkeypatch):
         token_budgets=(64,),
         callers=((1, 2),),
         rate_rounds=1,
+        serve_seconds=0.3,
+        serve_shares=(0.5, 1.2),
         round_seconds=1e9,  # however slow the machine is, it does all of the above
     )
     monkeypatch.setattr(bench, "QUICK", tiny)
@@ -79,6 +82,31 @@ def test_json_on_standard_output_is_one_document_and_nothing_else(golden_bundle,
     document = json.loads(capsys.readouterr().out)
     assert document["results_version"] == 1
     assert all(item["seconds"] for item in document["timings"])
+
+
+@pytest.mark.slow
+def test_a_server_is_measured_beside_the_encoder(golden_bundle, tmp_path, capsys):
+    """The server, the generator, the Encoder and the responder are processes of their own."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("msgspec")
+    out = tmp_path / "result.json"
+    assert run(golden_bundle, "--quick", "--serve", "--threads", 1, "--json", out) == 0
+    assert "\nServing\n" in capsys.readouterr().out
+    (served,) = read_results(out).serving
+    assert served.side == "fp32 on onnxruntime"
+    assert [rate.share for rate in served.rates] == [0.5, 1.2]
+    assert all(rate.failed == 0 and len(rate.answered_s) + len(rate.refused_s) > 0 for rate in served.rates)
+    assert served.capacity > 0
+    assert served.trivial_capacity > served.capacity
+    assert served.encode_s
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "msgspec"])
+def test_a_server_needs_its_extra_which_is_said_before_anything_is_measured(golden_bundle, missing, measured, monkeypatch, capsys):
+    monkeypatch.setattr(server_process, "find_spec", lambda name: None if name == missing else object())
+    assert run(golden_bundle, "--quick", "--serve") == MissingExtraError.exit_code
+    assert capsys.readouterr().err == f"error: --serve needs {missing}; run: pip install 'cls-export[serve]'\n"
+    assert run("--from", "result.json", "--serve") == UsageError.exit_code
 
 
 def test_texts_of_ones_own(golden_bundle, tmp_path, capsys):

@@ -1,0 +1,222 @@
+"""`cls-serve`: bundles behind HTTP, for the clients of OpenAI, TEI, Cohere and Jina."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cls_runtime.commands import shell
+from cls_runtime.commands.bundle_options import BUNDLE_HELP
+from cls_runtime.encoding.crew import check_threads
+from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
+from cls_runtime.errors import MissingExtraError, UsageError
+from cls_runtime.serving.options import ServeOptions
+
+VARIABLE = "CLS_SERVE_"
+_EXAMPLES = [
+    ("cls-serve models/my-model", "on http://127.0.0.1:8080; its page is at /, its endpoints at /docs"),
+    ("cls-serve models/my-model --host 0.0.0.0 --api-key-file keys.txt", "for other machines, with keys"),
+    ("cls-serve models/my-model models/my-reranker --threads 8", "two models by their names, on eight threads together"),
+    ("cls-serve org/name@v1 --model-name text-embedding-3-small", "from the hub, under the name that a program asks for"),
+    ("cls-serve models/my-model --uds /run/cls/serve.sock", "on a unix socket, behind a proxy"),
+    ("CLS_SERVE_BUNDLE=/models/my-model CLS_SERVE_HOST=0.0.0.0 cls-serve", "every option is also a variable, for containers"),
+    ("cls-serve models/my-model --check", "is it whole and does it compute? Nothing is served"),
+]
+_REQUIREMENTS = (
+    shell.Requirement(
+        options=("--json",),
+        need="--check; a server's log is JSON with --log-format json",
+        is_met=lambda arguments: arguments.check,
+        instead=lambda _: "neither",
+    ),
+    shell.Requirement(
+        options=("--host", "--port"),
+        need="an address, --uds is another one",
+        is_met=lambda arguments: arguments.uds is None,
+        instead=lambda arguments: f"--uds {arguments.uds}",
+    ),
+)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?)?B?")
+_UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+# What Kubernetes puts into every container for a service that is called cls-serve.
+_OF_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP|SCTP).*")
+_LINK = re.compile(r"(tcp|udp|sctp)://.*")
+# What is an option of `ServeOptions` under another name.
+_FIELDS = {"max_body": "max_body_bytes", "deadline": "deadline_s", "shutdown_timeout": "shutdown_timeout_s", "drain_delay": "drain_delay_s"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `cls-serve` with `argv` (default: the process's arguments) and gives the exit code."""
+    return shell.run_command(_parser(), _run, argv)
+
+
+def size_bytes(text: str) -> int:
+    """A size as people write it.
+
+    >>> size_bytes("16MiB"), size_bytes("2 MB"), size_bytes("4096")
+    (16777216, 2000000, 4096)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size, expected one such as 16MiB, 2MB or 4096")
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = shell.command_parser(
+        "cls-serve",
+        "Serves bundles over HTTP, as OpenAI, text-embeddings-inference, Cohere and Jina do, until it gets a signal. Every option is also "
+        "an environment variable: --max-body is CLS_SERVE_MAX_BODY, BUNDLE is CLS_SERVE_BUNDLE; what can be given more than once is a list "
+        "separated by commas or spaces there. Options win over variables.",
+        examples=_EXAMPLES,
+    )
+    add = parser.add_argument
+    add("bundles", metavar="BUNDLE", nargs="*", default=None, help=f"{BUNDLE_HELP}; the first answers requests that name no model")
+    where = parser.add_argument_group("where")
+    where.add_argument("--host", help="the address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0 for all)")
+    where.add_argument("--port", type=_whole, help="the port, 0 for any that is free (default: 8080)")
+    where.add_argument("--uds", metavar="PATH", type=Path, help="a unix socket instead, for its owner and group; a stale one is replaced")
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--model-name",
+        metavar="NAME",
+        action="append",
+        dest="model_names",
+        help="what clients call the model, given again for more names; for several bundles one each, in their order; * takes any name "
+        "(default: the folder's name and the checkpoint's)",
+    )
+    models.add_argument("--variant", choices=VARIANT_NAMES, help="the precision (default: auto)")
+    models.add_argument("--engine", choices=ENGINE_NAMES, help="the inference engine (default: auto)")
+    models.add_argument("--threads", metavar="N", type=_whole, help="CPU threads of all bundles together (default: all there are)")
+    models.add_argument("--on-overflow", choices=("truncate", "raise"), help="what becomes of texts that are too long (default: truncate)")
+    models.add_argument("--prompt-name", metavar="NAME", help="the prompt of requests that name none (default: the model's own)")
+    models.add_argument("--follow-links", action="store_true", default=None, help="read BUNDLE's files wherever links in it lead")
+    bounds = parser.add_argument_group("limits")
+    bounds.add_argument("--max-inputs", metavar="N", type=_whole, help="texts of one request; more is 413 (default: 2048)")
+    bounds.add_argument("--max-body", metavar="SIZE", type=size_bytes, help="of one request's body; more is 413 (default: 16MiB)")
+    bounds.add_argument(
+        "--max-queue-ms", metavar="MS", type=_number, help="work that may wait before a request; more is 429 (default: 2000)"
+    )
+    bounds.add_argument("--deadline", metavar="S", type=_number, help="seconds a request may take; more is 503 (default: 30)")
+    access = parser.add_argument_group("access")
+    access.add_argument("--api-key-file", metavar="FILE", type=Path, help="a key a line, read again on SIGHUP (default: no keys)")
+    access.add_argument(
+        "--cors-origin",
+        metavar="ORIGIN",
+        action="append",
+        dest="cors_origins",
+        help="an origin whose pages may call the server, given again for more; * for any (default: none)",
+    )
+    life = parser.add_argument_group("life")
+    life.add_argument("--shutdown-timeout", metavar="S", type=_number, help="seconds that requests have left after a signal (default: 25)")
+    life.add_argument(
+        "--drain-delay", metavar="S", type=_number, help="seconds for which it listens on after it says that it is not ready (default: 0)"
+    )
+    life.add_argument("--log-format", choices=("text", "json"), help="of the log on standard error (default: text)")
+    life.add_argument("--check", action="store_true", default=None, help="load, verify hashes, compute a text, print what was found, end")
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]  # bundles before, between and behind options
+    return parser
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number") from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _fill_from(arguments, _parser(), os.environ)
+    shell.check_requirements(arguments, _REQUIREMENTS)
+    given = {name: value for name, value in vars(arguments).items() if value is not None and name not in ("json", "check")}
+    given = {_FIELDS.get(name, name): tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    options = ServeOptions(**({"bundles": ()} | given))
+    check_threads()
+    try:
+        from cls_runtime.serving import server
+    except ImportError as error:
+        raise MissingExtraError(f"{error.name} is not installed; run: pip install 'cls-export[serve]'") from None
+    if arguments.check:
+        return _check(options, in_json=bool(arguments.json))
+    return server.serve(options)
+
+
+def _fill_from(arguments: argparse.Namespace, parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+    """Gives options that were not given the values of their variables.
+
+    Raises:
+        UsageError: a value is none.
+    """
+    known: dict[str, argparse.Action] = {}
+    for action in parser._actions:  # noqa: SLF001  argparse has no other list of its options
+        if action.dest not in ("help", "version"):
+            name = next((option for option in action.option_strings if option.startswith("--")), "--bundle")
+            known[name.removeprefix("--").replace("-", "_").upper()] = action
+    for variable in sorted(environment):
+        name = variable.removeprefix(VARIABLE)
+        if name == variable or (_OF_KUBERNETES.fullmatch(name) and name not in known):
+            continue
+        if name not in known:
+            shell.warn(f"{variable} is no option of cls-serve and does nothing; cls-serve --help lists them")
+            continue
+        text = environment[variable]
+        if not text.strip() or (name == "PORT" and _LINK.fullmatch(text)):  # Kubernetes' too
+            continue
+        if getattr(arguments, known[name].dest) in (None, [], False):
+            if name in ("HOST", "PORT") and arguments.uds is not None:
+                continue  # the option wins
+            setattr(arguments, known[name].dest, _value(known[name], variable, text))
+
+
+def _value(action: argparse.Action, variable: str, text: str) -> Any:
+    """What an option's variable stands for."""
+    text = text.strip()
+    if action.nargs == 0:
+        if text.lower() not in (*_YES, *_NO):
+            raise UsageError(f"{variable} is {text[:40]!r}, expected 1 or 0")
+        return text.lower() in _YES
+    if action.dest in ("bundles", "model_names", "cors_origins"):
+        return [item for item in re.split(r"[,\s]+", text) if item]
+    if action.choices is not None and text not in action.choices:
+        raise UsageError(f"{variable} is {text[:40]!r}, expected one of {', '.join(action.choices)}")
+    convert: Callable[[str], Any] = action.type or str  # type: ignore[assignment]  # only functions here
+    try:
+        return convert(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{variable}: {error}") from None
+
+
+def _check(options: ServeOptions, *, in_json: bool) -> int:
+    """Finds out whether the server could start, and says what it would serve."""
+    from cls_runtime.serving.keys import ApiKeys
+    from cls_runtime.serving.models import ServedModels, resident_bytes
+
+    ApiKeys(options.api_key_file)
+    models = ServedModels.load(options)
+    try:
+        if in_json:
+            shell.print_json({"models": [model.document for model in models.all], "resident_bytes": resident_bytes()})
+        else:
+            for line in models.lines():
+                shell.say(line)
+            shell.say("every file has its hash, and each model has computed a text")
+    finally:
+        models.close()
+    return shell.EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

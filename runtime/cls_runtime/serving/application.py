@@ -1,0 +1,218 @@
+"""The application: every endpoint at its path, and what is around each request: its id, its key, its body, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from cls_runtime.errors import ClsError
+from cls_runtime.serving.answers import JsonResponse
+from cls_runtime.serving.bodies import decoded, read_body
+from cls_runtime.serving.endpoint import Call, Endpoint, ErrorForm
+from cls_runtime.serving.pages import pages
+from cls_runtime.serving.protocols import by_body, cohere, openai, predict, probes, rerank, tei
+from cls_runtime.serving.record import PHASES, RequestRecord
+from cls_runtime.serving.refusal import Refusal
+from cls_runtime.serving.service import Service
+
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+_API: tuple[Endpoint, ...] = (
+    *openai.ENDPOINTS,
+    *tei.ENDPOINTS,
+    *predict.ENDPOINTS,
+    *rerank.ENDPOINTS,
+    *cohere.ENDPOINTS,
+    *by_body.ENDPOINTS,
+    *probes.ENDPOINTS,
+)
+ENDPOINTS: tuple[Endpoint, ...] = (*_API, *pages.endpoints(_API))
+# What a client that went away would have been told; nobody reads it but the log.
+CLIENT_GONE = 499
+
+
+def endpoint_names() -> list[str]:
+    """What the endpoints are called in the metrics: their paths."""
+    return sorted({endpoint.path for endpoint in ENDPOINTS})
+
+
+class Application:
+    """The ASGI application of a service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        by_path: dict[str, dict[str, Endpoint]] = {}
+        for endpoint in ENDPOINTS:
+            by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+        routes = [Route(path, _Path(service, methods)) for path, methods in by_path.items()]
+        inner: Any = Router(routes, redirect_slashes=False, default=_nothing_here)
+        if service.options.cors_origins:
+            inner = CORSMiddleware(
+                inner,
+                allow_origins=service.options.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "api-key", "x-api-key", "x-request-id"],
+                expose_headers=["x-request-id", "x-cls-fingerprint", "x-cls-truncated", "server-timing", "x-compute-tokens", "retry-after"],
+            )
+        self._inner = inner
+        models = service.models.all
+        self._fingerprint = models[0].fingerprint if len(models) == 1 else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] != "http":
+            return
+        record = scope["cls.record"] = RequestRecord.of(scope)
+        record.fingerprint = self._fingerprint
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], *_headers(record)]
+            await send(message)
+
+        try:
+            if (refusal := scope.get("cls.refusal")) is not None:  # what arrived is no request
+                await refused(refusal, openai.error, record)(scope, receive, send_with_headers)
+            else:
+                await self._inner(scope, receive, send_with_headers)
+        finally:
+            self._service.ended(record)
+
+
+class _Path:
+    """A path's endpoints, by method."""
+
+    def __init__(self, service: Service, methods: Mapping[str, Endpoint]) -> None:
+        self._service = service
+        self._methods = methods
+        first = next(iter(methods.values()))
+        self._path = first.path
+        self._errors = first.errors
+        self._allowed = ", ".join(methods)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record: RequestRecord = scope["cls.record"]
+        record.endpoint = self._path
+        endpoint = self._methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        if endpoint is None:
+            refusal = Refusal("wrong_method", f"{self._path} takes {self._allowed}", headers={"allow": self._allowed})
+            await refused(refusal, self._errors, record)(scope, receive, send)
+            return
+        flight = self._service.flights.start(record)
+        try:
+            response = await self._answer(endpoint, scope, receive, flight.__setattr__)
+            began = time.perf_counter()
+            await response(scope, receive, send)
+            record.seconds["write"] = record.seconds.get("write", 0.0) + time.perf_counter() - began
+        except asyncio.CancelledError:
+            if record.cancelled is None:
+                raise
+            await self._cancelled(endpoint, record, scope, receive, send)
+        except ConnectionError:
+            record.cancelled, record.status = "disconnect", CLIENT_GONE
+        finally:
+            self._service.flights.end(flight)
+
+    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, arrived: Callable[[str, Any], None]) -> Response:
+        """The answer, or the refusal in its protocol's words."""
+        service, record = self._service, scope["cls.record"]
+        held = 0
+        try:
+            if service.closing:
+                raise Refusal("draining", "the server is ending; try another", retry_after_s=1)
+            if endpoint.needs_key:
+                service.keys.check(scope["headers"])
+            body = None
+            if endpoint.body is not None:
+                service.admission.check(1)
+                raw = await read_body(receive, scope["headers"], limit=service.options.max_body_bytes, budget=service.bodies)
+                held = len(raw)
+                read = time.perf_counter()
+                record.seconds["read"] = read - record.started_s
+                body = decoded(raw, endpoint.decoder, max_inputs=service.options.max_inputs)
+                del raw  # while its texts wait, they are there twice else
+                record.seconds["parse"] = time.perf_counter() - read
+            arrived("receive", receive)
+            return await endpoint.handle(Call(service, record, body, scope.get("path_params", {}), scope["query_string"]))
+        except Refusal as refusal:
+            if refusal.kind == "failed":
+                self._log(record, refusal)
+            return refused(refusal, endpoint.errors, record)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this request's alone
+            self._log(record, error)
+            failure = Refusal("failed", "the request failed; the server's log says why under its x-request-id")
+            return refused(failure, endpoint.errors, record)
+        finally:
+            service.bodies.give(held)
+
+    def _log(self, record: RequestRecord, error: Exception) -> None:
+        """Says what failed and where. Of errors that are not ours the message is left out, for it may have a text in it."""
+        what = f": {error}" if isinstance(error, (ClsError, Refusal)) else ""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+        line = f"request {record.id} to {record.endpoint} failed: {type(error).__name__}{where}{what}"
+        self._service.log.say("failure", " ".join(line.split()), id=record.id)
+
+    async def _cancelled(self, endpoint: Endpoint, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is left to say to a request that was ended before its answer."""
+        if record.cancelled == "disconnect":
+            record.status = CLIENT_GONE
+            return
+        if record.status:  # its answer has begun, and the rest of it was not taken in time; the connection is closed
+            return
+        late = record.cancelled == "deadline"
+        refusal = Refusal(
+            "late" if late else "draining",
+            f"the request took longer than {self._service.options.deadline_s:g} s" if late else "the server is ending; try another",
+            code="deadline_exceeded" if late else None,
+            retry_after_s=1,
+            headers={"connection": "close"},
+        )
+        await refused(refusal, endpoint.errors, record)(scope, receive, send)
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    refusal = Refusal("unknown_path", f"nothing is at {scope['path'][:200]!r}; /docs says what there is")
+    await refused(refusal, openai.error, scope["cls.record"])(scope, receive, send)
+
+
+def refused(refusal: Refusal, errors: ErrorForm, record: RequestRecord) -> Response:
+    """A refusal as an answer."""
+    record.refused = refusal.kind
+    status, body = errors(refusal)
+    headers = dict(refusal.headers)
+    if refusal.retry_after_s is not None:
+        headers["retry-after"] = str(refusal.retry_after_s)
+    return JsonResponse(body, status_code=status, headers=headers)
+
+
+def _headers(record: RequestRecord) -> Iterable[tuple[bytes, bytes]]:
+    """What every answer carries."""
+    yield b"x-request-id", record.id.encode("ascii")
+    if record.fingerprint is not None:
+        yield b"x-cls-fingerprint", record.fingerprint.encode("ascii")
+    if record.tokens:
+        yield b"x-compute-tokens", str(record.tokens).encode("ascii")
+    if record.truncated:
+        yield b"x-cls-truncated", str(len(record.truncated)).encode("ascii")
+    if timing := _server_timing(record):
+        yield b"server-timing", timing.encode("ascii")
+
+
+def _server_timing(record: RequestRecord) -> str:
+    total = (time.perf_counter() - record.started_s) * 1e3
+    phases: Sequence[str] = [f"{phase};dur={record.seconds[phase] * 1e3:.2f}" for phase in PHASES if phase in record.seconds]
+    return ", ".join([*phases, f"total;dur={total:.2f}"])

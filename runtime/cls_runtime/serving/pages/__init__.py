@@ -1,0 +1,1 @@
+"""What a person sees in a browser: the start page and the page of the API."""

@@ -1,0 +1,92 @@
+"""`Service`: everything that requests share, and what state it is in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from cls_runtime.serving.admission import BODIES_HELD, Admission, BodyBudget
+from cls_runtime.serving.flights import Flights
+from cls_runtime.serving.keys import ApiKeys
+from cls_runtime.serving.metrics import Metrics
+from cls_runtime.serving.models import ServedModels
+from cls_runtime.serving.options import ServeOptions
+from cls_runtime.serving.record import RequestRecord
+from cls_runtime.serving.refusal import Refusal
+from cls_runtime.serving.request_log import RequestLog
+
+STALLED_SECONDS = 30.0
+
+
+class Service:
+    """The models of a server, and what is around them.
+
+    Attributes:
+        options: what the server was told.
+        models: the bundles.
+        admission: what bounds the queue.
+        bodies: what bounds the bodies.
+        flights: the requests under way.
+        keys: the keys.
+        metrics: the metrics.
+        log: the requests' log.
+        draining: whether the server is about to end.
+        closing: whether requests that come still are too late.
+        stalled_s: how long work may wait without any batch having ended; after that something is stuck.
+    """
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        models: ServedModels,
+        *,
+        endpoints: Iterable[str],
+        log: RequestLog | None = None,
+        stalled_s: float = STALLED_SECONDS,
+    ) -> None:
+        self.options = options
+        self.models = models
+        self.admission = Admission([model.encoder for model in models.all], max_queue_ms=options.max_queue_ms)
+        self.bodies = BodyBudget(BODIES_HELD * options.max_body_bytes)
+        self.flights = Flights(deadline_s=options.deadline_s)
+        self.keys = ApiKeys(options.api_key_file)
+        self.metrics = Metrics(models.all, endpoints)
+        self.metrics.ready.set_function(lambda: float(self.unready is None))
+        self.metrics.in_flight.set_function(lambda: float(len(self.flights)))
+        self.log = log or RequestLog(options.log_format)
+        self.draining = self.closing = False
+        self.stalled_s = stalled_s
+        self._look: asyncio.Task[None] | None = None
+
+    @property
+    def unready(self) -> Refusal | None:
+        """Why no more requests should come here; None where they may."""
+        if self.draining:
+            return Refusal("draining", "the server is ending; try another", retry_after_s=1)
+        stalled = max(model.encoder.queue.stalled_s for model in self.models.all)
+        if stalled > self.stalled_s:
+            return Refusal("stalled", f"work waits, and no batch has ended for {stalled:.0f} s; restart the server", retry_after_s=30)
+        return None
+
+    def watch(self) -> None:
+        """Begins to look after the requests, on the running event loop."""
+        if self._look is None:
+            self._look = asyncio.get_running_loop().create_task(self.flights.look())
+
+    def unwatch(self) -> None:
+        """Ends looking after them."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def ended(self, record: RequestRecord) -> None:
+        """Counts and logs a request that has ended."""
+        seconds = time.perf_counter() - record.started_s
+        self.metrics.ended(record, seconds)
+        self.log.ended(record, seconds)
+
+    def close(self) -> None:
+        """Frees the models."""
+        self.unwatch()
+        self.models.close()
