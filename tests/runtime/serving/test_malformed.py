@@ -224,6 +224,8 @@ def test_the_examples_with_something_wrong(client, case):
 @example(WITH_BODY[0], b"[" * 100_000)
 @example(WITH_BODY[0], b'{"input":' * 100_000)
 @example(WITH_BODY[0], b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+@example(WITH_BODY[0], b'{"input": "a", "user": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+@example(WITH_BODY[0], b'{"input": "a", "unknown": ' + b'{"a":' * 100_000 + b"0" + b"}" * 100_000 + b"}")
 @example(WITH_BODY[0], b'{"input": "' + b"\\ud800" * 1000 + b'"}')
 @example(WITH_BODY[0], b'\xef\xbb\xbf{"input": "a"}')
 @example(WITH_BODY[0], b"")
