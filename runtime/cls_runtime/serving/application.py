@@ -54,17 +54,22 @@ class Application:
         by_path: dict[str, dict[str, Endpoint]] = {}
         for endpoint in ENDPOINTS:
             by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-        routes = [Route(path, _Path(service, methods)) for path, methods in by_path.items()]
-        inner: Any = Router(routes, redirect_slashes=False, default=_nothing_here)
+        paths = {path: _Path(service, methods) for path, methods in by_path.items()}
+        # Most paths are found at once; the router, which tries one after another, has those with places in them.
+        router = Router([Route(path, paths.pop(path)) for path in by_path if "{" in path], redirect_slashes=False, default=_nothing_here)
+
+        async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+            await paths.get(scope["path"], router)(scope, receive, send)
+
+        self._inner: Any = inner
         if service.options.cors_origins:
-            inner = CORSMiddleware(
+            self._inner = CORSMiddleware(
                 inner,
                 allow_origins=service.options.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "api-key", "x-api-key", "x-request-id"],
                 expose_headers=["x-request-id", "x-cls-fingerprint", "x-cls-truncated", "server-timing", "x-compute-tokens", "retry-after"],
             )
-        self._inner = inner
         models = service.models.all
         self._fingerprint = models[0].fingerprint if len(models) == 1 else None
 

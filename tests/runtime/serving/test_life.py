@@ -1,9 +1,11 @@
 """A server from its first line to its last: what is answered when engines fail or hang, clients leave, time passes, and it has to end."""
 
+import contextlib
 import json
 import os
 import socket
 import stat
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from cls_runtime import Encoder, UsageError
 from cls_runtime.errors import EngineError
 from cls_runtime.serving import server as server_module
 from cls_runtime.serving.limits import Limits
-from cls_runtime.serving.listening import check_place
+from cls_runtime.serving.listening import Acceptor, check_place
 from cls_runtime.serving.options import ServeOptions
 
 EMBEDDINGS = "/v1/embeddings"
@@ -230,6 +232,31 @@ def test_connections_that_wait_to_be_accepted_are_answered(watched):
         server.wait()
         with pytest.raises(ConnectionRefusedError):
             Client(address)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
+def test_nobody_is_let_in_only_to_be_reset(watched, monkeypatch):
+    """Whoever comes between the last `accept` and `close` is not connected at all, and may try another server."""
+    late = []
+    taken = Acceptor._take
+
+    def take(acceptor, listener):
+        if taken(acceptor, listener):
+            return True
+        if server.service.draining and not late:
+            late.append(socket.socket())
+            late[0].settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                late[0].connect(listener.getsockname())
+                late.append("connected")
+        return False
+
+    with LiveServer(watched) as server:
+        monkeypatch.setattr(Acceptor, "_take", take)
+        server.end()
+        server.wait()
+    late[0].close()
+    assert late[1:] == []
 
 
 def test_it_listens_for_the_drain_delay(watched):
