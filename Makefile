@@ -31,7 +31,7 @@ RESULTS = benchmarks/results/$(CPU_KIND)
 WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish or test_model_card
 # Tests that ask nothing of an engine, or are about a checkout and not the wheel.
 WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
-SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2')
+SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
 .PHONY: help setup format check test test-fast fuzz test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
@@ -49,9 +49,10 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
+test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m timing
+	$(call dispose,.venv-described)
 
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
@@ -178,6 +179,11 @@ $(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%
 .venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built
 	$(call environment,.venv-interop/$*,$<) --requirement $< $(if $(EXTRA),"$$(ls dist/*.whl)$(EXTRA)")
 	$(if $(EXTRA),.venv-interop/$*/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl)
+	@touch $@
+
+# What asks cls-serve for all that its description has.
+.venv-described/.installed: tests/environments/schemathesis.txt
+	$(call environment,.venv-described,$<) --requirement $<
 	@touch $@
 
 dist/.built: .venv/.installed $(SOURCES)
