@@ -96,10 +96,7 @@ class Connection(HttpToolsProtocol):
                 self._malformed(self._too_large())
 
     def _stay(self) -> None:
-        """Goes on in HTTP/1.1 where a request asks for another protocol, as Java's client does for HTTP/2.
-
-        The parser would leave the request's body unread. Another one takes its place, which is told only how long that body is.
-        """
+        """Goes on in HTTP/1.1 where HTTP/2 is asked for, as by Java: in a parser that reads the body, as the first one does not."""
         self.parser = httptools.HttpRequestParser(self)
         if self._place == "body":
             self._resumes = True

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
@@ -30,6 +31,8 @@ _QUIET_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 1.0
 # For an engine to end the batch that it is computing.
 _CLOSE_SECONDS = 5.0
+# Python's own is ten times that.
+_TURN_SECONDS = 0.0005
 # Open files that are no connections.
 _OTHER_FILES = 128
 
@@ -48,7 +51,8 @@ def serve(options: ServeOptions) -> int:
             log.say("model", line)
         service = Service(options, models, endpoints=endpoint_names(), log=log)
         try:
-            _run(Server(service).live())
+            with _quick_turns():
+                _run(Server(service).live())
         finally:
             _close_within(_CLOSE_SECONDS, service.close)
     finally:
@@ -203,6 +207,17 @@ def _close_within(seconds: float, close: Callable[[], None]) -> None:
     closing = threading.Thread(target=close, name="cls-close", daemon=True)
     closing.start()
     closing.join(seconds)
+
+
+@contextlib.contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Lets threads that run Python give way to the event loop sooner meanwhile: docs/adr/0011 has what that is worth."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager

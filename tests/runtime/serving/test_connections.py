@@ -384,7 +384,8 @@ def test_resets_leave_nothing_behind(server):
 
     count = asyncio.run_coroutine_threadsafe(_in_loop(timers), server.loop).result()
     assert count < 5
-    until(lambda: not gc.collect() and not [item for item in gc.get_objects() if isinstance(item, Connection)])
+    own = server.server._connections
+    until(lambda: not gc.collect() and not [item for item in gc.get_objects() if isinstance(item, Connection) and item.server_state is own])
 
 
 async def _in_loop(function):
