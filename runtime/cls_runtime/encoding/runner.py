@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cls_runtime.encoding.batching import Batch, pad, plan_batches
+from cls_runtime.encoding.batching import KERNELS_FOR_EACH_SHAPE, Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.job import Computed, Job, cuts_of
 from cls_runtime.encoding.overflow import Overflow
@@ -114,16 +114,18 @@ class BatchRunner:
         *,
         width: int,
         stop: Callable[[], bool] | None = None,
+        batch_tokens: int | None = None,
     ) -> Computed:
         """The rows of texts, computed on the thread that calls, one batch after another.
 
         With `stop` all workers compute them, until it says that there are enough; batches that are not in the result then have no rows.
+        With `batch_tokens` a batch has at most so many tokens, unless the engine prepares kernels for each shape, or one text has more.
 
         Raises:
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
-        job = self._planned(texts, prompt_tokens, output, width=width)
+        job = self._planned(texts, prompt_tokens, output, width=width, batch_tokens=batch_tokens)
         if stop is not None:
             return self._spread(job, stop)
         for batch in job.batches:
@@ -214,9 +216,13 @@ class BatchRunner:
         width: int,
         truncated: Sequence[Truncation] = (),
         tokenize_s: float = 0.0,
+        batch_tokens: int | None = None,
     ) -> Job:
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
-        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
+        budget = self._token_budget
+        if batch_tokens is not None and self._engine.name not in KERNELS_FOR_EACH_SHAPE:
+            budget = min(budget, batch_tokens)
+        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=budget, engine=self._engine.name)
         rows = empty_rows(len(texts), output, width)
         return Job(texts, prompt_tokens, output, width, lengths, batches, rows, tuple(truncated), tokenize_s)
 
