@@ -188,7 +188,7 @@ class RequestMerger:
                     request.ended = True
                     self._queue.remove(request)
                     complete.append((request, result.error))
-            if all(result.error is None for result in results):
+            if tokens and all(result.error is None for result in results):
                 self._pace.add(tokens, seconds)
         _hand_out([(request, error or request.outcome) for request, error in complete])
         return True

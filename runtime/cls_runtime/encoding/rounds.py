@@ -55,8 +55,8 @@ def _computed_together(
     parts = np.split(texts.positions, np.cumsum([len(window.texts) for window in windows])[:-1])
     part: list[int] | None = None
     if sum(len(batch.indices) for batch in done.batches) < len(tokenized):  # `stop` said so
-        parts = [np.sort(np.concatenate([batch.indices for batch in done.batches]))]
-        part = parts[0].tolist()
+        part = sorted(place for batch in done.batches for place in batch.indices.tolist())
+        parts = [np.array(part, dtype=np.intp)]
         windows = [windows[0].only(part)]
     results: list[ShareResult] = []
     for window, places in zip(windows, parts, strict=True):

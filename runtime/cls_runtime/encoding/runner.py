@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,8 @@ from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
 
+# How often a round that may be stopped looks whether it should.
+STOPS_WITHIN_S = 0.005
 CLOSED = "the Encoder is closed; load the bundle again"
 
 
@@ -133,23 +135,26 @@ class BatchRunner:
         return job.computed
 
     def _spread(self, job: Job, stop: Callable[[], bool]) -> Computed:
-        """The batches of a job that have run when all have, or when `stop` says so after one of them."""
-        spread = self._engine.workers > 1 and len(job.batches) > 1
-        job.futures.extend((self._submit(job, batch), batch) for batch in job.batches if spread)
-        futures = iter(job.futures)
+        """The batches of a job that have run when all have, or when `stop` says so: then those under way are the last."""
         done: list[Batch] = []
+        if self._engine.workers == 1 or len(job.batches) == 1:
+            while len(done) < len(job.batches) and not (done and stop()):
+                self._run(job, job.batches[len(done)])
+                done.append(job.batches[len(done)])
+            return replace(job, batches=done).computed
+        job.futures.extend((self._submit(job, batch), batch) for batch in job.batches)
         try:
-            for batch in job.batches:
-                future = next(futures)[0] if spread else None
-                if done and stop() and (future is None or future.cancel()):
-                    continue
-                if future is None:
-                    self._run(job, batch)
-                else:
+            for future, batch in job.futures:
+                while not future.done() and not stop():
+                    wait([future], timeout=STOPS_WITHIN_S)
+                if stop():
+                    for each, _ in job.futures:
+                        each.cancel()
+                if not future.cancelled():
                     future.result()
-                done.append(batch)
+                    done.append(batch)
         finally:
-            for future, _ in futures:
+            for future, _ in job.futures:
                 future.cancel()
         return replace(job, batches=done).computed
 
