@@ -170,7 +170,8 @@ class RequestMerger:
         if taken is None:
             return False
         begun = time.perf_counter()
-        results = computed(self._runner, taken.shares, stop=functools.partial(self._makes_way, taken) if taken.alone else None)
+        stop = functools.partial(self._makes_way, taken) if taken.alone else None
+        results = computed(self._runner, taken.shares, stop=stop, batch_tokens=taken.batch_tokens)
         seconds = time.perf_counter() - begun
         complete: list[tuple[Request, Exception | None]] = []
         with self._arrived:
@@ -187,7 +188,7 @@ class RequestMerger:
                     request.ended = True
                     self._queue.remove(request)
                     complete.append((request, result.error))
-            if all(result.error is None for result in results):
+            if tokens and all(result.error is None for result in results):
                 self._pace.add(tokens, seconds)
         _hand_out([(request, error or request.outcome) for request, error in complete])
         return True

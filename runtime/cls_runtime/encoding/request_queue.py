@@ -29,6 +29,7 @@ class Round:
         tokens: their guessed tokens.
         long: whether they are of long requests.
         alone: whether it is of a request beside which none was.
+        batch_tokens: the most tokens of a batch; None for the budget.
         number: how many requests had come when it was taken.
     """
 
@@ -36,6 +37,7 @@ class Round:
     tokens: int
     long: bool
     alone: bool
+    batch_tokens: int | None
     number: int
 
 
@@ -138,7 +140,8 @@ class RequestQueue:
                 self._last_was_long = long
                 self._running_long += long
                 self.running_tokens += taken
-                return Round(shares, taken, long, alone, self.came), expired
+                batch_tokens = max(FULL_TOKENS, self._pace.round_tokens) if alone else None
+                return Round(shares, taken, long, alone, batch_tokens, self.came), expired
         return None, expired
 
     def done(self, finished: Round) -> None:

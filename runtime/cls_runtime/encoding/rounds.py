@@ -16,20 +16,24 @@ from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.errors import EngineError
 
 
-def computed(runner: BatchRunner, shares: Sequence[Share], *, stop: Callable[[], bool] | None = None) -> list[ShareResult]:
+def computed(
+    runner: BatchRunner, shares: Sequence[Share], *, stop: Callable[[], bool] | None = None, batch_tokens: int | None = None
+) -> list[ShareResult]:
     """The result of each share. Where they fail together, each is computed alone; one that was withdrawn meanwhile is not.
 
-    A share that is alone may be done in part: up to the batch after which `stop` says so.
+    A share that is alone may be done in part: up to the batch, of at most `batch_tokens`, after which `stop` says so.
     """
     try:
-        return _computed_together(runner, shares, stop=stop if len(shares) == 1 else None)
+        return _computed_together(runner, shares, stop=stop if len(shares) == 1 else None, batch_tokens=batch_tokens)
     except BaseException as error:  # noqa: BLE001  whatever it is, someone waits for it
         if len(shares) == 1:
             return [ShareResult(error=_deliverable(error))]
         return [ShareResult() if share.request.ended else computed(runner, [share])[0] for share in shares]
 
 
-def _computed_together(runner: BatchRunner, shares: Sequence[Share], *, stop: Callable[[], bool] | None) -> list[ShareResult]:
+def _computed_together(
+    runner: BatchRunner, shares: Sequence[Share], *, stop: Callable[[], bool] | None, batch_tokens: int | None
+) -> list[ShareResult]:
     begun = time.perf_counter()
     first = shares[0].request
     windows = [share.window for share in shares]
@@ -42,7 +46,7 @@ def _computed_together(runner: BatchRunner, shares: Sequence[Share], *, stop: Ca
             raise
         return _computed_without_those_that_fail(runner, shares, windows)
     then = time.perf_counter()
-    done = runner.compute_here(tokenized, texts.once.prompt_tokens, first.output, width=first.width, stop=stop)
+    done = runner.compute_here(tokenized, texts.once.prompt_tokens, first.output, width=first.width, stop=stop, batch_tokens=batch_tokens)
     end = time.perf_counter()
     widths, numbers = np.zeros(len(tokenized), dtype=np.intp), np.zeros(len(tokenized), dtype=np.intp)
     for number, batch in enumerate(done.batches):
@@ -51,8 +55,8 @@ def _computed_together(runner: BatchRunner, shares: Sequence[Share], *, stop: Ca
     parts = np.split(texts.positions, np.cumsum([len(window.texts) for window in windows])[:-1])
     part: list[int] | None = None
     if sum(len(batch.indices) for batch in done.batches) < len(tokenized):  # `stop` said so
-        parts = [np.sort(np.concatenate([batch.indices for batch in done.batches]))]
-        part = parts[0].tolist()
+        part = sorted(place for batch in done.batches for place in batch.indices.tolist())
+        parts = [np.array(part, dtype=np.intp)]
         windows = [windows[0].only(part)]
     results: list[ShareResult] = []
     for window, places in zip(windows, parts, strict=True):

@@ -7,12 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
 
-from cls_runtime.encoding.batching import Batch, pad, plan_batches
+from cls_runtime.encoding.batching import KERNELS_FOR_EACH_SHAPE, Batch, pad, plan_batches
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.job import Computed, Job, cuts_of
 from cls_runtime.encoding.overflow import Overflow
@@ -22,6 +22,8 @@ from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
 
+# How often a round that may be stopped looks whether it should.
+STOPS_WITHIN_S = 0.005
 CLOSED = "the Encoder is closed; load the bundle again"
 
 
@@ -114,16 +116,18 @@ class BatchRunner:
         *,
         width: int,
         stop: Callable[[], bool] | None = None,
+        batch_tokens: int | None = None,
     ) -> Computed:
         """The rows of texts, computed on the thread that calls, one batch after another.
 
         With `stop` all workers compute them, until it says that there are enough; batches that are not in the result then have no rows.
+        With `batch_tokens` a batch has at most so many tokens, unless the engine prepares kernels for each shape, or one text has more.
 
         Raises:
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
-        job = self._planned(texts, prompt_tokens, output, width=width)
+        job = self._planned(texts, prompt_tokens, output, width=width, batch_tokens=batch_tokens)
         if stop is not None:
             return self._spread(job, stop)
         for batch in job.batches:
@@ -131,23 +135,26 @@ class BatchRunner:
         return job.computed
 
     def _spread(self, job: Job, stop: Callable[[], bool]) -> Computed:
-        """The batches of a job that have run when all have, or when `stop` says so after one of them."""
-        spread = self._engine.workers > 1 and len(job.batches) > 1
-        job.futures.extend((self._submit(job, batch), batch) for batch in job.batches if spread)
-        futures = iter(job.futures)
+        """The batches of a job that have run when all have, or when `stop` says so: then those under way are the last."""
         done: list[Batch] = []
+        if self._engine.workers == 1 or len(job.batches) == 1:
+            while len(done) < len(job.batches) and not (done and stop()):
+                self._run(job, job.batches[len(done)])
+                done.append(job.batches[len(done)])
+            return replace(job, batches=done).computed
+        job.futures.extend((self._submit(job, batch), batch) for batch in job.batches)
         try:
-            for batch in job.batches:
-                future = next(futures)[0] if spread else None
-                if done and stop() and (future is None or future.cancel()):
-                    continue
-                if future is None:
-                    self._run(job, batch)
-                else:
+            for future, batch in job.futures:
+                while not future.done() and not stop():
+                    wait([future], timeout=STOPS_WITHIN_S)
+                if stop():
+                    for each, _ in job.futures:
+                        each.cancel()
+                if not future.cancelled():
                     future.result()
-                done.append(batch)
+                    done.append(batch)
         finally:
-            for future, _ in futures:
+            for future, _ in job.futures:
                 future.cancel()
         return replace(job, batches=done).computed
 
@@ -214,9 +221,13 @@ class BatchRunner:
         width: int,
         truncated: Sequence[Truncation] = (),
         tokenize_s: float = 0.0,
+        batch_tokens: int | None = None,
     ) -> Job:
         lengths = np.array([len(text) for text in texts], dtype=np.intp)
-        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=self._token_budget, engine=self._engine.name)
+        budget = self._token_budget
+        if batch_tokens is not None and self._engine.name not in KERNELS_FOR_EACH_SHAPE:
+            budget = min(budget, batch_tokens)
+        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=budget, engine=self._engine.name)
         rows = empty_rows(len(texts), output, width)
         return Job(texts, prompt_tokens, output, width, lengths, batches, rows, tuple(truncated), tokenize_s)
 
