@@ -603,7 +603,8 @@ class Encoder:
             ClosedError: as `encode`.
         """
         self._runner.check_usable()
-        return [self._tokenizer.decode(item, index, skip_special_tokens=skip_special_tokens) for index, item in enumerate(ids)]
+        back = self._tokenizer.ids_to_text
+        return [back.text(item, index, skip_special_tokens=skip_special_tokens) for index, item in enumerate(ids)]
 
     def ranges(self, *, output: Output = "sentence", normalize: bool | None = None, dimensions: int | None = None) -> Float32:
         """The least and the largest of each number over the bundle's golden texts, of vectors as `encode` gives them with these options.

@@ -25,6 +25,7 @@ from cls_runtime.errors import BundleError, TextError, is_refusal
 
 if TYPE_CHECKING:
     from cls_runtime.encoding.cuts import Cuts
+    from cls_runtime.encoding.ids_to_text import IdsToText
 
 # A text, or a pair of texts that the model reads as one input.
 Text = str | tuple[str, str]
@@ -192,41 +193,12 @@ class TextTokenizer:
         self.check_ids(ids)
         return encoding, TokenizedText(ids.astype(np.int32), None, 0), np.arange(len(ids)), [0, 0]
 
-    def decode(self, ids: Sequence[int], index: int, *, skip_special_tokens: bool) -> str:
-        """The text of token ids, as the tokenizer's decoder puts it together.
-
-        Raises:
-            TextError: an id is no token's, or the library fails; `index` is the place of `ids` in the caller's input.
-        """
-        try:
-            array = np.asarray(ids)
-        except (ValueError, OverflowError):  # lists of unequal length
-            array = np.zeros((), dtype=np.object_)
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise TextError(f"list {index} is none of whole numbers of at most 64 bits", index=index)
-        unknown = array[(array < 0) | (array >= len(self._known_ids))] if array.size else array
-        if not unknown.size and array.size:
-            unknown = array[~self._known_ids[array]]
-        if unknown.size:
-            raise TextError(
-                f"list {index} has the id {int(unknown[0])}, which is no token's; this model's are from 0 to {len(self._known_ids) - 1}",
-                index=index,
-            )
-        try:
-            text: str = self._tokenizer.decode(array.tolist(), skip_special_tokens=skip_special_tokens)
-        except BaseException as error:  # TypeError or the bare class, by version; or a panic
-            if not is_refusal(error):
-                raise
-            raise TextError(f"the tokenizer refused list {index}: {one_line(error)}", index=index) from None
-        return text
-
     @cached_property
-    def _known_ids(self) -> NDArray[np.bool_]:
-        """Of each id up to the largest, whether it is a token's."""
-        ids = list(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        known = np.zeros(max(ids, default=-1) + 1, dtype=np.bool_)
-        known[ids] = True
-        return known
+    def ids_to_text(self) -> IdsToText:
+        """The way back."""
+        from cls_runtime.encoding.ids_to_text import IdsToText
+
+        return IdsToText(self._tokenizer)
 
     def _encode_long(self, text: Text, index: int, *, left: bool, located: bool = False) -> tuple[Encoding, bool, list[int]]:
         """As much of a long text as settles its tokens, whether that is all, and how many characters of each part are before it."""
