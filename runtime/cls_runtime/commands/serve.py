@@ -176,8 +176,8 @@ def _fill_from(arguments: argparse.Namespace, parser: argparse.ArgumentParser, e
         if not text.strip() or (name == "PORT" and _LINK.fullmatch(text)):  # Kubernetes' too
             continue
         if getattr(arguments, known[name].dest) in (None, [], False):
-            if name in ("HOST", "PORT") and arguments.uds is not None:
-                continue  # the option wins
+            if name in ("HOST", "PORT") and (arguments.uds is not None or environment.get(f"{VARIABLE}UDS", "").strip()):
+                continue  # an image sets them; whoever says a socket means that
             setattr(arguments, known[name].dest, _value(known[name], variable, text))
 
 
