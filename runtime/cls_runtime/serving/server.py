@@ -54,7 +54,11 @@ def serve(options: ServeOptions) -> int:
             with _quick_turns():
                 _run(Server(service).live())
         finally:
-            _close_within(_CLOSE_SECONDS, service.close)
+            stuck = not _closed_within(_CLOSE_SECONDS, service.close)
+        if stuck:  # Python would wait for its threads
+            log.say("stuck", "an engine does not end the batch that it computes; the process ends without it")
+            log.close()
+            os._exit(0)
     finally:
         log.close()
     return 0
@@ -202,11 +206,12 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
         loop.close()
 
 
-def _close_within(seconds: float, close: Callable[[], None]) -> None:
-    """Closes what may be stuck in an engine; then the process ends without it."""
+def _closed_within(seconds: float, close: Callable[[], None]) -> bool:
+    """Closes what may be stuck in an engine; says whether that was done in time."""
     closing = threading.Thread(target=close, name="cls-close", daemon=True)
     closing.start()
     closing.join(seconds)
+    return not closing.is_alive()
 
 
 @contextlib.contextmanager

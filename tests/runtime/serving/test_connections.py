@@ -15,7 +15,7 @@ from cls_runtime import Encoder
 from cls_runtime.serving import server as server_module
 from cls_runtime.serving.limits import Limits
 
-LIMITS = Limits(head_s=0.4, idle_s=1.0, linger_s=0.4, discard_bytes=2**16, pipelined=4, unread_s=0.4, connections=64, young_s=0.0)
+LIMITS = Limits(head_s=0.4, idle_s=1.0, linger_s=0.4, discard_bytes=2**16, pipelined=4, unread_s=0.4)
 EMBEDDINGS = "/v1/embeddings"
 BODY = json.dumps({"input": "the cat sleeps", "encoding_format": "base64"}).encode()
 
@@ -357,9 +357,9 @@ def test_a_client_that_does_not_read_its_answer_is_left(server):
 # Many
 
 
-def test_where_there_is_no_room_the_connection_that_is_idle_longest_makes_some(server):
-    with clients(server, LIMITS.connections) as idle:
-        until(lambda: len(server.server._connections.connections) == LIMITS.connections)
+def test_where_there_is_no_room_the_connection_that_is_idle_longest_makes_some(watched):
+    with LiveServer(watched, limits=Limits(connections=32, young_s=0.0)) as server, clients(server, 32) as idle:
+        until(lambda: len(server.server._connections.connections) == 32)
         assert idle[-1].send(request("GET", "/live")).answer().status == 200
         with server.client() as client:
             assert client.send(request("GET", "/live")).answer().status == 200

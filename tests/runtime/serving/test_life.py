@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -298,6 +300,51 @@ def test_idle_and_half_open_connections_do_not_hold_up_the_end(watched):
         assert time.monotonic() - began < 10
         assert all(client.is_closed() for client in idle)
         assert slow.answer().status == 503
+
+
+HANGS = """
+import os, sys, threading
+from pathlib import Path
+from cls_runtime import Bundle, Encoder, EncoderOptions
+from cls_runtime.serving import server
+from cls_runtime.serving.models import ServedModel, ServedModels
+from cls_runtime.serving.options import ServeOptions
+from watched_engine import WatchedEngine
+
+bundle = Bundle.open(Path(sys.argv[1]))
+engine = WatchedEngine(bundle, threads=1)
+engine.around = lambda *_: threading.Event().wait()
+models = ServedModels([ServedModel(("tiny",), Encoder.of(bundle, engine, EncoderOptions(variant="fp32")), 1)])
+ServedModels.load = lambda options: models
+server._CLOSE_SECONDS = 0.2
+sys.exit(server.serve(ServeOptions(bundles=("tiny",), uds=Path(sys.argv[2]), shutdown_timeout_s=0.2)))
+"""
+
+
+def test_an_engine_that_hangs_does_not_hold_up_the_end_of_the_process(bundle, tmp_path):
+    place = tmp_path / "s"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", HANGS, str(bundle), str(place)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        until(place.exists)
+        until(lambda: _takes_connections(place))
+        with Client(str(place)) as client:
+            client.post(EMBEDDINGS, BODY)
+            assert client.send(request("GET", "/live"))
+            time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            assert client.answer().status == 503
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 0, log
+        assert "1 requests were cut off" in log
+        assert "the process ends without it" in log
+        assert not place.exists()
+
+
+def _takes_connections(place):
+    with contextlib.suppress(ConnectionRefusedError), Client(str(place)):
+        return True
+    return False
 
 
 @pytest.mark.slow
