@@ -34,6 +34,18 @@ def test_every_page_with_figures_is_filled_in() -> None:
     assert marked == set(bench_report.PAGES)
 
 
+def test_a_servers_plot_is_drawn_from_its_results_the_same_every_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import draw_serving
+    from bench_results import RESULTS
+
+    (tmp_path / "results.json").write_text(results_json(RESULTS))
+    assert draw_serving.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "serving.svg")]) == 0
+    assert (tmp_path / "serving.svg").read_bytes() == draw_serving.drawn(RESULTS)
+    with pytest.raises(ValueError, match="no server was measured"):
+        draw_serving.drawn(read_results(ROOT / "benchmarks" / "results" / "vnni" / "cls_bench.json"))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     results = tmp_path / "benchmarks" / "results"
