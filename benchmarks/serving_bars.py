@@ -21,6 +21,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from cls_runtime import Encoder
 from cls_runtime.bench.bars import BarRecord, BarsFile, Figure, bars_table, empty_bars, measure_bars, missed_bars, read_bars
 from cls_runtime.bench.cpu_split import cpu_split
 from cls_runtime.bench.http_messages import request_bytes
+from cls_runtime.bench.in_process import InProcess
 from cls_runtime.bench.load_streams import Stream
 from cls_runtime.bench.open_loop import Pace
 from cls_runtime.bench.server_process import ServerProcess
@@ -104,22 +106,17 @@ def embedded(server: ServerProcess, texts: Sequence[str], form: str) -> list[np.
 
 def overhead(rig: Rig, amounts: Amounts) -> BarRecord:
     """One text after another, over HTTP and by `encode` in a process; the p50 of each in turns."""
-    stream = Stream(name="texts", requests=rig.requests, callers=1, seconds=amounts.seconds)
     with rig.server() as server, rig.alone() as alone:
-        rig.load(server, stream)
-        alone.encode(rig.texts, seconds=amounts.seconds)
-
-        def p50(side: str, _: int) -> float:
-            taken: Sequence[float] = rig.load(server, stream).streams["texts"].taken(200) if side == "http" else ()
-            return percentile_ms(taken or alone.encode(rig.texts, seconds=amounts.seconds).seconds, 50) or 0.0
-
-        samples = in_turns(("encode", "http"), p50, rounds=amounts.rounds)
-    added = [http - encode for http, encode in zip(samples["http"], samples["encode"], strict=True)]
+        samples = in_turns(("encode", "http"), lambda side, _: _sample(rig, amounts, server, alone, side, callers=1), rounds=amounts.rounds)
+    p50s = {side: [percentile_ms(sample.seconds, 50) or 0.0 for sample in taken] for side, taken in samples.items()}
+    added = [http - encode for http, encode in zip(p50s["http"], p50s["encode"], strict=True)]
+    cpu = {side: statistics.median(sample.cpu_ms for sample in taken) for side, taken in samples.items()}
     figures = (
         Figure(name="p50 over encode's", value=round(statistics.median(added), 3), unit="ms", most=0.5),
         Figure(name="least and", value=round(min(added), 3), unit="ms"),
         Figure(name="most of the rounds", value=round(max(added), 3), unit="ms"),
-        Figure(name="encode's p50", value=statistics.median(samples["encode"]), unit="ms"),
+        Figure(name="encode's p50", value=statistics.median(p50s["encode"]), unit="ms"),
+        Figure(name="CPU time of a text over encode's", value=round(cpu["http"] - cpu["encode"], 3), unit="ms"),
     )
     how = f"{amounts.rounds} rounds of {amounts.seconds:g} s in turns, the generator's own time and the sockets' included"
     return BarRecord(test="overhead of one text over `encode` in the process", figures=figures, how=how, quick=amounts.quick)
@@ -127,28 +124,46 @@ def overhead(rig: Rig, amounts: Amounts) -> BarRecord:
 
 def clients(rig: Rig, amounts: Amounts) -> BarRecord:
     """32 callers, one text a request, over HTTP and by `aencode` in a process; texts a second of each in turns."""
-    words: list[str] = []
     with rig.server() as server, rig.alone() as alone:
-
-        def per_second(side: str, _: int) -> float:
-            if side == "aencode":
-                return alone.aencode(rig.texts, callers=CALLERS, seconds=amounts.seconds).per_second
-            record = rig.load(server, Stream(name="texts", requests=rig.requests, callers=CALLERS, seconds=amounts.seconds))
-            words.append(generator_words(record))
-            return record.streams["texts"].ended_within(amounts.seconds, 200) / amounts.seconds
-
         for side in ("http", "aencode"):
-            per_second(side, 0)
-        samples = in_turns(("aencode", "http"), per_second, rounds=amounts.rounds)
-    shares = [http / own for http, own in zip(samples["http"], samples["aencode"], strict=True)]
+            _sample(rig, amounts, server, alone, side, callers=CALLERS)
+        samples = in_turns(
+            ("aencode", "http"), lambda side, _: _sample(rig, amounts, server, alone, side, callers=CALLERS), rounds=amounts.rounds
+        )
+    rates = {side: [sample.per_second for sample in taken] for side, taken in samples.items()}
+    shares = [http / own for http, own in zip(rates["http"], rates["aencode"], strict=True)]
+    cpu = {side: statistics.median(sample.cpu_ms for sample in taken) for side, taken in samples.items()}
     figures = (
         Figure(name="share of aencode's texts/s", value=round(statistics.median(shares), 4), least=0.9),
         Figure(name="least of the rounds", value=round(min(shares), 4)),
-        Figure(name="over HTTP", value=round(statistics.median(samples["http"])), unit="texts/s"),
-        Figure(name="aencode", value=round(statistics.median(samples["aencode"])), unit="texts/s"),
+        Figure(name="over HTTP", value=round(statistics.median(rates["http"])), unit="texts/s"),
+        Figure(name="aencode", value=round(statistics.median(rates["aencode"])), unit="texts/s"),
+        Figure(name="CPU time of a text over HTTP", value=round(cpu["http"], 3), unit="ms"),
+        Figure(name="of aencode", value=round(cpu["aencode"], 3), unit="ms"),
     )
-    how = f"{amounts.rounds} rounds of {amounts.seconds:g} s in turns; {words[-1]}"
+    how = f"{amounts.rounds} rounds of {amounts.seconds:g} s in turns; {samples['http'][-1].words}"
     return BarRecord(test="32 clients, one text a request", figures=figures, how=how, quick=amounts.quick)
+
+
+class _Sample(NamedTuple):
+    """One turn of a side: the seconds of each text, texts a second, and the milliseconds of CPU time that its process spent on one."""
+
+    seconds: Sequence[float]
+    per_second: float
+    cpu_ms: float
+    words: str = ""
+
+
+def _sample(rig: Rig, amounts: Amounts, server: ServerProcess, alone: InProcess, side: str, *, callers: int) -> _Sample:
+    if side != "http":
+        given = {"seconds": amounts.seconds}
+        calls = alone.encode(rig.texts, **given) if side == "encode" else alone.aencode(rig.texts, callers=callers, **given)
+        return _Sample(calls.seconds, calls.per_second, calls.cpu_seconds / len(calls.seconds) * 1e3)
+    before = server.cpu_seconds
+    record = rig.load(server, Stream(name="texts", requests=rig.requests, callers=callers, seconds=amounts.seconds))
+    texts = record.streams["texts"]
+    per_second = texts.ended_within(amounts.seconds, 200) / amounts.seconds
+    return _Sample(texts.taken(200), per_second, (server.cpu_seconds - before) / len(texts) * 1e3, generator_words(record))
 
 
 def overload(rig: Rig, amounts: Amounts) -> BarRecord:

@@ -25,10 +25,11 @@ from cls_runtime.encoder import Encoder
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """The seconds of each call of one text, and those that all took together."""
+    """The seconds of each call of one text, those that all took together, and the CPU seconds of the whole process in them."""
 
     seconds: tuple[float, ...]
     wall_seconds: float
+    cpu_seconds: float
 
     @property
     def per_second(self) -> float:
@@ -54,7 +55,7 @@ class InProcess:
     def _calls(self, texts: Sequence[str], *, callers: int, seconds: float) -> Calls:
         self._child.say({"texts": list(texts), "callers": callers, "seconds": seconds})
         told = self._child.answer()
-        return Calls(seconds=tuple(told["seconds"]), wall_seconds=told["wall_seconds"])
+        return Calls(seconds=tuple(told["seconds"]), wall_seconds=told["wall_seconds"], cpu_seconds=told["cpu_seconds"])
 
 
 @contextmanager
@@ -105,12 +106,13 @@ def main(arguments: Sequence[str]) -> None:
         _say({"threads": encoder.info.threads})
         for line in sys.stdin:
             asked = json.loads(line)
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             if asked["callers"]:
                 taken = asyncio.run(_aencode(encoder, asked["texts"], asked["seconds"], asked["callers"]))
             else:
                 taken = _encode(encoder, asked["texts"], asked["seconds"])
-            _say({"wall_seconds": time.perf_counter() - start, "seconds": [round(value, 6) for value in taken]})
+            spent = {"wall_seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+            _say({**spent, "seconds": [round(value, 6) for value in taken]})
 
 
 def _say(document: dict[str, object]) -> None:
