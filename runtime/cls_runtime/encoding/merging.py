@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MAX_WAITING_TEXTS = 8192
 MAX_WAITING_CHARACTERS = 2**25  # as many texts as that, of two pages each
 
+# Whoever gets an outcome does something with it: so many at a time, and the event loop looks at everything else in between.
+DELIVERED_AT_ONCE = 2
+
 _Delivery = tuple["asyncio.Future[Outcome]", Outcome | Exception]
 
 
@@ -46,7 +49,7 @@ class RequestMerger:
         self._max_waiting_texts = max_waiting_texts
         self._max_waiting_characters = max_waiting_characters
         self._pace = Pace()
-        self._queue = RequestQueue(self._pace)
+        self._queue = RequestQueue(self._pace, workers=workers)
         self._idle = 0
         self._running = 0
         self._busy_since = 0.0
@@ -161,18 +164,26 @@ class RequestMerger:
                 self._queue.remove(request)
 
     def _work(self) -> None:
-        while self._one_round():
-            pass
+        ended: float | None = time.perf_counter()
+        while ended is not None:
+            ended = self._one_round(ended)
 
-    def _one_round(self) -> bool:
-        """Waits for requests, computes a share of each in turn, and hands out what is complete. Whether there is more to come."""
-        taken = self._next_round()
+    def _one_round(self, since: float) -> float | None:
+        """Waits for requests, computes a share of each in turn, and hands out what is complete.
+
+        The pace is of all that a round takes, also between the end of the one before it, `since`, and its own beginning: so fast the queue
+        becomes shorter.
+
+        Returns:
+            When its computing ended; None where no more is to come.
+        """
+        taken, waited = self._next_round()
         if taken is None:
-            return False
-        begun = time.perf_counter()
+            return None
+        begun = time.perf_counter() if waited else since
         stop = functools.partial(self._makes_way, taken) if taken.alone else None
         results = computed(self._runner, taken.shares, stop=stop, batch_tokens=taken.batch_tokens)
-        seconds = time.perf_counter() - begun
+        ended = time.perf_counter()
         complete: list[tuple[Request, Exception | None]] = []
         with self._arrived:
             self._running -= 1
@@ -189,24 +200,26 @@ class RequestMerger:
                     self._queue.remove(request)
                     complete.append((request, result.error))
             if tokens and all(result.error is None for result in results):
-                self._pace.add(tokens, seconds)
+                self._pace.add(tokens, ended - begun)
         _hand_out([(request, error or request.outcome) for request, error in complete])
-        return True
+        return ended
 
     def _makes_way(self, taken: Round) -> bool:
         """Whether the round of a request that was alone should not go on: it has gone, or another one has come."""
         return taken.shares[0].request.ended or self._queue.came != taken.number
 
-    def _next_round(self) -> Round | None:
-        """Waits for requests and takes the next round; nothing once closed."""
+    def _next_round(self) -> tuple[Round | None, bool]:
+        """Waits for requests and takes the next round, nothing once closed; and whether it had to wait."""
+        waited = False
         while True:
             with self._arrived:
                 while not self._queue and not self._crew.dismissed:
+                    waited = True
                     self._idle += 1
                     self._arrived.wait()
                     self._idle -= 1
                 if self._crew.dismissed:
-                    return None
+                    return None, waited
                 taken, expired = self._queue.take(self._crew.size - self._running, time.monotonic())
                 if taken is not None:
                     self._running += 1
@@ -215,7 +228,7 @@ class RequestMerger:
             _hand_out([(request, _too_late(request)) for request in expired])
             del expired
             if taken is not None:
-                return taken
+                return taken, waited
 
 
 def _hand_out(outcomes: Sequence[tuple[Request, Outcome | Exception]]) -> None:
@@ -225,12 +238,14 @@ def _hand_out(outcomes: Sequence[tuple[Request, Outcome | Exception]]) -> None:
         by_loop.setdefault(request.loop, []).append((request.future, outcome))
     for loop, deliveries in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits
-            loop.call_soon_threadsafe(_deliver, deliveries)
+            loop.call_soon_threadsafe(_deliver, loop, deliveries)
 
 
-def _deliver(deliveries: Sequence[_Delivery]) -> None:
+def _deliver(loop: asyncio.AbstractEventLoop, deliveries: Sequence[_Delivery]) -> None:
     """Sets futures, on the thread of their event loop. One that is done was cancelled or came to its deadline."""
-    for future, outcome in deliveries:
+    if len(deliveries) > DELIVERED_AT_ONCE:
+        loop.call_soon(_deliver, loop, deliveries[DELIVERED_AT_ONCE:])
+    for future, outcome in deliveries[:DELIVERED_AT_ONCE]:
         if future.done():
             continue
         if isinstance(outcome, Exception):

@@ -6,6 +6,10 @@ from cls_runtime.encoding.tokenizer import LONG_CHARACTERS
 
 # What one worker takes on at a time: so much and no more is waited for, and neighbours in a batch are about equally long.
 ROUND_SECONDS = 0.040
+# Where much waits a round may take such a part of it, which adds little to the wait: the more texts are put in order of their length
+# together, the less padding there is. So much and no more.
+DEEP_PART = 0.1
+DEEP_ROUND_SECONDS = 0.2
 # One request's share of it while others wait.
 SHARE_SECONDS = 0.003
 # Of a request that is alone, more texts are put in order of their length together; its round ends early when another request comes.
@@ -47,6 +51,10 @@ class Pace:
     def round_tokens(self) -> int:
         """How many make a round."""
         return 1 + int(ROUND_SECONDS * self.tokens_per_second)
+
+    def deep_round_tokens(self, waiting: int) -> int:
+        """How many make a round where so many wait for this worker."""
+        return max(self.round_tokens, min(int(DEEP_PART * waiting), int(DEEP_ROUND_SECONDS * self.tokens_per_second)))
 
     @property
     def lone_round_tokens(self) -> int:

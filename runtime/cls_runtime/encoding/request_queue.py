@@ -55,8 +55,9 @@ class RequestQueue:
         came: requests that were ever queued.
     """
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, *, workers: int) -> None:
         self._pace = pace
+        self._workers = workers
         self._lanes: tuple[_Lane, _Lane] = ({}, {})
         self._requests = 0
         self._company_until = 0.0
@@ -102,8 +103,9 @@ class RequestQueue:
     def take(self, workers: int, now: float) -> tuple[Round | None, list[Request]]:
         """The next round, for one of so many idle workers; None where nothing is left. Beside it, the requests whose deadline has passed.
 
-        It holds at most what takes `ROUND_SECONDS`, and where several workers are idle, a part for each of them that makes a batch full; of
-        a request that is alone, what takes `LONE_ROUND_SECONDS`, the batches of which all workers share.
+        It holds at most what takes `ROUND_SECONDS`, of short requests a part of all that waits, up to `DEEP_ROUND_SECONDS`, and where several
+        workers are idle, a part for each of them that makes a batch full; of a request that is alone, what takes `LONE_ROUND_SECONDS`, the
+        batches of which all workers share.
         """
         expired: list[Request] = []
         while self._requests:
@@ -112,7 +114,8 @@ class RequestQueue:
             long = self._long_is_next()
             alone = long and self._requests == 1 and now >= self._company_until
             parts = max(1, min(workers, self.tokens // FULL_TOKENS))
-            limit = self._pace.lone_round_tokens if alone else min(self._pace.round_tokens, -(-self.tokens // parts))
+            most = self._pace.round_tokens if long else self._pace.deep_round_tokens(self.tokens // self._workers)
+            limit = self._pace.lone_round_tokens if alone else min(most, -(-self.tokens // parts))
             share_tokens = self._pace.share_tokens if now < self._company_until else limit
             lane = self._lanes[long]
             kind = next(iter(lane))

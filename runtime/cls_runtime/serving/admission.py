@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from cls_runtime.serving.refusal import Refusal
 
 Value = TypeVar("Value")
 
+# For so long a full queue is held to be full without another look.
+LOOK_SECONDS = 0.005
 # A request of at most so many texts waits for one turn of each of the others, a larger one for all that they have left.
 SMALL_INPUTS = 32
 # All bodies that are being read, or whose texts wait, in bodies of the largest size.
@@ -29,6 +32,8 @@ class Admission:
         self._encoders = tuple(encoders)
         self._most_s = max_queue_ms / 1e3
         self._tokenizing = asyncio.Semaphore(1)
+        self._looked = -LOOK_SECONDS
+        self._full: Refusal | None = None
         self._wait_for_tokenizer = 0
 
     def waits_s(self, inputs: int, encoder: Encoder | None = None) -> float:
@@ -55,6 +60,20 @@ class Admission:
                 code="overloaded",
                 retry_after_s=max(1, math.ceil(wait - self._most_s)),
             )
+
+    @property
+    def full(self) -> Refusal | None:
+        """What a request is told for whichever Encoder it is, where the queues of all are full; None where they are not."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            try:
+                self.check(1)
+            except Refusal as refusal:
+                self._full = refusal
+            else:
+                self._full = None
+        return self._full
 
     async def in_turn(self, tokenize: Callable[[], Value]) -> Value:
         """The result of `tokenize`, on another thread, when that of every request before it is done: meanwhile it takes hundreds of bytes a

@@ -22,6 +22,7 @@ from cls_runtime.serving.protocols import by_body, cohere, openai, predict, prob
 from cls_runtime.serving.record import PHASES, RequestRecord
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.service import Service
+from cls_runtime.serving.turning_away import TurningAway
 
 Scope = Any
 Receive = Callable[[], Awaitable[Any]]
@@ -47,7 +48,11 @@ def endpoint_names() -> list[str]:
 
 
 class Application:
-    """The ASGI application of a service."""
+    """The ASGI application of a service.
+
+    Attributes:
+        turning_away: what answers in its place while the queue is full.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -72,6 +77,7 @@ class Application:
             )
         models = service.models.all
         self._fingerprint = models[0].fingerprint if len(models) == 1 else None
+        self.turning_away = TurningAway(service, ENDPOINTS, self._fingerprint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""

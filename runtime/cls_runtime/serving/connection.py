@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cls_runtime.serving.exchange import Exchange
 from cls_runtime.serving.refusal import Refusal
+from cls_runtime.serving.turning_away import TurnedAway, TurningAway
 
 if TYPE_CHECKING:
     from cls_runtime.serving.connections import Connections
@@ -26,6 +27,8 @@ _SILENT = logging.Logger("cls_serve.http", logging.CRITICAL + 1)  # noqa: LOG001
 _HEADER_BYTES = 32
 # A body up to this size leaves in one packet with its head.
 _JOINED_BYTES = 2**16
+# Of a content-length that is looked at.
+_LENGTH_DIGITS = 9
 
 
 class Connection(HttpToolsProtocol):
@@ -56,6 +59,7 @@ class Connection(HttpToolsProtocol):
         self._running: Exchange | None = None
         self._deaf = False  # what still arrives is not looked at
         self._discarded = 0
+        self._turned_away: TurnedAway | None = None
         self._closing_since: float | None = None
         self._unread = (0, 0.0)
 
@@ -154,7 +158,34 @@ class Connection(HttpToolsProtocol):
             "query_string": url.query or b"",
         }
         self._place, self.head_since = "body", None
+        if self._turns_away():
+            return
         self._exchange(keep_alive=version != "1.0" and self.parser.should_keep_alive())
+
+    def _turns_away(self) -> bool:
+        """Whether the request is refused unread, which `on_message_complete` does. One that has to be told before its body is, is not."""
+        turning_away = self.server_state.turning_away
+        if turning_away is None or self._running is not None or self.expect_100_continue or self.parser.should_upgrade():
+            return False
+        name, value = self._framing
+        if name != b"content-length" or len(value) > _LENGTH_DIGITS or int(value) > _JOINED_BYTES:
+            return False
+        self._turned_away = turning_away.request(self.scope)
+        return self._turned_away is not None
+
+    def _turn_away(self, turning_away: TurningAway, request: TurnedAway) -> None:
+        """Refuses it, now that it has arrived."""
+        self._turned_away = None
+        close = self.server_state.draining or not self.parser.should_keep_alive()
+        self.write(turning_away.answer(request, head=self.server_state.default_headers, close=close))
+        self.idle_since = self.loop.time()
+        if close:
+            self.close()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        if self._turned_away is None:
+            super().on_body(body)
 
     def _exchange(self, *, keep_alive: bool) -> None:
         """Begins to answer what `scope` says, or lets it wait for those before it."""
@@ -187,8 +218,11 @@ class Connection(HttpToolsProtocol):
         """A request's last byte."""
         if self.parser.should_upgrade() and self._framing[1] not in (b"", b"0"):
             return  # the parser's last byte of it, see `_stay`
-        super().on_message_complete()
         self._place = "between"
+        if self._turned_away is None:
+            super().on_message_complete()
+        elif self.server_state.turning_away is not None:
+            self._turn_away(self.server_state.turning_away, self._turned_away)
 
     def _malformed(self, refusal: Refusal) -> None:
         """Whatever comes after this cannot be read; what came before it is answered."""

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from cls_runtime.serving.connection import Connection
 from cls_runtime.serving.limits import Limits
 from cls_runtime.serving.refusal import Refusal
+from cls_runtime.serving.turning_away import TurningAway
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -22,8 +23,9 @@ class Connections(ServerState):
 
     connections: set[Connection]  # type: ignore[assignment]  # uvicorn's are its own
 
-    def __init__(self, application: Application, limits: Limits | None = None) -> None:
+    def __init__(self, application: Application, limits: Limits | None = None, *, turning_away: TurningAway | None = None) -> None:
         super().__init__()
+        self.turning_away = turning_away
         self.limits = limits or Limits()
         self.draining = False
         self._config = Config(

@@ -89,7 +89,8 @@ class Server:
         self._ending = asyncio.Event()
         with _open_files() as most, self._signals(loop):
             limits = self._limits or Limits(connections=max(16, min(Limits.connections, most - _OTHER_FILES)))
-            self._connections = connections = Connections(Application(self._service), limits)
+            application = Application(self._service)
+            self._connections = connections = Connections(application, limits, turning_away=application.turning_away)
             connections.look(loop.time())
             listeners = listen(options)
             self._acceptor = Acceptor(listeners, connections, uds=options.uds, say=lambda line: self._log.say("shortage", line))

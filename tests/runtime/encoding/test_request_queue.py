@@ -26,10 +26,10 @@ def request(texts, *, output="sentence_embedding", deadline=None, side="right", 
     return Request.of(window, output, width=8, overflow=overflow, loop=LOOP, deadline=deadline, max_length=MAX_LENGTH)
 
 
-def queue_of(*requests, tokens_per_second=10_000.0):
+def queue_of(*requests, tokens_per_second=10_000.0, workers=1):
     pace = Pace()
     pace.tokens_per_second = tokens_per_second
-    queue = RequestQueue(pace)
+    queue = RequestQueue(pace, workers=workers)
     for each in requests:
         queue.add(each)
     return queue
@@ -45,6 +45,14 @@ def counts(queue):
 
 def requests_of(taken):
     return [share.request for share in taken.shares]
+
+
+@pytest.mark.parametrize(("waiting", "workers", "tokens"), [(30, 1, 300), (1000, 1, 1000), (1000, 2, 500), (10_000, 1, 2000)])
+def test_where_much_waits_a_round_is_a_tenth_of_it_within_bounds(waiting, workers, tokens):
+    """Of requests of 10 guessed tokens, at 10,000 a second: 400 make a usual round, 2,000 the longest."""
+    requests = [request([16]) for _ in range(waiting)]
+    assert {each.left for each in requests} == {10}
+    assert tokens <= take(queue_of(*requests, workers=workers)).tokens < tokens + 10
 
 
 def test_short_requests_are_taken_together_oldest_first():
