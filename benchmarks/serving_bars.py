@@ -282,7 +282,7 @@ def main() -> int:
         cpus = f"{split.words}; engine threads: {threads}"
         empty = empty_bars(fingerprint=fingerprint, variant=options.variant, cpus=cpus)
         chosen = {key: functools.partial(bars[key], rig, amounts) for key in options.bars}
-        return 0 if measure_bars(chosen, path=options.json, empty=empty, say=print) else 1
+        return 0 if measure_bars(chosen, path=options.json, empty=empty, say=functools.partial(print, flush=True)) else 1
     except ClsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -35,7 +35,7 @@ class LoadGenerator:
         self._answer_limit_s = answer_limit_s
         self._selector = selectors.DefaultSelector()
         self._lanes = [_Lane(stream) for stream in streams]
-        self._start = 0.0
+        self._start = self._longest_pause_s = 0.0
 
     def run(self, *, started: Callable[[], object] = lambda: None) -> LoadRecord:
         """Opens connections, tells `started`, sends all requests, and gives what became of them.
@@ -54,6 +54,7 @@ class LoadGenerator:
                 started_at=self._start,
                 wall_seconds=time.monotonic() - self._start,
                 cpu_seconds=time.process_time() - cpu,
+                longest_pause_s=self._longest_pause_s,
             )
         finally:
             for key in list(self._selector.get_map().values()):
@@ -72,7 +73,9 @@ class LoadGenerator:
         last = max(max(lane.due[-1] if lane.due else 0.0, lane.stream.seconds) for lane in self._lanes)
         while not all(lane.done for lane in self._lanes):
             now = time.monotonic() - self._start
-            events = self._select(min(self._send_next(now), 0.5))
+            wait = min(self._send_next(now), 0.5)
+            events = self._select(wait)
+            self._longest_pause_s = max(self._longest_pause_s, time.monotonic() - self._start - now - wait)
             for key, mask in events:
                 self._ready(key.data, mask)
             if events:

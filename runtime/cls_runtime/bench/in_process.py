@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.bench.child_process import ChildProcess, child_process
+from cls_runtime.bench.load_streams import LONGEST_PAUSE_S
 from cls_runtime.encoder import Encoder
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,11 @@ class InProcess:
         return self._calls(texts, callers=callers, seconds=seconds)
 
     def _calls(self, texts: Sequence[str], *, callers: int, seconds: float) -> Calls:
-        self._child.say({"texts": list(texts), "callers": callers, "seconds": seconds})
-        told = self._child.answer()
+        for _ in range(_TRIES):
+            self._child.say({"texts": list(texts), "callers": callers, "seconds": seconds})
+            told = self._child.answer()
+            if max(told["seconds"], default=0.0) < LONGEST_PAUSE_S:  # else the machine stood still, as no call of one text takes so long
+                break
         return Calls(seconds=tuple(told["seconds"]), wall_seconds=told["wall_seconds"], cpu_seconds=told["cpu_seconds"])
 
 

@@ -13,6 +13,7 @@ Address = tuple[str, int] | str  # host and port, or the path of a unix socket
 Leave = Literal["close", "reset"]
 # Instead of an answer's status: the connection ended, no connection could be made, no answer in time, and left by the generator itself.
 LOST, UNCONNECTED, UNANSWERED, LEFT = 0, 1, 2, 3
+LONGEST_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +98,19 @@ class LoadRecord:
         started_at: `time.monotonic()` of the start, the same clock in all processes of a machine.
         wall_seconds: from the start to the last end.
         cpu_seconds: what the generator computed in that time.
+        longest_pause_s: how long it once got no turn at all; seconds of it mean that the whole machine stood still.
     """
 
     streams: dict[str, StreamRecord]
     started_at: float
     wall_seconds: float
     cpu_seconds: float
+    longest_pause_s: float = 0.0
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether the times are the machine's: a virtual one may be halted, and its clock goes on."""
+        return self.longest_pause_s > LONGEST_PAUSE_S
 
     @property
     def cpu_share(self) -> float:

@@ -119,4 +119,5 @@ def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
 
 def generator_words(record: LoadRecord) -> str:
     """What a generator says of itself."""
-    return f"generator: {record.cpu_share:.0%} of a CPU, sent {percentile_ms(record.late_s, 99)} ms late at p99"
+    still = f"; the machine stood still for {record.longest_pause_s:.1f} s, measure again" if record.stood_still else ""
+    return f"generator: {record.cpu_share:.0%} of a CPU, sent {percentile_ms(record.late_s, 99)} ms late at p99{still}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import statistics
 import sys
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from cls_runtime.bench import load_process
 from cls_runtime.bench.child_process import child_process
 from cls_runtime.bench.http_load import LoadGenerator
 from cls_runtime.bench.http_messages import request_bytes
@@ -241,6 +244,30 @@ def test_the_generator_is_not_the_bottleneck(quick):
     assert record.streams["open"].counts().keys() == {200}
     assert record.cpu_seconds / len(record.streams["open"]) < 0.0002
     assert statistics.median(record.late_s) < 0.001
+
+
+def test_load_is_sent_again_where_the_machine_stood_still(quick):
+    """The generator is stopped for a while, as a halted machine would be, the first time only."""
+    sent, stopped = [], []
+
+    @contextmanager
+    def once_stopped(*given, **options):
+        with running_load(*given, **options) as running:
+            if not stopped:
+                pid = running._child._process.pid
+                stopped.append(pid)
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(1.3)
+                os.kill(pid, signal.SIGCONT)
+            sent.append(running)
+            yield running
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_process, "running_load", once_stopped)
+        record = load(quick, [Stream(name="open", requests=REQUESTS, pace=Pace(rate=50, seconds=0.5, even=True))])
+    assert len(sent) == 2
+    assert not record.stood_still
+    assert record.streams["open"].counts() == {200: 25}
 
 
 def test_a_document_that_is_no_load_is_an_error_with_its_reason():
