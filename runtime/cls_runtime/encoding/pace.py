@@ -40,8 +40,13 @@ class Pace:
         self._tokens = FIRST_TOKENS_PER_SECOND * FIRST_SECONDS
         self.tokens_per_second = FIRST_TOKENS_PER_SECOND
 
-    def add(self, tokens: int, seconds: float) -> None:
-        """Counts a round."""
+    def add(self, tokens: float, seconds: float) -> None:
+        """Counts a round; of one that took longer than the half-life, as much as fits into that, at its pace.
+
+        A machine that stood still for half a minute during a round would count as slow for many rounds, and refuse what it can do.
+        """
+        weight = min(1.0, HALF_LIFE_S / seconds) if seconds else 1.0
+        tokens, seconds = tokens * weight, seconds * weight
         kept = 0.5 ** (seconds / HALF_LIFE_S)
         self._seconds = kept * self._seconds + seconds
         self._tokens = kept * self._tokens + tokens

@@ -72,7 +72,7 @@ class Application:
                 inner,
                 allow_origins=service.options.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "api-key", "x-api-key", "x-request-id"],
+                allow_headers=["*"],  # npm's openai, for one, sends a dozen of its own
                 expose_headers=["x-request-id", "x-cls-fingerprint", "x-cls-truncated", "server-timing", "x-compute-tokens", "retry-after"],
             )
         models = service.models.all
@@ -117,7 +117,7 @@ class _Path:
         record.endpoint = self._path
         endpoint = self._methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if endpoint is None:
-            refusal = Refusal("wrong_method", f"{self._path} takes {self._allowed}", headers={"allow": self._allowed})
+            refusal = Refusal("wrong_method", f"{scope['path'][:200]!r} takes {self._allowed}", headers={"allow": self._allowed})
             await refused(refusal, self._errors, record)(scope, receive, send)
             return
         flight = self._service.flights.start(record)

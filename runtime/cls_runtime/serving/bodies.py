@@ -47,7 +47,7 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
     """The whole body, whose bytes stay counted in `budget`: give them back when nothing is left of it.
 
     Raises:
-        Refusal: it is over `limit`, its length is no number, or the bodies of all requests are over `budget`.
+        Refusal: it is over `limit`, its length is no number, it is compressed, or the bodies of all requests are over `budget`.
         ConnectionError: the client went away.
     """
     for name, value in headers:
@@ -56,6 +56,8 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
                 raise Refusal("malformed", "content-length is no number")
             if len(value) > _MOST_DIGITS or int(value) > limit:
                 raise too_large(limit)
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise Refusal("malformed", "content-encoding says that the body is compressed; send it as it is")
     parts: list[bytes] = []
     size = held = 0
     try:
@@ -97,6 +99,9 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[Any], *, max_inputs: int 
     most_commas = getattr(decoder.type, "most_commas", None)
     if most_commas is not None and body.count(b",") > most_commas:
         raise Refusal("too_large", "the body has far more numbers than are taken at once; send fewer", code="too_many_inputs")
+    most_empty_lists = getattr(decoder.type, "most_empty_lists", None)
+    if most_empty_lists is not None and body.count(b"[") > most_empty_lists < body.translate(None, b" \t\r\n").count(b"[]"):
+        raise Refusal("too_large", "the body has far more lists than are taken at once; send fewer", code="too_many_inputs")
     if len(body) > _FEW_BYTES:
         # A string has two quotes that no backslash is before; where its last character is a backslash, one.
         quotes, most = body.count(b'"'), max(MOST_STRINGS, 2 * max_inputs)
@@ -180,38 +185,44 @@ def truncation_side(side: Side | None) -> TruncationSide | None:
     return None if side is None else "left" if side in ("left", "Left") else "right"
 
 
+# What a field is that is left as it stands in the body (`msgspec.Raw`), where it is not there.
+ABSENT: Any = None
+# A list or an object of more bytes is none that changes nothing.
+_SHORT_BYTES = 100
+
+
 class OtherVectors(msgspec.Struct, kw_only=True):
     """What requests of other servers may ask for that makes other vectors. Whoever sends it would get vectors that are not those.
 
-    Any other field that is unknown is ignored.
+    Any other field that is unknown is ignored. What stands in these is not made into objects, of which a body can have millions.
     """
 
     # vLLM
-    add_special_tokens: Any = None
-    embed_dtype: Any = None
-    endianness: Any = None
-    messages: Any = None
-    truncate_prompt_tokens: Any = None
+    add_special_tokens: msgspec.Raw = ABSENT
+    embed_dtype: msgspec.Raw = ABSENT
+    endianness: msgspec.Raw = ABSENT
+    messages: msgspec.Raw = ABSENT
+    truncate_prompt_tokens: msgspec.Raw = ABSENT
     # Jina
-    embedding_type: Any = None
-    late_chunking: Any = None
-    return_multivector: Any = None
-    task: Any = None
+    embedding_type: msgspec.Raw = ABSENT
+    late_chunking: msgspec.Raw = ABSENT
+    return_multivector: msgspec.Raw = ABSENT
+    task: msgspec.Raw = ABSENT
     # Voyage, Mistral
-    output_dtype: Any = None
+    output_dtype: msgspec.Raw = ABSENT
     # Vertex AI, Nomic
-    dimensionality: Any = None
-    task_type: Any = None
+    dimensionality: msgspec.Raw = ABSENT
+    task_type: msgspec.Raw = ABSENT
     # infinity
-    modality: Any = None
+    modality: msgspec.Raw = ABSENT
     # sentence-transformers, llama.cpp, and what is served with them
-    embd_normalize: Any = None
-    images: Any = None
-    instruction: Any = None
-    pooling: Any = None
-    pooling_type: Any = None
-    precision: Any = None
-    prompt: Any = None
+    embd_normalize: msgspec.Raw = ABSENT
+    images: msgspec.Raw = ABSENT
+    instruction: msgspec.Raw = ABSENT
+    pooling: msgspec.Raw = ABSENT
+    pooling_type: msgspec.Raw = ABSENT
+    precision: msgspec.Raw = ABSENT
+    prompt: msgspec.Raw = ABSENT
 
 
 # What changes nothing when it is asked for. Whatever else, null apart, is refused.
@@ -240,6 +251,19 @@ _INSTEAD = {
 }
 
 
+def value_of(raw: msgspec.Raw | None) -> Any:
+    """A field's value where it is a string or short; of any other one, and of one that is no JSON, its bytes."""
+    if raw is None:
+        return None
+    written = bytes(raw)
+    if len(written) > _SHORT_BYTES and written[:1] != b'"':
+        return written
+    try:
+        return msgspec.json.decode(written)
+    except msgspec.DecodeError:
+        return written
+
+
 def refuse_other_vectors(request: OtherVectors) -> None:
     """Refuses what asks for vectors that this server does not give.
 
@@ -247,7 +271,11 @@ def refuse_other_vectors(request: OtherVectors) -> None:
         Refusal: it names the field.
     """
     for name in OtherVectors.__struct_fields__:
-        value = getattr(request, name)
+        raw = getattr(request, name)
+        if raw is None:
+            continue
+        value = value_of(raw)
+        setattr(request, name, None)  # it would keep the whole body
         if value is not None and not any(value == same and type(value) is type(same) for same in _SAME_VECTORS.get(name, ())):
             instead = _INSTEAD.get(name, "leave it out")
             raise Refusal("invalid", f"{name} asks for vectors that this server does not give; {instead}", param=name)

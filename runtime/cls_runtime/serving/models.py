@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +91,7 @@ class ServedModels:
     def __init__(self, models: Sequence[ServedModel], *, any_name: bool = False) -> None:
         self.all = tuple(models)
         self._any_name = any_name
-        self._by_name = {name: model for model in reversed(self.all) for name in model.names}
+        self._by_name = {name: model for model in self.all for name in model.names}
 
     @classmethod
     def load(cls, options: ServeOptions) -> ServedModels:
@@ -124,7 +125,7 @@ class ServedModels:
                 models.append(ServedModel(tuple(names) or names_of(encoder), encoder, int(time.time())))
                 output = encoder.outputs[0]
                 encoder.encode([WARM_UP], output=output, prompt_name=options.prompt_name if output == "sentence" else None)
-            _check_names(models)
+            models = with_own_names(models)
         except BaseException:
             for model in models:
                 model.encoder.close()
@@ -198,11 +199,11 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _check_names(models: Sequence[ServedModel]) -> None:
-    """Holds names to one model each.
+def with_own_names(models: Sequence[ServedModel]) -> list[ServedModel]:
+    """The same, each name with one model: another name than the first is left out where a second model has it too.
 
     Raises:
-        UsageError: two bundles have the same.
+        UsageError: two bundles have the same first name.
     """
     owners: dict[str, ServedModel] = {}
     for model in models:
@@ -211,3 +212,5 @@ def _check_names(models: Sequence[ServedModel]) -> None:
                 f"two bundles are called {model.name!r}, {other.encoder.bundle.folder} and {model.encoder.bundle.folder}; "
                 "give each a --model-name"
             )
+    count = Counter(name for model in models for name in set(model.names))
+    return [replace(model, names=(model.name, *(name for name in model.names[1:] if count[name] == 1))) for model in models]

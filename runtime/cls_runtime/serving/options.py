@@ -35,7 +35,7 @@ class ServeOptions:
         max_inputs: texts of one request.
         max_body_bytes: bytes of one request's body.
         max_queue_ms: how long the work may take that waits before a request; more, and it is refused.
-        deadline_s: how long a request may take from its first byte to its vectors.
+        deadline_s: how long a request may take from its headers to the last of its answer that is handed to the system.
         on_overflow: what to do with a text that is longer than the model takes, where the request does not say.
         prompt_name: the prompt of a request that names none; None for the model's default.
         api_key_file: a file with a key a line; None for no keys.

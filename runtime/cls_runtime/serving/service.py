@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
+from cls_runtime.encoder import Encoder
 from cls_runtime.serving.admission import BODIES_HELD, Admission, BodyBudget
 from cls_runtime.serving.flights import Flights
 from cls_runtime.serving.keys import ApiKeys
@@ -64,10 +65,16 @@ class Service:
         """Why no more requests should come here; None where they may."""
         if self.draining:
             return Refusal("draining", "the server is ending; try another", retry_after_s=1)
-        stalled = max(model.encoder.queue.stalled_s for model in self.models.all)
-        if stalled > self.stalled_s:
-            return Refusal("stalled", f"work waits, and no batch has ended for {stalled:.0f} s; restart the server", retry_after_s=30)
-        return None
+        return next((stalled for model in self.models.all if (stalled := self.stalled(model.encoder))), None)
+
+    def stalled(self, encoder: Encoder) -> Refusal | None:
+        """Why an Encoder should get no more work: what it has does not end."""
+        waited_s = encoder.queue.stalled_s
+        if waited_s <= self.stalled_s:
+            return None
+        return Refusal(
+            "stalled", f"work waits, and no batch has ended for {waited_s:.0f} s; restart the server, or ask another", retry_after_s=30
+        )
 
     def watch(self) -> None:
         """Begins to look after the requests, on the running event loop."""

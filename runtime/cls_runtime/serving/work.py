@@ -76,6 +76,8 @@ async def encode(
     if dimensions is not None:
         check_dimensions(model, dimensions)
     prompt_name = prompt_of(call, model, prompt_name, output=output)
+    if (stalled := service.stalled(model.encoder)) is not None:
+        raise stalled
     service.admission.check(len(texts), model.encoder)
     began = time.perf_counter()
     try:

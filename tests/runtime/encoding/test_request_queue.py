@@ -258,3 +258,23 @@ def test_the_pace_follows_what_is_measured():
     pace.add(int(1000 * HALF_LIFE_S), HALF_LIFE_S)
     assert 1000 < pace.tokens_per_second < 2500
     assert pace.round_tokens > pace.share_tokens >= 1
+
+
+def test_a_pace_gets_over_a_round_during_which_the_machine_stood_still():
+    """Such a round is known as what it was, and no more than 3 s of rounds later the pace is that of the others again."""
+    pace = Pace()
+    for _ in range(50):
+        pace.add(1000, 0.1)
+    before = pace.tokens_per_second
+    pace.add(1000, 30.0)
+    assert pace.tokens_per_second < before / 2
+    for _ in range(30):
+        pace.add(1000, 0.1)
+    assert pace.tokens_per_second > 0.85 * before
+
+
+def test_a_pace_is_that_of_an_engine_that_is_slow():
+    pace = Pace()
+    for _ in range(20):
+        pace.add(1000, 20.0)
+    assert pace.tokens_per_second == pytest.approx(50, rel=0.01)

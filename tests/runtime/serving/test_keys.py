@@ -117,13 +117,16 @@ def test_cors_allows_authorization_to_the_origins_that_are_named(serve, bundle, 
     server = serve(bundle, api_key_file=keys_file, cors_origins=origins)
 
     def preflight(origin):
-        ask = [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization,api-key")]
+        names = "authorization,api-key,x-stainless-os,openai-organization"  # as npm's openai sends them from a page
+        ask = [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", names)]
         return server.request("OPTIONS", "/v1/embeddings", headers=ask)
 
     answer = preflight("https://a.example")
     assert answer.status == 200
     assert answer.headers["access-control-allow-origin"] in ("https://a.example", "*")
-    assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+    allowed = answer.headers["access-control-allow-headers"].lower()
+    assert "authorization" in allowed
+    assert "x-stainless-os" in allowed
     assert (preflight("https://b.example").headers.get("access-control-allow-origin") is not None) == (origins == ("*",))
     refused = server.post("/v1/embeddings", BODY, headers=[("origin", "https://a.example")])
     assert refused.status == 401

@@ -112,6 +112,10 @@ def test_an_engine_that_hangs_makes_the_server_unready_and_not_dead(watched, hel
         answer = probe.send(request("GET", "/health")).answer()
         assert answer.headers["retry-after"]
         assert "no batch has ended" in answer.body.decode()
+        refused = probe.post(EMBEDDINGS, BODY).answer()  # at once, and not at its deadline
+        assert refused.status == 503
+        assert "no batch has ended" in refused.json["message"]
+        assert refused.headers["retry-after"] == "30"
         assert probe.send(request("GET", "/live")).answer().status == 200
         assert stuck.answer().status == 503  # its deadline
         held.go.set()

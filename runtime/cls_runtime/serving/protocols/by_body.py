@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from cls_runtime.serving.bodies import decoded
+from cls_runtime.serving.bodies import decoded, value_of
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.protocols import predict, rerank, tei
 from cls_runtime.serving.refusal import Refusal
@@ -24,7 +24,7 @@ class _Fields(msgspec.Struct):
 
     inputs: msgspec.Raw = msgspec.Raw(_NULL)
     query: msgspec.Raw = msgspec.Raw(_NULL)
-    model: Any = None
+    model: msgspec.Raw = msgspec.Raw(_NULL)
 
 
 _FIELDS = msgspec.json.Decoder(_Fields)
@@ -46,7 +46,8 @@ def _meant(call: Call[Any], fields: _Fields) -> Endpoint:
         raise Refusal("malformed", "the body has neither inputs nor query, expected one of them", param="inputs")
     if bytes(fields.inputs)[:1] == b"{":
         return _SIMILARITY
-    model = call.service.models.find(fields.model if isinstance(fields.model, str) else None)
+    name = value_of(fields.model)
+    model = call.service.models.find(name if isinstance(name, str) else None)
     return _PREDICT if model.labels else _EMBED
 
 

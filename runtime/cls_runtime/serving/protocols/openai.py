@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from cls_runtime.serving import work
 from cls_runtime.serving.answers import Float32, JsonResponse, base64_of, items, with_items
-from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
+from cls_runtime.serving.bodies import ABSENT, OtherVectors, Side, truncation_side
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.refusal import Kind, Refusal
@@ -41,7 +41,7 @@ class EmbeddingsRequest(OtherVectors, kw_only=True):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
-    user: Any = None
+    user: msgspec.Raw = ABSENT
     prompt_name: str | None = None
     input_type: str | None = None
     normalize: bool | None = None
@@ -144,6 +144,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     """Vectors of texts."""
     body = call.body
     model = call.service.models.find(body.model)
+    body.user = ABSENT  # it would keep the whole body
     texts = [body.input] if isinstance(body.input, str) else body.input
     vectors, report = await work.encode(
         call,
@@ -189,6 +190,8 @@ async def models(call: Call[None]) -> Response:
 async def one_model(call: Call[None]) -> Response:
     """One of them."""
     asked = call.path["id"]
+    if not asked:
+        raise Refusal("unknown_path", "nothing is at '/v1/models/'; /v1/models lists the models")
     model = call.service.models.find(asked)
     return JsonResponse(_model(model, asked if asked in model.names else model.name))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -31,7 +31,12 @@ class PredictParameters(msgspec.Struct):
 
 
 class PredictRequest(OtherVectors, kw_only=True):
-    """The body of POST /predict: a text, a pair `[text, text]`, or a batch of both, each in a list of its own: `[[text], [text, text]]`."""
+    """The body of POST /predict: a text, a pair `[text, text]`, or a batch of both, each in a list of its own: `[[text], [text, text]]`.
+
+    One with more empty lists is not even read.
+    """
+
+    most_empty_lists: ClassVar[int] = 2**16
 
     inputs: str | list[str | list[str]]
     model: str | None = None

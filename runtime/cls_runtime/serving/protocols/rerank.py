@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.serving.answers import JsonResponse, Written, items, numbers_of, with_items
-from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
+from cls_runtime.serving.bodies import ABSENT, OtherVectors, Side, truncation_side, value_of
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.protocols import openai, tei
@@ -47,8 +47,8 @@ class RerankRequest(OtherVectors, kw_only=True):
     rank_fields: list[str] | None = None
     max_chunks_per_doc: int | None = None
     max_tokens_per_doc: int | None = None
-    max_tokens_per_query: Any = None
-    relevant_spans: Any = None
+    max_tokens_per_query: msgspec.Raw = ABSENT
+    relevant_spans: msgspec.Raw = ABSENT
 
 
 class RankRequest(RerankRequest, kw_only=True):
@@ -228,8 +228,8 @@ def _refuse_other_scores(body: RerankRequest, model: ServedModel) -> None:
     other: dict[str, Any] = {
         "rank_fields": body.rank_fields if body.rank_fields != ["text"] else None,
         "max_chunks_per_doc": body.max_chunks_per_doc if body.max_chunks_per_doc != 1 else None,
-        "max_tokens_per_query": body.max_tokens_per_query,
-        "relevant_spans": body.relevant_spans,
+        "max_tokens_per_query": value_of(body.max_tokens_per_query),
+        "relevant_spans": value_of(body.relevant_spans),
     }
     for name, value in other.items():
         if value is not None:

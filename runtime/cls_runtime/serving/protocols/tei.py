@@ -17,7 +17,7 @@ from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.encoding.similarity import similarity
 from cls_runtime.serving import work
 from cls_runtime.serving.answers import JsonResponse, items
-from cls_runtime.serving.bodies import OtherVectors, Side, refuse_other_vectors, truncation_side
+from cls_runtime.serving.bodies import OtherVectors, Side, refuse_other_vectors, truncation_side, value_of
 from cls_runtime.serving.endpoint import Call, Endpoint, Handler
 from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.protocols.tei_tokens import DecodeRequest, Token, TokenizeRequest, decode, tokenize
@@ -48,7 +48,7 @@ class EmbedRequest(OtherVectors, kw_only=True):
     prompt_name: str | None = None
     dimensions: int | None = None
     encoding_format: Literal["float"] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: dict[str, msgspec.Raw] | None = None
 
 
 class Sentences(msgspec.Struct):
@@ -109,7 +109,7 @@ def error(refusal: Refusal) -> tuple[int, dict[str, Any]]:
 async def embed(call: Call[EmbedRequest]) -> Response:
     """Vectors of texts."""
     body = call.body
-    if body.parameters is not None and any(value is not None for value in body.parameters.values()):
+    if body.parameters is not None and any(value_of(value) is not None for value in body.parameters.values()):
         raise Refusal("invalid", f"parameters has {_named(body.parameters)}; /embed reads its options beside inputs", param="parameters")
     vectors, _ = await work.encode(
         call,

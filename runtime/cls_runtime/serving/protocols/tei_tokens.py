@@ -49,9 +49,10 @@ class Token(msgspec.Struct):
 
 
 class DecodeRequest(msgspec.Struct, kw_only=True):
-    """The body of POST /decode; one with more commas is not even read."""
+    """The body of POST /decode; one with more commas or empty lists is not even read."""
 
     most_commas: ClassVar[int] = 2 * MOST_IDS
+    most_empty_lists: ClassVar[int] = 2**16
 
     ids: list[int | list[int]]
     model: str | None = None
