@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.errors import UsageError
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.refusal import Refusal
@@ -102,9 +103,7 @@ class ServedModels:
         """
         given = [name for name in options.model_names if name != ANY_NAME]
         if len(options.bundles) > 1 and given and len(given) != len(options.bundles):
-            raise UsageError(
-                f"--model-name is given {len(given)} times for {len(options.bundles)} bundles; give one for each, in their order, or none"
-            )
+            raise UsageError(f"--model-name: {len(given)} for {len(options.bundles)} bundles; give one for each, in their order, or none")
         models: list[ServedModel] = []
         try:
             for place, bundle in enumerate(options.bundles):
@@ -122,6 +121,7 @@ class ServedModels:
                 )
                 names = given if len(options.bundles) == 1 else given[place : place + 1]
                 models.append(ServedModel(tuple(names) or names_of(encoder), encoder, int(time.time())))
+                _check_prompt(options.prompt_name, encoder)
                 output = encoder.outputs[0]
                 encoder.encode([WARM_UP], output=output, prompt_name=options.prompt_name if output == "sentence" else None)
             _check_names(models)
@@ -196,6 +196,17 @@ def resident_bytes() -> int:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _check_prompt(name: str | None, encoder: Encoder) -> None:
+    """Holds the prompt of requests that name none to those that a bundle has.
+
+    Raises:
+        UsageError: it has no such prompt.
+    """
+    prompts = known_prompts(encoder.manifest)
+    if name is not None and name not in prompts and encoder.outputs[0] == "sentence":
+        raise UsageError(f"--prompt-name is {name!r}, {encoder.bundle.name} has {', '.join(prompts)}; name one of these or leave it out")
 
 
 def _check_names(models: Sequence[ServedModel]) -> None:
