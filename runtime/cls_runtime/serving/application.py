@@ -67,7 +67,7 @@ class Application:
                 inner,
                 allow_origins=service.options.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "api-key", "x-api-key", "x-request-id"],
+                allow_headers=["*"],  # those that a page asks for, Authorization among them: OpenAI's client has a dozen of its own
                 expose_headers=["x-request-id", "x-cls-fingerprint", "x-cls-truncated", "server-timing", "x-compute-tokens", "retry-after"],
             )
         models = service.models.all

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -91,7 +91,7 @@ class ServedModels:
     def __init__(self, models: Sequence[ServedModel], *, any_name: bool = False) -> None:
         self.all = tuple(models)
         self._any_name = any_name
-        self._by_name = {name: model for model in reversed(self.all) for name in model.names}
+        self._by_name = {name: model for model in self.all for name in model.names}
 
     @classmethod
     def load(cls, options: ServeOptions) -> ServedModels:
@@ -120,7 +120,7 @@ class ServedModels:
                     follow_links=options.follow_links,
                 )
                 names = given if len(options.bundles) == 1 else given[place : place + 1]
-                models.append(ServedModel(tuple(names) or names_of(encoder), encoder, int(time.time())))
+                models.append(ServedModel(tuple(dict.fromkeys(names)) or names_of(encoder), encoder, int(time.time())))
                 _check_prompt(options.prompt_name, encoder)
                 output = encoder.outputs[0]
                 encoder.encode([WARM_UP], output=output, prompt_name=options.prompt_name if output == "sentence" else None)
@@ -129,7 +129,7 @@ class ServedModels:
             for model in models:
                 model.encoder.close()
             raise
-        return cls(models, any_name=ANY_NAME in options.model_names)
+        return cls(with_names_of_their_own(models), any_name=ANY_NAME in options.model_names)
 
     def find(self, name: str | None, *, needs: Need = "vectors") -> ServedModel:
         """The model of that name; without a name, or with one that is free to be any, the first that has what is needed.
@@ -182,6 +182,15 @@ def names_of(encoder: Encoder) -> tuple[str, ...]:
     bundle = encoder.bundle
     own = bundle.folder.absolute().name if bundle.fetched is None else bundle.name.partition("@")[0]
     return tuple(dict.fromkeys(name for name in (own, encoder.manifest.source.name) if name))
+
+
+def with_names_of_their_own(models: Sequence[ServedModel]) -> list[ServedModel]:
+    """The same without names that stand for another one: what a model is called first is its own, of other names the first one's."""
+    owners = {model.name: model for model in models}
+    for model in models:
+        for name in model.names:
+            owners.setdefault(name, model)
+    return [replace(model, names=tuple(name for name in model.names if owners[name] is model)) for model in models]
 
 
 def resident_bytes() -> int:

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -290,6 +291,26 @@ def test_two_bundles_of_one_name_need_names(golden_bundle, own_bundle, capsys, t
     assert "--model-name" in fails(capsys, golden_bundle, same, "--check")
     assert "2 bundles" in fails(capsys, golden_bundle, same, "--check", "--model-name", "a")
     assert serve.main([str(golden_bundle), str(same), "--check", "--model-name", "a", "--model-name", "b"]) == 0
+
+
+def test_a_name_stands_for_one_bundle(golden_bundle, tmp_path):
+    """A checkpoint's name that two bundles share is the first one's; a folder's name is its own bundle's, whatever else is called so."""
+    models = importlib.import_module("cls_runtime.serving.models").ServedModels
+    checkpoint = json.loads((golden_bundle / "cls_export.json").read_text())["source"]["name"]
+    for name in ("one", "two", checkpoint):
+        shutil.copytree(golden_bundle, tmp_path / name)
+    for bundles, names in [
+        (("one", "two"), [("one", checkpoint), ("two",)]),
+        (("one", checkpoint), [("one",), (checkpoint,)]),
+        ((checkpoint, "one"), [(checkpoint,), ("one",)]),
+    ]:
+        served = models.load(ServeOptions(bundles=tuple(str(tmp_path / bundle) for bundle in bundles)))
+        assert [model.names for model in served.all] == names
+        assert all(served.find(name) is model for model in served.all for name in model.names)
+        served.close()
+    served = models.load(ServeOptions(bundles=(str(golden_bundle),), model_names=("a", "b", "a")))
+    assert served.all[0].names == ("a", "b")
+    served.close()
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys, golden_bundle):

@@ -139,13 +139,19 @@ def test_cors_allows_authorization_to_the_origins_that_are_named(serve, bundle, 
     server = serve(bundle, api_key_file=keys_file, cors_origins=origins)
 
     def preflight(origin):
-        ask = [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization,api-key")]
+        ask = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,api-key,x-stainless-os"),
+        ]
         return server.request("OPTIONS", "/v1/embeddings", headers=ask)
 
     answer = preflight("https://a.example")
     assert answer.status == 200
     assert answer.headers["access-control-allow-origin"] in ("https://a.example", "*")
     assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+    # npm's openai names its platform in a dozen headers, which a browser asks for one by one.
+    assert "x-stainless-os" in answer.headers["access-control-allow-headers"].lower()
     assert (preflight("https://b.example").headers.get("access-control-allow-origin") is not None) == (origins == ("*",))
     refused = server.post("/v1/embeddings", BODY, headers=[("origin", "https://a.example")])
     assert refused.status == 401
