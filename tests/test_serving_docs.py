@@ -49,6 +49,8 @@ def options() -> dict[str, argparse.Action]:
     """The command's options by their first name; BUNDLE by its own."""
     found = {}
     for action in serve._parser()._actions:
+        if action.help == argparse.SUPPRESS:  # no option, and refused
+            continue
         if action.dest not in ("help", "version"):
             found[next((name for name in action.option_strings if name.startswith("--")), "BUNDLE...")] = action
     return found

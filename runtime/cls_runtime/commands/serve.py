@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     bounds.add_argument("--deadline", metavar="S", type=_number, help="seconds a request may take; more is 503 (default: 30)")
     access = parser.add_argument_group("access")
     access.add_argument("--api-key-file", metavar="FILE", type=Path, help="a key a line, read again on SIGHUP (default: no keys)")
+    access.add_argument("--api-key", nargs="?", action=_NeverAKey, help=argparse.SUPPRESS)
     access.add_argument(
         "--cors-origin",
         metavar="ORIGIN",
@@ -122,6 +123,19 @@ def _parser() -> argparse.ArgumentParser:
     life.add_argument("--check", action="store_true", default=None, help="load, verify hashes, compute a text, print what was found, end")
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]  # bundles before, between and behind options
     return parser
+
+
+class _NeverAKey(argparse.Action):
+    """What is no option, and whose value an error must not repeat."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _namespace: object, _value: object, option_string: str | None = None) -> None:
+        parser.error(self.why(option_string or ""))
+
+    @staticmethod
+    def why(name: str) -> str:
+        return (
+            f"{name} is no option, others on the machine could read the key there; write it into a file and name that with --api-key-file"
+        )
 
 
 def _whole(text: str) -> int:
@@ -183,6 +197,8 @@ def _fill_from(arguments: argparse.Namespace, parser: argparse.ArgumentParser, e
 
 def _value(action: argparse.Action, variable: str, text: str) -> Any:
     """What an option's variable stands for."""
+    if isinstance(action, _NeverAKey):
+        raise UsageError(action.why(variable).replace("--api-key-file", f"{variable}_FILE"))
     text = text.strip()
     if action.nargs == 0:
         if text.lower() not in (*_YES, *_NO):

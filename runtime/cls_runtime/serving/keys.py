@@ -1,9 +1,10 @@
-"""API keys: a line each in a file, never in argv."""
+"""API keys: a line each in a file, never in argv. Empty lines, and those that start with #, are none."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cls_runtime.serving.refusal import Refusal
 
 _HEADERS = (b"authorization", b"api-key", b"x-api-key")
 _MOST_BYTES = 2**20
+_NOT_IN_A_KEY = re.compile(rb"[\0-\x20\x7f]")
 
 
 class ApiKeys:
@@ -31,7 +33,7 @@ class ApiKeys:
         """Reads the file, also again; gives the number of keys. After an error they are what they were.
 
         Raises:
-            UsageError: it is no file that can be read, or has no key.
+            UsageError: it is no file that can be read, has no key, or one that no header could have.
         """
         if self._path is None:
             return 0
@@ -44,7 +46,17 @@ class ApiKeys:
             raise UsageError(f"--api-key-file {self._path}: {error.strerror}") from None
         if len(content) > _MOST_BYTES:
             raise UsageError(f"--api-key-file {self._path} has more than {_MOST_BYTES:,} bytes; expected a key a line")
-        keys = {line.strip() for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()} - {b""}
+        keys: set[bytes] = set()
+        for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+            key = line.strip()
+            if not key or key.startswith(b"#"):
+                continue
+            if _NOT_IN_A_KEY.search(key):
+                raise UsageError(
+                    f"--api-key-file {self._path}: line {number} has a space or a control character in it; "
+                    "expected a key a line, in UTF-8, and # before anything else"
+                )
+            keys.add(key)
         if not keys:
             raise UsageError(f"--api-key-file {self._path} has no key; write one a line")
         self._digests = tuple(map(_digest, keys))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -25,6 +26,11 @@ _AGAIN_SECONDS = 0.25
 _SAY_SECONDS = 10.0
 _UDS_MODE = 0o660
 _SO_ATTACH_FILTER = 26
+_REMEDIES = {
+    errno.EADDRINUSE: "somebody else listens there; stop that, or choose another --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another --host, such as 127.0.0.1 or 0.0.0.0",
+    errno.EACCES: "this user may not; choose a --port from 1024 on",
+}
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # one instruction of a socket filter: keep 0 bytes
 
 
@@ -62,6 +68,15 @@ def address_of(options: ServeOptions, listeners: list[socket.socket]) -> str:
     return f"http://{host}:{listeners[0].getsockname()[1]}"
 
 
+def is_for_this_machine(listeners: list[socket.socket]) -> bool:
+    """Whether nobody else's programs can connect: on a unix socket, or an address of this machine's own."""
+    return all(
+        listener.family not in (socket.AF_INET, socket.AF_INET6)
+        or ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+        for listener in listeners
+    )
+
+
 def _bound(options: ServeOptions) -> list[socket.socket]:
     """A socket for each address that the host's name stands for, all on one port."""
     host, port = options.host, options.port
@@ -82,8 +97,8 @@ def _bound(options: ServeOptions) -> list[socket.socket]:
         return listeners
     for listener in listeners:
         listener.close()
-    what = "somebody else listens there; stop that, or choose another --port" if in_use else failures[0].strerror
-    raise UsageError(f"cannot listen on {host} port {port}: {what}")
+    why = errno.EADDRINUSE if in_use else failures[0].errno or 0
+    raise UsageError(f"cannot listen on {host} port {port}: {_REMEDIES.get(why) or failures[0].strerror}")
 
 
 def _bound_to(family: int, place: tuple[object, ...]) -> socket.socket:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.errors import UsageError
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.refusal import Refusal
@@ -103,9 +104,7 @@ class ServedModels:
         """
         given = [name for name in options.model_names if name != ANY_NAME]
         if len(options.bundles) > 1 and given and len(given) != len(options.bundles):
-            raise UsageError(
-                f"--model-name is given {len(given)} times for {len(options.bundles)} bundles; give one for each, in their order, or none"
-            )
+            raise UsageError(f"--model-name: {len(given)} for {len(options.bundles)} bundles; give one for each, in their order, or none")
         models: list[ServedModel] = []
         try:
             for place, bundle in enumerate(options.bundles):
@@ -122,7 +121,8 @@ class ServedModels:
                     follow_links=options.follow_links,
                 )
                 names = given if len(options.bundles) == 1 else given[place : place + 1]
-                models.append(ServedModel(tuple(names) or names_of(encoder), encoder, int(time.time())))
+                models.append(ServedModel(tuple(dict.fromkeys(names)) or names_of(encoder), encoder, int(time.time())))
+                _check_prompt(options.prompt_name, encoder)
                 output = encoder.outputs[0]
                 encoder.encode([WARM_UP], output=output, prompt_name=options.prompt_name if output == "sentence" else None)
             models = with_own_names(models)
@@ -130,7 +130,7 @@ class ServedModels:
             for model in models:
                 model.encoder.close()
             raise
-        return cls(models, any_name=ANY_NAME in options.model_names)
+        return cls(with_names_of_their_own(models), any_name=ANY_NAME in options.model_names)
 
     def find(self, name: str | None, *, needs: Need = "vectors") -> ServedModel:
         """The model of that name; without a name, or with one that is free to be any, the first that has what is needed.
@@ -185,6 +185,15 @@ def names_of(encoder: Encoder) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in (own, encoder.manifest.source.name) if name))
 
 
+def with_names_of_their_own(models: Sequence[ServedModel]) -> list[ServedModel]:
+    """The same without names that stand for another one: what a model is called first is its own, of other names the first one's."""
+    owners = {model.name: model for model in models}
+    for model in models:
+        for name in model.names:
+            owners.setdefault(name, model)
+    return [replace(model, names=tuple(name for name in model.names if owners[name] is model)) for model in models]
+
+
 def resident_bytes() -> int:
     """The memory of this process that is resident; where the system does not say, the most that ever was."""
     try:
@@ -197,6 +206,17 @@ def resident_bytes() -> int:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _check_prompt(name: str | None, encoder: Encoder) -> None:
+    """Holds the prompt of requests that name none to those that a bundle has.
+
+    Raises:
+        UsageError: it has no such prompt.
+    """
+    prompts = known_prompts(encoder.manifest)
+    if name is not None and name not in prompts and encoder.outputs[0] == "sentence":
+        raise UsageError(f"--prompt-name is {name!r}, {encoder.bundle.name} has {', '.join(prompts)}; name one of these or leave it out")
 
 
 def with_own_names(models: Sequence[ServedModel]) -> list[ServedModel]:

@@ -72,7 +72,7 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         if not self.bundles:
-            raise UsageError("no BUNDLE is given, expected at least one")
+            raise UsageError("no BUNDLE is given, expected at least one folder made by cls-export; name it, or set CLS_SERVE_BUNDLE")
         if self.uds is not None and len(bytes(self.uds)) > _UDS_BYTES:
             raise UsageError(f"--uds has {len(bytes(self.uds))} bytes, a unix socket's path has at most {_UDS_BYTES}; choose a shorter one")
         for name in (*self.model_names, *self.cors_origins):

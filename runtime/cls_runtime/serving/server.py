@@ -15,8 +15,9 @@ from typing import Any
 from cls_runtime.errors import UsageError
 from cls_runtime.serving.application import Application, endpoint_names
 from cls_runtime.serving.connections import Connections
+from cls_runtime.serving.keys import ApiKeys
 from cls_runtime.serving.limits import Limits
-from cls_runtime.serving.listening import Acceptor, address_of, check_place, listen
+from cls_runtime.serving.listening import Acceptor, address_of, check_place, is_for_this_machine, listen
 from cls_runtime.serving.models import ServedModels
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.request_log import RequestLog
@@ -44,9 +45,11 @@ def serve(options: ServeOptions) -> int:
         UsageError, BundleError, IntegrityError, HubError, MissingExtraError, EngineError: it cannot start.
     """
     check_place(options)
+    ApiKeys(options.api_key_file)  # what is wrong with them is told before the models are loaded
     log = RequestLog(options.log_format)
     try:
-        models = ServedModels.load(options)
+        with _deaf_to_hangup(options):
+            models = ServedModels.load(options)
         for line in models.lines():
             log.say("model", line)
         service = Service(options, models, endpoints=endpoint_names(), log=log)
@@ -97,6 +100,8 @@ class Server:
             self._service.watch()
             looking = loop.create_task(self._look())
             address = address_of(options, listeners)
+            if options.api_key_file is None and not is_for_this_machine(listeners):
+                self._log.say("open", f"warning: whoever reaches {address} may use it without a key; --api-key-file asks for one")
             self._log.say("listening", f"listening on {address}", address=address)
             try:
                 await self._ending.wait()
@@ -159,7 +164,8 @@ class Server:
             if received:
                 if self._acceptor is not None:
                     self._acceptor.remove_uds()
-                os.write(2, f"error: a second {signal.Signals(number).name} while requests were under way\n".encode())
+                with contextlib.suppress(OSError):
+                    os.write(2, f"error: a second {signal.Signals(number).name} while requests were under way\n".encode())
                 os._exit(128 + number)
             received.append(number)
             loop.call_soon_threadsafe(self.end)
@@ -213,6 +219,20 @@ def _closed_within(seconds: float, close: Callable[[], None]) -> bool:
     closing.start()
     closing.join(seconds)
     return not closing.is_alive()
+
+
+@contextlib.contextmanager
+def _deaf_to_hangup(options: ServeOptions) -> Iterator[None]:
+    """Lets SIGHUP pass meanwhile where it means to read the keys again: they are read behind this anyway."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if options.api_key_file is None or not in_main_thread or not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """`cls-serve`: its options and their variables, what it says when it cannot start, how its process starts and ends."""
 
+import errno
 import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -99,7 +101,7 @@ def variable(option):
 
 def test_the_table_has_every_option():
     options = {option for action in serve._parser()._actions for option in action.option_strings if option.startswith("--")}
-    assert options == {*FULL, "--help", "--version", "--json", "--check"}
+    assert options == {*FULL, "--help", "--version", "--json", "--check", "--api-key"}  # the last one to be refused
 
 
 @pytest.mark.parametrize("option", FULL)
@@ -203,6 +205,47 @@ def test_a_wrong_variable_is_named(capsys, monkeypatch, name, value):
     assert name in line.upper().replace("-", "_")
 
 
+@pytest.mark.parametrize("arguments", [["--api-key", "my-secret"], ["--api-key=my-secret"], ["--api-key"]])
+def test_a_key_in_the_command_line_is_refused_and_not_repeated(capfd, arguments):
+    assert serve.main(["a", *arguments]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "--api-key-file" in line
+    assert "secret" not in line
+    assert "--api-key " not in serve._parser().format_help()
+
+
+def test_a_key_in_a_variable_does_not_leave_the_server_open(capsys, monkeypatch):
+    monkeypatch.setenv("CLS_SERVE_API_KEY", "my-secret")
+    line = fails(capsys, "a")
+    assert "CLS_SERVE_API_KEY_FILE" in line
+    assert "secret" not in line
+
+
+def test_the_prompt_of_all_requests_is_one_of_the_bundles(golden_bundle, capsys):
+    line = fails(capsys, golden_bundle, "--check", "--prompt-name", "nothing")
+    assert line.startswith("error: --prompt-name is 'nothing', ")
+    assert "query" in line
+    assert "prompt=" not in line
+
+
+@pytest.mark.parametrize(("host", "code", "remedy"), [("192.0.2.1", errno.EADDRNOTAVAIL, "--host"), ("127.0.0.1", errno.EACCES, "--port")])
+def test_where_it_cannot_listen_is_told_with_what_to_do(golden_bundle, capsys, monkeypatch, host, code, remedy):
+    listening = importlib.import_module("cls_runtime.serving.listening")
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(listening, "_bound_to", refuse)
+    line = fails(capsys, golden_bundle, "--host", host, "--port", 80)
+    assert f"cannot listen on {host} port 80" in line
+    assert remedy in line.partition("; choose ")[2]
+
+
+def test_wrong_keys_are_told_before_the_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "keys").write_text("# nothing\n")
+    assert "has no key" in fails(capsys, tmp_path, "--port", 0, "--api-key-file", tmp_path / "keys")
+
+
 def test_check_says_what_it_found(golden_bundle, capsys):
     assert serve.main([str(golden_bundle), "--check", "--model-name", "mine", "--threads", "1"]) == 0
     out = capsys.readouterr().out
@@ -246,8 +289,28 @@ def test_two_bundles_of_one_name_need_names(golden_bundle, own_bundle, capsys, t
     same.parent.mkdir()
     same.symlink_to(own_bundle)
     assert "--model-name" in fails(capsys, golden_bundle, same, "--check")
-    assert "2 bundles" in fails(capsys, golden_bundle, same, "--check", "--model-name", "a") or True
+    assert "2 bundles" in fails(capsys, golden_bundle, same, "--check", "--model-name", "a")
     assert serve.main([str(golden_bundle), str(same), "--check", "--model-name", "a", "--model-name", "b"]) == 0
+
+
+def test_a_name_stands_for_one_bundle(golden_bundle, tmp_path):
+    """A checkpoint's name that two bundles share is the first one's; a folder's name is its own bundle's, whatever else is called so."""
+    models = importlib.import_module("cls_runtime.serving.models").ServedModels
+    checkpoint = json.loads((golden_bundle / "cls_export.json").read_text())["source"]["name"]
+    for name in ("one", "two", checkpoint):
+        shutil.copytree(golden_bundle, tmp_path / name)
+    for bundles, names in [
+        (("one", "two"), [("one", checkpoint), ("two",)]),
+        (("one", checkpoint), [("one",), (checkpoint,)]),
+        ((checkpoint, "one"), [(checkpoint,), ("one",)]),
+    ]:
+        served = models.load(ServeOptions(bundles=tuple(str(tmp_path / bundle) for bundle in bundles)))
+        assert [model.names for model in served.all] == names
+        assert all(served.find(name) is model for model in served.all for name in model.names)
+        served.close()
+    served = models.load(ServeOptions(bundles=(str(golden_bundle),), model_names=("a", "b", "a")))
+    assert served.all[0].names == ("a", "b")
+    served.close()
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys, golden_bundle):
@@ -320,6 +383,51 @@ def test_a_second_signal_ends_it_at_once(golden_bundle, tmp_path):
         assert time.monotonic() - began < 10
         assert "error: a second SIGTERM" in server.text()
         assert not place.exists()
+
+
+def test_a_hangup_before_the_keys_are_read_does_not_end_it(golden_bundle, tmp_path, monkeypatch):
+    """What rotates the keys does not know whether the server has loaded its models yet."""
+    server = importlib.import_module("cls_runtime.serving.server")
+    loaded = server.ServedModels.load
+    said = []
+
+    def load(options):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return loaded(options)
+
+    async def live(self):
+        said.append("live")
+
+    monkeypatch.setattr(server.ServedModels, "load", load)
+    monkeypatch.setattr(server.Server, "live", live)
+    (tmp_path / "keys").write_text("one\n")
+    before = signal.signal(signal.SIGHUP, lambda *_: said.append("ended"))
+    try:
+        assert server.serve(ServeOptions(bundles=(str(golden_bundle),), port=0, api_key_file=tmp_path / "keys")) == 0
+        assert said == ["live"]
+        assert server.serve(ServeOptions(bundles=(str(golden_bundle),), port=0)) == 0
+        assert said == ["live", "ended", "live"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_open"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "localhost"}, False),
+        ({"host": "0.0.0.0", "keys": True}, False),
+    ],
+)
+def test_that_everybody_may_ask_is_told(golden_bundle, tmp_path, options, is_open):
+    arguments = ["--host", options["host"]]
+    if "keys" in options:
+        (tmp_path / "keys").write_text("one\n")
+        arguments += ["--api-key-file", tmp_path / "keys"]
+    with Process(tmp_path, golden_bundle, "--port", 0, "--threads", 1, *arguments) as server:
+        server.until("listening on")
+        assert ("without a key; --api-key-file asks for one" in server.text()) == is_open
 
 
 def test_a_signal_while_it_loads_ends_it_as_every_command(golden_bundle, tmp_path):

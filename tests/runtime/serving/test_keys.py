@@ -49,6 +49,28 @@ def test_the_four_forms_of_each_key(keys_file, key):
     assert opens(keys, (b"authorization", b"Bearer unused"), (b"api-key", key))
 
 
+def test_a_comment_is_no_key(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("# for the indexer\nfirst#key\n  #old-key\n")
+    keys = ApiKeys(path)
+    assert keys.read() == 1
+    assert opens(keys, (b"api-key", b"first#key"))
+    for other in (b"# for the indexer", b"#old-key", b"old-key"):
+        assert not opens(keys, (b"api-key", other))
+
+
+@pytest.mark.parametrize("line", [b"two keys", b"key\tkey", b"ke\0y", "key\n".encode("utf-16"), b"key \x7f", b"key # of the indexer"])
+def test_what_no_header_has_is_refused_by_its_line_alone(tmp_path, line):
+    path = tmp_path / "keys"
+    path.write_bytes(b"good-key\n")
+    keys = ApiKeys(path)
+    path.write_bytes(b"other-key\n" + line)
+    with pytest.raises(UsageError, match="line 2 has a space or a control character") as caught:
+        keys.read()
+    assert "key" not in str(caught.value).partition("line 2")[2].replace("a key a line", "")
+    assert opens(keys, (b"api-key", b"good-key"))
+
+
 @pytest.mark.parametrize(
     "value",
     [b"", b"Bearer", b"Bearer ", b"first-ke", b"first-key2", b"FIRST-KEY", b"first-key second-key", b"Basic first-key", b"\xff\x00"],
