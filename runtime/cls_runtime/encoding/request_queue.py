@@ -104,8 +104,8 @@ class RequestQueue:
         """The next round, for one of so many idle workers; None where nothing is left. Beside it, the requests whose deadline has passed.
 
         It holds at most what takes `ROUND_SECONDS`, of short requests a part of all that waits, up to `DEEP_ROUND_SECONDS`, and where
-        several workers are idle, a part for each of them that makes a batch full; of a request that is alone, what takes `LONE_ROUND_SECONDS`, the
-        batches of which all workers share.
+        several workers are idle, a part for each of them that makes a batch full; of a request that is alone, what takes
+        `LONE_ROUND_SECONDS`, the batches of which all workers share.
         """
         expired: list[Request] = []
         while self._requests:

@@ -294,13 +294,13 @@ def test_two_bundles_of_one_name_need_names(golden_bundle, own_bundle, capsys, t
 
 
 def test_a_name_stands_for_one_bundle(golden_bundle, tmp_path):
-    """A checkpoint's name that two bundles share is the first one's; a folder's name is its own bundle's, whatever else is called so."""
+    """A checkpoint's name that two bundles share is nobody's; a folder's name is its own bundle's, whatever else is called so."""
     models = importlib.import_module("cls_runtime.serving.models").ServedModels
     checkpoint = json.loads((golden_bundle / "cls_export.json").read_text())["source"]["name"]
     for name in ("one", "two", checkpoint):
         shutil.copytree(golden_bundle, tmp_path / name)
     for bundles, names in [
-        (("one", "two"), [("one", checkpoint), ("two",)]),
+        (("one", "two"), [("one",), ("two",)]),
         (("one", checkpoint), [("one",), (checkpoint,)]),
         ((checkpoint, "one"), [(checkpoint,), ("one",)]),
     ]:
