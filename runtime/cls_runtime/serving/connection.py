@@ -167,10 +167,13 @@ class Connection(HttpToolsProtocol):
         turning_away = self.server_state.turning_away
         if turning_away is None or self._running is not None or self.expect_100_continue or self.parser.should_upgrade():
             return False
+        if self.flow.write_paused or self.is_closing():  # answers that nobody takes would pile up
+            return False
         name, value = self._framing
         if name != b"content-length" or len(value) > _LENGTH_DIGITS or int(value) > _JOINED_BYTES:
             return False
         self._turned_away = turning_away.request(self.scope)
+        self.idle_since = self.loop.time()  # what is left of the body has its own time
         return self._turned_away is not None
 
     def _turn_away(self, turning_away: TurningAway, request: TurnedAway) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
+import time
 
 import pytest
 from live_server import LiveServer, request
 
 from cls_runtime import Encoder
 from cls_runtime.serving.admission import Admission, Refusal
+from cls_runtime.serving.limits import Limits
 
 BODY = json.dumps({"input": "the cat sleeps"}).encode()
 PATHS = ["/v1/embeddings", "/embed", "/v2/rerank", "/"]
@@ -121,3 +125,27 @@ def test_there_is_no_look_at_every_request(server, monkeypatch):
     seen = {server.service.admission.full for _ in range(100)}
     assert len(looks) < 50
     assert all(isinstance(refusal, Refusal) for refusal in seen)
+
+
+def test_answers_that_nobody_takes_do_not_pile_up(server, full):
+    """A client that only sends is read no further than its answers are taken."""
+    with server.client() as client:
+        client.socket.settimeout(1.0)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        flood = memoryview(post("/v1/embeddings") * 60_000)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < len(flood):
+                sent += client.socket.send(flood[sent : sent + 2**16])
+        waiting = max(one.transport.get_write_buffer_size() for one in list(server.server._connections.connections))
+        assert waiting < 2**20
+
+
+def test_a_body_that_comes_late_on_an_old_connection_has_its_time(bundle, monkeypatch):
+    monkeypatch.setattr(Admission, "waits_s", lambda self, inputs, encoder=None: 7.5)
+    limits = Limits(linger_s=1.5)
+    with Encoder.load(bundle, threads=1) as encoder, LiveServer(encoder, limits=limits) as server, server.client() as client:
+        time.sleep(limits.linger_s + 0.3)
+        client.send(request("POST", "/v1/embeddings", f"content-length: {len(BODY)}"))
+        time.sleep(0.8)  # connections are looked at meanwhile
+        assert client.send(BODY).answer().status == 429
