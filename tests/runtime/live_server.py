@@ -125,6 +125,7 @@ class LiveServer:
 
     @property
     def log(self) -> list[str]:
+        until(lambda: not self.service._ended)  # requests are logged a little after their end
         return self.out.getvalue().splitlines()
 
     @property

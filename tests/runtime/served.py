@@ -49,10 +49,10 @@ class Served:
     """A service and its application, on an event loop of its own thread."""
 
     def __init__(self, options: ServeOptions, models: ServedModels) -> None:
-        self.log = io.StringIO()
+        self._log = io.StringIO()
         self.options = options
         endpoints = sorted({endpoint.path for endpoint in ENDPOINTS})
-        self.service = Service(options, models, endpoints=endpoints, log=RequestLog(options.log_format, stream=self.log))
+        self.service = Service(options, models, endpoints=endpoints, log=RequestLog(options.log_format, stream=self._log))
         self.application = Application(self.service)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -71,6 +71,13 @@ class Served:
         names = [f"tiny{place or ''}" for place in range(len(encoders))]
         models = [ServedModel((name,), encoder, 1) for name, encoder in zip(names, encoders, strict=True)]
         return cls(ServeOptions(bundles=tuple(names), **options), ServedModels(models))
+
+    @property
+    def log(self) -> io.StringIO:
+        """The log; requests are logged a little after their end."""
+        while self.service._ended:
+            time.sleep(0.01)
+        return self._log
 
     @property
     def encoder(self) -> Encoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -19,7 +19,7 @@ from cls_runtime.serving.bodies import decoded, read_body
 from cls_runtime.serving.endpoint import Call, Endpoint, ErrorForm
 from cls_runtime.serving.pages import pages
 from cls_runtime.serving.protocols import by_body, cohere, openai, predict, probes, rerank, tei
-from cls_runtime.serving.record import PHASES, RequestRecord
+from cls_runtime.serving.record import RequestRecord
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.service import Service
 from cls_runtime.serving.turning_away import TurningAway
@@ -146,7 +146,8 @@ class _Path:
                 service.keys.check(scope["headers"])
             body = None
             if endpoint.body is not None:
-                service.admission.check(1)
+                if (full := service.admission.full) is not None:
+                    raise full
                 raw = await read_body(receive, scope["headers"], limit=service.options.max_body_bytes, budget=service.bodies)
                 held = len(raw)
                 read = time.perf_counter()
@@ -210,20 +211,15 @@ def refused(refusal: Refusal, errors: ErrorForm, record: RequestRecord) -> Respo
     return JsonResponse(body, status_code=status, headers=headers)
 
 
-def _headers(record: RequestRecord) -> Iterable[tuple[bytes, bytes]]:
+def _headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     """What every answer carries."""
-    yield b"x-request-id", record.id.encode("ascii")
-    if record.fingerprint is not None:
-        yield b"x-cls-fingerprint", record.fingerprint.encode("ascii")
-    if record.tokens:
-        yield b"x-compute-tokens", str(record.tokens).encode("ascii")
-    if record.truncated:
-        yield b"x-cls-truncated", str(len(record.truncated)).encode("ascii")
-    if timing := _server_timing(record):
-        yield b"server-timing", timing.encode("ascii")
-
-
-def _server_timing(record: RequestRecord) -> str:
+    timing = "".join([f"{phase};dur={seconds * 1e3:.2f}, " for phase, seconds in record.seconds.items()])
     total = (time.perf_counter() - record.started_s) * 1e3
-    phases: Sequence[str] = [f"{phase};dur={record.seconds[phase] * 1e3:.2f}" for phase in PHASES if phase in record.seconds]
-    return ", ".join([*phases, f"total;dur={total:.2f}"])
+    headers = [(b"x-request-id", record.id.encode("ascii")), (b"server-timing", f"{timing}total;dur={total:.2f}".encode("ascii"))]
+    if record.fingerprint is not None:
+        headers.append((b"x-cls-fingerprint", record.fingerprint.encode("ascii")))
+    if record.tokens:
+        headers.append((b"x-compute-tokens", b"%d" % record.tokens))
+    if record.truncated:
+        headers.append((b"x-cls-truncated", b"%d" % len(record.truncated)))
+    return headers

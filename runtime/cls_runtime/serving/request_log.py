@@ -43,11 +43,11 @@ class RequestLog:
         self._closed = False
         self._writer: threading.Thread | None = None
 
-    def ended(self, record: RequestRecord, seconds: float) -> None:
-        """The line of a request that has ended."""
+    def ended(self, record: RequestRecord, seconds: float, *, at: float) -> None:
+        """The line of a request that has ended `at` that time."""
         if record.endpoint in _PROBES and record.status == 200:
             return
-        fields = {"time": self._now(), **fields_of(record, seconds)}
+        fields = {"time": self._words(at), **fields_of(record, seconds)}
         self._add(json.dumps(fields) if self._json else " ".join(f"{name}={value}" for name, value in fields.items()))
 
     def say(self, event: str, message: str, **fields: str | float) -> None:
@@ -99,7 +99,9 @@ class RequestLog:
         return f"time={self._now()} {message}"
 
     def _now(self) -> str:
-        now = time.time()
+        return self._words(time.time())
+
+    def _words(self, now: float) -> str:
         second = int(now)
         if self._second[0] != second:
             self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))

@@ -18,6 +18,8 @@ from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.request_log import RequestLog
 
 STALLED_SECONDS = 30.0
+# Requests that have ended are counted and logged so often.
+ACCOUNT_SECONDS = 0.02
 
 
 class Service:
@@ -59,6 +61,7 @@ class Service:
         self.draining = self.closing = False
         self.stalled_s = stalled_s
         self._look: asyncio.Task[None] | None = None
+        self._ended: list[tuple[RequestRecord, float, float]] = []
 
     @property
     def unready(self) -> Refusal | None:
@@ -88,12 +91,20 @@ class Service:
             self._look = None
 
     def ended(self, record: RequestRecord) -> None:
-        """Counts and logs a request that has ended."""
-        seconds = time.perf_counter() - record.started_s
-        self.metrics.ended(record, seconds)
-        self.log.ended(record, seconds)
+        """Takes note of a request that has ended; it is counted and logged a little later, with others, out of the way of the next one."""
+        if not self._ended:
+            asyncio.get_running_loop().call_later(ACCOUNT_SECONDS, self.account)
+        self._ended.append((record, time.perf_counter() - record.started_s, time.time()))
+
+    def account(self) -> None:
+        """Counts and logs the requests that have ended; on the event loop, or when that has ended."""
+        ended, self._ended = self._ended, []
+        for record, seconds, at in ended:
+            self.metrics.ended(record, seconds)
+            self.log.ended(record, seconds, at=at)
 
     def close(self) -> None:
         """Frees the models."""
         self.unwatch()
+        self.account()
         self.models.close()

@@ -81,7 +81,10 @@ def test_idle_takes_anything() -> None:
     admission(QueueState(), max_queue_ms=0).check(2048)
 
 
-def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(watched: Encoder, held: threading.Event) -> None:
+def test_a_full_queue_refuses_before_the_body_is_read_and_queues_nothing(
+    watched: Encoder, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cls_runtime.serving.admission.LOOK_SECONDS", 0.0)
     with Served.on(watched) as server:
         server.service.admission = Admission([watched], max_queue_ms=0)
         waiting = server.start("POST", "/v1/embeddings", {"input": ["the cat", "a dog"]})

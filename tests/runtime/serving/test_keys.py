@@ -251,10 +251,10 @@ def test_a_reader_who_stops_reading_stops_nothing_and_hears_how_much_is_missing(
     pipe = Pipe()
     monkeypatch.setattr("sys.stderr", pipe)
     log = RequestLog("text")
-    log.ended(record(), 0.001)
+    log.ended(record(), 0.001, at=0.0)
     time.sleep(0.2)  # the writer has taken it
     for number in range(MOST_LINES + 10):
-        log.ended(record(number), 0.001)
+        log.ended(record(number), 0.001, at=0.0)
     pipe.go.set()
     log.close()
     lines = pipe.getvalue().splitlines()

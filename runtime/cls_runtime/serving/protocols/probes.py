@@ -37,6 +37,7 @@ async def ready(call: Call[None]) -> Response:
 
 async def metrics(call: Call[None]) -> Response:
     """Prometheus' text format."""
+    call.service.account()
     return Response(await call.service.metrics.text(), media_type=CONTENT_TYPE)
 
 
