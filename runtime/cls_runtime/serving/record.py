@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ PHASES: tuple[Phase, ...] = ("read", "parse", "queue", "tokenize", "compute", "w
 # Why a request ended before its answer.
 CancelReason = Literal["disconnect", "deadline", "shutdown"]
 
+# Ids are unlike each other, not secret; the system's own random bytes cost a call in which another thread takes Python's lock.
+_IDS = random.Random()
 # What may stand in a header and in a line of the log.
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,128}")
@@ -68,7 +70,7 @@ class RequestRecord:
                 request_id = value.decode("ascii")
             elif name == b"traceparent" and _TRACEPARENT.fullmatch(value):
                 traceparent = value.decode("ascii")
-        return cls(request_id or uuid.uuid4().hex, scope["method"], scope["path"], traceparent)
+        return cls(request_id or f"{_IDS.getrandbits(128):032x}", scope["method"], scope["path"], traceparent)
 
     def add(self, report: EncodeReport) -> None:
         """Takes in what the Encoder did for it; a request may ask it more than once."""
