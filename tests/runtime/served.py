@@ -24,6 +24,7 @@ import numpy as np
 
 from cls_runtime import Encoder
 from cls_runtime.serving.application import ENDPOINTS, Application
+from cls_runtime.serving.exchange import LEFT
 from cls_runtime.serving.models import ServedModel, ServedModels
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.request_log import RequestLog
@@ -112,7 +113,7 @@ class Served:
         self, method: str, path: str, pieces: Sequence[bytes], headers: Sequence[tuple[str, str]], leaves: asyncio.Event | None
     ) -> Answer:
         target, _, query = path.partition("?")
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
@@ -133,13 +134,20 @@ class Served:
         async def receive() -> Any:
             if messages:
                 return messages.pop(0)
-            await (leaves or asyncio.Event()).wait()
-            return {"type": "http.disconnect"}
+            await asyncio.Event().wait()
+            return None
 
         async def send(message: Any) -> None:
             sent.append(message)
 
+        async def goes(event: asyncio.Event) -> None:
+            await event.wait()
+            scope[LEFT]()
+
+        going = asyncio.ensure_future(goes(leaves)) if leaves is not None else None
         await self.application(scope, receive, send)
+        if going is not None:
+            going.cancel()
         start = next((message for message in sent if message["type"] == "http.response.start"), {"status": 0, "headers": ()})
         received = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
         return Answer(start["status"], received, b"".join(message.get("body", b"") for message in sent))

@@ -17,6 +17,7 @@ from cls_runtime.errors import ClsError
 from cls_runtime.serving.answers import JsonResponse
 from cls_runtime.serving.bodies import decoded, read_body
 from cls_runtime.serving.endpoint import Call, Endpoint, ErrorForm
+from cls_runtime.serving.exchange import LEFT
 from cls_runtime.serving.pages import pages
 from cls_runtime.serving.protocols import by_body, cohere, openai, predict, probes, rerank, tei
 from cls_runtime.serving.record import RequestRecord
@@ -121,8 +122,9 @@ class _Path:
             await refused(refusal, self._errors, record)(scope, receive, send)
             return
         flight = self._service.flights.start(record)
+        scope[LEFT] = flight.left
         try:
-            response = await self._answer(endpoint, scope, receive, flight.__setattr__)
+            response = await self._answer(endpoint, scope, receive)
             began = time.perf_counter()
             await response(scope, receive, send)
             record.seconds["write"] = record.seconds.get("write", 0.0) + time.perf_counter() - began
@@ -133,9 +135,10 @@ class _Path:
         except ConnectionError:
             record.cancelled, record.status = "disconnect", CLIENT_GONE
         finally:
+            del scope[LEFT]
             self._service.flights.end(flight)
 
-    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, arrived: Callable[[str, Any], None]) -> Response:
+    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive) -> Response:
         """The answer, or the refusal in its protocol's words."""
         service, record = self._service, scope["cls.record"]
         held = 0
@@ -155,7 +158,6 @@ class _Path:
                 body = decoded(raw, endpoint.decoder, max_inputs=service.options.max_inputs)
                 del raw  # while its texts wait, they are there twice else
                 record.seconds["parse"] = time.perf_counter() - read
-            arrived("receive", receive)
             return await endpoint.handle(Call(service, record, body, scope.get("path_params", {}), scope["query_string"]))
         except Refusal as refusal:
             if refusal.kind == "failed":

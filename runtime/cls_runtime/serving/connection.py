@@ -14,7 +14,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cls_runtime.serving.exchange import Exchange
+from cls_runtime.serving.exchange import LEFT, Exchange
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.turning_away import TurnedAway, TurningAway
 
@@ -308,6 +308,9 @@ class Connection(HttpToolsProtocol):
         if self._running is not None:
             self._running.disconnected = True
             self._running.message_event.set()
+            left: Any = self._running.scope.get(LEFT)
+            if left is not None:
+                left()
         self.pipeline.clear()
         super().connection_lost(exc)
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from cls_runtime.serving.connection import Connection
 
 
+# Where an ASGI scope has what the connection calls when the client has gone away.
+LEFT = "cls.left"
+
+
 class Exchange(RequestResponseCycle):
     """A request and its answer. It writes to its connection, not to the transport."""
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cls_runtime.serving.record import CancelReason, RequestRecord
 
-# How often they are looked at; only a request that is older than this is watched for its client to go away.
+# How often they are looked at.
 LOOK_SECONDS = 0.05
-
-Receive = Callable[[], Awaitable[Any]]
 
 
 @dataclass(eq=False)
 class Flight:
-    """A request under way, and the task that answers it; `receive` once its body has arrived."""
+    """A request under way, and the task that answers it."""
 
     record: RequestRecord
     task: asyncio.Task[Any]
-    receive: Receive | None = None
-    watch: asyncio.Task[None] | None = None
+
+    def left(self) -> None:
+        """Its client has gone away."""
+        self.cancel("disconnect")
 
     def cancel(self, reason: CancelReason) -> bool:
         """Ends it, once; says whether this did."""
@@ -55,8 +53,6 @@ class Flights:
     def end(self, flight: Flight) -> None:
         """It is answered, or never will be."""
         self._flights.pop(flight.record, None)
-        if flight.watch is not None:
-            flight.watch.cancel()
 
     def cancel_all(self, reason: CancelReason) -> int:
         """Ends them all, and says how many there were."""
@@ -70,16 +66,5 @@ class Flights:
 
     def _look_once(self, now: float) -> None:
         for flight in list(self._flights.values()):
-            age = now - flight.record.started_s
-            if age > self._deadline_s:
+            if now - flight.record.started_s > self._deadline_s:
                 flight.cancel("deadline")
-            elif flight.watch is None and flight.receive is not None and age > LOOK_SECONDS / 2:
-                flight.watch = asyncio.create_task(_watch(flight, flight.receive))
-
-
-async def _watch(flight: Flight, receive: Receive) -> None:
-    """Ends a request when its client goes away."""
-    with contextlib.suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        flight.cancel("disconnect")
