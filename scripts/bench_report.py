@@ -31,7 +31,7 @@ from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.commands.bench import report_lines
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/runtime.md")
+PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/runtime.md", "docs/serving.md")
 BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w./-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
 MARK = re.compile(r"<!-- bench:")
 
