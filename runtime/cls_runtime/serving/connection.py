@@ -179,7 +179,7 @@ class Connection(HttpToolsProtocol):
     def _turn_away(self, turning_away: TurningAway, request: TurnedAway) -> None:
         """Refuses it, now that it has arrived."""
         self._turned_away = None
-        close = self.server_state.draining or not self.parser.should_keep_alive()
+        close = self.server_state.draining or self.scope["http_version"] == "1.0" or not self.parser.should_keep_alive()
         self.write(turning_away.answer(request, head=self.server_state.default_headers, close=close))
         self.idle_since = self.loop.time()
         if close:

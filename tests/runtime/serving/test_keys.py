@@ -292,3 +292,11 @@ def test_sighup_reads_the_keys_again(trained, keys_file, tmp_path):
             time.sleep(0.05)
         assert status("third-key") == 200
     assert "third-key" not in server.log.read_text()
+
+
+def test_a_key_behind_a_flood_of_others_is_not_looked_for(serve, bundle, keys_file):
+    """Each of thousands of headers would be compared with each key."""
+    server = serve(bundle, api_key_file=keys_file)
+    wrong = [("api-key", "wrong")]
+    assert server.post("/v1/embeddings", BODY, headers=[*wrong, ("authorization", "Bearer first-key")]).status == 200
+    assert server.post("/v1/embeddings", BODY, headers=[*wrong * 1000, ("authorization", "Bearer first-key")]).status == 401
