@@ -29,11 +29,11 @@ from cls_runtime import Encoder
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "Dockerfile"
-KEY = "a key of this test"
+KEY = "a-key-of-this-test"
 TEXTS = ["a text", "another one", ""]
 READY_SECONDS = 60
 # In place of the image's host and port.
-ON_A_SOCKET = {"CLS_SERVE_UDS": "/run/cls/socket", "CLS_SERVE_HOST": "", "CLS_SERVE_PORT": ""}
+ON_A_SOCKET = {"CLS_SERVE_UDS": "/run/cls/socket"}
 
 WHY_NOT = no_sandbox()
 sandboxed = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
@@ -290,7 +290,7 @@ def on_a_socket(image: Image, context: Path, sockets: Path, tmp_path_factory: py
     """As deploy/compose.yaml starts it, but on a unix socket."""
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]["server"]
     keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text(f"another key\n{KEY}\n")
+    keys.write_text(f"another-key\n{KEY}\n")
     keys.chmod(0o644)
     running = container(
         image,

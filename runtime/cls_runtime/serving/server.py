@@ -144,6 +144,7 @@ class Server:
         last = loop.time() + _LAST_WORDS_SECONDS
         while connections.unanswered and loop.time() < last:
             await asyncio.sleep(_END_LOOK_SECONDS)
+        service.account()
         self._log.say(
             "ended", f"ended: {cancelled} requests were cut off" if cancelled else "ended: every request was answered", cancelled=cancelled
         )
