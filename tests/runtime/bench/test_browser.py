@@ -96,7 +96,7 @@ def test_every_plot_is_painted_on_a_phone(plot, screenshot):
     pixels = screenshot(PHONE, only=plot.key)
     assert (np.ptp(pixels, axis=-1) > 60).sum() > 300  # text and lines are grey
     if plot.key != "parity":  # its bars are translucent and lie over each other
-        colors = COLORS[:1] if plot.key == "peers" else COLORS[:2]
+        colors = {"peers": COLORS[:1], "serving": COLORS[1:2]}.get(plot.key, COLORS[:2])
         assert all(painted(pixels, color) >= PAINTED for color in colors)
 
 
