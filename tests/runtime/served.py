@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from cls_runtime import Encoder
-from cls_runtime.serving.application import ENDPOINTS, Application
+from cls_runtime.serving.application import Application, endpoint_names
 from cls_runtime.serving.exchange import LEFT
 from cls_runtime.serving.models import ServedModel, ServedModels
 from cls_runtime.serving.options import ServeOptions
@@ -52,8 +52,7 @@ class Served:
     def __init__(self, options: ServeOptions, models: ServedModels) -> None:
         self._log = io.StringIO()
         self.options = options
-        endpoints = sorted({endpoint.path for endpoint in ENDPOINTS})
-        self.service = Service(options, models, endpoints=endpoints, log=RequestLog(options.log_format, stream=self._log))
+        self.service = Service(options, models, endpoints=endpoint_names(), log=RequestLog(options.log_format, stream=self._log))
         self.application = Application(self.service)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)

@@ -20,7 +20,6 @@ from cls_runtime.bench.server_process import ServerProcess, free_port, serve_com
 CALLERS = 32
 REFUSED = (429, 503)
 EMBEDDINGS = "/v1/embeddings"
-_PORTS_TRIED = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,14 +52,19 @@ class Admission:
         Raises:
             Refusal: overloaded.
         """
+        if (refusal := self._refusal(inputs, encoder)) is not None:
+            raise refusal
+
+    def _refusal(self, inputs: int, encoder: Encoder | None = None) -> Refusal | None:
         wait = self.waits_s(inputs, encoder)
-        if wait > self._most_s:
-            raise Refusal(
-                "overloaded",
-                f"{wait:.1f} s of work are waiting, more than the {self._most_s:g} s of --max-queue-ms; try again later",
-                code="overloaded",
-                retry_after_s=max(1, math.ceil(wait - self._most_s)),
-            )
+        if wait <= self._most_s:
+            return None
+        return Refusal(
+            "overloaded",
+            f"{wait:.1f} s of work are waiting, more than the {self._most_s:g} s of --max-queue-ms; try again later",
+            code="overloaded",
+            retry_after_s=max(1, math.ceil(wait - self._most_s)),
+        )
 
     @property
     def full(self) -> Refusal | None:
@@ -67,12 +72,7 @@ class Admission:
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            try:
-                self.check(1)
-            except Refusal as refusal:
-                self._full = refusal
-            else:
-                self._full = None
+            self._full = self._refusal(1)
         return self._full
 
     async def in_turn(self, tokenize: Callable[[], Value]) -> Value:

@@ -90,7 +90,7 @@ class Application:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *_headers(record)]
+                message["headers"] = [*message["headers"], *record.headers]
             await send(message)
 
         try:
@@ -211,17 +211,3 @@ def refused(refusal: Refusal, errors: ErrorForm, record: RequestRecord) -> Respo
     if refusal.retry_after_s is not None:
         headers["retry-after"] = str(refusal.retry_after_s)
     return JsonResponse(body, status_code=status, headers=headers)
-
-
-def _headers(record: RequestRecord) -> list[tuple[bytes, bytes]]:
-    """What every answer carries."""
-    timing = "".join([f"{phase};dur={seconds * 1e3:.2f}, " for phase, seconds in record.seconds.items()])
-    total = (time.perf_counter() - record.started_s) * 1e3
-    headers = [(b"x-request-id", record.id.encode("ascii")), (b"server-timing", f"{timing}total;dur={total:.2f}".encode("ascii"))]
-    if record.fingerprint is not None:
-        headers.append((b"x-cls-fingerprint", record.fingerprint.encode("ascii")))
-    if record.tokens:
-        headers.append((b"x-compute-tokens", b"%d" % record.tokens))
-    if record.truncated:
-        headers.append((b"x-cls-truncated", b"%d" % len(record.truncated)))
-    return headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
 
 # Where an ASGI scope has what the connection calls when the client has gone away.
 LEFT = "cls.left"
+
+
+def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """An answer's head as it stands on the wire.
+
+    Raises:
+        RuntimeError: a header's value has more than one line.
+    """
+    lines = [STATUS_LINE[status], *[b"%s: %s\r\n" % header for header in headers], b"\r\n"]
+    written = b"".join(lines)
+    if written.count(b"\n") != len(lines):
+        raise RuntimeError("a header's value has more than one line")
+    return written
 
 
 class Exchange(RequestResponseCycle):
@@ -49,10 +63,7 @@ class Exchange(RequestResponseCycle):
         status, headers = head["status"], head["headers"]
         if self.disconnected or self.scope["method"] == "HEAD" or (b"content-length", b"%d" % len(body)) not in headers:
             return False
-        lines = [STATUS_LINE[status], *[b"%s: %s\r\n" % header for header in (*self.default_headers, *headers)], b"\r\n"]
-        written = b"".join(lines)
-        if written.count(b"\n") != len(lines):
-            raise RuntimeError("a header's value has more than one line")
+        written = head_of(status, (*self.default_headers, *headers))
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
         self.transport.write(written + body)

@@ -79,3 +79,17 @@ class RequestRecord:
         spent: tuple[tuple[Phase, float], ...] = (("queue", report.queue_s), ("tokenize", report.tokenize_s), ("compute", report.compute_s))
         for phase, seconds in spent:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What every answer carries."""
+        timing = "".join([f"{phase};dur={seconds * 1e3:.2f}, " for phase, seconds in self.seconds.items()])
+        total = (time.perf_counter() - self.started_s) * 1e3
+        headers = [(b"x-request-id", self.id.encode("ascii")), (b"server-timing", f"{timing}total;dur={total:.2f}".encode("ascii"))]
+        if self.fingerprint is not None:
+            headers.append((b"x-cls-fingerprint", self.fingerprint.encode("ascii")))
+        if self.tokens:
+            headers.append((b"x-compute-tokens", b"%d" % self.tokens))
+        if self.truncated:
+            headers.append((b"x-cls-truncated", b"%d" % len(self.truncated)))
+        return headers

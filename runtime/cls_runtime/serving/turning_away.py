@@ -6,15 +6,14 @@ has no task and passes no router: its connection asks here for the bytes of the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import orjson
 
 from cls_runtime.serving.endpoint import Endpoint, ErrorForm
+from cls_runtime.serving.exchange import head_of
 from cls_runtime.serving.record import RequestRecord
 from cls_runtime.serving.refusal import Refusal
 from cls_runtime.serving.service import Service
@@ -79,17 +78,14 @@ class TurningAway:
             status, about = endpoint.errors(refusal)
             self._written[endpoint.errors] = (status, orjson.dumps(about))
         record.status, body = self._written[endpoint.errors]
-        lines = [f"HTTP/1.1 {record.status} {HTTPStatus(record.status).phrase}\r\n".encode("ascii")]
-        lines += [b"%s: %s\r\n" % header for header in head]
-        lines.append(
-            (
-                f"content-length: {len(body)}\r\ncontent-type: application/json\r\nretry-after: {refusal.retry_after_s}\r\n"
-                f"x-request-id: {record.id}\r\nserver-timing: total;dur={(time.perf_counter() - record.started_s) * 1e3:.2f}\r\n"
-            ).encode("ascii")
-        )
-        if self._fingerprint is not None:
-            lines.append(f"x-cls-fingerprint: {self._fingerprint}\r\n".encode("ascii"))
-        lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
-        lines.append(body)
+        headers = [
+            *head,
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+            (b"retry-after", b"%d" % (refusal.retry_after_s or 1)),
+            *record.headers,
+        ]
+        if close:
+            headers.append((b"connection", b"close"))
         self._service.ended(record)
-        return b"".join(lines)
+        return head_of(record.status, headers) + body

@@ -194,10 +194,7 @@ def test_each_refusal_is_counted_by_its_reason_and_takes_no_time(serve, make_bun
 
 
 def test_overload_is_a_reason_and_a_probe_that_says_no_is_none(fresh, monkeypatch):
-    def full(inputs):
-        raise Refusal("overloaded", "full", retry_after_s=1)
-
-    monkeypatch.setattr(fresh.service.admission, "check", full)
+    monkeypatch.setattr(fresh.service.admission, "waits_s", lambda inputs, encoder=None: 7.5)
     assert fresh.post("/v1/embeddings", {"input": "cat"}).status == 429
     fresh.service.draining = True
     assert fresh.get("/ready").status == fresh.get("/health").status == 503
