@@ -45,9 +45,9 @@ class LoadGenerator:
         """
         try:
             self._open_first()
-            started()
             cpu = time.process_time()
             self._start = time.monotonic()
+            started()
             self._loop()
             return LoadRecord(
                 streams={lane.stream.name: lane.record for lane in self._lanes},
@@ -71,11 +71,13 @@ class LoadGenerator:
 
     def _loop(self) -> None:
         last = max(max(lane.due[-1] if lane.due else 0.0, lane.stream.seconds) for lane in self._lanes)
+        turn = 0.0  # when this turn of the loop began
         while not all(lane.done for lane in self._lanes):
             now = time.monotonic() - self._start
             wait = min(self._send_next(now), 0.5)
             events = self._select(wait)
-            self._longest_pause_s = max(self._longest_pause_s, time.monotonic() - self._start - now - wait)
+            began, turn = turn, time.monotonic() - self._start
+            self._longest_pause_s = max(self._longest_pause_s, turn - began - wait)
             for key, mask in events:
                 self._ready(key.data, mask)
             if events:

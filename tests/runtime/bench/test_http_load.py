@@ -256,6 +256,7 @@ def test_load_is_sent_again_where_the_machine_stood_still(quick):
             if not stopped:
                 pid = running._child._process.pid
                 stopped.append(pid)
+                time.sleep(0.1)  # it is on its way
                 os.kill(pid, signal.SIGSTOP)
                 time.sleep(1.3)
                 os.kill(pid, signal.SIGCONT)
@@ -264,10 +265,10 @@ def test_load_is_sent_again_where_the_machine_stood_still(quick):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_process, "running_load", once_stopped)
-        record = load(quick, [Stream(name="open", requests=REQUESTS, pace=Pace(rate=50, seconds=0.5, even=True))])
+        record = load(quick, [Stream(name="open", requests=REQUESTS, pace=Pace(rate=50, seconds=1.5, even=True))])
     assert len(sent) == 2
     assert not record.stood_still
-    assert record.streams["open"].counts() == {200: 25}
+    assert record.streams["open"].counts() == {200: 75}
 
 
 def test_a_document_that_is_no_load_is_an_error_with_its_reason():

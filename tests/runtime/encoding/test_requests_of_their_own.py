@@ -12,6 +12,7 @@ import pytest
 from bundle_builder import HIDDEN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from living_objects import living
 from watched_engine import HANGS, Gate, WatchedEngine
 
 from cls_runtime import (
@@ -385,9 +386,8 @@ class TestTheQueue:
 
 class TestNothingIsKept:
     def alive(self, *, but=()):
-        gc.collect()
         others = {id(request) for request in but}
-        return [item for item in gc.get_objects() if isinstance(item, Request) and id(item) not in others]
+        return [request for request in living(Request) if id(request) not in others]
 
     @pytest.mark.parametrize("ending", ["done", "cancelled", "late", "failed", "closed loop"])
     def test_of_a_request(self, bundle, ending):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import socket
 import threading
@@ -10,6 +9,7 @@ import time
 
 import pytest
 from live_server import Client, LiveServer, clients, request, until
+from living_objects import living
 
 from cls_runtime import Encoder
 from cls_runtime.serving import server as server_module
@@ -385,7 +385,7 @@ def test_resets_leave_nothing_behind(server):
     count = asyncio.run_coroutine_threadsafe(_in_loop(timers), server.loop).result()
     assert count < 5
     own = server.server._connections
-    until(lambda: not gc.collect() and not [item for item in gc.get_objects() if isinstance(item, Connection) and item.server_state is own])
+    until(lambda: not [connection for connection in living(Connection) if connection.server_state is own])
 
 
 async def _in_loop(function):
