@@ -15,7 +15,7 @@ from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.batching import pad
 from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 Float32 = NDArray[np.float32]
 
@@ -27,7 +27,7 @@ _PROMPT_TOKENS = 4  # of a text that has more
 class PromptedBatch:
     """`batch`, whose mask is 2 for the tokens of a prompt, and PyTorch's outputs for it by name."""
 
-    batch: TokenBatch
+    batch: PaddedBatch
     outputs: Mapping[Output, Float32]
 
 
@@ -42,12 +42,12 @@ def prompted_batch(checkpoint: Checkpoint, golden: Golden) -> PromptedBatch | No
     return PromptedBatch(batch=batch, outputs=dict(zip(checkpoint.model.output_names, outputs, strict=True)))
 
 
-def padded(token_ids: Sequence[Sequence[int]]) -> TokenBatch:
+def padded(token_ids: Sequence[Sequence[int]]) -> PaddedBatch:
     """Token ids as arrays, padded with id 0 on the right, all of type 0."""
     return pad([TokenizedText(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.int32), removed=0) for ids in token_ids], pad_id=0)
 
 
-def _marked(token_ids: Sequence[Sequence[int]]) -> TokenBatch:
+def _marked(token_ids: Sequence[Sequence[int]]) -> PaddedBatch:
     """`padded`, with the first tokens of each text marked by a 2; one at least is left."""
     batch = padded(token_ids)
     for row, ids in zip(batch.attention_mask, token_ids, strict=True):

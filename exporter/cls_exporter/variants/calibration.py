@@ -23,7 +23,7 @@ from cls_exporter.graph.passes.smoothing import ChannelRange
 from cls_exporter.graph.passes.static_quantization import InputScale
 from cls_exporter.graph.passes.token_rows import token_products
 from cls_exporter.variants.exact_run import reduce_exactly, run_exactly
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 Float64 = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ TEXT_WEIGHT, WORD_WEIGHT = 3, 2
 MOMENT_BYTES = 2 * 2**30
 
 
-def token_batches(checkpoint: Checkpoint, texts: Iterator[str]) -> Iterator[TokenBatch]:
+def token_batches(checkpoint: Checkpoint, texts: Iterator[str]) -> Iterator[PaddedBatch]:
     """The texts as batches without padding: the texts of a batch have the same number of tokens, and no pad token enters a range."""
     while window := list(islice(texts, WINDOW_TEXTS)):
         encoded = checkpoint.tokenizer(window, truncation=True, max_length=checkpoint.max_length)
@@ -49,11 +49,11 @@ def token_batches(checkpoint: Checkpoint, texts: Iterator[str]) -> Iterator[Toke
                 yield _batch(encoded, places[start : start + size])
 
 
-def _batch(encoded: Mapping[str, Sequence[Sequence[int]]], places: list[int]) -> TokenBatch:
+def _batch(encoded: Mapping[str, Sequence[Sequence[int]]], places: list[int]) -> PaddedBatch:
     def rows(name: str) -> NDArray[np.int64]:
         return np.array([encoded[name][place] for place in places], dtype=np.int64)
 
-    return TokenBatch(rows("input_ids"), rows("attention_mask"), rows("token_type_ids") if "token_type_ids" in encoded else None)
+    return PaddedBatch(rows("input_ids"), rows("attention_mask"), rows("token_type_ids") if "token_type_ids" in encoded else None)
 
 
 def product_inputs(model: ir.Model) -> list[ir.Value]:
@@ -61,7 +61,7 @@ def product_inputs(model: ir.Model) -> list[ir.Value]:
     return list(dict.fromkeys(node.inputs[0] for node in token_products(model) if node.inputs[0] is not None))
 
 
-def activation_ranges(model: ir.Model, batches: Iterable[TokenBatch]) -> dict[str, ChannelRange]:
+def activation_ranges(model: ir.Model, batches: Iterable[PaddedBatch]) -> dict[str, ChannelRange]:
     """The range of each input of a product over all tokens, by the input's name.
 
     The graph itself reduces every activation to two rows, so nothing is kept for a text.
@@ -125,7 +125,7 @@ class InputMoments:
     products: Float64
 
 
-def with_random_words(batches: Iterable[TokenBatch], *, special: Collection[int], vocabulary: int) -> Iterator[TokenBatch]:
+def with_random_words(batches: Iterable[PaddedBatch], *, special: Collection[int], vocabulary: int) -> Iterator[PaddedBatch]:
     """Every other batch with each word exchanged for a random one of the vocabulary; special tokens stay, and so do all lengths.
 
     A few hundred texts do not use most words, nor the channels that answer to them.
@@ -134,14 +134,14 @@ def with_random_words(batches: Iterable[TokenBatch], *, special: Collection[int]
     generator = np.random.default_rng(0)  # PCG64, the same on every machine
     for batch in islice(batches, 0, None, 2):
         ids = np.where(np.isin(batch.input_ids, words), generator.choice(words, batch.input_ids.shape), batch.input_ids)
-        yield TokenBatch(ids, batch.attention_mask, batch.token_type_ids)
+        yield PaddedBatch(ids, batch.attention_mask, batch.token_type_ids)
 
 
 def input_moments(
     model: ir.Model,
     scales: Mapping[str, InputScale],
-    texts: Callable[[], Iterable[TokenBatch]],
-    words: Callable[[], Iterable[TokenBatch]],
+    texts: Callable[[], Iterable[PaddedBatch]],
+    words: Callable[[], Iterable[PaddedBatch]],
 ) -> Iterator[tuple[str, InputMoments]]:
     """The moments of each product's input with its scale, by the input's name; a group of them is in memory at a time.
 
@@ -167,7 +167,7 @@ def _groups(widths: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
 
 
 def _moments_of(
-    model: ir.Model, scales: Mapping[str, InputScale], texts: Iterable[TokenBatch], words: Iterable[TokenBatch]
+    model: ir.Model, scales: Mapping[str, InputScale], texts: Iterable[PaddedBatch], words: Iterable[PaddedBatch]
 ) -> dict[str, InputMoments]:
     measuring = model.clone()
     values = [value for value in product_inputs(measuring) if value.name in scales]
@@ -254,6 +254,6 @@ def _as_output(model: ir.Model, value: ir.Value) -> str:
     return str(value.name)
 
 
-def sentence_embeddings(model: ir.Model, batches: Sequence[TokenBatch]) -> NDArray[np.float32]:
+def sentence_embeddings(model: ir.Model, batches: Sequence[PaddedBatch]) -> NDArray[np.float32]:
     """The sentences' vectors of `batches`, in their order: float32 [n, width]."""
     return np.concatenate([rows[0] for rows in run_exactly(model, batches, [SENTENCE_EMBEDDING])]).astype(np.float32)

@@ -25,8 +25,8 @@ from onnx.reference.op_run import OpRun
 from torch import Tensor
 
 from cls_exporter.graph.passes.rewriting import Builder, attribute, constant, known_dims
-from cls_runtime.engines.base import TokenBatch
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.padding import PaddedBatch
 
 Float64 = NDArray[np.float64]
 Array = NDArray[Any]
@@ -37,13 +37,13 @@ Item = TypeVar("Item")
 T = TypeVar("T")
 
 
-def run_exactly(model: ir.Model, batches: Iterable[TokenBatch], outputs: Sequence[str]) -> Iterator[list[Float64]]:
+def run_exactly(model: ir.Model, batches: Iterable[PaddedBatch], outputs: Sequence[str]) -> Iterator[list[Float64]]:
     """The `outputs` of a graph of standard operators for each batch, in order, in float64; `model` is left as it was."""
     return reduce_exactly(model, batches, outputs, lambda values: values)
 
 
 def reduce_exactly(
-    model: ir.Model, batches: Iterable[TokenBatch], outputs: Sequence[str], reduce: Callable[[list[Float64]], T]
+    model: ir.Model, batches: Iterable[PaddedBatch], outputs: Sequence[str], reduce: Callable[[list[Float64]], T]
 ) -> Iterator[T]:
     """What `reduce` makes of the outputs of each batch, in order. It is called on several threads at once."""
     inputs = [str(value.name) for value in model.graph.inputs]
@@ -51,7 +51,7 @@ def reduce_exactly(
     weights = _taken_out(wide)
     evaluator = ReferenceEvaluator(ir.to_proto(wide), new_ops=OPERATORS)
 
-    def run(batch: TokenBatch) -> T:
+    def run(batch: PaddedBatch) -> T:
         with np.errstate(all="ignore"):  # what a mask or a Where leaves out may be no number
             values: Any = evaluator.run(list(outputs), {**weights, **{name: getattr(batch, name) for name in inputs}})
         return reduce(values)

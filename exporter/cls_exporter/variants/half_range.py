@@ -18,7 +18,7 @@ from cls_exporter.errors import ParityError
 from cls_exporter.graph.passes.half_precision import LARGEST_HALF
 from cls_exporter.graph.passes.rewriting import constant
 from cls_runtime.engines import graph_runner
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 # Texts that nobody tried may go further, and so may the sums of a product on their way.
 LIMIT = LARGEST_HALF / 2
@@ -78,7 +78,7 @@ def _with_extremes(model: ir.Model, names: Sequence[str]) -> tuple[ir.Model, lis
     return probe, [_place(by_name[name]) for name in names]
 
 
-def _extremes(probe: ir.Model, batches: Iterable[TokenBatch]) -> Iterator[NDArray[np.float32]]:
+def _extremes(probe: ir.Model, batches: Iterable[PaddedBatch]) -> Iterator[NDArray[np.float32]]:
     """The probe's output for each batch, float32 [n], computed by ONNX Runtime."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
@@ -94,8 +94,8 @@ def _place(value: ir.Value) -> str:
     return f"the output of {producer.op_type} with {weights[0]}" if producer is not None and weights else f"{value.name}"
 
 
-def _alone(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[TokenBatch]:
+def _alone(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[PaddedBatch]:
     for text in texts:
         encoded = checkpoint.tokenizer(text, truncation=True, max_length=checkpoint.max_length)
         arrays = {name: np.array([encoded[name]], dtype=np.int64) for name in encoded}
-        yield TokenBatch(arrays["input_ids"], arrays["attention_mask"], arrays.get("token_type_ids"))
+        yield PaddedBatch(arrays["input_ids"], arrays["attention_mask"], arrays.get("token_type_ids"))

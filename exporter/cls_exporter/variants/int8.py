@@ -47,7 +47,7 @@ from cls_exporter.variants.variant import Built
 from cls_exporter.variants.weight_rounding import round_by_descent, round_to_nearest
 from cls_runtime.bundle.manifest import ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -133,7 +133,7 @@ def _stored_small(model: ir.Model) -> tuple[int, int]:
 
 
 def _search(
-    rows: ir.Model, ranges: Mapping[str, ChannelRange], probes: Sequence[TokenBatch], reference: Float32
+    rows: ir.Model, ranges: Mapping[str, ChannelRange], probes: Sequence[PaddedBatch], reference: Float32
 ) -> dict[float, ParityFigures]:
     """The figures of exponents on `probes`, from the largest on until they no longer get better.
 
@@ -172,7 +172,7 @@ def _spread(texts: CalibrationTexts, count: int) -> Iterator[str]:
     return islice(texts.open(), 0, step * count, step)
 
 
-def _with_room(model: ir.Model, form: Form, probes: Sequence[TokenBatch]) -> tuple[ir.Model, frozenset[str], tuple[str, ...]]:
+def _with_room(model: ir.Model, form: Form, probes: Sequence[PaddedBatch]) -> tuple[ir.Model, frozenset[str], tuple[str, ...]]:
     """The graph with its tokens as rows, the weights whose products stay in float32, and notes on what is slower than usual.
 
     As many products as the probes leave room for become int8. Tried is the largest exponent, with weights at the nearest step: what is
@@ -260,10 +260,10 @@ def _weights(smoothed: _Smoothed) -> dict[str, _Weight]:
 def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationTexts) -> dict[str, ir.Model]:
     """The quantized graph with weights rounded in each way, by the way's name; biases corrected."""
 
-    def batches() -> Iterator[TokenBatch]:
+    def batches() -> Iterator[PaddedBatch]:
         return token_batches(checkpoint, _spread(texts, CORRECTION_TEXTS))
 
-    def words() -> Iterator[TokenBatch]:
+    def words() -> Iterator[PaddedBatch]:
         return _random_words(checkpoint, batches())
 
     weights = _weights(smoothed)
@@ -285,7 +285,7 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
     }
 
 
-def _random_words(checkpoint: Checkpoint, batches: Iterator[TokenBatch]) -> Iterator[TokenBatch]:
+def _random_words(checkpoint: Checkpoint, batches: Iterator[PaddedBatch]) -> Iterator[PaddedBatch]:
     vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
     return with_random_words(batches, special=checkpoint.tokenizer.all_special_ids, vocabulary=vocabulary)
 

@@ -16,7 +16,7 @@ from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.encoding.batching import pad, plan_batches
 from cls_runtime.encoding.report import EncodeReport
 from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.verifying.vector_checks import as_computed_with_report
 
 _OUTPUT = GRAPH_OUTPUTS["cls"]
@@ -116,7 +116,7 @@ def _encoding(side: Loaded, texts: Sequence[str]) -> Callable[[], EncodeReport]:
     return work
 
 
-def _on_workers(side: Loaded, pool: ThreadPoolExecutor, batches: Sequence[TokenBatch], report: EncodeReport) -> Callable[[], EncodeReport]:
+def _on_workers(side: Loaded, pool: ThreadPoolExecutor, batches: Sequence[PaddedBatch], report: EncodeReport) -> Callable[[], EncodeReport]:
     def work() -> EncodeReport:
         for _ in pool.map(lambda batch: side.engine.run(batch, [_OUTPUT]), batches):
             pass

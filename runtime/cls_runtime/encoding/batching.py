@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 # Tokens in a batch, padding included.
 TOKEN_BUDGET = 1024
@@ -87,7 +87,7 @@ def pad(
     rows: int | None = None,
     width: int | None = None,
     prompt_tokens: Sequence[int] | None = None,
-) -> TokenBatch:
+) -> PaddedBatch:
     """The texts as int64 [B, S], padded on the right with `pad_id`, mask 0 and type 0.
 
     B is `rows`, which repeat the last text where there are more, or the number of texts; S is `width`, or the longest text's.
@@ -109,4 +109,4 @@ def pad(
     if prompt_tokens is not None:
         counts = np.array([*prompt_tokens, *itertools.repeat(prompt_tokens[-1], len(texts) - len(prompt_tokens))])
         attention_mask[mask & (np.arange(mask.shape[1]) < counts[:, None])] = 2
-    return TokenBatch(input_ids, attention_mask, token_type_ids)
+    return PaddedBatch(input_ids, attention_mask, token_type_ids)

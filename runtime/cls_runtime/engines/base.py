@@ -4,27 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
 
+if TYPE_CHECKING:
+    from cls_runtime.engines.padding import PaddedBatch
+
 Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
+Int32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A padded batch. Each array is int64 [B, S]; `token_type_ids` is None where the graph does not take it.
+    """The tokens of B texts that run together, one text after another, T tokens in all: no padding.
 
-    `attention_mask` is 1 for a token and 0 for padding; 2, for graphs that know it, for a token that is read and not pooled.
+    How they are laid out for a graph is the engine's affair: padded to [B, S] (`engines/padding.py`) or as they are (`engines/packing.py`).
+
+    Attributes:
+        input_ids: int32 [T].
+        lengths: the tokens of each text, int32 [B], at least one each.
+        token_type_ids: int32 [T]; None where the model takes none.
+        unpooled: how many of each text's first tokens are read and not pooled, int32 [B]; None where that is none of any.
+        pad_id: the token that fills up where an engine pads.
     """
 
-    input_ids: Int64
-    attention_mask: Int64
-    token_type_ids: Int64 | None
+    input_ids: Int32
+    lengths: Int32
+    token_type_ids: Int32 | None = None
+    unpooled: Int32 | None = None
+    pad_id: int = 0
+
+    @property
+    def texts(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return len(self.input_ids)
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest text."""
+        return int(self.lengths.max())
+
+    @property
+    def offsets(self) -> Int32:
+        """Where each text begins, and behind them where the last one ends; int32 [B + 1]."""
+        return np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(self.lengths, dtype=np.int32)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How texts are put together for an engine; each engine's numbers are measured.
+
+    Attributes:
+        token_budget: the tokens of a run at most, padding included, unless one text has more.
+        full_tokens: from so many tokens on a run takes only texts of its own length. The same as `token_budget`: it is always filled.
+        pads: whether texts are padded to the longest of their run.
+        window_texts: so many texts are tokenized and sorted by length together.
+        keeps_shapes: whether the engine prepares kernels for each shape that it meets, so that runs are best filled to the budget.
+    """
+
+    token_budget: int
+    full_tokens: int
+    pads: bool = True
+    window_texts: int = 4096
+    keeps_shapes: bool = False
 
 
 class Engine(Protocol):
@@ -42,7 +93,7 @@ class Engine(Protocol):
     def providers(self) -> tuple[str, ...]:
         """What computes, in the engine's own words: `CPUExecutionProvider`, ..."""
 
-    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
         """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:

@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
-from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.base import Float32
 from cls_runtime.engines.installed import is_installed
 from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package
+from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class GpuEngine:
         self._session: onnxruntime.InferenceSession | None = session
         self._inputs = tuple(item.name for item in session.get_inputs())
 
-    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
         """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import cast
 
 from cls_runtime.bundle.folder import path_for_libraries
-from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.base import Float32
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.onnxruntime import import_package
+from cls_runtime.engines.padding import PaddedBatch
 
 _BATCHES_AT_ONCE = 64
 
 
-def run_graph(path: Path, batches: Iterable[TokenBatch], outputs: Sequence[str]) -> Iterator[list[Float32]]:
+def run_graph(path: Path, batches: Iterable[PaddedBatch], outputs: Sequence[str]) -> Iterator[list[Float32]]:
     """The `outputs` of the graph at `path` for each batch, in order, on ONNX Runtime's CPU provider with all CPUs of this process.
 
     Each run stays on one thread: sessions of two threads that do not spin were seen to wait for each other for ever (onnxruntime 1.31).
@@ -30,7 +31,7 @@ def run_graph(path: Path, batches: Iterable[TokenBatch], outputs: Sequence[str])
         session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
-    def run(batch: TokenBatch) -> list[Float32]:
+    def run(batch: PaddedBatch) -> list[Float32]:
         return cast("list[Float32]", session.run(list(outputs), {name: getattr(batch, name) for name in names}))
 
     remaining = iter(batches)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.bundle.manifest import Manifest
-from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.base import Float32
 from cls_runtime.engines.installed import is_installed
+from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import BundleError, ClosedError, EngineError, InstallationWarning, MissingExtraError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class OnnxRuntimeEngine:
         self._inputs = tuple(item.name for item in session.get_inputs())
         self.workers = workers
 
-    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
         """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:

@@ -21,8 +21,9 @@ import numpy as np
 
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.bundle.manifest import Manifest
-from cls_runtime.engines.base import Float32, TokenBatch
+from cls_runtime.engines.base import Float32
 from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
+from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class OpenVinoEngine:
         for _ in range(workers):
             self._requests.put(compiled.create_infer_request())
 
-    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
         """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
 
         Raises:

@@ -18,7 +18,7 @@ from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.tokenizer import TextTokenizer
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import InvalidVectorError, TextError, TextTooLongError
 from cls_runtime.verifying.vector_checks import Finding, as_computed, quoted
 
@@ -112,7 +112,7 @@ class _InvalidEngine:
     def __init__(self, manifest: Manifest) -> None:
         self._widths = {output.name: output.width for output in manifest.outputs}
 
-    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
         return [np.full((len(batch.input_ids), self._widths[name]), np.nan, dtype=np.float32) for name in outputs]
 
     def close(self) -> None:

@@ -13,11 +13,11 @@ from cls_exporter.graph.passes.token_rows import TokenRows
 from cls_exporter.variants.bias_correction import corrected_biases, set_biases
 from cls_exporter.variants.calibration import input_moments
 from cls_exporter.variants.exact_run import run_exactly
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 WEIGHTS = graphs.random_weights(E=(6, 8), W=(8, 8), b=(8,))
 IDS = np.array([[0, 1, 2, 2, 3, 4, 5, 5, 5]], dtype=np.int64)
-TEXTS = [TokenBatch(IDS, np.ones_like(IDS), None)]
+TEXTS = [PaddedBatch(IDS, np.ones_like(IDS), None)]
 
 
 @pytest.mark.parametrize("body", ["p = MatMul(x, W)  y = Add(p, b)", "y = MatMul(x, W)"], ids=["with a bias", "without"])

@@ -25,7 +25,7 @@ from cls_exporter.variants.calibration import (
     with_random_words,
 )
 from cls_exporter.variants.calibration_texts import CalibrationTexts
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import UsageError
 
 WEIGHTS = graphs.random_weights(E=(6, 8), W=(8, 8), b=(8,), V=(8, 4))
@@ -33,9 +33,9 @@ TEXTS = ([[0, 1, 2], [3, 4, 5]], [[5, 5]])
 WORDS = ([[1, 1, 1]],)
 
 
-def batches(texts: Sequence[Sequence[Sequence[int]]]) -> list[TokenBatch]:
+def batches(texts: Sequence[Sequence[Sequence[int]]]) -> list[PaddedBatch]:
     ids = [np.array(rows, dtype=np.int64) for rows in texts]
-    return [TokenBatch(rows, np.ones_like(rows), None) for rows in ids]
+    return [PaddedBatch(rows, np.ones_like(rows), None) for rows in ids]
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_moments_that_do_not_fit_together_take_several_runs(rows, monkeypatch):
     monkeypatch.setattr(calibration, "MOMENT_BYTES", 1)
     opened = []
 
-    def texts() -> list[TokenBatch]:
+    def texts() -> list[PaddedBatch]:
         opened.append(True)
         return batches(TEXTS)
 
@@ -117,7 +117,7 @@ def test_moments_that_do_not_fit_together_take_several_runs(rows, monkeypatch):
 
 def test_random_words_leave_special_tokens_and_lengths():
     ids = np.array([[2, 10, 11, 12, 3], [2, 13, 14, 15, 3]], dtype=np.int64)
-    given = [TokenBatch(ids + shift * (ids > 3), np.ones_like(ids), np.zeros_like(ids)) for shift in range(4)]
+    given = [PaddedBatch(ids + shift * (ids > 3), np.ones_like(ids), np.zeros_like(ids)) for shift in range(4)]
     made = list(with_random_words(given, special=[0, 1, 2, 3], vocabulary=1000))
     assert len(made) == 2  # every other batch
     for batch, source in zip(made, given[::2], strict=True):

@@ -18,11 +18,11 @@ from cls_exporter.graph.passes.static_quantization import InputScale, QuantizedW
 from cls_exporter.graph.passes.token_rows import TokenRows
 from cls_exporter.variants import exact_run
 from cls_exporter.variants.exact_run import in_parallel, reduce_exactly, run_exactly
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 
 IDS = np.array([[2, 5, 6, 7, 3], [2, 9, 3, 0, 0]], dtype=np.int64)
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=np.int64)
-BATCH = TokenBatch(IDS, MASK, np.zeros_like(IDS))
+BATCH = PaddedBatch(IDS, MASK, np.zeros_like(IDS))
 WEIGHTS = graphs.random_weights(E=(2, 8), W=(8, 6), b=(6,), V=(6, 8), g=(8,), n=(8,))
 
 
@@ -62,7 +62,7 @@ def quantized(integers: np.ndarray) -> ir.Model:
 
 def test_a_quantized_product_is_that_of_the_integers():
     integers = np.random.default_rng(0).integers(-127, 128, (8, 6)).astype(np.int8)
-    batch = TokenBatch(np.array([[0, 1]]), np.ones((1, 2), dtype=np.int64), None)
+    batch = PaddedBatch(np.array([[0, 1]]), np.ones((1, 2), dtype=np.int64), None)
     (rows,) = next(run_exactly(quantized(integers), [batch], ["y"]))
     steps = np.clip(np.rint(WEIGHTS["E"].astype(np.float64) / 0.03125) + 127, 0, 255).astype(np.int64) - 127
     assert np.array_equal(rows[0], steps @ integers.astype(np.int64) * (0.03125 * 0.5))
@@ -82,7 +82,7 @@ def test_a_quantized_product_is_that_of_the_integers():
 def test_an_operator_is_the_engines(body):
     model = graphs.parse(f"g (int64[B,S] input_ids) => (float[B,S,8] y) {{ x = Gather<axis = 0>(E, input_ids)  {body} }}", WEIGHTS)
     feed = graphs.feed_for(model, batch=2, length=5)
-    batch = TokenBatch(feed["input_ids"], np.ones((2, 5), dtype=np.int64), None)
+    batch = PaddedBatch(feed["input_ids"], np.ones((2, 5), dtype=np.int64), None)
     (rows,) = next(run_exactly(model, [batch], ["y"]))
     assert rows.dtype == np.float64
     np.testing.assert_allclose(rows, graphs.run(model, feed)["y"], rtol=0, atol=1e-5)

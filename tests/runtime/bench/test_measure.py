@@ -31,8 +31,8 @@ from cls_runtime.bundle.manifest import MultiplyAdds, Variant, read_manifest
 from cls_runtime.encoding.batching import plan_batches
 from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
 from cls_runtime.engines import onnxruntime
-from cls_runtime.engines.base import TokenBatch
 from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle
+from cls_runtime.engines.padding import PaddedBatch
 
 WORK = MultiplyAdds(per_run=5, per_text=100, per_token=10, per_token_pair=1)
 SIDE = PlannedSide(variant="fp32", engine="onnxruntime")
@@ -296,7 +296,7 @@ def test_the_rate_graphs_multiply_what_they_claim(tmp_path):
         onnx.checker.check_model(model)
         assert [item.op_type for item in model.graph.node].count("Gemm") == matrix_rates.PRODUCTS
         engine = onnxruntime.load(graph_bundle(tmp_path, graphs, width=matrix_rates.WIDTH), variant=name, threads=1)
-        (rows[name],) = engine.run(TokenBatch(ids, np.ones_like(ids), None), [OUTPUT])
+        (rows[name],) = engine.run(PaddedBatch(ids, np.ones_like(ids), None), [OUTPUT])
         engine.close()
     cosine = float((rows["fp32"] * rows["int8"]).sum() / np.linalg.norm(rows["fp32"]) / np.linalg.norm(rows["int8"]))
     assert rows["fp32"].shape == (1, matrix_rates.WIDTH)

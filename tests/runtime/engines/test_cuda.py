@@ -180,7 +180,7 @@ class Binding:
 
 
 def test_only_the_outputs_asked_for_come_back():
-    from cls_runtime.engines.base import TokenBatch
+    from cls_runtime.engines.padding import PaddedBatch
 
     bindings = []
 
@@ -199,7 +199,7 @@ def test_only_the_outputs_asked_for_come_back():
             assert binding is bindings[-1]
 
     ids = np.zeros((1, 3), dtype=np.int64)
-    (rows,) = cuda.GpuEngine(Session(), name="cuda").run(TokenBatch(ids, np.ones_like(ids), None), ["sentence_embedding"])
+    (rows,) = cuda.GpuEngine(Session(), name="cuda").run(PaddedBatch(ids, np.ones_like(ids), None), ["sentence_embedding"])
     assert rows.shape == (1, 8)
     assert list(bindings[0].inputs) == ["input_ids", "attention_mask"]
     assert bindings[0].outputs == [("sentence_embedding", "cpu")]

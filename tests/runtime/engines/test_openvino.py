@@ -67,10 +67,10 @@ FIRST_RUNS_AT_ONCE = """
 import sys, threading
 from cls_runtime import Bundle
 from cls_runtime.engines import openvino
-from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import PaddedBatch
 import numpy as np
 ids = np.full((1, 3), 2, dtype=np.int64)
-batch = TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids))
 sys.setswitchinterval(1e-6)
 start = threading.Barrier(4)
 engine = openvino.load(Bundle.open({bundle!r}), variant="fp32", threads=4)
@@ -202,10 +202,10 @@ class TestEngine:
 
 
 def batch(tokens):
-    from cls_runtime.engines.base import TokenBatch
+    from cls_runtime.engines.padding import PaddedBatch
 
     ids = np.full((1, tokens), 2, dtype=np.int64)
-    return TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+    return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids))
 
 
 class StackOfSignals(ctypes.Structure):
