@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cls_runtime import ClsError, Encoder, EngineError, InstallationWarning, UsageError
-from cls_runtime.engines.cuda import DRIVER
+from cls_runtime.engines.cuda.load import DRIVER
 
 BOTH_WHEELS = "--both-wheels" in sys.argv
 if BOTH_WHEELS:

@@ -54,7 +54,7 @@ ENGINES: dict[str, EngineKind] = {
         by_name=("fp32", "fp16", "int8", "bf16"),
     ),
     "cuda": EngineKind(
-        module="cls_runtime.engines.cuda",
+        module="cls_runtime.engines.cuda.load",
         package="onnxruntime",
         extra="gpu",
         variants=("fp16", "fp32"),

@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU. Only the rows come back to the host: inputs and outputs are bound, nothing else is copied.
+"""Loads a graph onto an NVIDIA GPU, in ONNX Runtime's CUDA provider.
 
 Never a fallback: without a device, a driver or CUDA's libraries, loading is an error that says which of them is missing.
 """
@@ -9,22 +9,16 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
-from cls_runtime.engines.base import Float32
+from cls_runtime.engines.cuda.engine import GpuEngine
 from cls_runtime.engines.installed import is_installed
 from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package
-from cls_runtime.engines.padding import PaddedBatch
-from cls_runtime.errors import BundleError, ClosedError, EngineError, MissingExtraError
-
-if TYPE_CHECKING:
-    import onnxruntime
+from cls_runtime.errors import BundleError, EngineError, MissingExtraError
 
 PROVIDER = "CUDAExecutionProvider"
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-# Two batches under way: one is padded and copied in while the other is computed.
-WORKERS = 2
 PROVIDER_OPTIONS = {
     "device_id": "0",
     # Memory grows by what is needed, not to the next power of two: the card has other users.
@@ -34,43 +28,6 @@ PROVIDER_OPTIONS = {
     # Its usual kernel for SkipLayerNormalization adds up float16 numbers in float16, squares too; this one does so in float32.
     "enable_skip_layer_norm_strict_mode": "1",
 }
-
-
-class GpuEngine:
-    """A graph on a GPU. Made by `load_on`."""
-
-    workers = WORKERS
-
-    def __init__(self, session: onnxruntime.InferenceSession, *, name: str) -> None:
-        self.name = name
-        self.providers = tuple(session.get_providers())
-        self._session: onnxruntime.InferenceSession | None = session
-        self._inputs = tuple(item.name for item in session.get_inputs())
-
-    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
-
-        Raises:
-            EngineError: ONNX Runtime or the GPU failed.
-            ClosedError: `close` was called.
-        """
-        session = self._session
-        if session is None:
-            raise ClosedError("the engine is closed; load the bundle again")
-        try:
-            binding = session.io_binding()
-            for name in self._inputs:
-                binding.bind_cpu_input(name, getattr(batch, name))
-            for name in outputs:
-                binding.bind_output(name, "cpu")
-            session.run_with_iobinding(binding)
-            return cast("list[Float32]", binding.copy_outputs_to_cpu())
-        except Exception as error:  # its exceptions have no common base class
-            raise EngineError(f"{self.name} failed on a batch of shape {batch.input_ids.shape}: {first_line(error)}") from error
-
-    def close(self) -> None:
-        """Frees the session and its memory on the GPU."""
-        self._session = None
 
 
 def load(bundle: Bundle, *, variant: str, threads: int) -> GpuEngine:
