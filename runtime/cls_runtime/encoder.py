@@ -51,6 +51,7 @@ from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import Choice, choose, engine_module
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.devices import Device, Numbers, computing, device_numbers
 from cls_runtime.engines.needed_files import encoder_files
 from cls_runtime.errors import DimensionsWarning, UsageError
 from cls_runtime.progress_bar import ProgressBar
@@ -80,6 +81,7 @@ class Encoder:
         reasons: tuple[str, ...] = (),
         loaded_from: str | None = None,
         shares_threads_of: Encoder | None = None,
+        devices: Numbers = (),
     ) -> None:
         self._bundle = bundle
         self._options = options
@@ -104,6 +106,7 @@ class Encoder:
             workers=engine.workers,
             providers=engine.providers,
             token_budget=options.token_budget,
+            devices=devices,
         )
         self._last = threading.local()
 
@@ -116,6 +119,7 @@ class Encoder:
         variant: str = "auto",
         engine: str = "auto",
         threads: int | None = None,
+        device: Device | None = None,
         on_overflow: OnOverflow = "warn",
         on_invalid: OnInvalid = "raise",
         check_hashes: bool = False,
@@ -133,8 +137,10 @@ class Encoder:
                 `org/name@revision`. What exists on this machine is never looked for on the hub, nor is a `Path`.
             revision: a branch, a tag or a commit of the hub; None for the main branch.
             variant: `fp32`, `fp16`, `int8`, `bf16`, or `auto`: the fastest whose recorded parity meets its thresholds.
-            engine: `onnxruntime`, `openvino`, `cuda`, `tensorrt`, or `auto`: ONNX Runtime where it is installed, else OpenVINO.
+            engine: `onnxruntime`, `openvino`, `cuda`, or `auto`: ONNX Runtime where it is installed, else OpenVINO.
             threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
+            device: with engine `cuda`, which GPU: 1, "1" or "cuda:1"; several, which share the batches: "0,1" or (0, 1); "all"; None for
+                the first.
             on_overflow: what to do with a text longer than the model takes: `warn` (and cut), `truncate`, or `raise`.
             on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.
             check_hashes: also compare every file's SHA-256 with the manifest's; sizes are always compared.
@@ -151,13 +157,14 @@ class Encoder:
             HubError: there is no such folder, and the hub does not give a bundle of that name.
             IntegrityError: `check_hashes`, and a file's hash differs.
             MissingExtraError: the engine is not installed, or for a bundle of the hub huggingface_hub.
-            EngineError: the engine or the variant cannot run on this machine, or no threads can be started.
-            UsageError: an unknown option, a variant that the bundle lacks, or a `revision` of a folder.
+            EngineError: the engine or the variant cannot run on this machine, a GPU is not there, or no threads can be started.
+            UsageError: an unknown option, a variant that the bundle lacks, a `revision` of a folder, or a `device` of a CPU engine.
         """
         options = EncoderOptions(
             variant=variant,
             engine=engine,
             threads=threads,
+            device=device,
             on_overflow=on_overflow,
             on_invalid=on_invalid,
             check_hashes=check_hashes,
@@ -178,21 +185,32 @@ class Encoder:
         place = find_bundle(name)
         fetched = place.fetch(functools.partial(encoder_files, variant=options.variant, engine=options.engine))
 
-        def read(bundle: Bundle) -> tuple[Manifest, Choice, TextTokenizer, Engine]:
+        def read(bundle: Bundle) -> tuple[Manifest, Choice, TextTokenizer, Engine, Numbers]:
             if options.fingerprint is not None:
                 require_fingerprint(bundle, options.fingerprint)
             choice = choose(bundle.manifest, engine=options.engine, variant=options.variant)
             check_threads()
             tokenizer = TextTokenizer.from_bundle(bundle)
-            return bundle.manifest, choice, tokenizer, engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
+            devices = device_numbers(options.device, engine=choice.engine)
+            engine = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads, devices=devices)
+            return bundle.manifest, choice, tokenizer, engine, computing(devices, engine=choice.engine)
 
-        manifest, choice, tokenizer, engine = Bundle.read(
+        manifest, choice, tokenizer, engine, devices = Bundle.read(
             place.folder, read, check_hashes=options.check_hashes, follow_links=options.follow_links, fetched=fetched
         )
         # The chosen variant, not "auto", and of this very bundle: a copy in another process must give the same vectors.
         options = dataclasses.replace(options, variant=choice.variant, threads=threads, fingerprint=manifest.fingerprint)
         bundle = Bundle(place.folder, manifest, options.follow_links, fetched)
-        return cls(bundle, tokenizer, engine, options, reasons=choice.reasons, loaded_from=place.name, shares_threads_of=shares_threads_of)
+        return cls(
+            bundle,
+            tokenizer,
+            engine,
+            options,
+            reasons=choice.reasons,
+            loaded_from=place.name,
+            shares_threads_of=shares_threads_of,
+            devices=devices,
+        )
 
     @classmethod
     def of(

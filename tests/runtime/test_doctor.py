@@ -51,7 +51,7 @@ def test_this_machine_is_usable():
     versions = {package.name: package.version for package in found.packages}
     assert versions["numpy"]
     assert versions["tokenizers"]
-    assert [engine.name for engine in found.engines] == ["onnxruntime", "openvino", "cuda", "tensorrt"]
+    assert [engine.name for engine in found.engines] == ["onnxruntime", "openvino", "cuda"]
     assert next(engine.works for engine in found.engines if engine.name == "onnxruntime")
     assert found.auto.startswith("int8 on ")
     assert found.bundle is None

@@ -143,7 +143,7 @@ class Variant:
     batch_invariance_max_abs: float
     cpu_features: tuple[str, ...] = ()
     batch_invariance_min_cosine: float = 1.0
-    engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda", "tensorrt")
+    engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda")
     engine_files: Mapping[str, tuple[BundleFile, ...]] = field(default_factory=dict)
     multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from cls_runtime.encoding.merging import MAX_WAITING_CHARACTERS, MAX_WAITING_TEX
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.cpu import MOST_THREADS
+from cls_runtime.engines.devices import Device, check_device
 from cls_runtime.errors import UsageError
 
 
@@ -32,6 +33,7 @@ class EncoderOptions:
     max_waiting_characters: int = MAX_WAITING_CHARACTERS
     fingerprint: str | None = None
     follow_links: bool = False
+    device: Device | None = None
 
     def __post_init__(self) -> None:
         _check_one_of("on_overflow", self.on_overflow, get_args(OnOverflow))
@@ -45,6 +47,7 @@ class EncoderOptions:
             raise UsageError(f"fingerprint is {self.fingerprint!r}, expected that of a manifest, or None")
         if not isinstance(self.follow_links, bool):
             raise UsageError(f"follow_links is {self.follow_links!r}, expected True or False")
+        check_device(self.device, engine=self.engine)
 
 
 def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -124,6 +124,7 @@ class EncoderInfo:
         workers: batches computed at the same time.
         providers: what computes, in the engine's own words.
         token_budget: padded tokens in a batch at most, unless one text has more.
+        devices: the numbers of the GPUs that compute; empty on a CPU.
     """
 
     engine: str
@@ -133,6 +134,7 @@ class EncoderInfo:
     workers: int
     providers: tuple[str, ...]
     token_budget: int
+    devices: tuple[int, ...] = ()
 
 
 def check_overflow(truncated: Sequence[Truncation], *, max_length: int) -> None:

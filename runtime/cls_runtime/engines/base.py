@@ -83,7 +83,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """`onnxruntime`, `openvino`, `cuda` or `tensorrt`."""
+        """`onnxruntime`, `openvino` or `cuda`."""
 
     @property
     def workers(self) -> int:
@@ -107,8 +107,10 @@ class Engine(Protocol):
 class EngineModule(Protocol):
     """What a module in `cls_runtime/engines/` offers; it is imported only when its engine is used."""
 
-    def load(self, bundle: Bundle, *, variant: str, threads: int) -> Engine:
-        """Loads a variant's graph onto at most `threads` CPU threads.
+    def load(self, bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] = ()) -> Engine:
+        """Loads a variant's graph onto at most `threads` CPU threads, and onto the GPUs of these numbers; none is the engine's own choice.
+
+        An engine that computes on the CPU is given none (`engines/devices.py`).
 
         Raises:
             MissingExtraError: the engine's package is not installed.

@@ -18,9 +18,13 @@ from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
 from cls_runtime.engines.installed import is_importable, is_installed
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
-ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda", "tensorrt")
+ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
 _NO_ENGINE = "no engine of this version"
+# Names that an earlier version knew, and what to do instead.
+TAKEN_OUT = {
+    "tensorrt": "was taken out, since no version of it that pip installs could be shown to work; use engine 'cuda', on the same GPU"
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +64,6 @@ ENGINES: dict[str, EngineKind] = {
         variants=("fp16", "fp32"),
         by_name=("fp32", "fp16"),
     ),
-    "tensorrt": EngineKind(
-        module="cls_runtime.engines.tensorrt",
-        package="onnxruntime",
-        extra="gpu",
-        variants=("fp16", "fp32"),
-        by_name=("fp32", "fp16"),
-    ),
 }
 
 # The engines that `auto` may take, the first that is installed and computes the variant. Figures in docs/adr/0006-engines.md, from
@@ -95,9 +92,9 @@ def choose(manifest: Manifest, *, engine: str = "auto", variant: str = "auto") -
         EngineError: this CPU lacks what the variant assumes.
         BundleError: `auto`, and no variant meets its thresholds.
     """
-    for kind, value, names in (("engine", engine, ENGINE_NAMES), ("variant", variant, VARIANT_NAMES)):
-        if value not in names:
-            raise UsageError(f"{kind} is {value!r}, expected one of {', '.join(names)}")
+    check_engine(engine)
+    if variant not in VARIANT_NAMES:
+        raise UsageError(f"variant is {variant!r}, expected one of {', '.join(VARIANT_NAMES)}")
     if engine != "auto":
         require_engine(engine)
         candidates: tuple[str, ...] = (engine,)
@@ -117,6 +114,19 @@ def choose(manifest: Manifest, *, engine: str = "auto", variant: str = "auto") -
         engine_reason = f"engine {engine}: asked for"
     why = "asked for" if asked_for else f"the fastest on {engine} whose recorded parity meets its thresholds"
     return Choice(engine, variant, (engine_reason, *passed_over, f"variant {variant}: {why}"))
+
+
+def check_engine(engine: object) -> None:
+    """Checks that there is an engine of this name, or `auto`.
+
+    Raises:
+        UsageError: there is none, or none any more.
+    """
+    if engine in ENGINE_NAMES:
+        return
+    if engine in TAKEN_OUT:
+        raise UsageError(f"engine {engine} {TAKEN_OUT[engine]}")
+    raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINE_NAMES)}")
 
 
 def engine_module(engine: str) -> EngineModule:

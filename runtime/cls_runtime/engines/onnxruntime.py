@@ -59,7 +59,7 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def load(bundle: Bundle, *, variant: str, threads: int) -> OnnxRuntimeEngine:
+def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] = ()) -> OnnxRuntimeEngine:  # noqa: ARG001  none: it has no GPU
     """Loads a variant's graph; see `EngineModule.load`."""
     return load_graph(bundle.graph(variant, engine="onnxruntime"), bundle.manifest, threads=threads)
 

@@ -84,7 +84,7 @@ class OpenVinoEngine:
         self._requests.put(None)
 
 
-def load(bundle: Bundle, *, variant: str, threads: int) -> OpenVinoEngine:
+def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] = ()) -> OpenVinoEngine:  # noqa: ARG001  none: it has no GPU
     """Loads a variant's graph; see `EngineModule.load`. `bf16` is the fp32 graph, computed in bf16.
 
     In a thread that ends with it: OpenVINO gives the thread that loads a graph a stack for its signal handlers (sigaltstack), and takes it

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cls_runtime.bundle.manifest import BundleFile, Manifest
 from cls_runtime.bundle.named_files import files_of
 from cls_runtime.bundle.parity import THRESHOLDS
-from cls_runtime.engines.choice import ENGINE_NAMES, ENGINES, choose, graph_variant, installed_engines, require_engine
+from cls_runtime.engines.choice import ENGINES, check_engine, choose, graph_variant, installed_engines, require_engine
 from cls_runtime.engines.needed_files import companions, golden_files, graph_files
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
@@ -71,8 +71,7 @@ def _engines(named: Sequence[str] | None) -> tuple[str, ...]:
             raise MissingExtraError("no inference engine is installed; run: pip install cls-export[cpu]")
         return installed if named is None else tuple(named)
     for engine in named:
-        if engine not in ENGINE_NAMES:
-            raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINE_NAMES)}")
+        check_engine(engine)
         require_engine(engine)
     return tuple(named)
 

@@ -58,7 +58,7 @@ def test_json_is_one_document(golden_bundle, capsys, with_bundle):
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"usable", "cls_export", *(field.name for field in dataclasses.fields(doctor_module.Diagnosis))}
     assert document["usable"] is True
-    assert [engine["name"] for engine in document["engines"]] == ["onnxruntime", "openvino", "cuda", "tensorrt"]
+    assert [engine["name"] for engine in document["engines"]] == ["onnxruntime", "openvino", "cuda"]
     assert (document["bundle"] is not None) is with_bundle
 
 

@@ -263,3 +263,11 @@ def test_a_failing_run_is_an_engine_error(bundle):
     assert "\n" not in str(caught.value)
     engine.close()
     engine.close()
+
+
+def test_an_engine_that_was_taken_out_says_so_and_what_to_use(bundle):
+    manifest = Bundle.open(bundle).manifest
+    with pytest.raises(UsageError, match=r"engine tensorrt was taken out, .*; use engine 'cuda'") as caught:
+        choice.choose(manifest, engine="tensorrt")
+    assert "\n" not in str(caught.value)
+    assert not choice.TAKEN_OUT.keys() & choice.ENGINES.keys()

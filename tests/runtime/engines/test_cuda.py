@@ -1,30 +1,14 @@
-"""The GPU engines. On a machine without a GPU: what is missing is said in one line, and nothing falls back to the CPU."""
+"""The GPU engine. On a machine without a GPU: what is missing is said in one line, and nothing falls back to the CPU."""
 
-import ctypes
 import types
 
 import numpy as np
 import pytest
+from fake_driver import H100, T4, FakeDriver, pretend_driver
 
 from cls_runtime import Bundle, Encoder, EngineError, MissingExtraError
-from cls_runtime.engines import tensorrt
+from cls_runtime.engines.cuda import driver
 from cls_runtime.engines.cuda import load as cuda
-
-ENGINES = [("cuda", cuda.PROVIDER), ("tensorrt", tensorrt.PROVIDER)]
-
-
-class Driver:
-    """A CUDA driver that answers as told."""
-
-    def __init__(self, *, status=0, devices=0):
-        self.status, self.devices = status, devices
-
-    def cuInit(self, flags):  # noqa: N802
-        return self.status
-
-    def cuDeviceGetCount(self, count):  # noqa: N802
-        count._obj.value = self.devices
-        return 0
 
 
 def pretend(monkeypatch, *, providers, driver=None, came_up=()):
@@ -52,24 +36,18 @@ def pretend(monkeypatch, *, providers, driver=None, came_up=()):
     )
     monkeypatch.setattr(cuda, "import_package", lambda: ort)
 
-    def open_library(name):
-        if driver is None:
-            raise OSError(name)
-        return driver
-
-    monkeypatch.setattr(cuda.ctypes, "CDLL", open_library)
+    pretend_driver(monkeypatch, driver)
 
 
-@pytest.mark.parametrize(("engine", "provider"), ENGINES)
-def test_the_cpu_wheel_is_named_with_the_command_that_mends_it(bundle, monkeypatch, engine, provider):
+def test_the_cpu_wheel_is_named_with_the_command_that_mends_it(bundle, monkeypatch):
     pretend(monkeypatch, providers=[])
     monkeypatch.setattr(cuda, "is_installed", lambda wheel: wheel == "onnxruntime")
     expected = (
-        rf"engine {engine} needs {provider}, the installed onnxruntime has CPUExecutionProvider; "
+        r"engine cuda needs CUDAExecutionProvider, the installed onnxruntime has CPUExecutionProvider; "
         r"run: pip uninstall -y onnxruntime && pip install cls-export\[gpu\]"
     )
     with pytest.raises(MissingExtraError, match=expected) as caught:
-        Encoder.load(bundle, engine=engine)
+        Encoder.load(bundle, engine="cuda")
     assert caught.value.exit_code == 2
 
 
@@ -90,43 +68,62 @@ def test_the_command_takes_out_every_wheel_in_the_way(bundle, monkeypatch, insta
     assert str(caught.value).endswith(f"; run: {swap}pip install cls-export[gpu]")
 
 
-@pytest.mark.parametrize(("engine", "provider"), ENGINES)
 @pytest.mark.parametrize(
     ("driver", "message"),
     [
         (None, r"this machine has no NVIDIA driver \(.*\); install it, or use engine='onnxruntime'"),
-        (Driver(status=999), "the driver fails with CUDA error 999"),
-        (Driver(devices=0), "the driver finds no device"),
+        (FakeDriver(init_status=999), r"the driver fails with CUDA error 999 \(CUDA_ERROR_UNKNOWN\)"),
+        (FakeDriver(), "the driver finds no device"),
     ],
 )
-def test_no_gpu_is_said_before_onnx_runtime_writes_its_own_lines(bundle, monkeypatch, engine, provider, driver, message):
-    pretend(monkeypatch, providers=[provider, cuda.PROVIDER], driver=driver)
+def test_no_gpu_is_said_before_onnx_runtime_writes_its_own_lines(bundle, monkeypatch, driver, message):
+    pretend(monkeypatch, providers=[cuda.PROVIDER], driver=driver)
     with pytest.raises(EngineError, match=message) as caught:
-        Encoder.load(bundle, engine=engine)
+        Encoder.load(bundle, engine="cuda")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("engine", "provider"), ENGINES)
-def test_a_provider_that_does_not_come_up_is_an_error_and_no_fallback(bundle, monkeypatch, engine, provider):
-    pretend(monkeypatch, providers=[provider, cuda.PROVIDER], driver=Driver(devices=1))
-    with pytest.raises(EngineError, match=f"{provider} did not come up, .* built for CUDA 12.8"):
-        Encoder.load(bundle, engine=engine)
+def test_a_provider_that_does_not_come_up_is_an_error_and_no_fallback(bundle, monkeypatch):
+    pretend(monkeypatch, providers=[cuda.PROVIDER], driver=FakeDriver([H100]))
+    with pytest.raises(EngineError, match="CUDAExecutionProvider did not come up, .* built for CUDA 12.8"):
+        Encoder.load(bundle, engine="cuda")
 
 
-@pytest.mark.parametrize("engine", [cuda, tensorrt])
-def test_norms_keep_their_statistics_in_float32(bundle, monkeypatch, engine):
-    """fp16 files hold SkipLayerNormalization, and what TensorRT does not take runs on the CUDA provider."""
-    asked = []
-    pretend(monkeypatch, providers=[tensorrt.PROVIDER, cuda.PROVIDER], driver=Driver(devices=1))
-    monkeypatch.setattr(cuda.import_package(), "InferenceSession", lambda *_, providers: asked.extend(providers) or refuse())
+@pytest.fixture
+def asked(monkeypatch):
+    """The options of the CUDA provider that a session is asked for, which then ends."""
+    seen = {}
+    pretend(monkeypatch, providers=[cuda.PROVIDER], driver=FakeDriver([H100, T4]))
+
+    def session(*_, providers):
+        seen.update(dict(providers[:1])[cuda.PROVIDER])
+        raise MemoryError("after the options were seen")
+
+    monkeypatch.setattr(cuda.import_package(), "InferenceSession", session)
+    return seen
+
+
+def test_norms_keep_their_statistics_in_float32(bundle, asked):
+    """fp16 files hold SkipLayerNormalization."""
     with pytest.raises(EngineError):
-        engine.load(Bundle.open(bundle), variant="fp32", threads=1)
-    (options,) = [item[1] for item in asked if item[0] == cuda.PROVIDER]
-    assert options["enable_skip_layer_norm_strict_mode"] == "1"
+        cuda.load(Bundle.open(bundle), variant="fp32", threads=1)
+    assert asked["enable_skip_layer_norm_strict_mode"] == "1"
 
 
-def refuse():
-    raise MemoryError("after the options were seen")
+@pytest.mark.parametrize(("device", "expected"), [(None, None), (0, None), ("cuda:1", "1")])
+def test_the_gpus_number_is_told_where_it_is_not_the_first(bundle, asked, device, expected):
+    """Told of the first too, ONNX Runtime writes a line of its own to standard error."""
+    with pytest.raises(EngineError):
+        Encoder.load(bundle, engine="cuda", device=device)
+    assert asked.get("device_id") == expected
+
+
+def test_a_gpu_that_is_not_there_is_one_line_naming_those_that_are(bundle, monkeypatch):
+    pretend(monkeypatch, providers=[cuda.PROVIDER], driver=FakeDriver([H100, T4]))
+    with pytest.raises(
+        EngineError, match=r"GPU 2 is not there, the driver has 0 \(NVIDIA H100 80GB HBM3, 79 GiB\), 1 \(Tesla T4, 15 GiB\)"
+    ):
+        Encoder.load(bundle, engine="cuda", device="0,2")
 
 
 def test_what_is_really_installed_here_is_an_error_or_a_gpu(bundle):
@@ -146,19 +143,18 @@ def gpu():
     if cuda.PROVIDER not in ort.get_available_providers():
         pytest.skip("the installed onnxruntime has no CUDA provider")
     try:
-        ctypes.CDLL(cuda.DRIVER)
-    except OSError:
-        pytest.skip(f"this machine has no NVIDIA driver ({cuda.DRIVER})")
+        driver.device_count()
+    except EngineError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(("engine", "provider"), ENGINES)
-def test_vectors_are_those_of_the_cpu(minilm_bundle, engine, provider):
+def test_vectors_are_those_of_the_cpu(minilm_bundle):
     texts = ["a young child is riding a horse", "a", "", "three men are playing chess " * 20]
     with Encoder.load(minilm_bundle, engine="onnxruntime", variant="fp32") as encoder:
         reference = encoder.encode(texts)
-    with Encoder.load(minilm_bundle, engine=engine, variant="fp32") as encoder:
-        assert encoder.info.providers[0] == provider
+    with Encoder.load(minilm_bundle, engine="cuda", variant="fp32") as encoder:
+        assert encoder.info.providers[0] == cuda.PROVIDER
         # TF32 products are what a GPU gives for fp32; fp16's bound is the one for them.
         np.testing.assert_allclose(encoder.encode(texts), reference, rtol=0, atol=2e-2)

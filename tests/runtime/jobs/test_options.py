@@ -13,7 +13,7 @@ from cls_runtime.jobs.embed_npy import embed_to_npy
 COUNT = "expected a whole number of at least 1"
 FLAG = "expected True or False"
 DTYPES = ["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-ENGINES = ["auto", "onnxruntime", "openvino", "cuda", "tensorrt"]
+ENGINES = ["auto", "onnxruntime", "openvino", "cuda"]
 
 # What a field takes, and what it refuses with which words.
 VECTORS = {
@@ -24,7 +24,7 @@ VECTORS = {
     "dimensions": ([None, 4, 8], [0, -1, 1.5, "2", True], "expected a whole number of at least 1, or None"),
     "dtype": (DTYPES, ["float64", "int", None], f"expected one of {', '.join(DTYPES)}"),
     "variant": (["auto", "fp32", "fp16", "int8", "bf16"], ["fp64", "", None], "expected one of auto, fp32, fp16, int8, bf16"),
-    "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda, tensorrt"),
+    "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda"),
     "threads": ([None, 1, 64], [0, -1, 1.5, "2", True], COUNT),
     "follow_links": ([True, False], [1, "no", None], FLAG),
 }

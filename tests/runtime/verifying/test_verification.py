@@ -505,7 +505,7 @@ def test_auto_is_what_an_encoder_takes(damageable):
 
 
 def test_a_combination_that_was_asked_for_fails_where_it_cannot_run(tmp_path):
-    elsewhere = Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0, engines=("tensorrt",))
+    elsewhere = Variant(files=(), recipe={}, parity={"cls": EXACT}, batch_invariance_max_abs=0.0, engines=("tvm",))
     folder = build_golden_bundle(tmp_path / "two", variants={"fp32": None, "fp16": None})
     manifest = read_manifest(folder)
     entry = dataclasses.replace(elsewhere, files=manifest.variants["fp16"].files)
