@@ -85,7 +85,14 @@ def test_no_gpu_is_said_before_onnx_runtime_writes_its_own_lines(bundle, monkeyp
 
 def test_a_provider_that_does_not_come_up_is_an_error_and_no_fallback(bundle, monkeypatch):
     pretend(monkeypatch, providers=[cuda.PROVIDER], driver=FakeDriver([H100]))
-    with pytest.raises(EngineError, match="CUDAExecutionProvider did not come up, .* built for CUDA 12.8"):
+    with pytest.raises(EngineError, match="CUDAExecutionProvider did not come up .* built for CUDA 12.8, run: pip install 'cls-export"):
+        Encoder.load(bundle, engine="cuda")
+
+
+def test_a_library_that_does_not_load_is_named(bundle, monkeypatch):
+    pretend(monkeypatch, providers=[cuda.PROVIDER], driver=FakeDriver([H100]))
+    monkeypatch.setattr(cuda, "preload", lambda ort: ("Failed to load libcublas.so.12: no such file", "Please install it"))
+    with pytest.raises(EngineError, match=r"did not come up \(Failed to load libcublas.so.12: no such file\)"):
         Encoder.load(bundle, engine="cuda")
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.engines.cuda.driver import check_devices
 from cls_runtime.engines.cuda.engine import GpuEngine
+from cls_runtime.engines.cuda.libraries import preload
 from cls_runtime.engines.installed import is_installed
 from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError
@@ -37,6 +38,7 @@ def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] =
     ort = import_package()
     _check_wheel(ort)
     check_devices(devices)
+    complaints = preload(ort)
     graph = bundle.graph(variant, engine=NAME)
     # Said of the first GPU too, the number would make ONNX Runtime write a line of its own to standard error.
     provider_options = PROVIDER_OPTIONS | ({"device_id": str(devices[0])} if devices and devices[0] else {})
@@ -57,9 +59,10 @@ def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] =
     # A provider whose libraries are missing is left out by ONNX Runtime with no more than a line in its log.
     if PROVIDER not in session.get_providers():
         built_for = getattr(ort, "cuda_version", "") or "of its release notes"
+        why = complaints[0] if complaints else "its libraries are missing or of another version"
         raise EngineError(
-            f"engine {NAME}: {PROVIDER} did not come up, so its libraries are missing or of another version; "
-            f"onnxruntime {ort.__version__} was built for CUDA {built_for}, install that and cuDNN"
+            f"engine {NAME}: {PROVIDER} did not come up ({why}); onnxruntime {ort.__version__} was built for CUDA {built_for}, "
+            "run: pip install 'cls-export[gpu]' for its libraries"
         )
     session.disable_fallback()
     check_signature(session, bundle.manifest, graph)
