@@ -71,7 +71,7 @@ test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtim
 	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
 	$(call dispose,.venv-openvino)
 
-test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## cls-export[gpu] without a GPU, and under cls-export[cpu]
+test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## onnxruntime-gpu without a GPU, and under cls-export[cpu]
 	.venv-gpu/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE)
 	.venv-both-wheels/bin/python -I tests/environments/gpu_without_gpu.py $(BUNDLE) --both-wheels
 	$(call dispose,.venv-gpu .venv-both-wheels)
@@ -153,14 +153,15 @@ clean:                          ## what make made; bundles in models/ stay
 	.venv-bench/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
+# The extra gpu without its CUDA libraries: gigabytes that nothing loads without a driver. The tests read their names in its metadata.
 .venv-gpu/.installed: dist/.built constraints.txt
-	$(call environment,.venv-gpu,constraints.txt) "$$(ls dist/*.whl)[gpu]"
+	$(call environment,.venv-gpu,constraints.txt) dist/*.whl onnxruntime-gpu
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@
 
 # What nobody should do: the one wheel first, then the other over it.
 .venv-both-wheels/.installed: dist/.built constraints.txt
-	$(call environment,.venv-both-wheels,constraints.txt) "$$(ls dist/*.whl)[gpu]"
+	$(call environment,.venv-both-wheels,constraints.txt) dist/*.whl onnxruntime-gpu
 	$(call environment,.venv-both-wheels,constraints.txt) "$$(ls dist/*.whl)[cpu]"
 	.venv-both-wheels/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
 	@touch $@

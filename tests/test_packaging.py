@@ -49,6 +49,7 @@ def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: 
     assert set(extras) == {"cpu", "gpu", "openvino", "export", "jobs", "ray", "bench", "optimum", "hub", "serve"}
     assert extras["cpu"] == {"onnxruntime"}
     assert extras["gpu"] == {"onnxruntime-gpu"}
+    assert project["optional-dependencies"]["gpu"] == ["onnxruntime-gpu[cuda,cudnn]>=1.21"]  # 1.20 has none of these extras
     assert extras["openvino"] == {"openvino"}
     assert {"torch", "transformers", "onnx", "onnx-ir"} <= extras["export"]
     for name in ("export", "jobs", "ray", "bench", "serve"):
@@ -232,6 +233,16 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) ->
     assert "Apache License" in wheel.read(f"{folder}/licenses/LICENSE").decode()
     requires = metadata.get_all("Requires-Dist", [])
     assert sorted(names([line for line in requires if "extra ==" not in line])) == ["numpy", "tokenizers"]
+    assert "onnxruntime-gpu[cuda,cudnn]>=1.21; extra == 'gpu'" in requires
+
+
+def test_no_environment_of_a_test_fetches_cudas_libraries() -> None:
+    """They are gigabytes; an environment takes onnxruntime-gpu itself in the extra's place."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installing = [line for line in makefile.splitlines() if "$(call environment," in line]
+    assert len(installing) > 8
+    assert [line for line in installing if re.search(r"\[[^\]]*\bgpu\b", line)] == []
+    assert sum("onnxruntime-gpu" in line for line in installing) == 2
 
 
 @pytest.mark.slow

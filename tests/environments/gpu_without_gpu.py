@@ -1,4 +1,4 @@
-"""`cls-export[gpu]` on a machine without a GPU: `python gpu_without_gpu.py BUNDLE [--both-wheels]`.
+"""cls-export with onnxruntime-gpu on a machine without a GPU: `python gpu_without_gpu.py BUNDLE [--both-wheels]`.
 
 The CPU provider of that wheel computes for those who ask for it by name, and for nobody else. Run by `make test-gpu-extra`, as plain
 unittest; with `--both-wheels` in a copy of the environment into which `onnxruntime` was installed over `onnxruntime-gpu`.
@@ -50,6 +50,14 @@ class OneWheel(unittest.TestCase):
         for other in ("onnxruntime", "openvino"):
             with self.assertRaises(metadata.PackageNotFoundError):
                 metadata.version(other)
+
+    def test_the_extra_gpu_names_what_brings_cudas_libraries(self) -> None:
+        """They are not in this environment: gigabytes that nothing here would load."""
+        self.assertIn("onnxruntime-gpu[cuda,cudnn]>=1.21; extra == 'gpu'", metadata.requires("cls-export") or [])
+        self.assertLessEqual({"cuda", "cudnn"}, set(metadata.metadata("onnxruntime-gpu").get_all("Provides-Extra") or []))
+        brought = [line for line in metadata.requires("onnxruntime-gpu") or [] if "extra" in line]
+        for library in ("nvidia-cuda-runtime", "nvidia-cudnn"):
+            self.assertTrue(any(line.startswith(library) for line in brought), brought)
 
     def test_the_cpu_provider_computes_when_it_is_asked_for(self) -> None:
         with warnings.catch_warnings():
