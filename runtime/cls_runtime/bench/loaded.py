@@ -74,7 +74,7 @@ def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: in
 
 
 def _formulas(bundle: Bundle, side: PlannedSide) -> dict[str, MultiplyAdds]:
-    """What the manifest calls fp32 is computed in bf16 where that was asked for; a CPU computes an fp16 graph in fp32, a GPU in fp16."""
+    """What the manifest calls fp32 is computed in bf16 or TF32 where asked for; a CPU computes an fp16 graph in fp32, a GPU in fp16."""
     recorded = bundle.manifest.variants[graph_variant(side.variant)].multiply_adds
-    lower = side.variant == "bf16" or (side.variant == "fp16" and side.engine not in CPU_ENGINES)
+    lower = side.variant in ("bf16", "tf32") or (side.variant == "fp16" and side.engine not in CPU_ENGINES)
     return {side.variant if arithmetic == "fp32" and lower else arithmetic: item for arithmetic, item in recorded.items()}

@@ -28,7 +28,7 @@ WIDTH = 1024
 PRODUCTS = 4
 SEQUENCE = 512
 TABLE_ROWS = 16
-ARITHMETIC = ("fp32", "int8", "bf16")
+ARITHMETIC = ("fp32", "int8", "bf16", "tf32")
 # Half of a uint8's range around its zero point; what is measured does not depend on it.
 _SCALE = np.float32(4 / 127)
 

@@ -98,7 +98,7 @@ class Timing:
         kind, at: what was varied, and its value; None where nothing was.
         threads: the budget of CPU threads.
         texts, tokens, padding_tokens, batches: the work of one round.
-        multiply_adds: of the matrix products, padding left out, by arithmetic (`fp32`, `int8`, `bf16`); empty where unknown.
+        multiply_adds: of the matrix products, padding left out, by arithmetic (`fp32`, `int8`, `bf16`, `tf32`); empty where unknown.
     """
 
     side: str

@@ -37,6 +37,7 @@ class Thresholds:
 THRESHOLDS: dict[str, Thresholds] = {
     "fp32": Thresholds(mean_cosine=0.9999999, p1_cosine=None, min_cosine=0.999999, max_abs=5e-5, batch_max_abs=1e-5, batch_min_cosine=None),
     "fp16": Thresholds(mean_cosine=0.99999, p1_cosine=None, min_cosine=0.9999, max_abs=2e-2, batch_max_abs=1e-2, batch_min_cosine=None),
+    "tf32": Thresholds(mean_cosine=0.999995, p1_cosine=None, min_cosine=0.99999, max_abs=1e-2, batch_max_abs=5e-3, batch_min_cosine=None),
     "bf16": Thresholds(mean_cosine=0.9999, p1_cosine=None, min_cosine=0.9995, max_abs=6e-2, batch_max_abs=5e-2, batch_min_cosine=None),
     "int8": Thresholds(mean_cosine=0.999, p1_cosine=0.998, min_cosine=0.995, max_abs=None, batch_max_abs=None, batch_min_cosine=0.9999),
 }

@@ -19,7 +19,7 @@ from cls_runtime.engines.installed import is_importable, is_installed
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
 ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda")
-VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16")
+VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16", "tf32")
 _NO_ENGINE = "no engine of this version"
 # Names that an earlier version knew, and what to do instead.
 TAKEN_OUT = {
@@ -41,7 +41,11 @@ class EngineKind:
     by_name: tuple[str, ...]
 
 
-# A CPU engine casts every fp16 operator to fp32 and back, so `auto` takes none there; bf16 has no parity on record.
+# What an engine makes of another variant's file: the fp32 file, computed in bf16 by a CPU that can, or with a GPU's TF32 products. There is
+# no parity on record for it, so that `auto` never takes it.
+_MADE_OF = {"bf16": "fp32", "tf32": "fp32"}
+
+# A CPU engine casts every fp16 operator to fp32 and back, so `auto` takes none there.
 ENGINES: dict[str, EngineKind] = {
     "onnxruntime": EngineKind(
         module="cls_runtime.engines.onnxruntime",
@@ -62,7 +66,7 @@ ENGINES: dict[str, EngineKind] = {
         package="onnxruntime",
         extra="gpu",
         variants=("fp16", "fp32"),
-        by_name=("fp32", "fp16"),
+        by_name=("fp32", "fp16", "tf32"),
     ),
 }
 
@@ -175,17 +179,18 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
     able = [name for name in installed if variant in ENGINES[name].by_name and (entry is None or name in entry.engines)]
     if not able:
         kinds = [name for name, kind in ENGINES.items() if variant in kind.by_name and (entry is None or name in entry.engines)]
-        extra = ENGINES[kinds[0]].extra if kinds else "cpu"
-        raise UsageError(
-            f"variant {variant} is for {', '.join(kinds) or _NO_ENGINE}, not for {', '.join(installed)}; choose another variant, "
-            f"or run: pip install cls-export[{extra}]"
-        )
+        by_auto = [name for name in kinds if name in CPU_ENGINES]
+        instead = f"run: pip install cls-export[{ENGINES[by_auto[0]].extra if by_auto else 'cpu'}]"
+        if kinds and not by_auto:
+            instead = f"name engine='{kinds[0]}'"
+        wanted = ", ".join(kinds) or _NO_ENGINE
+        raise UsageError(f"variant {variant} is for {wanted}, not for {', '.join(installed)}; choose another variant, or {instead}")
     return tuple(able)
 
 
 def graph_variant(variant: str) -> str:
-    """The bundle's variant whose file holds the graph: bf16 is the fp32 file, computed in bf16."""
-    return "fp32" if variant == "bf16" else variant
+    """The bundle's variant whose file holds the graph: bf16 and tf32 are the fp32 file."""
+    return _MADE_OF.get(variant, variant)
 
 
 def require_engine(engine: str) -> None:

@@ -26,7 +26,7 @@ def assert_same_vectors(
     Args:
         actual: [n, width], what is to be checked: an array, or lists as JSON has them.
         expected: [n, width], what `Encoder.encode` or PyTorch gives for the same texts.
-        variant: `fp32`, `fp16`, `bf16` or `int8`: the precision of the less exact of the two.
+        variant: `fp32`, `tf32`, `fp16`, `bf16` or `int8`: the precision of the less exact of the two.
         output: `cls`, `pooler`, or `logits`, which are held to the differences alone.
         texts: the n texts, so that the message can quote the worst.
 

@@ -342,7 +342,13 @@ def test_sides_are_all_that_can_run_or_those_that_were_named(bundle, monkeypatch
 
 @pytest.mark.parametrize(
     ("variant", "engine", "arithmetic"),
-    [("fp32", "openvino", "fp32"), ("bf16", "openvino", "bf16"), ("fp16", "onnxruntime", "fp32"), ("fp16", "cuda", "fp16")],
+    [
+        ("fp32", "openvino", "fp32"),
+        ("bf16", "openvino", "bf16"),
+        ("fp16", "onnxruntime", "fp32"),
+        ("fp16", "cuda", "fp16"),
+        ("tf32", "cuda", "tf32"),
+    ],
 )
 def test_work_is_held_to_the_arithmetic_that_computes_it(variant, engine, arithmetic, tmp_path):
     entry = Variant(files=(), recipe={}, parity={}, batch_invariance_max_abs=0.0, multiply_adds={"fp32": WORK})

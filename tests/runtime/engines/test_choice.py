@@ -186,6 +186,20 @@ class TestPreferredEngine:
         with pytest.raises(UsageError, match=r"variant bf16 is for openvino, not for onnxruntime; .*pip install cls-export\[openvino\]"):
             choose(manifest(fp32=GOOD), variant="bf16")
 
+    def test_tf32_is_the_fp32_file_on_a_gpu_and_by_name_alone(self, manifest, monkeypatch):
+        install(monkeypatch, "onnxruntime", "openvino")
+        chosen = choose(manifest(fp32=GOOD), engine="cuda", variant="tf32")
+        assert (chosen.engine, chosen.variant, choice.graph_variant("tf32")) == ("cuda", "tf32", "fp32")
+        assert choose(manifest(fp32=GOOD), engine="cuda").variant == "fp32"
+        assert all("tf32" not in kind.variants for kind in choice.ENGINES.values())
+        for engine in ("onnxruntime", "openvino"):
+            with pytest.raises(UsageError, match=f"variant tf32 is for cuda, not for {engine}"):
+                choose(manifest(fp32=GOOD), engine=engine, variant="tf32")
+        with pytest.raises(UsageError, match="variant tf32 is for cuda, not for onnxruntime, openvino; .*, or name engine='cuda'"):
+            choose(manifest(fp32=GOOD), variant="tf32")
+        with pytest.raises(UsageError, match="no variant 'fp32', it has int8; export it with --fp32"):
+            choose(manifest(int8=GOOD), engine="cuda", variant="tf32")
+
 
 def test_a_folder_of_the_packages_name_is_not_the_package(tmp_path, monkeypatch):
     (tmp_path / "engine_that_is_not_there").mkdir()

@@ -27,7 +27,8 @@ def test_equal_vectors_are_the_same_also_as_lists(variant):
 
 
 @pytest.mark.parametrize(
-    ("variant", "passes", "fails"), [("fp32", 2e-5, 2e-4), ("fp16", 0.01, 0.1), ("bf16", 0.05, 0.1), ("int8", 0.1, 1.0)]
+    ("variant", "passes", "fails"),
+    [("fp32", 2e-5, 2e-4), ("fp16", 0.01, 0.1), ("tf32", 0.002, 0.02), ("bf16", 0.05, 0.1), ("int8", 0.1, 1.0)],
 )
 def test_each_variant_is_held_to_its_own_thresholds(variant, passes, fails):
     assert_same_vectors(off_by(passes), RIGHT, variant=variant)
@@ -62,5 +63,5 @@ def test_a_number_that_is_none_is_not_the_same():
 
 
 def test_a_variant_that_nobody_knows_is_refused():
-    with pytest.raises(UsageError, match="variant is 'int4', expected one of fp32, fp16, bf16, int8"):
+    with pytest.raises(UsageError, match="variant is 'int4', expected one of fp32, fp16, tf32, bf16, int8"):
         assert_same_vectors(RIGHT, RIGHT, variant="int4")

@@ -82,7 +82,9 @@ def test_a_wrong_vector_names_the_text_and_how_far_it_is_off(own, name):
     assert message.endswith("off by up to 0.25")
 
 
-@pytest.mark.parametrize(("variant", "bound"), [(name, bounds.min_cosine) for name, bounds in THRESHOLDS.items() if name != "bf16"])
+@pytest.mark.parametrize(
+    ("variant", "bound"), [(name, bounds.min_cosine) for name, bounds in THRESHOLDS.items() if name not in ("bf16", "tf32")]
+)
 def test_each_variants_threshold_is_held_from_both_sides(tmp_path, variant, bound):
     folder = build_golden_bundle(tmp_path / variant, variants={variant: None}, outputs=("sentence_embedding",))
     golden = read_golden(folder / GOLDEN_NAME)
@@ -485,6 +487,43 @@ def test_bf16_by_name_where_the_cpu_lacks_it_is_the_reason(intact, monkeypatch):
     plan_with_openvino(monkeypatch, OTHER_CPU)
     (planned,) = combinations(read_manifest(intact), variants=["bf16"], engines=["openvino"])
     assert "which this one lacks" in str(planned.objection)
+
+
+def test_tf32_is_checked_with_the_engine_that_computes_it(intact, monkeypatch):
+    """Of thresholds of its own: neither those of fp32, which it would miss, nor none."""
+    monkeypatch.setattr("cls_runtime.verifying.plan.require_engine", lambda engine: None)
+    manifest = read_manifest(intact)
+    assert ("tf32", "cuda") in [(item.variant, item.engine) for item in combinations(manifest, engines=["cuda"]) if item.objection is None]
+    assert "tf32" not in {item.variant for item in combinations(manifest, engines=["onnxruntime"])}
+
+
+@pytest.mark.parametrize(("off", "passes"), [(2e-3, True), (2e-2, False)])
+def test_tf32s_vectors_are_held_to_its_own_thresholds(intact, monkeypatch, off, passes):
+    """A CPU engine stands for the GPU; its vectors are off by more than fp32 may be."""
+    from cls_runtime.engines import onnxruntime
+    from cls_runtime.engines.cuda import load
+
+    class Off:
+        name, workers, providers = "cuda", 1, ("CUDAExecutionProvider",)
+
+        def __init__(self, engine):
+            self._engine = engine
+
+        def run(self, batch, outputs):
+            return [rows + np.float32(off) for rows in self._engine.run(batch, outputs)]
+
+        def __getattr__(self, name):
+            return getattr(self._engine, name)
+
+    def stand_in(bundle, *, variant, threads, devices=()):
+        assert variant == "tf32"
+        return Off(onnxruntime.load(bundle, variant="fp32", threads=threads))
+
+    monkeypatch.setattr(load, "load", stand_in)
+    report = verify(intact, variants=["tf32"], engines=["cuda"])
+    golden = [check for check in report.checks if check.name.startswith("golden")]
+    assert golden
+    assert all(check.passed == passes for check in golden), [check.message for check in golden]
 
 
 def test_bf16_needs_the_fp32_file(intact, monkeypatch):
