@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from cls_runtime.bundle.folder import Bundle, require_fingerprint
 from cls_runtime.bundle.manifest import Manifest, Output
 from cls_runtime.bundle.places import find_bundle, with_revision
-from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.chunks import Distinct, Window, distinct, most_characters, split, windows
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.encoding.finishing import Vectors, finished
@@ -105,7 +104,7 @@ class Encoder:
             threads=options.threads or engine.workers,
             workers=engine.workers,
             providers=engine.providers,
-            token_budget=options.token_budget,
+            token_budget=self._runner.batching.token_budget,
             devices=devices,
         )
         self._last = threading.local()
@@ -123,7 +122,7 @@ class Encoder:
         on_overflow: OnOverflow = "warn",
         on_invalid: OnInvalid = "raise",
         check_hashes: bool = False,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         max_waiting_texts: int = MAX_WAITING_TEXTS,
         max_waiting_characters: int = MAX_WAITING_CHARACTERS,
         fingerprint: str | None = None,
@@ -144,7 +143,7 @@ class Encoder:
             on_overflow: what to do with a text longer than the model takes: `warn` (and cut), `truncate`, or `raise`.
             on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.
             check_hashes: also compare every file's SHA-256 with the manifest's; sizes are always compared.
-            token_budget: tokens in a batch, padding included; memory grows with it.
+            token_budget: tokens in a batch, padding included; memory grows with it. None for what suits the engine.
             max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
             max_waiting_characters: characters of all those texts; likewise.
             fingerprint: the bundle's, where another bundle than that one must not be loaded; None for whichever is there.
@@ -423,7 +422,8 @@ class Encoder:
         lengths = np.zeros(len(inputs.once.texts), dtype=np.intp)
         report = EncodeReport()
         with ProgressBar(unit="text", total=len(inputs.once.texts), shown=False, asked_for=show_progress) as bar:
-            parts = split(inputs.once, most=most_characters(form.graph_output, form.width))
+            most = most_characters(form.graph_output, form.width)
+            parts = split(inputs.once, most_texts=self._runner.batching.window_texts, most=most)
             for done in self._computed(parts, form, overflow, progress=bar.advance if bar.is_drawn else None):
                 part = slice(report.texts, report.texts + len(done.lengths))
                 rows[part], lengths[part] = done.rows, done.lengths
@@ -555,7 +555,8 @@ class Encoder:
         def read() -> Iterator[Window]:
             checked = (checked_text(text, index) for index, text in enumerate(texts))
             given = (with_prompt(form.prompt, text) for text in checked) if form.prompt else checked
-            for window in windows(given, most=most_characters(form.graph_output, form.width)):
+            most = most_characters(form.graph_output, form.width)
+            for window in windows(given, most_texts=self._runner.batching.window_texts, most=most):
                 waiting.append(distinct(window.unpooled(unpooled)))
                 yield waiting[-1].once
 

@@ -27,7 +27,7 @@ def build_golden_bundle(folder: Path, **options: object) -> Path:
         vectors = {name: as_computed(encoder, TEXTS, output=name) for name in encoder.manifest.recorded_outputs}
         rows = vectors.pop("tokens", None)
     tokenized = TextTokenizer.from_bundle(Bundle.open(folder)).tokenize(TEXTS)
-    tokens = tuple(tuple(text.ids.tolist()) for text in tokenized)
+    tokens = tuple(tokenized.token_ids())
     positions = None
     if rows is not None:
         vectors["tokens"] = TextRows.of(rows).vectors

@@ -26,11 +26,11 @@ class Broken:
     name, workers, providers = "broken", 1, ("Nothing",)
     closed = False
 
-    def load(self, bundle, *, variant, threads):
+    def load(self, bundle, *, variant, threads, devices=()):
         return self
 
     def run(self, batch, outputs):
-        return [batch.input_ids.astype("float32") + 1]
+        return [batch.input_ids[None].astype("float32") + 1]
 
     def close(self):
         self.closed = True

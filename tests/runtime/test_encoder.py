@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from cls_runtime import (
 )
 from cls_runtime.bundle.manifest import Variant
 from cls_runtime.engines.choice import installed_engines
+from cls_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
 CPU_ENGINES = [name for name in installed_engines() if name in ("onnxruntime", "openvino")]
 # fp32 sums in another order: measured 5e-7 on the tiny graph, 2e-7 on all-MiniLM-L6-v2; the contract allows 1e-5.
@@ -222,7 +224,7 @@ class TestEncodeWithReport:
 
 class TestStream:
     def test_blocks_are_the_rows_of_encode(self, encoder, monkeypatch):
-        monkeypatch.setattr("cls_runtime.encoding.chunks.WINDOW_TEXTS", 7)
+        monkeypatch.setattr(encoder._runner, "batching", replace(encoder._runner.batching, window_texts=7))
         texts = [f"the cat {number}" for number in range(40)] + ["the cat 1"] * 3
         blocks = list(encoder.stream(iter(texts)))
         assert [len(block) for block in blocks] == [7, 7, 7, 7, 7, 7, 1]
@@ -230,7 +232,7 @@ class TestStream:
         np.testing.assert_allclose(np.concatenate(blocks), encoder.encode(texts), rtol=0, atol=BATCH_MAX_ABS)
 
     def test_reads_two_windows_ahead_and_no_more(self, encoder, monkeypatch):
-        monkeypatch.setattr("cls_runtime.encoding.chunks.WINDOW_TEXTS", 5)
+        monkeypatch.setattr(encoder._runner, "batching", replace(encoder._runner.batching, window_texts=5))
         read = 0
 
         def endless():
@@ -248,7 +250,7 @@ class TestStream:
         assert encoder.encode(["a"]).shape == (1, HIDDEN)
 
     def test_indices_count_from_the_start_of_the_stream(self, bundle, monkeypatch):
-        monkeypatch.setattr("cls_runtime.encoding.chunks.WINDOW_TEXTS", 2)
+        monkeypatch.setattr(OnnxRuntimeEngine, "batching", replace(OnnxRuntimeEngine.batching, window_texts=2))
         with Encoder.load(bundle, threads=2) as encoder:
             with pytest.raises(TextError) as caught:
                 list(encoder.stream(["a", "b", "c", "\ud800"]))

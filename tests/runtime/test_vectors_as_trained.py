@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from cls_runtime import (
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.encoding import chunks
 from cls_runtime.encoding.quantizing import quantized
+from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import padded
 
 ATOL = 1e-6
 PROMPTS = {"query": "find the dog: ", "passage": "cat ", "empty": ""}
@@ -111,7 +114,7 @@ class TestAsTrained:
             mean.encode(["a"], output="cls")
 
     def test_every_way_in_gives_the_same(self, mean, monkeypatch):
-        monkeypatch.setattr(chunks, "WINDOW_TEXTS", 4)
+        monkeypatch.setattr(mean._runner, "batching", replace(mean._runner.batching, window_texts=4))
         texts = [*TEXTS, *TEXTS[::-1]]
         for options in ({}, {"prompt_name": "query", "dimensions": 4}, {"dtype": "int8"}, {"prompt": "a ", "dtype": "ubinary"}):
             rows, report = mean.encode_with_report(texts, **options)
@@ -230,14 +233,14 @@ class TestPromptsLeftOut:
 
     def test_a_batch_without_a_prompt_has_the_mask_that_it_had(self, bundle_of):
         engine = WatchedEngine(Bundle.open(bundle_of[0]), threads=1)
-        masks: list[np.ndarray] = []
-        engine.around = lambda run, batch, outputs: (masks.append(batch.attention_mask), run(batch, outputs))[1]
+        batches: list[TokenBatch] = []
+        engine.around = lambda run, batch, outputs: (batches.append(batch), run(batch, outputs))[1]
         with Encoder.of(Bundle.open(bundle_of[0]), engine) as encoder:
             encoder.encode(TEXTS)
-            assert {int(value) for mask in masks for value in np.unique(mask)} == {0, 1}
-            masks.clear()
+            assert {batch.unpooled is None for batch in batches} == {True}
+            batches.clear()
             encoder.encode(["the cat", "a"], prompt_name="passage")
-        assert [mask.tolist() for mask in masks] == [[[2, 2, 1, 1, 1], [2, 2, 1, 1, 0]]]
+        assert [padded(batch).attention_mask.tolist() for batch in batches] == [[[2, 2, 1, 1, 1], [2, 2, 1, 1, 0]]]
 
     def test_a_prompt_that_fills_the_model_leaves_the_last_token(self, leaving):
         prompt = "a " * MAX_LENGTH
@@ -260,7 +263,7 @@ class TestPromptsLeftOut:
         entered, opened = threading.Event(), threading.Event()
 
         def held_up(run, batch, outputs):
-            shapes.append(batch.input_ids.shape)
+            shapes.append((batch.texts, batch.longest))
             entered.set()
             assert opened.wait(60)
             return run(batch, outputs)
@@ -284,7 +287,7 @@ class TestPromptsLeftOut:
                 same(of_prompt, encoder.encode(["a cat", "dog"], prompt=prompt))
 
     def test_in_a_stream_too(self, leaving, monkeypatch):
-        monkeypatch.setattr(chunks, "WINDOW_TEXTS", 4)
+        monkeypatch.setattr(leaving._runner, "batching", replace(leaving._runner.batching, window_texts=4))
         texts = [*TEXTS, "a", *TEXTS]
         same(np.concatenate(list(leaving.stream(texts, prompt_name="query"))), leaving.encode(texts, prompt_name="query"))
 
@@ -346,9 +349,7 @@ class TestTokens:
         engine.around = lambda run, batch, outputs: [run(batch, outputs)[0][:, :1]]
         with (
             Encoder.of(Bundle.open(mean_bundle), engine) as encoder,
-            pytest.raises(
-                BundleError, match=r"last_hidden_state is float32 \[1, 1, 8\] for a batch of 1 texts, expected float32 \[1, 4, 8\]"
-            ),
+            pytest.raises(BundleError, match=r"last_hidden_state is float32 \[4, 1\] for a batch of 1 texts, expected float32 \[4, 8\]"),
         ):
             encoder.encode(["a"], output="tokens")
 

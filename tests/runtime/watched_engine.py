@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cls_runtime import Bundle
-from cls_runtime.engines.base import Engine
+from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import choose, engine_module
-from cls_runtime.engines.padding import PaddedBatch
 
 HANGS = 600  # seconds; a wait in another thread would outlive pytest's own limit
-Run = Callable[[PaddedBatch, Sequence[str]], list[np.ndarray]]
+Run = Callable[[TokenBatch, Sequence[str]], list[np.ndarray]]
 
 
 class WatchedEngine:
@@ -24,10 +23,14 @@ class WatchedEngine:
         choice = choose(bundle.manifest)
         self._engine: Engine = engine_module(choice.engine).load(bundle, variant=choice.variant, threads=threads)
         self.name, self.workers, self.providers = self._engine.name, self._engine.workers, self._engine.providers
-        self.around: Callable[[Run, PaddedBatch, Sequence[str]], list[np.ndarray]] | None = None
+        self.batching = self._engine.batching
+        self.around: Callable[[Run, TokenBatch, Sequence[str]], list[np.ndarray]] | None = None
         self.closed = False
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[np.ndarray]:
+    def padding_tokens(self, batch: TokenBatch) -> int:
+        return self._engine.padding_tokens(batch)
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[np.ndarray]:
         return self._engine.run(batch, outputs) if self.around is None else self.around(self._engine.run, batch, outputs)
 
     def close(self) -> None:
@@ -36,14 +39,14 @@ class WatchedEngine:
 
 
 class Gate:
-    """Around an engine's runs: none of them computes until it is opened. `texts` are the sizes of their batches."""
+    """Around an engine's runs: none of them computes until it is opened. `texts` are how many their batches have."""
 
     def __init__(self) -> None:
         self.opened, self.entered = threading.Event(), threading.Event()
         self.texts: list[int] = []
 
-    def __call__(self, run: Run, batch: PaddedBatch, outputs: Sequence[str]) -> list[np.ndarray]:
-        self.texts.append(len(batch.input_ids))
+    def __call__(self, run: Run, batch: TokenBatch, outputs: Sequence[str]) -> list[np.ndarray]:
+        self.texts.append(batch.texts)
         self.entered.set()
         assert self.opened.wait(HANGS)
         return run(batch, outputs)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cls_exporter.errors import ParityError
-from cls_exporter.gate.prompted_batch import PromptedBatch, padded
+from cls_exporter.gate.prompted_batch import PromptedBatch, token_batch
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Output, ParityFigures
@@ -107,7 +107,7 @@ def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]
     }
     for name, rows in batches.items():
         try:
-            vectors = engine.run(padded(rows), [GRAPH_OUTPUTS[output] for output in outputs])
+            vectors = engine.run(token_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
         except EngineError as error:
             raise _MissError(str(error)) from error
         for output, numbers in zip(outputs, vectors, strict=True):
@@ -117,11 +117,9 @@ def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]
 
 def _check_prompted(engine: Engine, prompted: PromptedBatch, outputs: Sequence[Output], *, variant: str) -> None:
     """The few texts are held to what bounds each alone."""
-    counted = prompted.batch.attention_mask != 0
     vectors = engine.run(prompted.batch, [GRAPH_OUTPUTS[output] for output in outputs])
     for output, numbers in zip(outputs, vectors, strict=True):
         expected = prompted.outputs[output]
-        rows = (expected[counted], numbers[counted]) if output == "tokens" else (expected, numbers)
         bounds = replace(thresholds_for(variant, output), mean_cosine=None, p1_cosine=None)
-        if missed := shortfalls(parity_figures(*rows), bounds):
+        if missed := shortfalls(parity_figures(expected, numbers), bounds):
             raise _MissError(f"{output} of texts whose prompt is marked by a 2 in the mask has, against PyTorch, {'; '.join(missed)}")

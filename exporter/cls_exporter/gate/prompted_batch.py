@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.checkpoint.trial import outputs_of
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import Output
-from cls_runtime.encoding.batching import pad
-from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.engines.base import TokenBatch
+from cls_runtime.engines.padding import padded, token_rows
 
 Float32 = NDArray[np.float32]
 
@@ -25,9 +24,9 @@ _PROMPT_TOKENS = 4  # of a text that has more
 
 @dataclass(frozen=True, kw_only=True)
 class PromptedBatch:
-    """`batch`, whose mask is 2 for the tokens of a prompt, and PyTorch's outputs for it by name."""
+    """`batch`, of which the tokens of a prompt are not pooled, and PyTorch's outputs for it by name, of `tokens` [T, H]."""
 
-    batch: PaddedBatch
+    batch: TokenBatch
     outputs: Mapping[Output, Float32]
 
 
@@ -37,19 +36,21 @@ def prompted_batch(checkpoint: Checkpoint, golden: Golden) -> PromptedBatch | No
         return None
     assert golden.token_ids is not None
     batch = _marked(golden.token_ids[:: -(-len(golden.token_ids) // _TEXTS)])
-    inputs = [torch.from_numpy(getattr(batch, name)) for name in checkpoint.inputs]
-    outputs = [output.numpy() for output in outputs_of(checkpoint, inputs)]
-    return PromptedBatch(batch=batch, outputs=dict(zip(checkpoint.model.output_names, outputs, strict=True)))
+    laid_out = padded(batch)
+    inputs = [torch.from_numpy(getattr(laid_out, name)) for name in checkpoint.inputs]
+    outputs: dict[Output, Float32] = {}
+    for name, output in zip(checkpoint.model.output_names, outputs_of(checkpoint, inputs), strict=True):
+        outputs[name] = token_rows(output.numpy(), batch, laid_out.shape) if name == "tokens" else output.numpy()
+    return PromptedBatch(batch=batch, outputs=outputs)
 
 
-def padded(token_ids: Sequence[Sequence[int]]) -> PaddedBatch:
-    """Token ids as arrays, padded with id 0 on the right, all of type 0."""
-    return pad([TokenizedText(np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=np.int32), removed=0) for ids in token_ids], pad_id=0)
+def token_batch(token_ids: Sequence[Sequence[int]]) -> TokenBatch:
+    """Token ids as a batch that is padded with id 0, all of type 0. No ids at all are a row of padding, which no text becomes."""
+    ids = np.array([token for ids in token_ids for token in ids], dtype=np.int32)
+    return TokenBatch(ids, np.array([len(ids) for ids in token_ids], dtype=np.int32), np.zeros_like(ids))
 
 
-def _marked(token_ids: Sequence[Sequence[int]]) -> PaddedBatch:
-    """`padded`, with the first tokens of each text marked by a 2; one at least is left."""
-    batch = padded(token_ids)
-    for row, ids in zip(batch.attention_mask, token_ids, strict=True):
-        row[: min(_PROMPT_TOKENS, len(ids) - 1)] = 2
-    return batch
+def _marked(token_ids: Sequence[Sequence[int]]) -> TokenBatch:
+    """`token_batch`, of each text the first tokens marked; one at least is left."""
+    batch = token_batch(token_ids)
+    return replace(batch, unpooled=np.minimum(_PROMPT_TOKENS, batch.lengths - 1))

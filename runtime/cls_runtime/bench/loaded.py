@@ -10,7 +10,6 @@ from cls_runtime.bench.plan import PlannedSide
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import MultiplyAdds
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import CPU_ENGINES, engine_module, graph_variant
 from cls_runtime.errors import EngineError
@@ -40,7 +39,7 @@ class Loaded:
 
 @contextlib.contextmanager
 def loaded_sides(
-    bundle: Bundle, planned: Sequence[PlannedSide], *, threads: int, token_budget: int = TOKEN_BUDGET
+    bundle: Bundle, planned: Sequence[PlannedSide], *, threads: int, token_budget: int | None = None
 ) -> Iterator[tuple[dict[str, Loaded], dict[str, str]]]:
     """Loads every side that has no objection; gives them by name, and why others cannot be used here."""
     with contextlib.ExitStack() as stack:
@@ -56,7 +55,7 @@ def loaded_sides(
 
 
 @contextlib.contextmanager
-def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: int) -> Iterator[Loaded]:
+def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: int | None) -> Iterator[Loaded]:
     with Encoder.load(
         bundle.name,
         variant=side.variant,

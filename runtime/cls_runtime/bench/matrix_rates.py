@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from cls_runtime.bench.results import MatrixRate
 from cls_runtime.bench.turns import seconds_in_turns
-from cls_runtime.engines.base import Engine
+from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import ENGINES, engine_module
 from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node
-from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import EngineError
 
 WIDTH = 1024
@@ -82,8 +81,7 @@ def joined(first: Sequence[MatrixRate], second: Sequence[MatrixRate]) -> tuple[M
 
 def _work(engine: Engine, pool: ThreadPoolExecutor, threads: int) -> Callable[[], object]:
     """One batch on each thread at once, as the runtime does it."""
-    ids = np.arange(SEQUENCE, dtype=np.int64)[None] % TABLE_ROWS
-    batch = PaddedBatch(ids, np.ones_like(ids), None)
+    batch = TokenBatch(np.arange(SEQUENCE, dtype=np.int32) % TABLE_ROWS, np.array([SEQUENCE], dtype=np.int32))
     return lambda: list(pool.map(lambda _: engine.run(batch, [OUTPUT]), range(threads)))
 
 

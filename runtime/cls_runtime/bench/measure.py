@@ -19,6 +19,7 @@ from cls_runtime.bench.steps import Known
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoding.tokenizer import TextTokenizer
+from cls_runtime.engines.onnxruntime import BATCHING
 from cls_runtime.errors import UsageError
 
 
@@ -111,8 +112,10 @@ def _results(known: Known, *, origin: str, seconds: float) -> BenchResults:
         seconds=seconds,
         host=this_host(),
         bundle=_facts(known.bundle),
-        texts=TextFacts(origin=origin, token_counts=tuple(known.lengths), truncated=sum(text.removed > 0 for text in known.tokenized)),
-        settings=Settings(threads=known.threads, rounds=plan.rounds, token_budget=plan.token_budget, quick=plan.quick),
+        texts=TextFacts(origin=origin, token_counts=tuple(known.lengths), truncated=int((known.tokenized.removed > 0).sum())),
+        settings=Settings(
+            threads=known.threads, rounds=plan.rounds, token_budget=plan.token_budget or BATCHING.token_budget, quick=plan.quick
+        ),
         sides=known.sides,
         rates=known.rates,
         timings=known.timings,

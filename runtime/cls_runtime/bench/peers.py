@@ -9,7 +9,6 @@ an engine that keeps a kernel for each shape would otherwise be timed on what it
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +144,7 @@ def compare_with_peers(
     return PeerComparison(
         texts=len(texts),
         round_texts=tuple(map(len, parts)),
-        mean_tokens=statistics.fmean(map(len, TextTokenizer.from_bundle(opened).tokenize(texts))),
+        mean_tokens=float(TextTokenizer.from_bundle(opened).tokenize(texts).lengths.mean()),
         threads=threads,
         pooling=opened.manifest.pooling,
         reference=reference,

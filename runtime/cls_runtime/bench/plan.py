@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cls_runtime.bundle.manifest import BundleFile, Manifest
-from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.engines.needed_files import companions, golden_files, graph_files
 from cls_runtime.errors import UsageError
 from cls_runtime.verifying.plan import combinations
@@ -32,7 +31,7 @@ class Plan:
         parity_texts: how many of the golden texts are compared, at most.
         round_seconds: what the slowest side may take for a round of one thing; with a large model there is less of everything.
         least_texts: texts of a round that are not left out even so.
-        token_budget: tokens in a batch at most, where it is not varied.
+        token_budget: tokens in a batch at most, where it is not varied; None for each engine's own.
         serve: whether each side is measured behind `cls-serve` too.
         serve_shares, serve_seconds: the shares of its capacity that it is loaded with, and how long each of them.
         quick: less of everything, which the report says.
@@ -54,7 +53,7 @@ class Plan:
     serve_seconds: float
     serve_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
     least_texts: int = 16
-    token_budget: int = TOKEN_BUDGET
+    token_budget: int | None = None
     serve: bool = False
     quick: bool = False
 

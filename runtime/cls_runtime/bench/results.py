@@ -68,7 +68,7 @@ class TextFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How it was measured: the budget of threads, the rounds, tokens in a batch at most."""
+    """How it was measured: the budget of threads, the rounds, tokens in a batch at most (on a CPU, where each engine has its own)."""
 
     threads: int
     rounds: int

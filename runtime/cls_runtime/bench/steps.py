@@ -23,7 +23,8 @@ from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.parity import cosines, parity_figures
-from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
+from cls_runtime.encoding.tokenizer import TextTokenizer
+from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.errors import BundleError, EngineError
 from cls_runtime.verifying.vector_checks import as_computed
@@ -47,7 +48,7 @@ class Known:
     threads: int
     plan: Plan
     texts: Sequence[str]
-    tokenized: Sequence[TokenizedText]
+    tokenized: TokenizedTexts
     opened: contextlib.ExitStack
     loaded: Mapping[str, Loaded] = field(default_factory=dict)
     sides: tuple[SideFacts, ...] = ()
@@ -62,7 +63,7 @@ class Known:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each text."""
-        return [len(text) for text in self.tokenized]
+        return [int(length) for length in self.tokenized.lengths]
 
     @property
     def usable(self) -> list[PlannedSide]:
@@ -110,7 +111,7 @@ def fitting(known: Known) -> Known:
     if plan.texts < len(known.texts):
         fewer = f"{plan.texts} of {len(known.texts)} texts in a round"
         notes += (f"{fewer}, so that {slowest} takes about {plan.round_seconds:g} s for one",)
-    return replace(known, plan=plan, texts=known.texts[: plan.texts], tokenized=known.tokenized[: plan.texts], notes=notes)
+    return replace(known, plan=plan, texts=known.texts[: plan.texts], tokenized=known.tokenized.first(plan.texts), notes=notes)
 
 
 def parity(known: Known) -> Known:
@@ -218,9 +219,9 @@ def _timed(known: Known, jobs: Sequence[Job], *, rounds: int) -> Known:
 def _batch_jobs(
     known: Known,
     pools: Mapping[str, ThreadPoolExecutor],
-    tokenized: Sequence[TokenizedText],
+    tokenized: TokenizedTexts,
     *,
-    token_budget: int,
+    token_budget: int | None,
     kind: Kind = "model_only",
     at: int | None = None,
 ) -> list[Job]:

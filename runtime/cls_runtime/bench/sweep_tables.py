@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from cls_runtime.bench.figures import BASELINE_BATCH, arrival_batches, measured_sides, padding_share, texts_per_second, timings
 from cls_runtime.bench.results import BenchResults, Kind, Timing
 from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
 from cls_runtime.encoding.batching import plan_batches
+from cls_runtime.engines.onnxruntime import BATCHING
 
 PADDING_BUDGETS = (256, 1024, 4096)
 
@@ -70,7 +72,7 @@ def padding(results: BenchResults) -> Table:
     counts = results.texts.token_counts
     rows = []
     for budget in sorted({results.settings.token_budget, *PADDING_BUDGETS}):
-        planned = plan_batches(counts, max_length=max(counts), token_budget=budget)
+        planned = plan_batches(counts, replace(BATCHING, token_budget=budget))
         batches = [[counts[index] for index in batch.indices] for batch in planned]
         rows.append((f"by length, at most {budget:,} tokens", *_padding(batches)))
     rows.append((f"in the order of arrival, {BASELINE_BATCH} texts", *_padding(arrival_batches(counts))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from cls_runtime.bench.loaded import Loaded
 from cls_runtime.bench.results import Kind, Timing
 from cls_runtime.bench.turns import clocked, in_turns
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
-from cls_runtime.encoding.batching import pad, plan_batches
+from cls_runtime.encoding.batching import plan_batches
 from cls_runtime.encoding.report import EncodeReport
-from cls_runtime.encoding.tokenizer import TokenizedText
-from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.encoding.tokens import TokenizedTexts
+from cls_runtime.engines.base import TokenBatch
 from cls_runtime.verifying.vector_checks import as_computed_with_report
 
 _OUTPUT = GRAPH_OUTPUTS["cls"]
@@ -53,20 +53,26 @@ def encoding_jobs(
 def batch_jobs(
     sides: Mapping[str, Loaded],
     pools: Mapping[str, ThreadPoolExecutor],
-    tokenized: Sequence[TokenizedText],
+    tokenized: TokenizedTexts,
     *,
     pad_id: int,
-    token_budget: int,
+    token_budget: int | None,
     kind: Kind = "model_only",
     at: int | None = None,
 ) -> list[Job]:
-    """The engine on padded batches that are ready before the clock starts, on each side; its pool has a thread for each worker."""
-    lengths = [len(text) for text in tokenized]
+    """The engine on batches that are ready before the clock starts, on each side; its pool has a thread for each worker.
+
+    A batch has at most `token_budget` tokens; None for each engine's own.
+    """
+    lengths = tokenized.lengths.tolist()
     jobs = []
     for name, side in sides.items():
-        plan = plan_batches(lengths, max_length=max(lengths), token_budget=token_budget, engine=side.engine.name)
-        batches = [pad([tokenized[index] for index in batch.indices], rows=batch.rows, width=batch.width, pad_id=pad_id) for batch in plan]
-        padding = sum(batch.input_ids.size for batch in batches) - sum(lengths)
+        batching = side.engine.batching
+        if token_budget is not None:
+            batching = replace(batching, token_budget=token_budget)
+        plan = plan_batches(tokenized.lengths, batching)
+        batches = [tokenized.batch(batch.indices, pad_id=pad_id, token_budget=batching.token_budget) for batch in plan]
+        padding = sum(map(side.engine.padding_tokens, batches))
         report = EncodeReport(texts=len(lengths), tokens=sum(lengths), padding_tokens=padding, batches=len(batches))
         jobs.append(Job(timing=_timing(side, lengths, kind, at), work=_on_workers(side, pools[name], batches, report)))
     return jobs
@@ -79,16 +85,17 @@ def worker_pools(sides: Mapping[str, Loaded]) -> Iterator[dict[str, ThreadPoolEx
         yield {name: stack.enter_context(ThreadPoolExecutor(side.engine.workers)) for name, side in sides.items()}
 
 
-def texts_of_length(tokenized: Sequence[TokenizedText], length: int, count: int) -> list[TokenizedText]:
+def texts_of_length(tokenized: TokenizedTexts, length: int, count: int) -> TokenizedTexts:
     """`count` texts of exactly `length` tokens: what stands between the first and the last special token of real texts, one after another.
 
     A length of 1 or 2 has special tokens only.
     """
-    first, last = tokenized[0].ids[:1], tokenized[0].ids[-1:]
-    inner = np.concatenate([text.ids[1:-1] for text in tokenized])
-    words = np.resize(inner if len(inner) else first, max(0, length - 2) * count).reshape(count, -1)  # repeats where texts are few
-    types = None if tokenized[0].type_ids is None else np.zeros(length, dtype=np.int32)
-    return [TokenizedText(np.concatenate([first, row, last])[:length].astype(np.int32), types, 0) for row in words]
+    by_text = tokenized.token_ids()
+    first, last = by_text[0][:1], by_text[0][-1:]
+    inner = [token for text in by_text for token in text[1:-1]]
+    words = np.resize(inner or first, max(0, length - 2) * count).reshape(count, -1).tolist()  # repeats where texts are few
+    ids = [(*first, *row, *last)[:length] for row in words]
+    return TokenizedTexts.of(ids, None if tokenized.type_ids is None else [[0] * length] * count)
 
 
 def _timing(side: Loaded, lengths: Sequence[int], kind: Kind, at: int | None) -> Callable[[EncodeReport, tuple[float, ...]], Timing]:
@@ -116,7 +123,7 @@ def _encoding(side: Loaded, texts: Sequence[str]) -> Callable[[], EncodeReport]:
     return work
 
 
-def _on_workers(side: Loaded, pool: ThreadPoolExecutor, batches: Sequence[PaddedBatch], report: EncodeReport) -> Callable[[], EncodeReport]:
+def _on_workers(side: Loaded, pool: ThreadPoolExecutor, batches: Sequence[TokenBatch], report: EncodeReport) -> Callable[[], EncodeReport]:
     def work() -> EncodeReport:
         for _ in pool.map(lambda batch: side.engine.run(batch, [_OUTPUT]), batches):
             pass

@@ -12,8 +12,6 @@ from cls_runtime.encoding.report import EncodeReport, Truncation, truncations
 from cls_runtime.encoding.rows import Rows, is_per_token
 from cls_runtime.encoding.tokenizer import Text, characters
 
-# Texts are sorted by length within a window: enough of them that neighbours are equally long, few enough to hold in memory.
-WINDOW_TEXTS = 4096
 WINDOW_CHARACTERS = 2**22
 # About as many as a window's rows take where each token has one: few tokens have less than a character.
 WINDOW_BYTES = 2**26
@@ -89,10 +87,10 @@ def most_characters(output: str, width: int) -> int:
     return max(1, WINDOW_BYTES // (width * np.dtype(np.float32).itemsize)) if is_per_token(output) else WINDOW_CHARACTERS
 
 
-def windows(texts: Iterable[Text], *, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
+def windows(texts: Iterable[Text], *, most_texts: int, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
     """Windows of `texts`, in order; each text's index is its place in `texts`.
 
-    A window ends at `WINDOW_TEXTS` texts or with the text that brings it to `most` characters.
+    A window ends at `most_texts` texts or with the text that brings it to `most` characters.
     """
     held: list[Text] = []
     size = 0
@@ -100,7 +98,7 @@ def windows(texts: Iterable[Text], *, most: int = WINDOW_CHARACTERS) -> Iterator
     for text in texts:
         held.append(text)
         size += characters(text)
-        if len(held) == WINDOW_TEXTS or size >= most:
+        if len(held) == most_texts or size >= most:
             yield Window(held, range(start, start + len(held)))
             start += len(held)
             held, size = [], 0
@@ -108,10 +106,10 @@ def windows(texts: Iterable[Text], *, most: int = WINDOW_CHARACTERS) -> Iterator
         yield Window(held, range(start, start + len(held)))
 
 
-def split(window: Window, *, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
+def split(window: Window, *, most_texts: int, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
     """A window of any size as windows within the limits of `windows`; the indices are kept."""
     start = 0
-    for part in windows(window.texts, most=most):
+    for part in windows(window.texts, most_texts=most_texts, most=most):
         yield window.part(start, start + len(part.texts))
         start += len(part.texts)
 

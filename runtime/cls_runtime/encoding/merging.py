@@ -49,7 +49,7 @@ class RequestMerger:
         self._max_waiting_texts = max_waiting_texts
         self._max_waiting_characters = max_waiting_characters
         self._pace = Pace()
-        self._queue = RequestQueue(self._pace, workers=workers)
+        self._queue = RequestQueue(self._pace, workers=workers, full_tokens=runner.batching.full_tokens)
         self._idle = 0
         self._running = 0
         self._busy_since = 0.0

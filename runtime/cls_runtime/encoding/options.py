@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from cls_runtime.encoding.batching import TOKEN_BUDGET
 from cls_runtime.encoding.merging import MAX_WAITING_CHARACTERS, MAX_WAITING_TEXTS
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vectors import OnInvalid
@@ -28,7 +27,7 @@ class EncoderOptions:
     on_overflow: OnOverflow = "warn"
     on_invalid: OnInvalid = "raise"
     check_hashes: bool = False
-    token_budget: int = TOKEN_BUDGET
+    token_budget: int | None = None
     max_waiting_texts: int = MAX_WAITING_TEXTS
     max_waiting_characters: int = MAX_WAITING_CHARACTERS
     fingerprint: str | None = None
@@ -40,7 +39,8 @@ class EncoderOptions:
         _check_one_of("on_invalid", self.on_invalid, get_args(OnInvalid))
         if self.threads is not None:
             _check_count("threads", self.threads, most=MOST_THREADS)
-        _check_count("token_budget", self.token_budget)
+        if self.token_budget is not None:
+            _check_count("token_budget", self.token_budget)
         _check_count("max_waiting_texts", self.max_waiting_texts)
         _check_count("max_waiting_characters", self.max_waiting_characters)
         if self.fingerprint is not None and not isinstance(self.fingerprint, str):

@@ -49,5 +49,5 @@ def with_prompt(prompt: str, text: Text) -> Text:
 
 def prompt_length(tokenizer: TextTokenizer, prompt: str) -> int:
     """How many tokens a prompt has in front of a text, as sentence-transformers counts them: alone, and without the last if special."""
-    ids = tokenizer.tokenize([prompt])[0].ids.tolist()
+    ids = tokenizer.tokenize([prompt]).ids.tolist()
     return len(ids) - (bool(ids) and ids[-1] in tokenizer.special_ids)

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cls_runtime.encoding.batching import FULL_TOKENS
 from cls_runtime.encoding.pace import Pace
 from cls_runtime.encoding.request import Kind, Request, Share
 
@@ -42,7 +41,7 @@ class Round:
 
 
 class RequestQueue:
-    """The requests of which some texts are not taken, and counts of them.
+    """The requests of which some texts are not taken, and counts of them. A batch of `full_tokens` tokens is large enough to be fast.
 
     Attributes:
         texts: texts that wait.
@@ -55,9 +54,10 @@ class RequestQueue:
         came: requests that were ever queued.
     """
 
-    def __init__(self, pace: Pace, *, workers: int) -> None:
+    def __init__(self, pace: Pace, *, workers: int, full_tokens: int) -> None:
         self._pace = pace
         self._workers = workers
+        self._full_tokens = full_tokens
         self._lanes: tuple[_Lane, _Lane] = ({}, {})
         self._requests = 0
         self._company_until = 0.0
@@ -113,7 +113,7 @@ class RequestQueue:
                 self._company_until = now + COMPANY_S
             long = self._long_is_next()
             alone = long and self._requests == 1 and now >= self._company_until
-            parts = max(1, min(workers, self.tokens // FULL_TOKENS))
+            parts = max(1, min(workers, self.tokens // self._full_tokens))
             most = self._pace.round_tokens if long else self._pace.deep_round_tokens(self.tokens // self._workers)
             limit = self._pace.lone_round_tokens if alone else min(most, -(-self.tokens // parts))
             share_tokens = self._pace.share_tokens if now < self._company_until else limit
@@ -143,7 +143,7 @@ class RequestQueue:
                 self._last_was_long = long
                 self._running_long += long
                 self.running_tokens += taken
-                batch_tokens = max(FULL_TOKENS, self._pace.round_tokens) if alone else None
+                batch_tokens = max(self._full_tokens, self._pace.round_tokens) if alone else None
                 return Round(shares, taken, long, alone, batch_tokens, self.came), expired
         return None, expired
 

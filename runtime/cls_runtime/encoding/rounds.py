@@ -48,10 +48,12 @@ def _computed_together(
     then = time.perf_counter()
     done = runner.compute_here(tokenized, texts.once.prompt_tokens, first.output, width=first.width, stop=stop, batch_tokens=batch_tokens)
     end = time.perf_counter()
-    widths, numbers = np.zeros(len(tokenized), dtype=np.intp), np.zeros(len(tokenized), dtype=np.intp)
+    padding, numbers = np.zeros(len(tokenized), dtype=np.intp), np.zeros(len(tokenized), dtype=np.intp)
     for number, batch in enumerate(done.batches):
-        widths[batch.indices], numbers[batch.indices] = batch.width, number
-    padding = widths - done.lengths
+        numbers[batch.indices] = number
+        if runner.batching.pads:
+            lengths_here = done.lengths[batch.indices]
+            padding[batch.indices] = lengths_here.max() - lengths_here
     parts = np.split(texts.positions, np.cumsum([len(window.texts) for window in windows])[:-1])
     part: list[int] | None = None
     if sum(len(batch.indices) for batch in done.batches) < len(tokenized):  # `stop` said so
@@ -61,7 +63,7 @@ def _computed_together(
     results: list[ShareResult] = []
     for window, places in zip(windows, parts, strict=True):
         lengths = done.lengths[places].tolist()
-        truncated = cuts_of(window, [tokenized[place] for place in places])
+        truncated = cuts_of(window, tokenized, places)
         rows = _rows_at(done.rows, places)
         batches = len(set(numbers[places].tolist()))
         padded = int(padding[places].sum())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,29 +25,29 @@ def empty_rows(count: int, output: str, width: int) -> Rows:
     return [_NOTHING] * count if is_per_token(output) else np.empty((count, width), dtype=np.float32)
 
 
-def place_rows(rows: Rows, vectors: Float32, places: NDArray[np.intp], texts: Sequence[Sized]) -> None:
-    """Puts a batch's `vectors`, float32 [B, width] or [B, S, width], to their `places`, those of `texts`.
+def place_rows(rows: Rows, vectors: Float32, places: NDArray[np.intp], lengths: NDArray[np.int32]) -> None:
+    """Puts a batch's `vectors`, float32 [B, width] or, of texts of these lengths, [T, width], to their `places` [B].
 
     A list gets copies, so that a text's rows do not hold those of its batch.
     """
     if isinstance(rows, list):
-        for place, text, of_text in zip(places.tolist(), texts, vectors):  # noqa: B905  the batch may repeat its last text
-            rows[place] = of_text[: len(text)].copy()
+        for place, of_text in zip(places.tolist(), np.split(vectors, np.cumsum(lengths)[:-1]), strict=True):
+            rows[place] = of_text.copy()
     else:
-        rows[places] = vectors[: len(places)]
+        rows[places] = vectors
 
 
-def check_rows(rows: object, *, count: int, tokens: int, width: int, output: str) -> None:
-    """Holds what an engine gave for a batch [count, tokens] to the shape that it must have: numpy would broadcast, cast or drop another.
+def check_rows(rows: object, *, texts: int, tokens: int, width: int, output: str) -> None:
+    """Holds what an engine gave for a batch to the shape that it must have: numpy would broadcast, cast or drop another.
 
     Raises:
-        BundleError: `rows` is no float32 array [count, width], or [count, tokens, width] where the output is of tokens.
+        BundleError: `rows` is no float32 array [texts, width], or [tokens, width] where the output is of tokens.
     """
-    expected = (count, tokens, width) if is_per_token(output) else (count, width)
+    expected = (tokens if is_per_token(output) else texts, width)
     if isinstance(rows, np.ndarray) and rows.dtype == np.float32 and rows.shape == expected:
         return
     given = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else type(rows).__name__
     raise BundleError(
-        f"the graph's {output} is {given} for a batch of {count} texts, expected float32 {list(expected)}; it is not what the manifest "
+        f"the graph's {output} is {given} for a batch of {texts} texts, expected float32 {list(expected)}; it is not what the manifest "
         "says, copy or export the bundle again"
     )

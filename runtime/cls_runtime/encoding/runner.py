@@ -12,13 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from cls_runtime.encoding.batching import KERNELS_FOR_EACH_SHAPE, Batch, pad, plan_batches
+from cls_runtime.encoding.batching import Batch, plan_batches
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.job import Computed, Job, cuts_of
 from cls_runtime.encoding.overflow import Overflow
 from cls_runtime.encoding.report import BatchSummary, Truncation, check_overflow
 from cls_runtime.encoding.rows import check_rows, empty_rows, place_rows
-from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
+from cls_runtime.encoding.tokenizer import TextTokenizer
+from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines.base import Engine
 from cls_runtime.errors import ClosedError, EngineError
 
@@ -31,16 +32,24 @@ class BatchRunner:
     """An engine, a tokenizer, and the threads that keep the engine busy. Safe to use from several threads at once.
 
     Attributes:
+        batching: how texts are put together for the engine, with the token budget that was asked for.
         slots: of which whoever runs the engine holds one. Given those of another runner, both together run no more batches at once than it.
         max_length: the tokens that the model takes of a text at most.
         observer: called after each run of the graph, on its thread.
         last_ended: when the last run of the graph ended, well or not, by `time.monotonic`.
     """
 
-    def __init__(self, engine: Engine, tokenizer: TextTokenizer, *, token_budget: int, slots: threading.Semaphore | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: TextTokenizer,
+        *,
+        token_budget: int | None = None,
+        slots: threading.Semaphore | None = None,
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._token_budget = token_budget
+        self.batching = engine.batching if token_budget is None else replace(engine.batching, token_budget=token_budget)
         self._process = os.getpid()
         self._closed = False
         self._close_lock = threading.Lock()
@@ -95,7 +104,7 @@ class BatchRunner:
                     for future, _ in job.futures:
                         future.cancel()
 
-    def tokenize(self, window: Window, overflow: Overflow) -> tuple[list[TokenizedText], list[Truncation]]:
+    def tokenize(self, window: Window, overflow: Overflow) -> tuple[TokenizedTexts, list[Truncation]]:
         """The tokens of a window's texts, and which were cut.
 
         Raises:
@@ -110,7 +119,7 @@ class BatchRunner:
 
     def compute_here(
         self,
-        texts: Sequence[TokenizedText],
+        texts: TokenizedTexts,
         prompt_tokens: Sequence[int] | None,
         output: str,
         *,
@@ -121,7 +130,7 @@ class BatchRunner:
         """The rows of texts, computed on the thread that calls, one batch after another.
 
         With `stop` all workers compute them, until it says that there are enough; batches that are not in the result then have no rows.
-        With `batch_tokens` a batch has at most so many tokens, unless the engine prepares kernels for each shape, or one text has more.
+        With `batch_tokens` a batch has at most so many tokens, unless the engine keeps shapes, or one text has more.
 
         Raises:
             EngineError: the engine failed.
@@ -214,7 +223,7 @@ class BatchRunner:
 
     def _planned(
         self,
-        texts: Sequence[TokenizedText],
+        texts: TokenizedTexts,
         prompt_tokens: Sequence[int] | None,
         output: str,
         *,
@@ -223,13 +232,13 @@ class BatchRunner:
         tokenize_s: float = 0.0,
         batch_tokens: int | None = None,
     ) -> Job:
-        lengths = np.array([len(text) for text in texts], dtype=np.intp)
-        budget = self._token_budget
-        if batch_tokens is not None and self._engine.name not in KERNELS_FOR_EACH_SHAPE:
-            budget = min(budget, batch_tokens)
-        batches = plan_batches(lengths, max_length=self._tokenizer.max_length, token_budget=budget, engine=self._engine.name)
+        batching = self.batching
+        if batch_tokens is not None and batch_tokens < batching.token_budget and not batching.keeps_shapes:
+            batching = replace(batching, token_budget=batch_tokens)
+        batches = plan_batches(texts.lengths, batching)
+        unpooled = None if prompt_tokens is None else np.array(prompt_tokens, dtype=np.int32)
         rows = empty_rows(len(texts), output, width)
-        return Job(texts, prompt_tokens, output, width, lengths, batches, rows, tuple(truncated), tokenize_s)
+        return Job(texts, unpooled, output, width, batches, rows, tuple(truncated), tokenize_s)
 
     def _submit(self, job: Job, batch: Batch) -> Future[None]:
         future: Future[None] = Future()
@@ -257,9 +266,9 @@ class BatchRunner:
 
     def _run(self, job: Job, batch: Batch) -> None:
         """Runs one batch and writes its vectors into their rows."""
-        texts = [job.texts[index] for index in batch.indices]
-        prompt_tokens = None if job.prompt_tokens is None else [job.prompt_tokens[index] for index in batch.indices]
-        padded = pad(texts, rows=batch.rows, width=batch.width, pad_id=self._tokenizer.pad_id, prompt_tokens=prompt_tokens)
+        tokens = job.texts.batch(
+            batch.indices, pad_id=self._tokenizer.pad_id, unpooled=job.unpooled, token_budget=self.batching.token_budget
+        )
         with self.slots:
             with self._stopped:
                 if self._closed:
@@ -267,7 +276,7 @@ class BatchRunner:
                 self._running += 1
             begun = time.perf_counter()
             try:
-                (vectors,) = self._engine.run(padded, [job.output])
+                (vectors,) = self._engine.run(tokens, [job.output])
             finally:
                 seconds = time.perf_counter() - begun
                 self.last_ended = time.monotonic()
@@ -275,13 +284,13 @@ class BatchRunner:
                     self._running -= 1
                     if self._closed:
                         self._stopped.notify_all()
-        check_rows(vectors, count=batch.rows, tokens=batch.width, width=job.width, output=job.output)
-        place_rows(job.rows, vectors, batch.indices, texts)
+        check_rows(vectors, texts=tokens.texts, tokens=tokens.tokens, width=job.width, output=job.output)
+        place_rows(job.rows, vectors, batch.indices, tokens.lengths)
+        padding = self._engine.padding_tokens(tokens)
         job.seconds.append(seconds)
+        job.padding_tokens.append(padding)
         if (observer := self.observer) is not None:
-            tokens = int(job.lengths[batch.indices].sum())
-            padding = batch.rows * batch.width - tokens
-            observer(BatchSummary(texts=len(texts), tokens=tokens, padding_tokens=padding, seconds=seconds))
+            observer(BatchSummary(texts=tokens.texts, tokens=tokens.tokens, padding_tokens=padding, seconds=seconds))
 
 
 def _completed(job: Job, progress: Callable[[int], None] | None) -> Computed:

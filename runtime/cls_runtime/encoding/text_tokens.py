@@ -34,17 +34,18 @@ def text_tokens(tokenizer: TextTokenizer, text: Text, index: int, *, truncate_le
     Raises:
         TextError: as `TextTokenizer.located`.
     """
-    encoding, tokenized, kept, before = tokenizer.located(text, index, truncate_left=truncate_left, whole=whole)
+    found = tokenizer.located(text, index, truncate_left=truncate_left, whole=whole)
+    encoding, kept = found.encoding, found.kept.tolist()
     # Each of these is a list made anew of all tokens whenever it is asked for.
     spelled, sequence_ids, places = encoding.tokens, encoding.sequence_ids, encoding.offsets
     offsets = []
-    for position in kept.tolist():
+    for position in kept:
         of, (start, stop) = sequence_ids[position], places[position]
-        offsets.append((0, 0) if of is None else (before[of] + start, before[of] + stop))
+        offsets.append((0, 0) if of is None else (found.before[of] + start, found.before[of] + stop))
     return TextTokens(
-        tokens=tuple(spelled[position] for position in kept.tolist()),
+        tokens=tuple(spelled[position] for position in kept),
         offsets=tuple(offsets),
-        ids=tuple(tokenized.ids.tolist()),
-        special=tuple(sequence_ids[position] is None for position in kept.tolist()),
-        truncated=Truncation(index, tokenized.removed, tokenized.at_least) if tokenized.removed else None,
+        ids=tuple(found.ids.tolist()),
+        special=tuple(sequence_ids[position] is None for position in kept),
+        truncated=Truncation(index, found.removed, found.at_least) if found.removed else None,
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from tokenizers import Encoding, Tokenizer
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.encoding.tokenizer_files import one_line, pad_id, read_object, read_tokenizer, vocabulary_size
 from cls_runtime.encoding.tokenizer_form import MAX_ID
+from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.encoding.truncating import is_settled, kept_positions
 from cls_runtime.errors import BundleError, TextError, is_refusal
 
@@ -44,17 +45,24 @@ LONG_CHARACTERS = (2**16, 2**18, 2**20)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class TokenizedText:
-    """One text's tokens: `ids` and `type_ids` int32 [S]; `removed` tokens were over the maximum length, `at_least` so many."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Located:
+    """One text's tokens, and where they are in it.
 
+    Attributes:
+        encoding: the library's, of as much of the text as was tokenized.
+        kept: which of its tokens stay, as positions in it [S].
+        ids: theirs, int32 [S].
+        before: how many characters of the text (of each text of a pair) are before what was tokenized.
+        removed: how many tokens were over the maximum length, `at_least` so many.
+    """
+
+    encoding: Encoding
+    kept: NDArray[np.intp]
     ids: Int32
-    type_ids: Int32 | None
-    removed: int
+    before: Sequence[int]
+    removed: int = 0
     at_least: bool = False
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class TextTokenizer:
@@ -111,9 +119,7 @@ class TextTokenizer:
             raise BundleError(f"{path} cannot be used: {error}; the bundle is damaged, copy or export it again") from None
         return made
 
-    def tokenize(
-        self, texts: Sequence[Text], *, indices: Sequence[int] | None = None, truncate_left: bool | None = None
-    ) -> list[TokenizedText]:
+    def tokenize(self, texts: Sequence[Text], *, indices: Sequence[int] | None = None, truncate_left: bool | None = None) -> TokenizedTexts:
         """Tokens of each text, special tokens included, at most `max_length` of them.
 
         Args:
@@ -130,16 +136,18 @@ class TextTokenizer:
         left = self.truncate_left if truncate_left is None else truncate_left
         places = range(len(texts)) if indices is None else indices
         inputs = [checked_text(text, index) for text, index in zip(texts, places, strict=True)]
-        tokenized: list[TokenizedText] = []
+        parts: list[TokenizedTexts] = []
+        done = 0
         rest = iter(inputs)
         for count in _block_sizes(inputs):
             block = list(islice(rest, count))
             if count == 1 and characters(block[0]) > LONG_CHARACTERS[0]:
-                encoding, complete, _ = self._encode_long(block[0], places[len(tokenized)], left=left)
-                tokenized.append(self._limited(encoding, left=left, at_least=not complete))
-                continue
-            tokenized += [self._limited(encoding, left=left) for encoding in self._encodings(block, places[len(tokenized) :])]
-        return tokenized
+                encoding, complete, _ = self._encode_long(block[0], places[done], left=left)
+                parts.append(self._limited([encoding], left=left, at_least=not complete))
+            else:
+                parts.append(self._limited(self._encodings(block, places[done:]), left=left))
+            done += count
+        return TokenizedTexts.joined(parts or [self._limited([], left=left)])
 
     def _encodings(self, texts: Sequence[Text], indices: Sequence[int], *, located: bool = False) -> Sequence[Encoding]:
         """The library's encodings, with places or faster; it names no text that it fails on, `_explain` does."""
@@ -164,10 +172,8 @@ class TextTokenizer:
         """The ids of the tokens that stand for no text."""
         return frozenset(token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special)
 
-    def located(
-        self, text: Text, index: int, *, truncate_left: bool | None = None, whole: bool = False
-    ) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
-        """A text's encoding with places in it, what `tokenize` makes of it, the positions that stay, and how many characters are before.
+    def located(self, text: Text, index: int, *, truncate_left: bool | None = None, whole: bool = False) -> Located:
+        """A text's tokens, those of `tokenize`, with places in the text.
 
         With `whole` all of them stay. Errors are those of `tokenize`; also where only a text without its runs of blanks settles the tokens,
         since places would be others, and for a `whole` one of more characters than are ever tokenized at once.
@@ -180,9 +186,11 @@ class TextTokenizer:
         else:
             (encoding,), complete, before = self._encodings([text], [index], located=True), True, [0, 0]
         kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
-        return encoding, self._limited(encoding, left=left, at_least=not complete), kept, before
+        found = self._limited([encoding], left=left, at_least=not complete)
+        removed, at_least = int(found.removed[0]), bool(found.at_least[0])
+        return Located(encoding=encoding, kept=kept, ids=found.ids, before=before, removed=removed, at_least=at_least)
 
-    def _located_whole(self, text: Text, index: int) -> tuple[Encoding, TokenizedText, NDArray[np.intp], list[int]]:
+    def _located_whole(self, text: Text, index: int) -> Located:
         if characters(text) > LONG_CHARACTERS[-1]:
             raise TextError(
                 f"text {index} has {characters(text):,} characters, at most {LONG_CHARACTERS[-1]:,} are tokenized as a whole; split it",
@@ -191,7 +199,7 @@ class TextTokenizer:
         (encoding,) = self._encodings([text], [index], located=True)
         ids = np.array(encoding.ids, dtype=np.int64)
         self.check_ids(ids)
-        return encoding, TokenizedText(ids.astype(np.int32), None, 0), np.arange(len(ids)), [0, 0]
+        return Located(encoding=encoding, kept=np.arange(len(ids)), ids=ids.astype(np.int32), before=[0, 0])
 
     @cached_property
     def ids_to_text(self) -> IdsToText:
@@ -232,16 +240,27 @@ class TextTokenizer:
             return None
         return self._cuts.tail(part, limit) if left else self._cuts.head(part, limit)
 
-    def _limited(self, encoding: Encoding, *, left: bool, at_least: bool = False) -> TokenizedText:
-        whole = np.array(encoding.ids, dtype=np.int64)
+    def _limited(self, encodings: Sequence[Encoding], *, left: bool, at_least: bool = False) -> TokenizedTexts:
+        """Their tokens, without those over the maximum length; `at_least` where they are of less than the whole texts."""
+        count = len(encodings)
+        lengths = np.fromiter(map(len, encodings), dtype=np.intp, count=count)
+        tokens = int(lengths.sum())
+        whole = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int64, count=tokens)
         self.check_ids(whole)
-        ids = whole.astype(np.int32)
-        type_ids = np.array(encoding.type_ids, dtype=np.int32) if self._with_type_ids else None
-        removed = len(ids) - self.max_length
-        if removed <= 0:
-            return TokenizedText(ids, type_ids, 0)
-        kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
-        return TokenizedText(ids[kept], None if type_ids is None else type_ids[kept], removed, at_least)
+        ids, type_ids = whole.astype(np.int32), None
+        if self._with_type_ids:
+            type_ids = np.fromiter(chain.from_iterable(encoding.type_ids for encoding in encodings), dtype=np.int32, count=tokens)
+        removed = np.maximum(lengths - self.max_length, 0)
+        cut = np.flatnonzero(removed)
+        if len(cut):
+            stays = np.ones(tokens, dtype=np.bool_)
+            for place, end in zip(cut.tolist(), np.cumsum(lengths)[cut].tolist(), strict=True):
+                of_text = stays[end - lengths[place] : end]
+                of_text[:] = False
+                of_text[kept_positions(encodings[place].sequence_ids, self.max_length, truncate_left=left)] = True
+            ids, type_ids = ids[stays], None if type_ids is None else type_ids[stays]
+            lengths = lengths - removed
+        return TokenizedTexts(ids=ids, lengths=lengths, type_ids=type_ids, removed=removed, at_least=(removed > 0) & at_least)
 
     def check_ids(self, ids: NDArray[np.int64]) -> None:
         """Refuses token ids [n] that the model has no row for; an engine may read beside its table.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.folder import Bundle
-
-if TYPE_CHECKING:
-    from cls_runtime.engines.padding import PaddedBatch
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -30,6 +27,7 @@ class TokenBatch:
         token_type_ids: int32 [T]; None where the model takes none.
         unpooled: how many of each text's first tokens are read and not pooled, int32 [B]; None where that is none of any.
         pad_id: the token that fills up where an engine pads.
+        token_budget: the tokens that the run may have, padding included, unless one text has more; None for the engine's own.
     """
 
     input_ids: Int32
@@ -37,6 +35,7 @@ class TokenBatch:
     token_type_ids: Int32 | None = None
     unpooled: Int32 | None = None
     pad_id: int = 0
+    token_budget: int | None = None
 
     @property
     def texts(self) -> int:
@@ -65,10 +64,11 @@ class Batching:
 
     Attributes:
         token_budget: the tokens of a run at most, padding included, unless one text has more.
-        full_tokens: from so many tokens on a run takes only texts of its own length. The same as `token_budget`: it is always filled.
+        full_tokens: a run of so many tokens is large enough to be fast, and takes no more texts than those of its own length.
         pads: whether texts are padded to the longest of their run.
         window_texts: so many texts are tokenized and sorted by length together.
-        keeps_shapes: whether the engine prepares kernels for each shape that it meets, so that runs are best filled to the budget.
+        keeps_shapes: whether the engine prepares kernels for each shape that it meets, so that runs are filled to the budget, full or not:
+            texts of one length then always come in the same number.
     """
 
     token_budget: int
@@ -93,8 +93,15 @@ class Engine(Protocol):
     def providers(self) -> tuple[str, ...]:
         """What computes, in the engine's own words: `CPUExecutionProvider`, ..."""
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
+    @property
+    def batching(self) -> Batching:
+        """How texts are best put together for it."""
+
+    def padding_tokens(self, batch: TokenBatch) -> int:
+        """How many tokens of padding a run of this batch computes beside its own."""
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [T, width].
 
         Raises:
             EngineError: the engine failed.
@@ -108,9 +115,9 @@ class EngineModule(Protocol):
     """What a module in `cls_runtime/engines/` offers; it is imported only when its engine is used."""
 
     def load(self, bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] = ()) -> Engine:
-        """Loads a variant's graph onto at most `threads` CPU threads, and onto the GPUs of these numbers; none is the engine's own choice.
+        """Loads a variant's graph onto at most `threads` CPU threads and, of an engine on GPUs, those of these numbers.
 
-        An engine that computes on the CPU is given none (`engines/devices.py`).
+        No numbers are the engine's own choice, the first GPU; an engine on the CPU takes none.
 
         Raises:
             MissingExtraError: the engine's package is not installed.

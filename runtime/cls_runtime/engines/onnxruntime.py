@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, cast
 
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.bundle.manifest import Manifest
-from cls_runtime.engines.base import Float32
+from cls_runtime.engines.base import Batching, Float32, TokenBatch
 from cls_runtime.engines.installed import is_installed
-from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.engines.padding import of_texts, padded, padding_tokens
 from cls_runtime.errors import BundleError, ClosedError, EngineError, InstallationWarning, MissingExtraError
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 PROVIDER = "CPUExecutionProvider"
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
+# From `full_tokens` on padding costs more than another batch. Measured with all-MiniLM-L6-v2 on two cores, 600 sentences of mean length 24,
+# CPU seconds of the whole process, in turns: 128 is 1.05 (fp32) and 1.01 (int8) times as fast as 512, and 1.10 and 1.08 times as fast as
+# batches filled to the budget.
+BATCHING = Batching(token_budget=1024, full_tokens=128)
 
 
 class OnnxRuntimeEngine:
@@ -32,14 +36,19 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
     providers: tuple[str, ...] = (PROVIDER,)
+    batching = BATCHING
 
     def __init__(self, session: onnxruntime.InferenceSession, *, workers: int) -> None:
         self._session: onnxruntime.InferenceSession | None = session
         self._inputs = tuple(item.name for item in session.get_inputs())
         self.workers = workers
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [B, S, width].
+    def padding_tokens(self, batch: TokenBatch) -> int:
+        """How many tokens of padding a run of this batch computes beside its own."""
+        return padding_tokens(batch)
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        """Runs one batch; float32 [B, width] for each graph output named in `outputs`, of `last_hidden_state` [T, width].
 
         Raises:
             EngineError: ONNX Runtime failed.
@@ -48,18 +57,20 @@ class OnnxRuntimeEngine:
         session = self._session
         if session is None:
             raise ClosedError("the engine is closed; load the bundle again")
-        feeds = {name: getattr(batch, name) for name in self._inputs}
+        laid_out = padded(batch)
+        feeds = {name: getattr(laid_out, name) for name in self._inputs}
         try:
-            return cast("list[Float32]", session.run(list(outputs), feeds))
+            values = cast("list[Float32]", session.run(list(outputs), feeds))
         except Exception as error:  # its exceptions have no common base class
-            raise EngineError(f"ONNX Runtime failed on a batch of shape {batch.input_ids.shape}: {first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed on a batch of shape {laid_out.shape}: {first_line(error)}") from error
+        return of_texts(values, outputs, batch, laid_out.shape)
 
     def close(self) -> None:
         """Frees the session."""
         self._session = None
 
 
-def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] = ()) -> OnnxRuntimeEngine:  # noqa: ARG001  none: it has no GPU
+def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] = ()) -> OnnxRuntimeEngine:  # noqa: ARG001  no GPU
     """Loads a variant's graph; see `EngineModule.load`."""
     return load_graph(bundle.graph(variant, engine="onnxruntime"), bundle.manifest, threads=threads)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.engines.base import Float32, TokenBatch
 
 Int64 = NDArray[np.int64]
+
+_TOKENS = GRAPH_OUTPUTS["tokens"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,12 @@ class PaddedBatch:
     input_ids: Int64
     attention_mask: Int64
     token_type_ids: Int64 | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and S."""
+        rows, width = self.input_ids.shape
+        return rows, width
 
 
 def padded(batch: TokenBatch, *, rows: int | None = None, width: int | None = None) -> PaddedBatch:
@@ -42,14 +52,33 @@ def padded(batch: TokenBatch, *, rows: int | None = None, width: int | None = No
     return PaddedBatch(input_ids[more], attention_mask[more], None if type_ids is None else type_ids[more])
 
 
-def token_rows(rows: Float32, batch: TokenBatch) -> Float32:
-    """The rows of a batch's tokens, float32 [T, H], of `rows` [B, S, H] or, with repeated texts behind them, of more."""
-    return rows[: batch.texts][np.arange(rows.shape[1]) < batch.lengths[:, None]]
+def of_texts(values: Sequence[Float32], outputs: Sequence[str], batch: TokenBatch, shape: tuple[int, int]) -> list[Float32]:
+    """What a graph gave for `outputs` of a batch that was padded to `shape`, without the rows of padding and of repeated texts.
+
+    What is of another shape, or no array at all, is left as it is: whoever asked for it knows what it must be, and refuses it.
+    """
+    kept = {_TOKENS: token_rows}
+    return [
+        kept.get(name, text_rows)(rows, batch, shape) if isinstance(rows, np.ndarray) else rows
+        for name, rows in zip(outputs, values, strict=True)
+    ]
 
 
-def padding_tokens(lengths: NDArray[np.intp]) -> int:
-    """How many tokens of padding texts of these lengths get when they run together."""
-    return int(lengths.max() * len(lengths) - lengths.sum())
+def text_rows(rows: Float32, batch: TokenBatch, shape: tuple[int, int]) -> Float32:
+    """The rows of a batch's texts, float32 [B, width], of those of `shape`'s first axis."""
+    return rows[: batch.texts] if rows.shape[:1] == shape[:1] and batch.texts < shape[0] else rows
+
+
+def token_rows(rows: Float32, batch: TokenBatch, shape: tuple[int, int]) -> Float32:
+    """The rows of a batch's tokens, float32 [T, H], of `rows`, float32 [*shape, H]."""
+    if rows.ndim != 3 or rows.shape[:2] != shape:
+        return rows
+    return rows[: batch.texts][np.arange(shape[1]) < batch.lengths[:, None]]
+
+
+def padding_tokens(batch: TokenBatch) -> int:
+    """How many tokens of padding the texts of a batch get in a layout that is as wide as the longest of them."""
+    return batch.longest * batch.texts - batch.tokens
 
 
 def _rows(values: NDArray[np.int32], mask: NDArray[np.bool_], *, fill: int) -> Int64:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cls_runtime.engines.base import EngineModule
+from cls_runtime.engines.base import EngineModule, TokenBatch
 from cls_runtime.engines.hand_made_graphs import FLOAT, INPUTS, OUTPUT, graph_bundle, graph_file, node
-from cls_runtime.engines.padding import PaddedBatch
 from cls_runtime.errors import EngineError
 
 
@@ -27,8 +26,8 @@ def probe(engine: EngineModule, folder: Path) -> tuple[str, ...]:
     """
     loaded = engine.load(graph_bundle(folder, {"fp32": graph_bytes()}, width=1), variant="fp32", threads=1)
     try:
-        ids = np.array([[3, 1, 4]], dtype=np.int64)
-        (computed,) = loaded.run(PaddedBatch(ids, np.ones_like(ids), None), [OUTPUT])
+        ids = np.array([[3, 1, 4]], dtype=np.int32)
+        (computed,) = loaded.run(TokenBatch(ids[0], np.array([3], dtype=np.int32)), [OUTPUT])
         if computed.dtype != np.float32 or not np.array_equal(computed, ids):
             raise EngineError(
                 f"{loaded.name} computed {computed.tolist()} ({computed.dtype}), expected {ids.tolist()} as float32; install it again"

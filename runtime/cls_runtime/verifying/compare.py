@@ -215,7 +215,7 @@ def _golden_texts(place: Place, *, follow_links: bool) -> Sequence[Text]:
 
 def _encoded(place: Place, texts: Sequence[Text], *, variant: str, engine: str, follow_links: bool) -> _Encoded:
     bundle = place.open(partial(encoder_files, variant=variant, engine=engine), follow_links=follow_links)
-    tokens = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(texts)]
+    tokens = TextTokenizer.from_bundle(bundle).tokenize(texts).token_ids()
     with Encoder.load(
         bundle.name,
         variant=variant,

@@ -18,7 +18,7 @@ from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.tokenizer import TextTokenizer
-from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.engines.base import Batching, TokenBatch
 from cls_runtime.errors import InvalidVectorError, TextError, TextTooLongError
 from cls_runtime.verifying.vector_checks import Finding, as_computed, quoted
 
@@ -31,7 +31,7 @@ def tokens(bundle: Bundle, golden: Golden) -> Finding:
     if expected is None:
         message = f"{GOLDEN_NAME} holds no tokens to compare with, as cls-export 0.1.0 wrote it; export again to have them"
         return Finding(passed=True, message=message, skipped=True)
-    encoded = [tuple(text.ids.tolist()) for text in TextTokenizer.from_bundle(bundle).tokenize(golden.inputs)]
+    encoded = TextTokenizer.from_bundle(bundle).tokenize(golden.inputs).token_ids()
     changed = [index for index, (ours, theirs) in enumerate(zip(encoded, expected, strict=True)) if ours != theirs]
     figures = {"texts": len(encoded), "changed": len(changed)}
     if not changed:
@@ -108,12 +108,16 @@ class _InvalidEngine:
     name = "invalid"
     workers = 1
     providers = ()
+    batching = Batching(token_budget=1024, full_tokens=1024)
 
     def __init__(self, manifest: Manifest) -> None:
         self._widths = {output.name: output.width for output in manifest.outputs}
 
-    def run(self, batch: PaddedBatch, outputs: Sequence[str]) -> list[Float32]:
-        return [np.full((len(batch.input_ids), self._widths[name]), np.nan, dtype=np.float32) for name in outputs]
+    def padding_tokens(self, batch: TokenBatch) -> int:
+        return 0 * batch.texts
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        return [np.full((batch.texts, self._widths[name]), np.nan, dtype=np.float32) for name in outputs]
 
     def close(self) -> None:
         return None

@@ -25,9 +25,9 @@ from cls_runtime import Bundle, Encoder, EncoderOptions
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, read_manifest
 from cls_runtime.bundle.parity import THRESHOLDS, cosines, parity_figures, shortfalls
-from cls_runtime.encoding.batching import pad
-from cls_runtime.encoding.tokenizer import TokenizedText
+from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from cls_runtime.engines.padding import padded
 from cls_runtime.errors import UsageError
 
 
@@ -93,8 +93,8 @@ def test_real_models_pass_with_margin_where_integers_are_exact(real_bundle):
     """Without any engine's kernels: what the graph itself says, on whatever CPU. Measured as above, p1 within 1e-4."""
     golden = read_golden(real_bundle / GOLDEN_NAME)
     (file,) = read_manifest(real_bundle).variants["int8"].engine_files["openvino"]
-    texts = [TokenizedText(np.array(ids, np.int32), np.zeros(len(ids), np.int32), removed=0) for ids in golden.token_ids]
-    batches = [pad([text], pad_id=0) for text in texts]
+    texts = TokenizedTexts.of(golden.token_ids, [[0] * len(ids) for ids in golden.token_ids])
+    batches = [padded(texts.batch(np.array([place]), pad_id=0)) for place in range(len(texts))]
     outputs = {name: GRAPH_OUTPUTS[name] for name in golden.vectors}
     rows = list(run_exactly(ir.load(real_bundle / file.path), batches, list(outputs.values())))
     for place, name in enumerate(outputs):

@@ -29,10 +29,11 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import MultiplyAdds, Variant, read_manifest
 from cls_runtime.encoding.batching import plan_batches
-from cls_runtime.encoding.tokenizer import TextTokenizer, TokenizedText
+from cls_runtime.encoding.tokenizer import TextTokenizer
+from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines import onnxruntime
+from cls_runtime.engines.base import Batching, TokenBatch
 from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle
-from cls_runtime.engines.padding import PaddedBatch
 
 WORK = MultiplyAdds(per_run=5, per_text=100, per_token=10, per_token_pair=1)
 SIDE = PlannedSide(variant="fp32", engine="onnxruntime")
@@ -172,20 +173,27 @@ def test_the_model_alone_computes_the_same_tokens(results):
 
 
 def test_the_model_alone_runs_the_batches_that_its_engine_would_get():
-    texts = [TokenizedText(np.zeros(length, dtype=np.int32), None, 0) for length in range(3, 60)] * 3
-    shapes = {"onnxruntime": [], "openvino": []}
+    texts = TokenizedTexts.of([[0] * length for length in range(3, 60)] * 3)
+    plans = {"padded": Batching(token_budget=1024, full_tokens=128), "packed": Batching(token_budget=4096, full_tokens=4096, pads=False)}
+    ran = {name: [] for name in plans}
 
     def side(name):
-        engine = SimpleNamespace(name=name, run=lambda batch, outputs: shapes[name].append(batch.input_ids.shape))
+        engine = SimpleNamespace(
+            name=name, batching=plans[name], padding_tokens=lambda _: 7, run=lambda batch, outputs: ran[name].append(batch)
+        )
         return Loaded(name=name, encoder=None, engine=engine, formulas={})
 
-    with ThreadPoolExecutor(1) as pool:
-        for job in batch_jobs({name: side(name) for name in shapes}, dict.fromkeys(shapes, pool), texts, pad_id=0, token_budget=1024):
-            job.work()
-    for name, run in shapes.items():
-        planned = plan_batches([len(text) for text in texts], max_length=59, engine=name)
-        assert run == [(batch.rows, batch.width) for batch in planned]
-    assert shapes["onnxruntime"] != shapes["openvino"]
+    for budget in (None, 512):
+        with ThreadPoolExecutor(1) as pool:
+            for job in batch_jobs({name: side(name) for name in plans}, dict.fromkeys(plans, pool), texts, pad_id=0, token_budget=budget):
+                report = job.work()
+                assert (report.texts, report.tokens, report.padding_tokens) == (len(texts), len(texts.ids), 7 * report.batches)
+        for name, batches in ran.items():
+            of_this = plans[name] if budget is None else dataclasses.replace(plans[name], token_budget=budget)
+            planned = plan_batches(texts.lengths, of_this)
+            assert [batch.lengths.tolist() for batch in batches] == [texts.lengths[batch.indices].tolist() for batch in planned]
+            assert {batch.token_budget for batch in batches} == {of_this.token_budget}
+            batches.clear()
 
 
 def test_lengths_are_exact_and_none_is_over_the_maximum(results):
@@ -289,14 +297,14 @@ def test_matrix_rates_are_of_every_arithmetic_and_thread_count(results):
 def test_the_rate_graphs_multiply_what_they_claim(tmp_path):
     """fp32 and int8 are the same chain of products, within what int8 rounds away."""
     graphs = {"fp32": matrix_rates._graph(matrix_rates._float_chain()), "int8": matrix_rates._graph(matrix_rates._int8_chain())}
-    ids = np.arange(8, dtype=np.int64)[None]
+    batch = TokenBatch(np.arange(8, dtype=np.int32), np.array([8], dtype=np.int32))
     rows = {}
     for name, data in graphs.items():
         model = onnx.load_from_string(data)
         onnx.checker.check_model(model)
         assert [item.op_type for item in model.graph.node].count("Gemm") == matrix_rates.PRODUCTS
         engine = onnxruntime.load(graph_bundle(tmp_path, graphs, width=matrix_rates.WIDTH), variant=name, threads=1)
-        (rows[name],) = engine.run(PaddedBatch(ids, np.ones_like(ids), None), [OUTPUT])
+        (rows[name],) = engine.run(batch, [OUTPUT])
         engine.close()
     cosine = float((rows["fp32"] * rows["int8"]).sum() / np.linalg.norm(rows["fp32"]) / np.linalg.norm(rows["int8"]))
     assert rows["fp32"].shape == (1, matrix_rates.WIDTH)
@@ -305,11 +313,14 @@ def test_the_rate_graphs_multiply_what_they_claim(tmp_path):
 
 def test_texts_of_a_length_are_cut_from_the_texts(bundle):
     tokenized = TextTokenizer.from_bundle(Bundle.open(bundle)).tokenize(["the cat sleeps", "a dog runs"])
-    inner = [*tokenized[0].ids[1:-1], *tokenized[1].ids[1:-1]]
-    first, second = texts_of_length(tokenized, 6, 2)
-    assert first.ids.tolist() == [tokenized[0].ids[0], *inner[:4], tokenized[0].ids[-1]]
-    assert second.ids[1:-1].tolist() == np.resize(inner, 8)[4:].tolist()
-    assert [len(text) for length in (1, 2, 3) for text in texts_of_length(tokenized, length, 1)] == [1, 2, 3]
+    given = tokenized.token_ids()
+    inner = [*given[0][1:-1], *given[1][1:-1]]
+    made = texts_of_length(tokenized, 6, 2)
+    first, second = made.token_ids()
+    assert first == (given[0][0], *inner[:4], given[0][-1])
+    assert list(second[1:-1]) == np.resize(inner, 8)[4:].tolist()
+    assert made.type_ids.tolist() == [0] * 12
+    assert [texts_of_length(tokenized, length, 1).lengths.tolist() for length in (1, 2, 3)] == [[1], [2], [3]]
 
 
 def test_what_was_found_is_read_back_equal(results, tmp_path):

@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cls_runtime import EncodeReport, Truncation
-from cls_runtime.encoding import chunks
 from cls_runtime.encoding.chunks import Window, distinct, split, windows
 
 TEXTS = st.lists(st.sampled_from(["", "a", "b", "the cat", ("a", "b"), ("b", "a")]), max_size=30)
@@ -43,10 +41,8 @@ def test_a_text_that_was_cut_is_reported_wherever_it_occurs(texts, cut):
 
 @given(texts=st.lists(st.text(max_size=4), max_size=30))
 def test_windows_are_the_texts_in_order_within_both_limits(texts):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "WINDOW_TEXTS", 5)
-        parts = list(windows(iter(texts), most=9))
-        again = list(split(window_of(texts), most=9))
+    parts = list(windows(iter(texts), most_texts=5, most=9))
+    again = list(split(window_of(texts), most_texts=5, most=9))
     assert [text for part in parts for text in part.texts] == texts
     assert [index for part in parts for index in part.indices] == list(range(len(texts)))
     assert all(len(part.texts) <= 5 and sum(map(len, part.texts[:-1])) < 9 for part in parts)  # the text that reaches the limit is in it

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cls_runtime.encoding.batching import FULL_TOKENS
 from cls_runtime.encoding.chunks import Window
 from cls_runtime.encoding.overflow import Overflow
 from cls_runtime.encoding.pace import HALF_LIFE_S, LONE_ROUND_SECONDS, ROUND_SECONDS, SHARE_SECONDS, Pace, guessed_tokens
@@ -17,6 +16,7 @@ from cls_runtime.encoding.request import Request
 from cls_runtime.encoding.request_queue import COMPANY_S, RequestQueue
 
 MAX_LENGTH = 64
+FULL_TOKENS = 128  # what makes a batch of the engine fast
 LOOP = SimpleNamespace(create_future=lambda: None)
 
 
@@ -29,7 +29,7 @@ def request(texts, *, output="sentence_embedding", deadline=None, side="right", 
 def queue_of(*requests, tokens_per_second=10_000.0, workers=1):
     pace = Pace()
     pace.tokens_per_second = tokens_per_second
-    queue = RequestQueue(pace, workers=workers)
+    queue = RequestQueue(pace, workers=workers, full_tokens=FULL_TOKENS)
     for each in requests:
         queue.add(each)
     return queue

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from bundle_builder import MAX_LENGTH, build_bundle, describe, word_piece, write_manifest
+from each_text import each_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,8 +41,8 @@ class Oracle:
 
 def assert_agreement(ours, oracle, items, **options):
     """Fails where an item gets other ids or type ids from `ours` than from the oracle."""
-    for item, tokens in zip(items, ours.tokenize(items, **options), strict=True):
-        assert (tokens.ids.tolist(), tokens.type_ids.tolist()) == oracle(item)
+    for item, tokens in zip(items, each_text(ours.tokenize(items, **options)), strict=True):
+        assert (tokens.ids, tokens.type_ids) == oracle(item)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,8 @@ def test_a_call_may_cut_on_the_other_side(tiny, tiny_left, items, left):
 def test_a_call_may_cut_a_huge_text_on_the_left(tiny, tiny_left, item, same_end):
     """Of more characters than are tokenized at once. The oracle gets the end that stays, since of a huge pair it makes every product."""
     assert characters(item) > LONG_CHARACTERS[0]
-    (tokens,) = tiny[0].tokenize([item], truncate_left=True)
-    assert tokens.ids.tolist() == tiny_left[1](same_end)[0]
+    (tokens,) = each_text(tiny[0].tokenize([item], truncate_left=True))
+    assert tokens.ids == tiny_left[1](same_end)[0]
     assert tokens.removed > 60_000 or tokens.at_least
 
 
@@ -126,28 +127,28 @@ def test_the_oracle_notices_another_cut(tiny):
 @pytest.mark.parametrize("words", [0, 1, MAX_LENGTH - 2, MAX_LENGTH - 1, 100])
 def test_removed_tokens_are_counted(tiny, words):
     ours, _ = tiny
-    (tokens,) = ours.tokenize(["cat " * words])
-    assert len(tokens) == min(words + 2, MAX_LENGTH)
+    (tokens,) = each_text(ours.tokenize(["cat " * words]))
+    assert len(tokens.ids) == min(words + 2, MAX_LENGTH)
     assert tokens.removed == max(0, words + 2 - MAX_LENGTH)
 
 
 def test_a_pair_of_huge_texts_is_cut_without_their_product(tiny):
     """The library's own truncation returns every combination of the pieces that it cut off: here 3,000 times 3,000."""
     ours, oracle = tiny
-    (tokens,) = ours.tokenize([("cat " * 50_000, "dog " * 50_000)])
-    assert len(tokens) == MAX_LENGTH
+    (tokens,) = each_text(ours.tokenize([("cat " * 50_000, "dog " * 50_000)]))
+    assert len(tokens.ids) == MAX_LENGTH
     assert tokens.removed == 100_003 - MAX_LENGTH
-    assert tokens.ids.tolist() == oracle(("cat " * 30, "dog " * 30))[0]
+    assert tokens.ids == oracle(("cat " * 30, "dog " * 30))[0]
 
 
 def test_blocks_do_not_change_the_result(tiny, monkeypatch):
     ours, _ = tiny
     items = ["", "the cat", ("a", "b"), "", "dog " * 10, "x"] * 5
-    whole = [tokens.ids.tolist() for tokens in ours.tokenize(items)]
+    whole = each_text(ours.tokenize(items))
     assert sum(characters(item) for item in items) < BLOCK_CHARACTERS  # all in one block
     for size in (1, 5, 20):
         monkeypatch.setattr("cls_runtime.encoding.tokenizer.BLOCK_CHARACTERS", size)
-        assert [tokens.ids.tolist() for tokens in ours.tokenize(items)] == whole
+        assert each_text(ours.tokenize(items)) == whole
 
 
 def test_the_tokenizers_own_truncation_and_padding_do_not_count(tiny):
@@ -155,12 +156,12 @@ def test_the_tokenizers_own_truncation_and_padding_do_not_count(tiny):
     assert saved["truncation"]["max_length"] == 5
     assert saved["padding"] is not None
     ours, _ = tiny
-    assert [len(tokens) for tokens in ours.tokenize(["a", "the cat the cat the cat"])] == [3, 8]
+    assert ours.tokenize(["a", "the cat the cat the cat"]).lengths.tolist() == [3, 8]
 
 
 def test_no_type_ids_where_the_model_takes_none(make_bundle):
     tokenizer = TextTokenizer.from_bundle(Bundle.open(make_bundle(type_ids=False)))
-    assert tokenizer.tokenize([("a", "b")])[0].type_ids is None
+    assert tokenizer.tokenize([("a", "b")]).type_ids is None
 
 
 def test_a_pad_token_may_be_written_as_an_object(make_bundle):

@@ -9,8 +9,7 @@ from bundle_builder import EXACT
 
 from cls_runtime import Bundle, BundleError, Encoder, EngineError, InstallationWarning, MissingExtraError, UsageError, doctor
 from cls_runtime.bundle.manifest import Variant, read_manifest
-from cls_runtime.encoding.batching import pad
-from cls_runtime.encoding.tokenizer import TokenizedText
+from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines import choice, onnxruntime
 from cls_runtime.engines.choice import choose
 from cls_runtime.engines.installed import is_importable
@@ -271,9 +270,9 @@ class TestInstallation:
 
 def test_a_failing_run_is_an_engine_error(bundle):
     engine = onnxruntime.load(Bundle.open(bundle), variant="fp32", threads=1)
-    unknown_token = np.array([10_000], dtype=np.int32)
+    unknown_token = TokenizedTexts.of([[10_000]], [[0]]).batch(np.array([0]), pad_id=0)
     with pytest.raises(EngineError, match=r"ONNX Runtime failed on a batch of shape \(1, 1\)") as caught:
-        engine.run(pad([TokenizedText(unknown_token, np.zeros_like(unknown_token), 0)], pad_id=0), ["sentence_embedding"])
+        engine.run(unknown_token, ["sentence_embedding"])
     assert "\n" not in str(caught.value)
     engine.close()
     engine.close()

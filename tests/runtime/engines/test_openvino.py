@@ -6,15 +6,20 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_builder import MAX_LENGTH
 from bundle_layouts import in_the_cache, linked, list_files, with_external_data
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cls_runtime import Bundle, BundleError, ClosedError, Encoder, EngineError, MissingExtraError
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls
 from cls_runtime.engines import openvino
+from cls_runtime.engines.base import TokenBatch
 from cls_runtime.engines.cpu import cpu_features
 from cls_runtime.verifying.verification import verify
 
@@ -53,6 +58,37 @@ def test_weights_that_only_links_lead_to_are_refused_in_its_own_words(bundle, tm
             openvino.load(Bundle.open(folder, follow_links=follow_links), variant="fp32", threads=1)
 
 
+@given(st.integers(1, 300), st.integers(1, 600), st.integers(1, 2048), st.sampled_from([600, 603, 608]))
+def test_shapes_are_few_and_within_the_budget(texts, longest, token_budget, max_length):
+    rows, width = openvino.rounded_up(texts, longest, max_length=max_length, token_budget=token_budget)
+    if texts >= max(1, token_budget // longest):
+        assert (rows, width) == (texts, longest)
+        return
+    rounded = min(-(-longest // 8) * 8, max_length)
+    assert width == (longest if texts * rounded > token_budget else rounded)
+    assert texts <= rows <= texts * 4 / 3 + 1
+    assert rows * width <= token_budget
+    assert rows in {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384} or (rows + 1) * width > token_budget
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "shape"),
+    [
+        (1, 30, (1, 32)),
+        (3, 32, (3, 32)),
+        (5, 33, (6, 40)),
+        (17, 30, (24, 32)),
+        (25, 30, (32, 32)),
+        (33, 30, (34, 30)),  # 33 x 32 would be more than the budget
+        (34, 30, (34, 30)),  # full
+        (1, 500, (1, 500)),  # what the model takes at most
+        (2, 700, (2, 700)),  # over it and over the budget: as given
+    ],
+)
+def test_shapes_are_rounded_up(texts, length, shape):
+    assert openvino.rounded_up(texts, length, max_length=500, token_budget=1024) == shape
+
+
 LEFT_BEHIND = """
 import sys
 {first}
@@ -67,10 +103,10 @@ FIRST_RUNS_AT_ONCE = """
 import sys, threading
 from cls_runtime import Bundle
 from cls_runtime.engines import openvino
-from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.engines.base import TokenBatch
 import numpy as np
-ids = np.full((1, 3), 2, dtype=np.int64)
-batch = PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+ids = np.full(3, 2, dtype=np.int32)
+batch = TokenBatch(ids, np.array([3], dtype=np.int32), np.zeros_like(ids))
 sys.setswitchinterval(1e-6)
 start = threading.Barrier(4)
 engine = openvino.load(Bundle.open({bundle!r}), variant="fp32", threads=4)
@@ -141,10 +177,10 @@ class TestEngine:
 
     def test_a_failing_run_is_one_line_and_gives_its_request_back(self, bundle):
         engine = openvino.load(Bundle.open(bundle), variant="fp32", threads=1)
-        bad = batch(3)
-        bad.input_ids.shape = (1, 1, 3)
+        too_long = 10 * MAX_LENGTH  # it has no more rows of positions
+        bad = replace(batch(too_long), token_budget=too_long)
         for _ in range(3):
-            with pytest.raises(EngineError, match=r"OpenVINO failed on a batch of shape \(1, 1, 3\)") as caught:
+            with pytest.raises(EngineError, match=rf"OpenVINO failed on a batch of shape \(1, {too_long}\)") as caught:
                 engine.run(bad, ["sentence_embedding"])
             assert "\n" not in str(caught.value)
         assert engine.run(batch(3), ["sentence_embedding"])[0].shape == (1, 8)
@@ -202,10 +238,8 @@ class TestEngine:
 
 
 def batch(tokens):
-    from cls_runtime.engines.padding import PaddedBatch
-
-    ids = np.full((1, tokens), 2, dtype=np.int64)
-    return PaddedBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+    ids = np.full(tokens, 2, dtype=np.int32)
+    return TokenBatch(ids, np.array([tokens], dtype=np.int32), np.zeros_like(ids))
 
 
 class StackOfSignals(ctypes.Structure):

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from each_text import with_token
 from served import Answer, Served
 from watched_engine import WatchedEngine
 
 from cls_runtime import Encoder, EngineError
-from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.engines.base import TokenBatch
 from cls_runtime.serving import work
 from cls_runtime.serving.endpoint import Call
 from cls_runtime.serving.record import RequestRecord
@@ -26,8 +27,8 @@ WRONG = 17  # the token "m", by which a faulty engine knows its text
 def faulty(watched_engine: WatchedEngine, fault: Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]]) -> None:
     """The engine does `fault` to the outputs of a batch with the text `m` in it, and is told which of its texts that is."""
 
-    def around(run: Callable[..., list[np.ndarray]], batch: PaddedBatch, outputs: Sequence[str]) -> list[np.ndarray]:
-        hit = (batch.input_ids == WRONG).any(axis=1)
+    def around(run: Callable[..., list[np.ndarray]], batch: TokenBatch, outputs: Sequence[str]) -> list[np.ndarray]:
+        hit = with_token(batch, WRONG)
         rows = run(batch, outputs)
         return fault(rows, hit) if hit.any() else rows
 
