@@ -1,5 +1,5 @@
-"""How many tokens make a batch full, so that shorter texts get one of their own? `FULL_TOKENS` and
-`KERNELS_FOR_EACH_SHAPE` in `encoding/batching.py` come from here.
+"""How many tokens make a batch full, so that shorter texts get one of their own? `full_tokens` and `keeps_shapes` in the
+`Batching` of each engine come from here.
 
     python benchmarks/full_batches.py BUNDLE --sides onnxruntime:int8 openvino:int8 --json full_batches.json
 
@@ -15,31 +15,59 @@ import functools
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
-from cls_runtime import Encoder
+import numpy as np
+from numpy.typing import NDArray
+
+from cls_runtime import Bundle, Encoder, EncoderOptions
 from cls_runtime.bench.peers import texts_of_round
 from cls_runtime.bench.results import write_samples
 from cls_runtime.bench.spread import times_as_fast
 from cls_runtime.bench.texts import docstring_sentences
 from cls_runtime.bench.turns import clocked, in_turns
-from cls_runtime.encoding import batching
+from cls_runtime.engines.base import Engine, TokenBatch
+from cls_runtime.engines.choice import engine_module
+
+
+class FullAt:
+    """An engine whose batches are full at so many tokens, whatever is best for it."""
+
+    def __init__(self, engine: Engine, full_tokens: int) -> None:
+        self._engine = engine
+        self.name, self.workers, self.providers = engine.name, engine.workers, engine.providers
+        self.batching = replace(engine.batching, full_tokens=full_tokens, keeps_shapes=False)
+
+    def padding_tokens(self, batch: TokenBatch) -> int:
+        """The engine's."""
+        return self._engine.padding_tokens(batch)
+
+    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The engine's."""
+        return self._engine.run(batch, outputs)
+
+    def close(self) -> None:
+        """The engine's."""
+        self._engine.close()
 
 
 def measure(bundle: Path, *, sides: list[str], sizes: list[int], texts: list[str], rounds: int) -> dict[str, dict[int, list[float]]]:
     """CPU seconds of every round, by side and by the tokens that make a batch full."""
     with contextlib.ExitStack() as stack:
-        encoders = {
-            side: stack.enter_context(Encoder.load(bundle, engine=engine, variant=variant, threads=2, on_overflow="truncate"))
-            for side, (engine, variant) in ((side, side.split(":")) for side in sides)
-        }
+        opened = Bundle.open(bundle)
+        encoders: dict[tuple[str, int], Encoder] = {}
+        for side in sides:
+            engine, variant = side.split(":")
+            loaded = engine_module(engine).load(opened, variant=variant, threads=2)
+            options = EncoderOptions(variant=variant, on_overflow="truncate")
+            for size in sizes:
+                encoders[side, size] = stack.enter_context(Encoder.of(opened, FullAt(loaded, size), options))
 
         def cpu_seconds(turn: tuple[str, int], index: int) -> float:
-            side, size = turn
-            encode = functools.partial(encoders[side].encode, texts_of_round(texts, index, rounds=rounds))
-            with mock.patch.multiple(batching, FULL_TOKENS=size, KERNELS_FOR_EACH_SHAPE=frozenset()):
-                return clocked(encode, clock=time.process_time)[0]
+            encode = functools.partial(encoders[turn].encode, texts_of_round(texts, index, rounds=rounds))
+            return clocked(encode, clock=time.process_time)[0]
 
         samples = in_turns(itertools.product(sides, sizes), cpu_seconds, rounds=1 + rounds)
     # The first round is for warming up.

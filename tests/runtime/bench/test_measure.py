@@ -377,7 +377,9 @@ def amounts(plan):
     counted = {item.name: getattr(plan, item.name) for item in dataclasses.fields(plan)} | {
         "callers": sum(callers * requests for callers, requests in plan.callers)
     }
-    return {name: len(value) if isinstance(value, tuple) else value for name, value in counted.items() if name != "quick"}
+    return {
+        name: len(value) if isinstance(value, tuple) else value for name, value in counted.items() if name not in ("quick", "token_budget")
+    }
 
 
 def test_the_quick_plan_asks_for_less_of_the_same():
