@@ -9,7 +9,8 @@ A page says where a figure goes, what it is, and from which file:
     (filled in)
     <!-- bench:end -->
 
-A folder of results is a kind of CPU: `avx2`, or `vnni` where it has int8 instructions. `make bench` writes into that of its own CPU.
+A folder of results is a kind of CPU: `avx2`, or `vnni` where it has int8 instructions. `make bench` writes into that of its own CPU. `gpu`
+has a file a card, of which there may be none: a figure of a GPU then says that it has not been measured.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.commands.bench import report_lines
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/runtime.md", "docs/serving.md")
+PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/gpu.md", "docs/runtime.md", "docs/serving.md")
+NOT_MEASURED = "*Not measured: no run of benchmarks/gpu.py on a GPU is recorded for this version.*"
 BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w./-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
 MARK = re.compile(r"<!-- bench:")
 
@@ -50,6 +52,8 @@ def filled(page: str, *, root: Path = ROOT) -> str:
 
 def _body(block: re.Match[str], root: Path) -> str:
     what, path = block["what"], root / "benchmarks" / "results" / block["file"]
+    if not path.is_file() and what in GPU_FIGURES:
+        return NOT_MEASURED
     if not path.is_file():
         raise ValueError(f"{block['file']} is not in benchmarks/results; run make bench")
     if what in FIGURES:
@@ -141,8 +145,35 @@ def _peers_sentence(path: Path) -> str:
     return f"From text to vector int8 is {', '.join(named[:-1])} and {named[-1]}."
 
 
+def _gpu_throughput(path: Path) -> str:
+    """Text to vector on a GPU, by benchmarks/gpu.py."""
+    script = _script("gpu")
+    made = script.throughput(script.read(path))
+    return f"{markdown(made)}\n\n{made.caption}"
+
+
+def _gpu_details(path: Path) -> str:
+    """What else benchmarks/gpu.py measured."""
+    script = _script("gpu")
+    lines: str = script.details(script.read(path))
+    return lines
+
+
+def _gpu_measured_on(path: Path) -> str:
+    """The card, and the versions around it."""
+    script = _script("gpu")
+    lines: str = script.measured_on(script.read(path))
+    return lines
+
+
+GPU_FIGURES: Mapping[str, Callable[[Path], str]] = {
+    "gpu_measured_on": _gpu_measured_on,
+    "gpu_throughput": _gpu_throughput,
+    "gpu_details": _gpu_details,
+}
 # Figures that are no table of cls-bench.
 FIGURES: Mapping[str, Callable[[Path], str]] = {
+    **GPU_FIGURES,
     "measured_on": _measured_on,
     "terminal": _terminal,
     "graph_table": _graph_table,
@@ -155,7 +186,9 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
 
 
 def _script(name: str) -> ModuleType:
-    """A script of benchmarks/ as a module."""
+    """A script of benchmarks/ as a module, which finds what lies beside it."""
+    if str(ROOT / "benchmarks") not in sys.path:
+        sys.path.append(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
