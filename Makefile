@@ -24,6 +24,8 @@ CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm lla
 SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
+# What the results of `make gpu` are called; docs/gpu.md reads those of an H100.
+CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
 RESULTS = benchmarks/results/$(CPU_KIND)
@@ -33,7 +35,7 @@ WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact
 WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check test test-fast fuzz test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check test test-fast fuzz gpu test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 setup: .venv/.installed         ## the development environment
 
@@ -106,6 +108,11 @@ bench: setup .venv-bench/.installed $(BUNDLE)  ## measures, and fills in the spe
 	.venv-bench/bin/cls-bench $(BUNDLE) --json $(RESULTS)/cls_bench.json --plot $(RESULTS)/cls_bench.svg --html build/bench.html
 	$(MAKE) bench-report
 
+gpu: .venv-cuda/.installed      ## on a machine with a GPU: the tests marked gpu, then benchmarks/gpu.py, whose figures it fills in; CARD=h100 names the file
+	.venv-cuda/bin/python -m pytest tests -m gpu
+	.venv-cuda/bin/python benchmarks/gpu.py --models build/gpu --json benchmarks/results/gpu/$(CARD).json
+	.venv-cuda/bin/python scripts/bench_report.py
+
 bench-report: setup             ## the speed figures of the documentation, from benchmarks/results
 	$(BIN)/python scripts/bench_report.py
 
@@ -157,6 +164,11 @@ clean:                          ## what make made; bundles in models/ stay
 .venv-gpu/.installed: dist/.built constraints.txt
 	$(call environment,.venv-gpu,constraints.txt) dist/*.whl onnxruntime-gpu
 	.venv-gpu/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+# With CUDA's libraries and PyTorch's build for it: many gigabytes, for machines that have a GPU.
+.venv-cuda/.installed: pyproject.toml constraints.txt
+	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu,bench]" --group test
 	@touch $@
 
 # What nobody should do: the one wheel first, then the other over it.

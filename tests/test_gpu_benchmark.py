@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,6 +86,17 @@ def test_a_bundle_without_a_checkpoint_has_no_peers(checkpoint: Path, models: Pa
     assert sides == {OURS}
     gpu.write(file, replace(gpu.read(file), card=H100))
     assert gpu.main([*given, "--json", str(file), "--only", "limit"]) == 2
+
+
+def test_an_encoder_is_loaded_without_cuda_graphs() -> None:
+    from on_gpu import sides
+
+    graphs = pytest.importorskip("cls_runtime.engines.cuda.graphs")
+    most = graphs.MOST_GRAPHS
+    assert most > 0
+    with sides.without_cuda_graphs(contextlib.nullcontext):  # type: ignore[arg-type]
+        assert graphs.MOST_GRAPHS == 0
+    assert most == graphs.MOST_GRAPHS
 
 
 @pytest.mark.slow

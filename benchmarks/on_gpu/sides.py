@@ -52,6 +52,18 @@ def loaded(bundle: Path, *, engine: str, variant: str, token_budget: int | None 
 
 
 @contextlib.contextmanager
+def without_cuda_graphs(load: Callable[[], contextlib.AbstractContextManager[Encoder]]) -> Iterator[Encoder]:
+    """An Encoder that makes no CUDA graphs, for which there is no option: their number is 0 meanwhile."""
+    graphs: Any = importlib.import_module("cls_runtime.engines.cuda.graphs")
+    most, graphs.MOST_GRAPHS = graphs.MOST_GRAPHS, 0
+    try:
+        with load() as encoder:
+            yield encoder
+    finally:
+        graphs.MOST_GRAPHS = most
+
+
+@contextlib.contextmanager
 def recorded(bundle: Path, texts: Sequence[str], *, engine: str, variant: str, threads: int) -> Iterator[RecordedEngine]:
     """The engine alone, with the batches that an Encoder made of `texts`, or of a part of them."""
     opened = Bundle.open(bundle)
