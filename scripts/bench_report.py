@@ -52,7 +52,7 @@ def filled(page: str, *, root: Path = ROOT) -> str:
 
 def _body(block: re.Match[str], root: Path) -> str:
     what, path = block["what"], root / "benchmarks" / "results" / block["file"]
-    if not path.is_file() and what in GPU_FIGURES:
+    if not path.is_file() and what == "gpu":
         return NOT_MEASURED
     if not path.is_file():
         raise ValueError(f"{block['file']} is not in benchmarks/results; run make bench")
@@ -145,35 +145,15 @@ def _peers_sentence(path: Path) -> str:
     return f"From text to vector int8 is {', '.join(named[:-1])} and {named[-1]}."
 
 
-def _gpu_throughput(path: Path) -> str:
-    """Text to vector on a GPU, by benchmarks/gpu.py."""
+def _gpu(path: Path) -> str:
+    """All that benchmarks/gpu.py measured on a card."""
     script = _script("gpu")
-    made = script.throughput(script.read(path))
-    return f"{markdown(made)}\n\n{made.caption}"
+    figures: str = script.shown(script.read(path))
+    return figures
 
 
-def _gpu_details(path: Path) -> str:
-    """What else benchmarks/gpu.py measured."""
-    script = _script("gpu")
-    lines: str = script.details(script.read(path))
-    return lines
-
-
-def _gpu_measured_on(path: Path) -> str:
-    """The card, and the versions around it."""
-    script = _script("gpu")
-    lines: str = script.measured_on(script.read(path))
-    return lines
-
-
-GPU_FIGURES: Mapping[str, Callable[[Path], str]] = {
-    "gpu_measured_on": _gpu_measured_on,
-    "gpu_throughput": _gpu_throughput,
-    "gpu_details": _gpu_details,
-}
 # Figures that are no table of cls-bench.
 FIGURES: Mapping[str, Callable[[Path], str]] = {
-    **GPU_FIGURES,
     "measured_on": _measured_on,
     "terminal": _terminal,
     "graph_table": _graph_table,
@@ -182,6 +162,7 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
     "against_peers_sentence": _peers_sentence,
     "serving_bars": _serving_bars,
     "serving_peers": _serving_peers,
+    "gpu": _gpu,
 }
 
 

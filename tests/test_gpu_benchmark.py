@@ -105,7 +105,7 @@ def test_texts_have_the_length_that_was_asked_for(checkpoint: Path, models: Path
     from on_gpu.models import MINILM, Tokens, prepared, random_lengths
 
     sentences = docstring_sentences(300)
-    monkeypatch.setattr(made, "docstring_sentences", lambda _: sentences)
+    monkeypatch.setattr(made, "_real_sentences", lambda _: sentences)
 
     bundle = prepared(MINILM, models, checkpoint=checkpoint, bundle=None, small=True).bundle
     tokens = Tokens(bundle)
@@ -115,7 +115,7 @@ def test_texts_have_the_length_that_was_asked_for(checkpoint: Path, models: Path
     short = tokens.texts(25, 2_000)
     assert len(short) == 2_000
     assert len(set(short)) > 1_990, "words in another order are another text"
-    assert max(len(text.split()) for text in short) <= 22
+    assert {len(text.split()) for text in short} <= set(range(10, 33))
     counts = [len(text.split()) for text in random_lengths(500, longest_words=30)]
     assert (min(counts), max(counts)) == (1, 30)
     assert list(random_lengths(5, longest_words=9)) == list(random_lengths(5, longest_words=9))
@@ -192,8 +192,8 @@ def test_the_table_says_ratios_and_the_limit() -> None:
 
 
 def test_a_page_is_filled_in_with_and_without_a_results_file(tmp_path: Path) -> None:
-    page = "".join(f"<!-- bench:begin {what} gpu/h100.json -->\n<!-- bench:end -->\n" for what in bench_report.GPU_FIGURES)
-    assert bench_report.filled(page, root=tmp_path).count(bench_report.NOT_MEASURED) == 3
+    page = "<!-- bench:begin gpu gpu/h100.json -->\n<!-- bench:end -->\n"
+    assert f"\n{bench_report.NOT_MEASURED}\n" in bench_report.filled(page, root=tmp_path)
     gpu.write(tmp_path / "benchmarks" / "results" / "gpu" / "h100.json", recorded(REACHED))
     filled = bench_report.filled(page, root=tmp_path)
     assert bench_report.NOT_MEASURED not in filled

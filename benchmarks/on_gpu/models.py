@@ -15,8 +15,10 @@ from cls_runtime.bench.texts import docstring_sentences
 from cls_runtime.bundle.folder import Bundle
 
 BERT_BASE, MINILM = "bert-base", "MiniLM"
-# Sentences up to this length have about 25 tokens on average.
-SHORT_WORDS = 22
+# Sentences of so many words have 25.3 tokens on average.
+FEWEST_WORDS, MOST_WORDS = 10, 32
+# All that Python's docstrings have, and more.
+_EVERY_SENTENCE = 20_000
 SMALL_CONFIG: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
@@ -127,7 +129,7 @@ def random_lengths(count: int, *, longest_words: int) -> Iterator[str]:
 
 def _sentences(count: int) -> Iterator[str]:
     """Short sentences of Python's docstrings; where there are too few, the same ones with their words in another order."""
-    found = [text for text in docstring_sentences(2 * count) if len(text.split()) <= SHORT_WORDS]
+    found = [text for text in _real_sentences(min(2 * count, _EVERY_SENTENCE)) if FEWEST_WORDS <= len(text.split()) <= MOST_WORDS]
     generator = random.Random(0)
     for index in range(count):
         words = found[index % len(found)].split()
@@ -145,3 +147,8 @@ def _long(count: int, *, words: int) -> Iterator[str]:
 @functools.lru_cache
 def _words() -> list[str]:
     return " ".join(docstring_sentences(2_000)).split()
+
+
+@functools.lru_cache
+def _real_sentences(count: int) -> list[str]:
+    return docstring_sentences(count)
