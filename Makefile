@@ -168,7 +168,7 @@ clean:                          ## what make made; bundles in models/ stay
 
 # With CUDA's libraries and PyTorch's build for it: many gigabytes, for machines that have a GPU.
 .venv-cuda/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu,bench]" --group test
+	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu]" --group test
 	@touch $@
 
 # What nobody should do: the one wheel first, then the other over it.

@@ -75,6 +75,21 @@ def test_every_part_runs_and_is_kept_as_it_is_done(
     assert gpu.missed(held) == [], "nothing of a small run counts"
 
 
+@pytest.mark.gpu
+def test_every_part_runs_on_a_gpu(checkpoint: Path, models: Path, tmp_path: Path) -> None:
+    if not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("no CUDA device")
+    pytest.importorskip("sentence_transformers")
+    file = tmp_path / "gpu.json"
+    assert run(["--json", str(file), "--engine", "cuda"], checkpoint=checkpoint, models=models) == 0
+    held = gpu.read(file)
+    assert set(held.parts) == set(gpu.PARTS)
+    assert not [item for samples in held.parts.values() for item in samples if item.failed]
+    assert {item.side for item in held.of("one")} == {OURS, f"{OURS} without CUDA graphs"}
+    assert {item.side for item in held.of("precisions")} == {"fp16", "fp32", "tf32"}
+    assert held.card.memory_bytes > 0
+
+
 @pytest.mark.slow
 def test_a_bundle_without_a_checkpoint_has_no_peers(checkpoint: Path, models: Path, tmp_path: Path) -> None:
     """And a file is added to only by the card that it is of."""
@@ -166,7 +181,7 @@ def test_what_reaches_every_bar_misses_none() -> None:
             recorded({"bert-base, 25 tokens": 61_000.0, "bert-base, 512 tokens": 3_500.0, "MiniLM, 25 tokens": 101_000.0}),
             "MiniLM, 256 tokens: 0",
         ),
-        (recorded(REACHED, p50_ms=0.6), "one text: p50 0.6"),
+        (recorded(REACHED, p50_ms=0.6), "one text of MiniLM: p50 0.60 ms"),
         (recorded(REACHED, fp32=7.3e-4), "fp32: max abs 7.3e-04, expected at most 5.0e-05"),
         (recorded(REACHED, growth=0.1), "memory: grew by [0.1"),
     ],

@@ -19,7 +19,7 @@ OURS, SENTENCE_TRANSFORMERS, TORCH, ALONE = "cls-export", "sentence-transformers
 BARS: Mapping[str, Mapping[str, float]] = {
     "H100": {"bert-base, 25 tokens": 60_000, "bert-base, 512 tokens": 3_400, "MiniLM, 25 tokens": 100_000, "MiniLM, 256 tokens": 15_000}
 }
-ONE_TEXT_P50_MS = 0.5
+ONE_TEXT_P50_MS = 0.5  # of MiniLM
 FP32_MAX_ABS, FP16_MIN_COSINE = 5e-5, 0.9999
 GROWTH = 0.02  # of the memory in use after the first tenth of the texts
 
@@ -184,9 +184,8 @@ def missed(held: GpuFile) -> list[str]:
     for work, bar in bars.items():
         speed = next((item.texts_per_second.median for item in held.of("texts", work=work, side=OURS)), 0.0)
         lines += [] if speed >= bar else [f"{work}: {speed:,.0f} texts/s, expected at least {bar:,.0f}"]
-    one = [item for item in held.of("one") if item.side == OURS]
-    p50 = min((1e3 * statistics.median(item.seconds) for item in one), default=None)
-    lines += [] if p50 is not None and p50 <= ONE_TEXT_P50_MS else [f"one text: p50 {p50} ms, expected at most {ONE_TEXT_P50_MS}"]
+    p50 = next((1e3 * statistics.median(item.seconds) for item in held.of("one", work="MiniLM", side=OURS)), float("inf"))
+    lines += [] if p50 <= ONE_TEXT_P50_MS else [f"one text of MiniLM: p50 {p50:.2f} ms, expected at most {ONE_TEXT_P50_MS}"]
     fp32 = next((item.figures["max_abs"] for item in held.of("precisions", side="fp32")), 1.0)
     fp16 = next((item.figures["min_cosine"] for item in held.of("precisions", side="fp16")), 0.0)
     lines += [] if fp32 <= FP32_MAX_ABS else [f"fp32: max abs {fp32:.1e}, expected at most {FP32_MAX_ABS:.1e}"]
