@@ -20,8 +20,8 @@
         ├── GraphError           a rewrite that was expected did not happen (1)
         └── ParityError          a variant misses its threshold; also a CheckFailedError (1)
 
-Three warnings, all UserWarning: TruncationWarning (texts were cut, with on_overflow="warn"), DimensionsWarning (vectors were cut to a size
-that the model does not name) and InstallationWarning (packages that overwrite each other).
+Four warnings, all UserWarning: TruncationWarning (texts were cut, with on_overflow="warn"), DimensionsWarning (vectors were cut to a size
+that the model does not name), InstallationWarning (packages that overwrite each other) and EngineWarning (it is right, and slower).
 
 A message says what happened, what was found, what was expected and what to do next, on one line.
 """
@@ -116,6 +116,10 @@ class DimensionsWarning(UserWarning):
 
 class InstallationWarning(UserWarning):
     """Installed packages that damage each other, though the engine still loads."""
+
+
+class EngineWarning(UserWarning):
+    """An engine computes the right vectors and cannot do so as fast as it should: a GPU had no memory for a batch, or records no graphs."""
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -97,7 +97,7 @@ class Bundle:
         folder = Path(path)
         for _ in range(READINGS):
             before = _identity(folder)
-            with _held(folder) as held:
+            with held_folder(folder) as held:
                 try:
                     result = work(cls.open(held, check_hashes=check_hashes, follow_links=follow_links, fetched=fetched))
                 except Exception as error:
@@ -230,7 +230,7 @@ def _is_aside(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[Path]:
+def held_folder(folder: Path) -> Iterator[Path]:
     """A path that leads to this very folder even when another one gets its name; the folder's own where the system has none."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -252,7 +252,7 @@ def path_for_libraries(path: Path) -> Iterator[Path]:
     try:
         str(path.parent).encode("utf-8")
     except UnicodeEncodeError:
-        with _held(path.parent) as folder:
+        with held_folder(path.parent) as folder:
             yield folder / path.name
         return
     yield path

@@ -28,7 +28,7 @@ from cls_runtime.commands.ending import EndingSignals
 from cls_runtime.commands.printable import printable
 from cls_runtime.commands.standard_streams import standard_streams
 from cls_runtime.commands.start import WORDS, exit_code
-from cls_runtime.errors import ClsError, DimensionsWarning, InstallationWarning, TruncationWarning, UsageError
+from cls_runtime.errors import ClsError, DimensionsWarning, EngineWarning, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
 HELP_WIDTH = 100
@@ -260,6 +260,7 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("default", TruncationWarning)
         warnings.simplefilter("default", DimensionsWarning)
         warnings.simplefilter("default", InstallationWarning)
+        warnings.simplefilter("default", EngineWarning)
         warnings.showwarning = show  # type: ignore[assignment]  # where in the code it came from is not shown
         yield
 

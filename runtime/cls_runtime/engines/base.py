@@ -55,7 +55,9 @@ class TokenBatch:
     @property
     def offsets(self) -> Int32:
         """Where each text begins, and behind them where the last one ends; int32 [B + 1]."""
-        return np.concatenate([np.zeros(1, dtype=np.int32), np.cumsum(self.lengths, dtype=np.int32)])
+        offsets = np.zeros(len(self.lengths) + 1, dtype=np.int32)
+        np.cumsum(self.lengths, dtype=np.int32, out=offsets[1:])
+        return offsets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -395,7 +395,7 @@ def two(make_bundle):
 @pytest.fixture
 def without_descriptors(monkeypatch):
     """A system on which a folder that lost its name cannot be read."""
-    monkeypatch.setattr("cls_runtime.bundle.folder._held", contextlib.nullcontext)
+    monkeypatch.setattr("cls_runtime.bundle.folder.held_folder", contextlib.nullcontext)
 
 
 def test_a_bundle_that_is_replaced_is_read_to_its_end(two):

@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from bundle_builder import build_bundle
 from fake_driver import H100, T4, FakeDriver, pretend_driver
 
 from cls_runtime import Bundle, Encoder, EngineError, MissingExtraError
@@ -115,6 +116,23 @@ def test_norms_keep_their_statistics_in_float32(bundle, asked):
     with pytest.raises(EngineError):
         cuda.load(Bundle.open(bundle), variant="fp32", threads=1)
     assert asked["enable_skip_layer_norm_strict_mode"] == "1"
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fp16"])
+def test_fp32_products_are_no_tf32(bundle_of_both, asked, variant):
+    """ONNX Runtime's own choice is TF32, which misses fp32's thresholds."""
+    with pytest.raises(EngineError):
+        cuda.load(Bundle.open(bundle_of_both), variant=variant, threads=1)
+    assert asked["use_tf32"] == "0"
+
+
+def test_tf32_is_for_who_asks_for_it_by_name(asked):
+    assert cuda._provider_options(0, "tf32")["use_tf32"] == "1"
+
+
+@pytest.fixture
+def bundle_of_both(tmp_path):
+    return build_bundle(tmp_path / "both", variants={"fp32": None, "fp16": None})
 
 
 @pytest.mark.parametrize(("device", "expected"), [(None, None), (0, None), ("cuda:1", "1")])

@@ -1,0 +1,262 @@
+"""The thread that has the CUDA graphs. Here its session is one on the CPU, which captures nothing, and all else is as on a GPU."""
+
+import threading
+import time
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+from packed_graphs import WIDTHS, batch_of, expected, packed_model, session_of
+
+from cls_runtime import EngineWarning
+from cls_runtime.engines.cuda import graphs as cuda_graphs
+from cls_runtime.engines.cuda.capture_lock import PROCESS
+from cls_runtime.engines.cuda.graphs import MOST_GRAPHS, SMALL_BATCHES_FIRST, CudaGraphs
+from cls_runtime.engines.cuda.layouts import PackedLayout
+from cls_runtime.engines.cuda.memory import Device
+
+NAMES = ("input_ids", "position_ids", "cu_seqlens", "cls_rows")
+LAYOUT = PackedLayout(NAMES, WIDTHS)
+OUTPUTS = ["sentence_embedding"]
+LONG = 60  # seconds
+
+
+def until(condition):
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def session():
+    return session_of(packed_model())
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Makes graphs that are closed at the end, and need no small batches before."""
+    monkeypatch.setattr(cuda_graphs, "SMALL_BATCHES_FIRST", 0)
+    all_made = []
+
+    def make(open_session):
+        all_made.append(CudaGraphs(open_session, device=Device("cpu"), name="cuda:0"))
+        return all_made[-1]
+
+    yield make
+    for graphs in all_made:
+        graphs.close()
+
+
+def plain(session, batch):
+    laid_out = LAYOUT.lay_out(batch)
+    return laid_out, [session.run(OUTPUTS, dict(laid_out.feeds))[0]]
+
+
+def offer(graphs, session, batch):
+    laid_out, rows = plain(session, batch)
+    graphs.offer(laid_out.bucket, laid_out.feeds, OUTPUTS, laid_out.sizes, rows)
+
+
+def replay(graphs, batch):
+    laid_out = LAYOUT.lay_out(batch)
+    with PROCESS.run():
+        rows = graphs.run(laid_out.bucket, laid_out.feeds, OUTPUTS)
+    return None if rows is None else LAYOUT.rows_of(batch, laid_out, OUTPUTS, rows)[0]
+
+
+def with_a_graph(graphs, session, batch):
+    before = graphs.count
+    offer(graphs, session, batch)
+    until(lambda: graphs.count > before and graphs._desk.idle)
+
+
+def test_a_shape_that_was_offered_gets_a_graph_with_the_plain_runs_vectors(made, session):
+    graphs = made(lambda: session)
+    batch = batch_of(5, 9, 2)
+    assert replay(graphs, batch) is None
+    with_a_graph(graphs, session, batch)
+    for seed in range(5):
+        other = batch_of(5, 9, 2, seed=seed)
+        np.testing.assert_array_equal(replay(graphs, other), expected(other)[0])
+    # The same bucket, another number of texts.
+    np.testing.assert_array_equal(replay(graphs, batch_of(4, 8)), expected(batch_of(4, 8))[0])
+
+
+def test_each_shape_has_memory_of_its_own(made, session):
+    graphs = made(lambda: session)
+    batches = [batch_of(5), batch_of(40), batch_of(3, 3, 3, 3, 3), batch_of(90, 20)]
+    for batch in batches:
+        with_a_graph(graphs, session, batch)
+    first = [replay(graphs, batch) for batch in batches]
+    for _ in range(3):
+        for batch, rows in zip(batches, first, strict=True):
+            np.testing.assert_array_equal(replay(graphs, batch), rows)
+            np.testing.assert_array_equal(rows, expected(batch)[0])
+
+
+def test_a_job_of_many_texts_does_not_pay_for_a_session(session):
+    opened = []
+    graphs = CudaGraphs(lambda: opened.append(True) or session, device=Device("cpu"), name="cuda:0")
+    for _ in range(SMALL_BATCHES_FIRST):
+        offer(graphs, session, batch_of(5))
+    assert not graphs._thread.is_alive()
+    offer(graphs, session, batch_of(5))
+    until(lambda: graphs.count)
+    assert opened == [True]
+    graphs.close()
+    assert not graphs._thread.is_alive()
+
+
+def test_their_number_is_bounded(made, session, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
+    graphs = made(lambda: session)
+    for length in (5, 40, 70, 100, 150):
+        offer(graphs, session, batch_of(length))
+    until(lambda: graphs.count == 2 and graphs._desk.idle)
+    assert replay(graphs, batch_of(100)) is None
+    assert replay(graphs, batch_of(5)) is not None
+    assert graphs.count == 2 < MOST_GRAPHS
+
+
+class Failing:
+    """A session whose runs fail, or give other vectors than they should."""
+
+    def __init__(self, session, *, error=None, change=None):
+        self._session, self._error, self._change = session, error, change
+
+    def io_binding(self):
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding, options):
+        if self._error:
+            raise self._error
+        self._session.run_with_iobinding(binding, options)
+        rows = binding.get_outputs()[0]
+        rows.update_inplace(self._change(rows.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (
+            lambda session: Failing(session, error=RuntimeError("CUDA failure 901: operation failed\nmore")),
+            "CUDA failure 901: operation failed",
+        ),
+        (lambda session: Failing(session, change=lambda rows: rows + 100), "gave other vectors than a plain run"),
+        (lambda session: Failing(session, change=lambda rows: rows * np.nan), "gave other vectors than a plain run"),
+    ],
+)
+def test_where_capturing_fails_there_are_no_graphs_and_one_warning_says_so(made, session, broken, reason):
+    graphs = made(lambda: broken(session))
+    offer(graphs, session, batch_of(5))
+    until(lambda: graphs._desk.failure)
+    with pytest.warns(EngineWarning, match=f"cuda:0 runs small batches without CUDA graphs and takes longer: .*{reason}") as told:
+        assert replay(graphs, batch_of(5)) is None
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replay(graphs, batch_of(5)) is None
+        offer(graphs, session, batch_of(40))
+    until(lambda: not graphs._thread.is_alive())  # and its session is freed
+    assert graphs.count == 0
+
+
+def test_a_session_that_cannot_be_opened_is_the_same(made, session):
+    def refuse():
+        raise RuntimeError("This session cannot use the graph capture feature")
+
+    graphs = made(refuse)
+    offer(graphs, session, batch_of(5))
+    until(lambda: graphs._desk.failure)
+    with pytest.warns(EngineWarning, match="cannot use the graph capture feature"):
+        assert replay(graphs, batch_of(5)) is None
+
+
+def test_a_graph_that_fails_later_is_given_up_and_whoever_waits_gets_nothing_from_it(made, session):
+    failing = Failing(session, change=lambda rows: rows)
+    graphs = made(lambda: failing)
+    with_a_graph(graphs, session, batch_of(5))
+    failing._error = RuntimeError("CUDA failure 700")
+    assert replay(graphs, batch_of(5)) is None
+    with pytest.warns(EngineWarning, match="CUDA failure 700"):
+        assert replay(graphs, batch_of(5)) is None
+
+
+def test_who_comes_while_the_thread_is_busy_does_not_wait(made, session):
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(Failing):
+        def run_with_iobinding(self, binding, options):
+            entered.set()
+            assert go_on.wait(LONG)
+            self._session.run_with_iobinding(binding, options)
+
+    graphs = made(lambda: Slow(session))
+    go_on.set()
+    with_a_graph(graphs, session, batch_of(5))
+    go_on.clear()
+    entered.clear()
+    rows = []
+    thread = threading.Thread(target=lambda: rows.append(replay(graphs, batch_of(5))))
+    thread.start()
+    assert entered.wait(LONG)
+    assert replay(graphs, batch_of(6)) is None
+    go_on.set()
+    thread.join()
+    np.testing.assert_array_equal(rows[0], expected(batch_of(5))[0])
+
+
+def test_threads_at_once_get_their_own_vectors(made, session):
+    graphs = made(lambda: session)
+    for length in (5, 40):
+        with_a_graph(graphs, session, batch_of(length))
+    replays, wrong = [], []
+
+    def work(seed):
+        for turn in range(100):
+            batch = batch_of((5, 40)[turn % 2], seed=seed * 1000 + turn)
+            rows = replay(graphs, batch)
+            if rows is not None:
+                replays.append(1)
+                if not np.array_equal(rows, expected(batch)[0]):
+                    wrong.append(batch)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert replays
+
+
+def test_graphs_that_are_dropped_end_their_thread(session, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "SMALL_BATCHES_FIRST", 0)
+    graphs = CudaGraphs(lambda: session, device=Device("cpu"), name="cuda:0")
+    with_a_graph(graphs, session, batch_of(5))
+    thread, there = graphs._thread, weakref.ref(graphs)
+    del graphs
+    until(lambda: not thread.is_alive())
+    assert there() is None
+
+
+def test_after_close_there_are_none(made, session):
+    graphs = made(lambda: session)
+    with_a_graph(graphs, session, batch_of(5))
+    graphs.close()
+    graphs.close()
+    assert replay(graphs, batch_of(5)) is None
+    offer(graphs, session, batch_of(40))
+    assert not graphs._thread.is_alive()
+
+
+def test_a_capture_waits_until_no_run_is_under_way(made, session):
+    graphs = made(lambda: session)
+    with PROCESS.run():
+        offer(graphs, session, batch_of(5))
+        until(lambda: PROCESS._captures or graphs.count)
+        assert graphs.count == 0
+    until(lambda: graphs.count == 1)
