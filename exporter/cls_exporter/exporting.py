@@ -111,7 +111,9 @@ def export(
         variants: dict[str, Variant] = {}
         for name in config.precisions:
             steps.start(name, f"Writing the {name} graph")
-            built = build_variant(name, compiled.model, checkpoint=checkpoint, parity=golden.texts, calibration=calibration)
+            built = build_variant(
+                name, compiled.model, checkpoint=checkpoint, parity=golden.texts, calibration=calibration, whole=compiled.whole
+            )
             written = write_variant(name, built, folder)
             copies += written.copies
             notes += built.notes

@@ -35,6 +35,7 @@ class Form:
         one_row: nothing but row 0 of the last layer is needed, and nothing else of it is computed.
         reassociated_products: products of the last attention that are spared.
         fused_attention: one operator computes an attention over all tokens on a GPU.
+        packed: it computes the tokens of all texts without padding, too.
         unusual: settings, in words, that may give another graph than any that was counted.
         notes: what a known setting costs.
     """
@@ -44,6 +45,7 @@ class Form:
     one_row: bool
     reassociated_products: int
     fused_attention: bool
+    packed: bool
     unusual: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,13 +71,16 @@ class Family:
 
     `reassociated_products` is how many products of the last attention (keys, values) `passes.single_query_attention` spares: rotated or
     disentangled keys have to be computed. `fused_attention` says that one operator computes an attention over all tokens on a GPU:
-    disentangled attention picks two more terms for every pair of tokens, for which there is none. `layers_within` is the setting that
-    repeats layers within each of `num_hidden_layers`, `rotated_values` the one with which values are rotated too.
+    disentangled attention picks two more terms for every pair of tokens, for which there is none. `packed` says that the operator for texts
+    without padding computes it on its fastest kernel, which takes nothing beside the scores: no bias of positions, no window.
+    `layers_within` is the setting that repeats layers within each of `num_hidden_layers`, `rotated_values` the one with which values are
+    rotated too.
     """
 
     model_type: str
     reassociated_products: int = 2
     fused_attention: bool = True
+    packed: bool = True
     layers_within: str | None = None
     rotated_values: str | None = None
 
@@ -94,6 +99,7 @@ class Family:
             one_row=one_row,
             reassociated_products=self.reassociated_products - rotated if one_row else 0,
             fused_attention=self.fused_attention,
+            packed=self.packed,
             unusual=(*unusual, *(["code of the checkpoint's own"] if runs_code else [])),
             notes=(note,) if rotated else (),
         )
@@ -106,12 +112,12 @@ _TABLE = (
     Family(model_type="camembert"),
     Family(model_type="distilbert"),
     Family(model_type="electra"),
-    Family(model_type="mpnet"),
+    Family(model_type="mpnet", packed=False),
     Family(model_type="albert", layers_within="inner_group_num"),
     Family(model_type="ernie"),
-    Family(model_type="deberta-v2", reassociated_products=0, fused_attention=False),
-    Family(model_type="roformer", reassociated_products=1, rotated_values="rotary_value"),
-    Family(model_type="modernbert", reassociated_products=1),
+    Family(model_type="deberta-v2", reassociated_products=0, fused_attention=False, packed=False),
+    Family(model_type="roformer", reassociated_products=1, packed=False, rotated_values="rotary_value"),
+    Family(model_type="modernbert", reassociated_products=1, packed=False),
 )
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _TABLE}

@@ -37,9 +37,17 @@ PASSES = (
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph that computes what its outputs need, how often each pass fired, and what is slower than usual, in words."""
+    """A compiled graph.
+
+    Attributes:
+        model: computes what its outputs need.
+        whole: the same before the selection of a row moved: every row of every layer, and the outputs that were traced.
+        rewrites: how often each pass fired.
+        notes: what is slower than usual, in words.
+    """
 
     model: ir.Model
+    whole: ir.Model
     rewrites: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
@@ -51,13 +59,16 @@ def compile_graph(model: ir.Model, *, form: Form, layout: Layout) -> Compiled:
         GraphError: an expected rewrite did not happen and no setting of the checkpoint explains it, or the result is not valid ONNX.
     """
     rewrites: dict[str, int] = {}
+    whole = model
     for kind in PASSES:
+        if kind is RowSelection:
+            whole = model.clone()
         rewrites[kind.__name__] = apply_pass(kind(), model)
     notes = form.notes + _missed(model, rewrites, form)
     rewrites[OutputLayout.__name__] = apply_pass(OutputLayout(layout=layout), model)
     clean(model)
     _check_valid(model)
-    return Compiled(model, rewrites, notes)
+    return Compiled(model, whole, rewrites, notes)
 
 
 def apply_pass(one: ir.passes.InPlacePass, model: ir.Model) -> int:

@@ -18,7 +18,13 @@ __all__ = ["Built", "CalibrationTexts", "build_variant"]
 
 
 def build_variant(
-    variant: Precision, model: ir.Model, *, checkpoint: Checkpoint, parity: Sequence[str], calibration: CalibrationTexts
+    variant: Precision,
+    model: ir.Model,
+    *,
+    checkpoint: Checkpoint,
+    parity: Sequence[str],
+    calibration: CalibrationTexts,
+    whole: ir.Model | None = None,
 ) -> Built:
     """Builds the graph of one variant; `model` is left as it was.
 
@@ -28,6 +34,7 @@ def build_variant(
         checkpoint: what it was traced from.
         parity: the texts that the variant will be held to; fp16 tries its range on them.
         calibration: other texts, which int8 takes its scales from.
+        whole: the same graph with every row of every layer, which fp16's form for GPUs is made of; None for no such form.
 
     Raises:
         UnsupportedError: int8, and the graph has nothing to quantize.
@@ -35,7 +42,7 @@ def build_variant(
         ParityError: fp16, and a parity text drives a number beyond its range.
     """
     if variant == "fp16":
-        return build_fp16(model, checkpoint=checkpoint, texts=parity)
+        return build_fp16(model, checkpoint=checkpoint, texts=parity, whole=whole)
     if variant == "int8":
         return build_int8(model, checkpoint=checkpoint, texts=calibration)
     return build_fp32(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -10,21 +10,23 @@ from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.graph.families import Form, form_of
 from cls_exporter.graph.passes.attention_fusion import AttentionFusion
 from cls_exporter.graph.passes.attention_scale import AttentionScale
-from cls_exporter.graph.passes.half_precision import HalfPrecision, computed_in_float16
+from cls_exporter.graph.passes.half_precision import computed_in_float16
 from cls_exporter.graph.passes.mish_expansion import MishExpansion
 from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
-from cls_exporter.graph.pipeline import apply_pass, clean
-from cls_exporter.variants.cuda_kernels import nodes_without_cuda_kernel, without_cuda_kernel
+from cls_exporter.graph.pipeline import apply_pass
+from cls_exporter.variants.half_graph import check_kernels, half_graph
 from cls_exporter.variants.half_range import check_range
+from cls_exporter.variants.packed_fp16 import packed_fp16
 from cls_exporter.variants.variant import Built
 
 TRIED = "attention scaled before its product; masks, softmax, norms and positions in float32"
 
 
-def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str]) -> Built:
+def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str], whole: ir.Model | None = None) -> Built:
     """Turns a compiled fp32 graph into an fp16 one, whose numbers it tries on `texts`; `model` is left as it was.
 
-    An operator that CUDA computes in float32 only is left in it.
+    An operator that CUDA computes in float32 only is left in it. `whole` is the same graph with every row of every layer, of which the
+    packed form is made; None for no such form.
 
     Raises:
         GraphError: a weight is beyond float16's range; or a fusion did not happen or an operator has no CUDA kernel in either type, and no
@@ -33,20 +35,21 @@ def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str])
     """
     form = form_of(checkpoint)
     tables = [f"encoder.{name}" for name in checkpoint.architecture.computed]
-    built = model.clone()
-    apply_pass(MishExpansion(), built)
-    scaled = apply_pass(AttentionScale(), built)
-    largest = check_range(built, computed_in_float16(built, tables=tables), checkpoint=checkpoint, texts=texts)
-    attentions, norms = apply_pass(AttentionFusion(), built), apply_pass(SkipLayerNormFusion(), built)
+    fused = model.clone()
+    apply_pass(MishExpansion(), fused)
+    scaled = apply_pass(AttentionScale(), fused)
+    largest = check_range(fused, computed_in_float16(fused, tables=tables), checkpoint=checkpoint, texts=texts)
+    attentions, norms = apply_pass(AttentionFusion(), fused), apply_pass(SkipLayerNormFusion(), fused)
     notes = check_fusions(form, attentions=attentions, norms=norms)
-    fused = built.clone()
-    _halve(built, tables=tables)
-    if kept := sorted({node.op_type for node in nodes_without_cuda_kernel(built) if _computes_halves(node)}):
-        built = fused
-        _halve(built, tables=tables, float32=kept)
+    built, kept = half_graph(fused, tables=tables)
+    if kept:
         notes += (f"fp16: {', '.join(kept)} stays in float32, which costs casts: ONNX Runtime has no CUDA kernel for it in float16",)
-    if missing := without_cuda_kernel(built):
-        notes += (form.missed(f"ONNX Runtime has no CUDA kernel for {'; '.join(missing)}, a GPU hands it to the CPU"),)
+    notes += check_kernels(built, form)
+    engine_models: dict[str, ir.Model] = {}
+    if whole is not None:
+        packed = packed_fp16(whole, checkpoint=checkpoint, form=form, tables=tables, texts=texts)
+        notes += packed.notes
+        engine_models |= {} if packed.model is None else {"cuda": packed.model}
     recipe = {
         "weights": "float16",
         "compute": "float16; positions, rotations, softmax and the statistics of norms in float32",
@@ -56,16 +59,7 @@ def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str])
         "largest_activation": float(f"{largest:.4g}"),
         **({"float32_operators": kept} if kept else {}),
     }
-    return Built(model=built, recipe=recipe, tried=TRIED, notes=notes)
-
-
-def _halve(model: ir.Model, *, tables: Collection[str], float32: Collection[str] = ()) -> None:
-    apply_pass(HalfPrecision(tables=tables, float32=float32), model)
-    clean(model)
-
-
-def _computes_halves(node: ir.Node) -> bool:
-    return any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs)
+    return Built(model=built, engine_models=engine_models, recipe=recipe, tried=TRIED, notes=notes)
 
 
 def check_fusions(form: Form, *, attentions: int, norms: int) -> tuple[str, ...]:

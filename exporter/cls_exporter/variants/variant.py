@@ -20,10 +20,12 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
     "int8": ("onnx/model_int8.onnx", "onnx/model_quantized.onnx"),  # the second is the name that browsers ask for
 }
 
+_ENGINE_FILE_NAMES: Mapping[tuple[str, str], str] = {("fp16", "cuda"): "onnx/model_fp16_packed.onnx"}
+
 
 def engine_file(variant: str, engine: str) -> str:
     """Where the form of a graph that is for one engine goes."""
-    return f"onnx/model_{variant}_{engine}.onnx"
+    return _ENGINE_FILE_NAMES.get((variant, engine), f"onnx/model_{variant}_{engine}.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,10 @@ class Written:
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        """The ONNX file of every form, the variant's own first."""
-        return tuple(files[0].path for files in (self.files, *self.engine_files.values()))
+        """The ONNX file of every form that ONNX Runtime's CPU provider computes, the variant's own first."""
+        return tuple(
+            files[0].path for files in (self.files, *(self.engine_files[engine] for engine in self.engine_files if engine != "cuda"))
+        )
 
 
 def write_variant(variant: str, built: Built, folder: Path) -> Written:

@@ -54,7 +54,7 @@ class AttentionFusion(ir.passes.InPlacePass):
 
 
 def _rewrite(softmax: ir.Node) -> bool:
-    attention = _attention(softmax)
+    attention = attention_of(softmax)
     if attention is None:
         return False
     output = attention.output.outputs[0]
@@ -72,8 +72,8 @@ def _rewrite(softmax: ir.Node) -> bool:
     return True
 
 
-def _attention(softmax: ir.Node) -> Attention | None:
-    """Rule 1."""
+def attention_of(softmax: ir.Node) -> Attention | None:
+    """Rule 1: the attention over all tokens that `softmax` is in."""
     weights = softmax.outputs[0]
     if attribute(softmax, "axis", -1) not in (-1, 3) or softmax.inputs[0] is None or len(known_dims(weights)) != 4:
         return None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
+from cls_exporter.graph.passes.evaluating import content_inputs, evaluator_of
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, constant_scalar, dims, known_dims, produced_by, single_consumer
 
 MASK_INPUT = "attention_mask"
@@ -51,7 +50,7 @@ def _added_instead_of_filled(graph: ir.Graph, softmax: ir.Node) -> bool:
     masked, lowest, scores = fill.inputs
     expand = produced_by(masked, "Expand")
     masked = masked if expand is None else expand.inputs[0]
-    if masked is None or scores is None or constant_scalar(lowest) != MASKED or _content_inputs(masked) != {MASK_INPUT}:
+    if masked is None or scores is None or constant_scalar(lowest) != MASKED or content_inputs(masked) != {MASK_INPUT}:
         return False
     shape = known_dims(fill.outputs[0])
     if dims(scores) != shape or len(known_dims(masked)) != 4 or known_dims(masked)[1] != 1:
@@ -76,7 +75,7 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
         scores = None
         for index, operand in enumerate(add.inputs):
             other = add.inputs[1 - index]
-            if operand is None or other is None or _content_inputs(operand) != {MASK_INPUT}:
+            if operand is None or other is None or content_inputs(operand) != {MASK_INPUT}:
                 scores = operand
             elif dims(other) == dims(add.outputs[0]):
                 places.append((add, index))
@@ -84,31 +83,12 @@ def _added_to_scores(node: ir.Node) -> list[tuple[ir.Node, int]]:
     return places
 
 
-def _content_inputs(value: ir.Value) -> set[str]:
-    """The graph inputs whose content (not only shape) `value` depends on."""
-    seen: set[ir.Value] = set()
-    inputs: set[str] = set()
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        producer = current.producer()
-        if producer is None:
-            if current.is_graph_input() and current.name:
-                inputs.add(current.name)
-        elif producer.op_type != "Shape":
-            pending.extend(item for item in producer.inputs if item is not None)
-    return inputs
-
-
 def _is_padding_mask(graph: ir.Graph, value: ir.Value) -> bool:
     """Rule 2."""
     shape = known_dims(value)
     if value.dtype != ir.DataType.FLOAT or len(shape) != 4:
         return False
-    evaluator = _evaluator(graph, value)
+    evaluator = evaluator_of(graph, value)
     batch, length = PROBE_SHAPE
     for mask in _probe_masks():
         feed = {name: mask if name == MASK_INPUT else np.zeros_like(mask) for name in evaluator.input_names}
@@ -117,14 +97,6 @@ def _is_padding_mask(graph: ir.Graph, value: ir.Value) -> bool:
         if array.shape[-1] != length or not np.array_equal(np.broadcast_to(array, (batch, 1, length, length)), expected.repeat(length, 2)):
             return False
     return True
-
-
-def _evaluator(graph: ir.Graph, value: ir.Value) -> ReferenceEvaluator:
-    wanted = list(graph.inputs)
-    part = ir.convenience.extract(graph, inputs=wanted, outputs=[value])
-    proto = ir.to_proto(ir.Model(part, ir_version=10))
-    onnx.checker.check_model(proto)
-    return ReferenceEvaluator(proto)
 
 
 def _probe_masks() -> list[NDArray[np.int64]]:

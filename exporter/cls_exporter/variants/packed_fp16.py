@@ -1,0 +1,77 @@
+"""The form of fp16 for our CUDA engine: the tokens of all texts one after another, without padding, on attention's fastest kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from cls_exporter.checkpoint import Checkpoint
+from cls_exporter.errors import ParityError
+from cls_exporter.graph.families import Form
+from cls_exporter.graph.passes.attention_bias_folding import AttentionBiasFolding
+from cls_exporter.graph.passes.attention_fusion import AttentionFusion
+from cls_exporter.graph.passes.attention_scale import AttentionScale
+from cls_exporter.graph.passes.bias_gelu_fusion import BiasGeluFusion
+from cls_exporter.graph.passes.half_precision import computed_in_float16
+from cls_exporter.graph.passes.mish_expansion import MishExpansion
+from cls_exporter.graph.passes.packed_row_selection import PackedRowSelection
+from cls_exporter.graph.passes.row_selection import RowSelection
+from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
+from cls_exporter.graph.passes.token_packing import TokenPacking
+from cls_exporter.graph.pipeline import apply_pass
+from cls_exporter.variants.half_graph import check_kernels, half_graph
+from cls_exporter.variants.half_range import check_range
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed graph, None where the checkpoint has none, and notes for the report."""
+
+    model: ir.Model | None
+    notes: tuple[str, ...] = ()
+
+
+def packed_fp16(whole: ir.Model, *, checkpoint: Checkpoint, form: Form, tables: Collection[str], texts: Sequence[str]) -> Packed:
+    """Makes the packed form of `whole`, a compiled fp32 graph that computes every row of every layer; `whole` is left as it was.
+
+    What its products give without the biases that are folded is tried on `texts` like the padded form. A graph that goes beyond float16's
+    range only there has no packed form, and a note says so.
+
+    Raises:
+        GraphError: a weight is beyond float16's range; or the tokens could not be packed, or an operator has no CUDA kernel, and no
+            setting of the checkpoint explains it.
+    """
+    if not form.packed:
+        return Packed(None)
+    built = whole.clone()
+    apply_pass(MishExpansion(), built)
+    apply_pass(AttentionScale(), built)
+    folded = apply_pass(AttentionBiasFolding(), built)
+    notes = _check(form, "biases of keys and values were folded", folded, 2 * form.layers)
+    try:
+        _check_range(built, checkpoint=checkpoint, tables=tables, texts=texts)
+    except ParityError as error:
+        return Packed(None, (f"fp16 has no packed form, GPUs take the padded one: {error}",))
+    apply_pass(AttentionFusion(), built)
+    apply_pass(SkipLayerNormFusion(), built)
+    attentions = apply_pass(TokenPacking(), built)
+    if attentions != form.layers:
+        missed = form.missed(f"{attentions} attentions were packed for fp16 in {form.layers} layers, expected {form.layers}")
+        return Packed(None, (*notes, missed))
+    apply_pass(PackedRowSelection(), built)
+    apply_pass(BiasGeluFusion(), built)
+    model, _ = half_graph(built, tables=tables)
+    return Packed(model, notes + check_kernels(model, form))
+
+
+def _check(form: Form, what: str, found: int, expected: int) -> tuple[str, ...]:
+    return () if found == expected else (form.missed(f"{found} {what} for fp16's packed form, expected {expected}"),)
+
+
+def _check_range(model: ir.Model, *, checkpoint: Checkpoint, tables: Collection[str], texts: Sequence[str]) -> None:
+    """Tries what becomes of `texts`; rows of the last layer that no output reads may be anything."""
+    tried = model.clone()
+    apply_pass(RowSelection(), tried)
+    check_range(tried, computed_in_float16(tried, tables=tables), checkpoint=checkpoint, texts=texts)
