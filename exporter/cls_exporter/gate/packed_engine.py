@@ -17,7 +17,7 @@ from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.graph_runner import GraphRunner
 from cls_runtime.engines.onnxruntime import PROVIDER
 from cls_runtime.engines.packing import INPUTS, packed
-from cls_runtime.errors import ClosedError
+from cls_runtime.errors import ClosedError, EngineError
 
 
 class PackedEngine:
@@ -56,8 +56,8 @@ def load_packed(path: Path, manifest: Manifest) -> PackedEngine:
     """Loads a packed ONNX file, which `manifest` need not name.
 
     Raises:
-        GraphError: it has inputs that a packed batch lacks, other outputs than the manifest says, or nothing in it is packed.
-        EngineError: ONNX Runtime cannot load it.
+        GraphError: ONNX Runtime cannot load it, it has inputs that a packed batch lacks, other outputs than the manifest says, or nothing
+            in it is packed.
     """
     model = ir.load(path)
     if not PackedExpansion()(model).modified:
@@ -65,7 +65,10 @@ def load_packed(path: Path, manifest: Manifest) -> PackedEngine:
     with tempfile.TemporaryDirectory() as folder:
         expanded = Path(folder, path.name)
         save_graph(model, expanded)
-        graph = GraphRunner(expanded)
+        try:
+            graph = GraphRunner(expanded)
+        except EngineError as error:
+            raise GraphError(f"a packed graph cannot be run without a GPU: {error}; please report it") from error
     for kind, names, known in (
         ("inputs", graph.inputs, INPUTS),
         ("outputs", graph.outputs, tuple(GRAPH_OUTPUTS[output] for output in manifest.recorded_outputs)),
