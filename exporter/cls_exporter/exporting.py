@@ -24,7 +24,7 @@ from cls_exporter.graph.multiply_adds import multiply_adds
 from cls_exporter.graph.pipeline import Compiled, compile_graph
 from cls_exporter.graph.trace import trace
 from cls_exporter.variants import CalibrationTexts, build_variant
-from cls_exporter.variants.variant import Written, write_variant
+from cls_exporter.variants.variant import PACKED_ENGINE, Written, write_variant
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.model_card import write_model_card
 from cls_exporter.writing.publish import staged
@@ -215,7 +215,8 @@ def _held(name: str, written: Written, bundle: Bundle, golden: Golden, prompted:
     """Holds every form of a variant to PyTorch, and gives its entry in the manifest: the figures are those of its own form."""
     built = written.built
     measured, *_ = [
-        gate.hold(bundle.folder / graph, bundle, golden, variant=name, prompted=prompted, tried=built.tried) for graph in written.graphs
+        gate.hold(bundle.folder / graph, bundle, golden, variant=name, packed=engine == PACKED_ENGINE, prompted=prompted, tried=built.tried)
+        for engine, graph in written.graphs.items()
     ]
     return Variant(
         files=written.files,

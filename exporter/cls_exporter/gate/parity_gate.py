@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cls_exporter.errors import ParityError
+from cls_exporter.gate.packed_engine import load_packed
 from cls_exporter.gate.prompted_batch import PromptedBatch, token_batch
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
@@ -35,14 +36,24 @@ class _MissError(Exception):
     """What a graph does not hold, as a short fact; `hold` says of which variant."""
 
 
-def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, prompted: PromptedBatch | None = None, tried: str = "") -> Measured:
-    """Runs an ONNX file on ONNX Runtime and holds it to PyTorch's vectors.
+def hold(
+    graph: Path,
+    bundle: Bundle,
+    golden: Golden,
+    *,
+    variant: str,
+    packed: bool = False,
+    prompted: PromptedBatch | None = None,
+    tried: str = "",
+) -> Measured:
+    """Runs an ONNX file on ONNX Runtime's CPU provider and holds it to PyTorch's vectors.
 
     Args:
         graph: the file. The bundle's manifest need not name it, so that it can be written once, with the figures found here.
         bundle: its tokenizer gives the tokens, its manifest says which inputs, outputs and how many tokens there are.
         golden: texts and PyTorch's vectors of them.
         variant: whose thresholds hold.
+        packed: the graph is for a GPU, its tokens without padding; the operators that a CPU lacks are spelled out for it.
         prompted: a batch with marked prompts, where the graph leaves them out of its pooling.
         tried: what was done for accuracy, for the message where a figure misses.
 
@@ -50,9 +61,11 @@ def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, prompted:
         ParityError: a figure misses its threshold, a vector is not finite, or a text's vector depends on its batch; the message names the
             worst text.
         BundleError: the graph cannot be loaded, or has other inputs or outputs than the manifest says.
+        GraphError: the same of a packed one.
     """
     outputs = bundle.manifest.recorded_outputs
-    engine = load_graph(graph, bundle.manifest, threads=available_cpus())
+    engine: Engine = load_packed(graph, bundle.manifest) if packed else load_graph(graph, bundle.manifest, threads=available_cpus())
+    form = f"its packed form {graph.name}: " if packed else ""
     with _encoder(engine, bundle, variant) as loaded:
         encoder = vector_checks.EncodedOnce(loaded)
         try:
@@ -61,11 +74,11 @@ def hold(graph: Path, bundle: Bundle, golden: Golden, *, variant: str, prompted:
                 output: _parity(encoder, golden, output, variant=variant, tried=tried) for output in outputs
             }
             batch_invariance = _batch_invariance(encoder, golden, variant=variant)
-            _check_odd_batches(engine, golden, outputs)
+            _check_odd_batches(engine, golden, outputs, packed=packed)
             if prompted is not None:
                 _check_prompted(engine, prompted, outputs, variant=variant)
-        except _MissError as miss:
-            raise ParityError(f"{variant} is not exported: {miss}") from miss.__cause__
+        except (_MissError, EngineError) as miss:
+            raise ParityError(f"{variant} is not exported: {form}{miss}") from miss.__cause__
     return Measured(parity=parity, batch_invariance=batch_invariance)
 
 
@@ -96,20 +109,21 @@ def _batch_invariance(encoder: vector_checks.EncodedOnce, golden: Golden, *, var
     return figures
 
 
-def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]) -> None:
-    """What no text becomes, but other programs may feed to the graph: one token, and a row of padding beside the longest text."""
+def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output], *, packed: bool) -> None:
+    """What no text becomes, but other programs may feed to the graph: one token, and a row of padding beside the longest text.
+
+    Where there is no padding there is no such row.
+    """
     assert golden.token_ids is not None
     longest = max(golden.token_ids, key=len)
     first = longest[:1]
-    batches = {
-        "one token": [first],
-        "the longest text, one token and a row that is all padding": [longest, first, ()],
-    }
+    batches: dict[str, list[Sequence[int]]] = {"one token": [first]}
+    if packed:
+        batches["the longest text and one token"] = [longest, first]
+    else:
+        batches["the longest text, one token and a row that is all padding"] = [longest, first, ()]
     for name, rows in batches.items():
-        try:
-            vectors = engine.run(token_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
-        except EngineError as error:
-            raise _MissError(str(error)) from error
+        vectors = engine.run(token_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
         for output, numbers in zip(outputs, vectors, strict=True):
             if not np.isfinite(numbers).all():
                 raise _MissError(f"{output} is not finite for a batch of {name}")

@@ -22,12 +22,16 @@ def write_graph(model: ir.Model, folder: Path, name: str, *, external_above: int
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     model.producer_name, model.producer_version = "cls-export", __version__
+    names = (name, f"{name}_data") if save_graph(model, path, external_above=external_above) else (name,)
+    return tuple(bundle_file(folder, each) for each in names)
+
+
+def save_graph(model: ir.Model, path: Path, *, external_above: int = EXTERNAL_DATA_BYTES) -> bool:
+    """Saves a graph, with its weights beside it where they have more than `external_above` bytes; whether they are."""
     size_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size_bytes > external_above:
-        ir.save(model, path, external_data=f"{path.name}_data")
-        return bundle_file(folder, name), bundle_file(folder, f"{name}_data")
-    ir.save(model, path)
-    return (bundle_file(folder, name),)
+    external = size_bytes > external_above
+    ir.save(model, path, external_data=f"{path.name}_data" if external else None)
+    return external
 
 
 def bundle_file(folder: Path, name: str) -> BundleFile:

@@ -20,7 +20,9 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
     "int8": ("onnx/model_int8.onnx", "onnx/model_quantized.onnx"),  # the second is the name that browsers ask for
 }
 
-_ENGINE_FILE_NAMES: Mapping[tuple[str, str], str] = {("fp16", "cuda"): "onnx/model_fp16_packed.onnx"}
+# The engine whose form of a graph has its tokens packed, and what the file of it is called.
+PACKED_ENGINE = "cuda"
+_ENGINE_FILE_NAMES: Mapping[tuple[str, str], str] = {("fp16", PACKED_ENGINE): "onnx/model_fp16_packed.onnx"}
 
 
 def engine_file(variant: str, engine: str) -> str:
@@ -62,11 +64,9 @@ class Written:
     multiply_adds: Mapping[str, MultiplyAdds]
 
     @property
-    def graphs(self) -> tuple[str, ...]:
-        """The ONNX file of every form that ONNX Runtime's CPU provider computes, the variant's own first."""
-        return tuple(
-            files[0].path for files in (self.files, *(self.engine_files[engine] for engine in self.engine_files if engine != "cuda"))
-        )
+    def graphs(self) -> Mapping[str, str]:
+        """The ONNX file of every form by the engine that it is for; the variant's own is the first, by no name."""
+        return {engine: files[0].path for engine, files in {"": self.files, **self.engine_files}.items()}
 
 
 def write_variant(variant: str, built: Built, folder: Path) -> Written:

@@ -23,6 +23,10 @@ CARD_NAME = "README.md"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _TOOLS = {"cls-export": "cls-export", "torch": "PyTorch", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
+_FORMS = {
+    "cuda": "the texts' tokens one after another, without padding, by operators that ONNX Runtime has for GPUs alone",
+    "openvino": "products over batches of texts, not over rows of tokens",
+}
 _WORDS = {"cls": "the CLS row of the last layer", "mean": "the mean of the last layer's rows of all tokens"}
 
 
@@ -49,6 +53,7 @@ def model_card(manifest: Manifest, stated: Stated, *, name: str) -> str:
         "## Parity",
         _measured(manifest),
         _table(("variant", "output", "file", "MB", "mean cosine", "1st percentile", "lowest", "max abs"), _parity_rows(manifest)),
+        *_forms(manifest),
         *_prompts(manifest),
         *_labels(manifest),
         "## How to use it",
@@ -138,6 +143,19 @@ def _parity_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
             cosines = (figures.mean_cosine, figures.p1_cosine, figures.min_cosine)
             numbers = (*(f"{cosine:.7f}" for cosine in cosines), f"{figures.max_abs:.1e}")
             yield name, output, code(variant.files[0].path), f"{megabytes:.1f}", *numbers
+
+
+def _forms(manifest: Manifest) -> list[str]:
+    """The files of which only one engine has use, and how they differ from the variant's own."""
+    forms = [(name, engine, files) for name, variant in manifest.variants.items() for engine, files in variant.engine_files.items()]
+    if not forms:
+        return []
+    rows = (
+        (name, code(files[0].path), f"{sum(file.size_bytes for file in files) / 1e6:.1f}", f"`{engine}`", _FORMS.get(engine, ""))
+        for name, engine, files in forms
+    )
+    words = "The same numbers in a form that one engine of `cls_runtime` computes faster, held to PyTorch as its variant is:"
+    return [words, _table(("variant", "file", "MB", "engine", "form"), rows)]
 
 
 def _prompts(manifest: Manifest) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cls_runtime.bundle.manifest import BundleFile, Manifest
 from cls_runtime.bundle.named_files import files_of
 from cls_runtime.bundle.parity import THRESHOLDS
-from cls_runtime.engines.choice import ENGINES, check_engine, choose, graph_variant, installed_engines, require_engine
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, check_engine, choose, graph_variant, installed_engines, require_engine
 from cls_runtime.engines.needed_files import companions, golden_files, graph_files
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
@@ -31,7 +31,8 @@ def combinations(
         manifest: the bundle's.
         variants: which to take; None for all of the bundle, and for those that an engine makes from another variant's file. `auto` is the
             one that `Encoder.load` would take.
-        engines: which to take; None for all that are installed. `auto` is the one that `Encoder.load` would take.
+        engines: which to take; None for all that are installed. `auto` is the one that `Encoder.load` would take. Of None a form that is
+            for a GPU is a combination with an objection.
 
     Raises:
         UsageError: a variant that the bundle does not have, or an engine that nobody knows.
@@ -44,6 +45,8 @@ def combinations(
         for variant in _variants(manifest, engine) if variants is None else variants:
             combination = _combination(manifest, variant, engine)
             planned[combination.variant, combination.engine] = combination
+    if engines is None:
+        planned |= {(form.variant, form.engine): form for form in _forms_of_gpus(manifest, variants)}
     for name, _ in planned:
         if name not in THRESHOLDS:
             raise BundleError(f"the bundle has a variant {name!r}, expected {', '.join(THRESHOLDS)}; upgrade cls-export")
@@ -80,6 +83,15 @@ def _variants(manifest: Manifest, engine: str) -> list[str]:
     """The bundle's variants, and those that a named engine makes itself, such as bf16 from the fp32 file, whatever this CPU can."""
     made = ENGINES[engine].by_name if engine in ENGINES else ()
     return [*manifest.variants, *(name for name in made if name not in manifest.variants and graph_variant(name) in manifest.variants)]
+
+
+def _forms_of_gpus(manifest: Manifest, variants: Sequence[str] | None) -> Iterator[Combination]:
+    """What is not checked unless its engine is named: forms of a variant that no CPU runs. Their files are checked with the others."""
+    for variant, entry in manifest.variants.items():
+        for engine, files in entry.engine_files.items():
+            if engine in ENGINES and engine not in CPU_ENGINES and (variants is None or variant in variants):
+                objection = f"{files[0].path} is {variant} for a GPU and was held to PyTorch at the export; --engine {engine} does it here"
+                yield Combination(variant=variant, engine=engine, objection=objection)
 
 
 def _combination(manifest: Manifest, variant: str, engine: str) -> Combination:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from exports import ExportStore
 
-from cls_exporter import variants
+from cls_exporter import gate, variants
 from cls_exporter.checkpoint import load_checkpoint
 from cls_exporter.errors import GraphError
 from cls_exporter.graph import passes, pipeline
@@ -40,14 +40,14 @@ def test_every_pass_has_a_test_file_a_place_and_numbered_rules(name: str) -> Non
     assert "".join(part.capitalize() for part in name.split("_")) in kinds
     assert (Path(__file__).parent / "passes" / f"test_{name}.py").is_file()
     for kind in kinds.values():
-        assert kind in (*pipeline.PASSES, OutputLayout) or name in used_by_variants()
+        assert kind in (*pipeline.PASSES, OutputLayout) or name in used_elsewhere()
         assert "    1. " in (kind.__doc__ or "")
 
 
-def used_by_variants() -> set[str]:
-    """Passes that belong to one variant only: the modules of `variants` name them."""
-    folder = Path(variants.__file__).parent
-    source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+def used_elsewhere() -> set[str]:
+    """Passes that belong to one variant only, or to what the gate runs: the modules of `variants` and of `gate` name them."""
+    folders = [Path(package.__file__).parent for package in (variants, gate)]
+    source = "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
     return {name for name in PASS_FILES if f"cls_exporter.graph.passes.{name} import" in source}
 
 

@@ -106,6 +106,23 @@ ONNX_BACKEND = 'sentence-transformers 5, `backend="onnx"`'
 PROGRAMS = ["cls_runtime", "sentence-transformers", ONNX_BACKEND, "optimum", "fastembed", "transformers.js"]
 
 
+def test_forms_for_one_engine_are_listed_with_who_reads_them(plain: Manifest) -> None:
+    (own,) = plain.variants["int8"].engine_files["openvino"]
+    packed = dataclasses.replace(own, path="onnx/model_fp16_packed.onnx", size_bytes=45_100_000)
+    fp16 = dataclasses.replace(plain.variants["fp16"], engine_files={"cuda": (packed,)})
+    rows = cells(model_card(changed(plain, variants={**plain.variants, "fp16": fp16}), NOTHING, name="x"))
+    assert ["variant", "file", "MB", "engine", "form"] in rows
+    listed = {row[1]: row for row in rows if len(row) == 5}
+    assert listed[packed.path][:4] == ["fp16", packed.path, "45.1", "cuda"]
+    assert "without padding" in listed[packed.path][4]
+    assert listed[own.path][:4] == ["int8", own.path, f"{own.size_bytes / 1e6:.1f}", "openvino"]
+
+
+def test_without_such_forms_none_are_told(plain: Manifest) -> None:
+    card = model_card(changed(plain, variants={"fp32": plain.variants["fp32"]}), NOTHING, name="x")
+    assert "in a form that" not in card
+
+
 def test_the_front_matter(plain: Manifest) -> None:
     tags = ["onnx", "sentence-transformers", "transformers.js", "cls-export"]
     assert parsed(model_card(changed(plain, source={"mode": None}), NOTHING, name="x"))[0] == {

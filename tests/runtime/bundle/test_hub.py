@@ -27,9 +27,10 @@ from golden_bundle import build_golden_bundle
 from hub_server import TOKEN, Hub, files_of_folder
 
 from cls_runtime import BundleError, Encoder, HubError, UsageError, compare_bundles, verify
-from cls_runtime.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest, to_json
+from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, to_json
 from cls_runtime.bundle.typed_json import typed
 from cls_runtime.engines.needed_files import graph_files
+from cls_runtime.verifying.plan import combinations, verified_files
 
 NAME = "org/name"
 TEXTS = ["the cat sleeps", "a dog"]
@@ -118,6 +119,19 @@ def test_auto_fetches_what_it_takes(there):
 @pytest.mark.parametrize(("engine", "graph"), [("onnxruntime", "onnx/model_int8.onnx"), ("openvino", "onnx/model_int8_openvino.onnx")])
 def test_an_engine_gets_its_own_form(full, engine, graph):
     assert [file.path for file in graph_files(read_manifest(full), variant="int8", engine=engine)] == [graph]
+
+
+def test_a_form_for_a_gpu_is_fetched_for_one_alone(full):
+    manifest = read_manifest(full)
+    own = dataclasses.replace(
+        manifest.variants["int8"], engine_files={"cuda": (packed := BundleFile(path="onnx/packed.onnx", sha256="0" * 64, size_bytes=7),)}
+    )
+    manifest = dataclasses.replace(manifest, variants={**manifest.variants, "fp16": own}, fingerprint="")
+    for engine in ("onnxruntime", "openvino"):
+        assert graph_files(manifest, variant="fp16", engine=engine) == own.files
+    assert packed not in verified_files(manifest, planned=combinations(manifest, variants=["fp16"]))
+    assert graph_files(manifest, variant="fp16", engine="cuda") == (packed,)
+    assert packed in verified_files(manifest, planned=None)
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(there):

@@ -380,11 +380,12 @@ def test_a_bundle_that_is_exchanged_meanwhile_is_noticed(bundle, texts, tmp_path
 
 def test_the_graphs_hash_is_that_of_the_file_that_the_engine_reads(bundle):
     manifest = Bundle.open(bundle).manifest
-    own = dataclasses.replace(manifest.variants["fp32"].files[0], sha256="1" * 64)
-    variant = dataclasses.replace(manifest.variants["fp32"], engine_files={"openvino": (own,)})
+    own, gpus = (dataclasses.replace(manifest.variants["fp32"].files[0], sha256=digit * 64) for digit in "12")
+    variant = dataclasses.replace(manifest.variants["fp32"], engine_files={"openvino": (own,), "cuda": (gpus,)})
     both = dataclasses.replace(manifest, variants={"fp32": variant})
     assert graph_sha256(both, "fp32", "onnxruntime") == manifest.variants["fp32"].files[0].sha256
     assert graph_sha256(both, "fp32", "openvino") == "1" * 64
+    assert graph_sha256(both, "fp32", "cuda") == "2" * 64
     assert graph_sha256(both, "bf16", "openvino") == "1" * 64  # which it makes of the fp32 file
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bundle_builder import EXACT, HIDDEN, tiny_graph, write_manifest
+from bundle_builder import EXACT, HIDDEN, describe, tiny_graph, write_manifest
 from damage import DAMAGES, INT8, build_damageable, edit
 from golden_bundle import TEXTS, agree, build_golden_bundle, nudged, replace_golden
 
@@ -14,7 +14,7 @@ from cls_runtime import Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, Golden, read_golden
 from cls_runtime.bundle.manifest import MANIFEST_NAME, ParityFigures, Variant, read_manifest
 from cls_runtime.bundle.parity import THRESHOLDS, shortfalls
-from cls_runtime.engines import choice
+from cls_runtime.engines import choice, onnxruntime
 from cls_runtime.errors import BundleError, MissingExtraError, UsageError
 from cls_runtime.verifying import vector_checks
 from cls_runtime.verifying.plan import combinations
@@ -533,6 +533,70 @@ def test_bf16_needs_the_fp32_file(intact, monkeypatch):
     assert {item.variant for item in combinations(without)} == {"int8"}
     with pytest.raises(UsageError, match="the bundle has no variant 'bf16', it has int8"):
         combinations(without, variants=["bf16"], engines=["openvino"])
+
+
+PACKED = "onnx/model_fp16_packed.onnx"
+
+
+@pytest.fixture
+def with_packed(tmp_path):
+    """fp32 and fp16, which has a form for GPUs."""
+    folder = build_golden_bundle(tmp_path / "packed", variants={"fp32": None, "fp16": None})
+    (folder / PACKED).write_bytes(b"a graph for a GPU")
+    manifest = read_manifest(folder)
+    fp16 = dataclasses.replace(manifest.variants["fp16"], engine_files={"cuda": (describe(folder, PACKED),)})
+    agree(folder, dataclasses.replace(manifest, variants={**manifest.variants, "fp16": fp16}))
+    return folder
+
+
+def test_a_form_for_a_gpu_is_told_and_not_run_on_a_cpu(with_packed):
+    """The variant's vectors are those of its own file, whatever is in the other one."""
+    report = verify(with_packed)
+    assert report.passed, report.failures
+    assert [(check.variant, check.engine) for check in report.checks if check.name == "golden cls"] == [
+        ("fp32", "onnxruntime"),
+        ("fp16", "onnxruntime"),
+    ]
+    (skipped,) = report.skipped
+    assert (skipped.name, skipped.variant, skipped.engine) == ("load", "fp16", "cuda")
+    assert skipped.message == f"{PACKED} is fp16 for a GPU and was held to PyTorch at the export; --engine cuda does it here"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"variants": ["fp16"]}, 1), ({"variants": ["fp32"]}, 0), ({"engines": ["onnxruntime"]}, 0), ({"engines": ["auto"]}, 0)],
+)
+def test_a_form_for_a_gpu_is_told_where_no_engine_is_named(with_packed, options, told):
+    report = verify(with_packed, **options)
+    assert report.passed, report.failures
+    assert len(report.skipped) == told
+
+
+def test_with_the_gpus_engine_its_own_form_is_what_is_held(with_packed, monkeypatch):
+    """The same module stands in for it: the file that it is given is no graph."""
+    monkeypatch.setitem(choice.ENGINES, "cuda", dataclasses.replace(choice.ENGINES["onnxruntime"], by_name=("fp32", "fp16")))
+    monkeypatch.setattr("cls_runtime.engines.onnxruntime.load", load_as_cuda)
+    messages = failed(with_packed, engines=["cuda"])
+    assert list(messages) == ["load"]
+    assert PACKED in messages["load"]
+    assert verify(with_packed, engines=["cuda"], variants=["fp32"]).passed
+
+
+def load_as_cuda(bundle, *, variant, threads, **others):
+    del others
+    return onnxruntime.load_graph(bundle.graph(variant, engine="cuda"), bundle.manifest, threads=threads)
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "missing"])
+def test_a_damaged_form_for_a_gpu_is_found_without_one(with_packed, damage):
+    path = with_packed / PACKED
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"A graph for a GPU" if damage == "changed" else b"a graph")
+    messages = failed(with_packed)
+    assert next(iter(messages)) == "files"
+    assert PACKED in messages["files"]
 
 
 def test_auto_is_what_an_encoder_takes(damageable):
