@@ -17,6 +17,7 @@ from pathlib import Path
 from cls_runtime.encoder import Encoder
 from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, preferred_engine
 from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_features, telling
+from cls_runtime.engines.cuda.checkup import Checkup, check_up
 from cls_runtime.engines.installed import installed_version, is_importable
 from cls_runtime.engines.probe_graph import probe
 from cls_runtime.errors import ClsError, UsageError
@@ -86,6 +87,7 @@ class Diagnosis:
         cpu_quota: the container's limit in CPUs, None without one.
         packages: what is installed.
         engines: each engine of this version, tried.
+        gpu: the driver, the GPUs and what computes on them; None without a driver or a GPU.
         auto: which engine `auto` takes and why, or that there is none.
         bundle: the bundle that was asked about, tried.
         warnings: what works but is wrong.
@@ -100,6 +102,7 @@ class Diagnosis:
     cpu_quota: float | None
     packages: tuple[Package, ...]
     engines: tuple[EngineStatus, ...]
+    gpu: Checkup | None
     auto: str
     bundle: BundleStatus | None
     warnings: tuple[str, ...]
@@ -114,6 +117,7 @@ def diagnose(bundle: str | Path | None = None, *, follow_links: bool = False) ->
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         engines = tuple(try_engine(name) for name in ENGINES)
+        gpu = check_up()
         status = None if bundle is None else try_bundle(bundle, engine=_engine_to_try(engines), follow_links=follow_links)
     features = cpu_features()
     return Diagnosis(
@@ -125,9 +129,10 @@ def diagnose(bundle: str | Path | None = None, *, follow_links: bool = False) ->
         cpu_quota=cgroup_cpu_quota(),
         packages=tuple(Package(name=name, version=installed_version(name), extra=extra) for name, extra in PACKAGES.items()),
         engines=engines,
+        gpu=gpu,
         auto=_auto(),
         bundle=status,
-        warnings=tuple(dict.fromkeys(str(item.message) for item in caught)),
+        warnings=tuple(dict.fromkeys([*(str(item.message) for item in caught), *_slow(gpu)])),
         problems=tuple(_problems(engines, status)),
     )
 
@@ -185,6 +190,12 @@ def _auto() -> str:
     preferred = ", else ".join(f"{variant} on {engine}" for variant, (engine, _) in chosen.items())
     reasons = "; ".join(dict.fromkeys(reason for _, reason in chosen.values()))
     return f"{preferred}, of those that a bundle has and whose recorded parity holds ({reasons})"
+
+
+def _slow(gpu: Checkup | None) -> Iterable[str]:
+    """That attention is computed by another kernel than the fast one. What keeps it from running at all is the engine's own line."""
+    if gpu is not None and gpu.attention is not None and gpu.problem is not None:
+        yield f"engine cuda: {gpu.problem}"
 
 
 def _problems(engines: Iterable[EngineStatus], bundle: BundleStatus | None) -> Iterable[str]:

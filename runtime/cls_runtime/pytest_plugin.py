@@ -23,13 +23,14 @@ MARKER = "cls_bundle"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds `--cls-bundle`, `--cls-variant` and `--cls-engine`."""
+    """Adds `--cls-bundle`, `--cls-variant`, `--cls-engine` and `--cls-device`."""
     group = parser.getgroup("cls-export")
     group.addoption("--cls-bundle", metavar="DIR", type=Path, help="check this bundle as cls-verify does, and load it for cls_encoder")
     group.addoption("--cls-variant", metavar="V", help="this variant only, for the checks and for cls_encoder (default: all; auto)")
     group.addoption(
         "--cls-engine", metavar="E", help="on this engine only, for the checks and for cls_encoder (default: all installed; auto)"
     )
+    group.addoption("--cls-device", metavar="N", help="with --cls-engine cuda, which GPU: 1; several: 0,1; all (default: the first)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,7 +64,9 @@ def cls_encoder(cls_bundle: Path, request: pytest.FixtureRequest) -> Iterator[En
     from cls_runtime.encoder import Encoder
 
     option = request.config.option
-    with Encoder.load(cls_bundle, variant=option.cls_variant or "auto", engine=option.cls_engine or "auto") as encoder:
+    with Encoder.load(
+        cls_bundle, variant=option.cls_variant or "auto", engine=option.cls_engine or "auto", device=option.cls_device
+    ) as encoder:
         yield encoder
 
 
@@ -139,6 +142,7 @@ def _checks(session: pytest.Session, folder: Path) -> list[pytest.Item]:
             folder,
             variants=None if option.cls_variant is None else [option.cls_variant],
             engines=None if option.cls_engine is None else [option.cls_engine],
+            device=option.cls_device,
         )
     except ClsError as error:
         collector = BundleCollector.from_parent(session, name=folder.name, verification=None, **place)

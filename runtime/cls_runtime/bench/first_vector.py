@@ -1,6 +1,6 @@
 """The process that `starts.py` times: imports, loads, encodes one text, says so; then encodes all texts and says how much memory it held.
 
-    python -m cls_runtime.bench.first_vector BUNDLE VARIANT ENGINE THREADS < texts.json
+    python -m cls_runtime.bench.first_vector BUNDLE VARIANT ENGINE THREADS [DEVICE] < texts.json
 
 Its lines on standard output: `{"import_seconds": ..., "load_seconds": ...}` with the first vector, then `{"peak_bytes": ...}`.
 """
@@ -22,9 +22,11 @@ def main(arguments: Sequence[str]) -> None:
     """Does what the module's docstring says."""
     from cls_runtime import Encoder
 
-    bundle, variant, engine, threads = arguments
+    bundle, variant, engine, threads, *device = arguments
     imported = time.perf_counter()
-    with Encoder.load(bundle, variant=variant, engine=engine, threads=int(threads), on_overflow="truncate") as encoder:
+    with Encoder.load(
+        bundle, variant=variant, engine=engine, device=device[0] if device else None, threads=int(threads), on_overflow="truncate"
+    ) as encoder:
         loaded = time.perf_counter()
         encoder.encode([FIRST_TEXT])
         _say({"import_seconds": imported - STARTED, "load_seconds": loaded - imported})

@@ -65,13 +65,15 @@ class InProcess:
 
 
 @contextmanager
-def in_process(bundle: str | Path, *, variant: str, engine: str, threads: int, cpus: Sequence[int] = ()) -> Iterator[InProcess]:
+def in_process(
+    bundle: str | Path, *, variant: str, engine: str, threads: int, cpus: Sequence[int] = (), device: str | None = None
+) -> Iterator[InProcess]:
     """Loads an Encoder in another process, on these CPUs.
 
     Raises:
         EngineError: it cannot load it.
     """
-    options = {"bundle": str(bundle), "variant": variant, "engine": engine, "threads": threads}
+    options = {"bundle": str(bundle), "variant": variant, "engine": engine, "threads": threads, "device": device}
     with child_process(__name__, json.dumps(options), cpus=cpus) as child:
         yield InProcess(child)
 
@@ -106,7 +108,12 @@ def main(arguments: Sequence[str]) -> None:
     """Does what the module's docstring says."""
     options = json.loads(arguments[0])
     with Encoder.load(
-        options["bundle"], variant=options["variant"], engine=options["engine"], threads=options["threads"], on_overflow="truncate"
+        options["bundle"],
+        variant=options["variant"],
+        engine=options["engine"],
+        device=options["device"],
+        threads=options["threads"],
+        on_overflow="truncate",
     ) as encoder:
         encoder.encode(["a text", "another text that is a little longer"])
         _say({"threads": encoder.info.threads})

@@ -12,6 +12,7 @@ from cls_runtime.bundle.manifest import MultiplyAdds
 from cls_runtime.encoder import Encoder
 from cls_runtime.engines.base import Engine
 from cls_runtime.engines.choice import CPU_ENGINES, engine_module, graph_variant
+from cls_runtime.engines.devices import device_numbers
 from cls_runtime.errors import EngineError
 
 
@@ -60,12 +61,14 @@ def _loaded(bundle: Bundle, side: PlannedSide, *, threads: int, token_budget: in
         bundle.name,
         variant=side.variant,
         engine=side.engine,
+        device=side.device,
         threads=threads,
         token_budget=token_budget,
         on_overflow="truncate",
         fingerprint=bundle.manifest.fingerprint,
     ) as encoder:
-        engine = engine_module(side.engine).load(bundle, variant=side.variant, threads=threads)
+        devices = device_numbers(side.device, engine=side.engine)
+        engine = engine_module(side.engine).load(bundle, variant=side.variant, threads=threads, devices=devices)
         try:
             yield Loaded(name=side.name, encoder=encoder, engine=engine, formulas=_formulas(bundle, side))
         finally:

@@ -20,6 +20,7 @@ from cls_runtime.bench.results import MatrixRate
 from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import ENGINES, engine_module
+from cls_runtime.engines.devices import GPU_ENGINES, device_numbers
 from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node
 from cls_runtime.errors import EngineError
 
@@ -32,7 +33,9 @@ ARITHMETIC = ("fp32", "int8", "bf16", "tf32")
 _SCALE = np.float32(4 / 127)
 
 
-def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int], rounds: int) -> tuple[MatrixRate, ...]:
+def matrix_rates(
+    engines: Sequence[str], folder: Path, *, threads: Sequence[int], rounds: int, device: str | None = None
+) -> tuple[MatrixRate, ...]:
     """The rate of each arithmetic that each of `engines` computes here, with each number of threads.
 
     Args:
@@ -40,6 +43,7 @@ def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int]
         folder: an empty folder for the graphs.
         threads: numbers of CPU threads.
         rounds: samples of each.
+        device: the GPUs of those that compute on GPUs.
 
     Raises:
         EngineError: an engine failed in fp32, which every engine computes.
@@ -50,9 +54,10 @@ def matrix_rates(engines: Sequence[str], folder: Path, *, threads: Sequence[int]
         loaded: dict[tuple[str, str], Engine] = {}
         try:
             for engine in engines:
+                devices = device_numbers(device if engine in GPU_ENGINES else None, engine=engine)
                 for arithmetic in (item for item in ARITHMETIC if item in ENGINES[engine].by_name):
                     try:
-                        loaded[engine, arithmetic] = engine_module(engine).load(bundle, variant=arithmetic, threads=count)
+                        loaded[engine, arithmetic] = engine_module(engine).load(bundle, variant=arithmetic, threads=count, devices=devices)
                     except EngineError:
                         if arithmetic == "fp32":
                             raise

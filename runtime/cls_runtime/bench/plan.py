@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cls_runtime.bundle.manifest import BundleFile, Manifest
+from cls_runtime.engines.devices import GPU_ENGINES
 from cls_runtime.engines.needed_files import companions, golden_files, graph_files
 from cls_runtime.errors import UsageError
 from cls_runtime.verifying.plan import combinations
@@ -96,10 +97,11 @@ QUICK = Plan(
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSide:
-    """A variant on an engine; `objection` says why it cannot be measured here."""
+    """A variant on an engine, and the GPUs that it is to use; `objection` says why it cannot be measured here."""
 
     variant: str
     engine: str
+    device: str | None = None
     objection: str | None = None
 
     @property
@@ -108,8 +110,10 @@ class PlannedSide:
         return f"{self.variant} on {self.engine}"
 
 
-def planned_sides(manifest: Manifest, *, variants: Sequence[str] | None, engines: Sequence[str] | None) -> tuple[PlannedSide, ...]:
-    """Every variant on every installed engine, or those that were named.
+def planned_sides(
+    manifest: Manifest, *, variants: Sequence[str] | None, engines: Sequence[str] | None, device: str | None = None
+) -> tuple[PlannedSide, ...]:
+    """Every variant on every installed engine, or those that were named; `device` is for those that compute on GPUs.
 
     Raises:
         UsageError: an unknown name, a variant that the bundle lacks, or nothing that can be measured here.
@@ -117,7 +121,9 @@ def planned_sides(manifest: Manifest, *, variants: Sequence[str] | None, engines
         BundleError: a variant that this version does not know.
     """
     planned = tuple(
-        PlannedSide(variant=item.variant, engine=item.engine, objection=item.objection)
+        PlannedSide(
+            variant=item.variant, engine=item.engine, device=device if item.engine in GPU_ENGINES else None, objection=item.objection
+        )
         for item in combinations(manifest, variants=variants, engines=engines)
     )
     if all(side.objection for side in planned):

@@ -44,11 +44,11 @@ def _served(known: Known, side: PlannedSide, split: CpuSplit) -> ServingRecord:
     plan, bundle = known.plan, str(known.bundle.name)
     threads, seconds = split.threads(known.threads), plan.serve_seconds
     requests = embedding_requests(known.texts)
-    with in_process(bundle, variant=side.variant, engine=side.engine, threads=threads, cpus=split.server) as alone:
+    with in_process(bundle, variant=side.variant, engine=side.engine, device=side.device, threads=threads, cpus=split.server) as alone:
         calls = alone.encode(known.texts, seconds=seconds)
         merged = alone.aencode(known.texts, callers=CALLERS, seconds=seconds)
     port = free_port()
-    command = serve_command(bundle, port, variant=side.variant, engine=side.engine, threads=threads)
+    command = serve_command(bundle, port, variant=side.variant, engine=side.engine, device=side.device, threads=threads)
     with server_process(command, port, cpus=split.server) as server:
         closed_loop(server.address, requests, callers=CALLERS, seconds=min(1.0, seconds), cpus=split.generator)  # a warm-up
         capacity = closed_loop(server.address, requests, callers=CALLERS, seconds=seconds, cpus=split.generator)

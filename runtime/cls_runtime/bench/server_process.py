@@ -80,12 +80,16 @@ def require_serve_extra() -> None:
             raise MissingExtraError(f"--serve needs {package}; run: pip install 'cls-export[serve]'")
 
 
-def serve_command(bundle: str | Path, port: int, *, variant: str, engine: str, threads: int, options: Sequence[str] = ()) -> list[str]:
+def serve_command(
+    bundle: str | Path, port: int, *, variant: str, engine: str, threads: int, device: str | None = None, options: Sequence[str] = ()
+) -> list[str]:
     """How `cls-serve` is started from this environment."""
     command = [sys.executable, "-m", "cls_runtime.commands.serve", str(bundle), "--host", HOST, "--port", str(port)]
     for option, value in (("--variant", variant), ("--engine", engine)):
         if value != "auto":
             command += [option, value]
+    if device is not None:
+        command += ["--device", device]
     return [*command, "--threads", str(threads), *options]
 
 

@@ -27,7 +27,7 @@ def starts(bundle: str | Path, sides: Sequence[PlannedSide], texts: Sequence[str
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as given:
         json.dump(list(texts), given)
-        processes = in_turns(sides, lambda side, _: _process([str(bundle), side.variant, side.engine, str(threads)], given), rounds=rounds)
+        processes = in_turns(sides, lambda side, _: _process(_arguments(bundle, side, threads), given), rounds=rounds)
     return tuple(
         ColdStart(
             side=side.name,
@@ -38,6 +38,10 @@ def starts(bundle: str | Path, sides: Sequence[PlannedSide], texts: Sequence[str
         )
         for side, started in processes.items()
     )
+
+
+def _arguments(bundle: str | Path, side: PlannedSide, threads: int) -> list[str]:
+    return [str(bundle), side.variant, side.engine, str(threads), *([] if side.device is None else [side.device])]
 
 
 def _process(arguments: Sequence[str], texts: IO[str]) -> dict[str, float]:

@@ -75,8 +75,9 @@ class Known:
 def rates(known: Known) -> Known:
     """How fast the machine multiplies matrices. Done twice, first and last: one of them is quieter, and the fastest sample counts."""
     engines = list(dict.fromkeys(side.engine for side in known.planned if side.objection is None))
+    device = next((side.device for side in known.planned if side.device is not None), None)
     with tempfile.TemporaryDirectory(prefix="cls-bench-") as scratch:
-        measured = matrix_rates(engines, Path(scratch), threads=thread_counts(known.threads), rounds=known.plan.rate_rounds)
+        measured = matrix_rates(engines, Path(scratch), threads=thread_counts(known.threads), rounds=known.plan.rate_rounds, device=device)
     return replace(known, rates=joined(known.rates, measured))
 
 

@@ -26,6 +26,7 @@ from cls_runtime.bundle.named_files import files_of
 from cls_runtime.bundle.places import Place, find_bundle
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import add_bundle, add_revision, bundle_name
+from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import MOST_THREADS, available_cpus
 from cls_runtime.errors import BundleError, UsageError
@@ -44,7 +45,7 @@ _EXAMPLES = [
 _REQUIREMENTS = (
     shell.Requirement(
         options=(
-            *("--revision", "--variant", "--engine", "--texts", "--count", "--rounds", "--threads", "--quick", "--serve"),
+            *("--revision", "--variant", "--engine", "--device", "--texts", "--count", "--rounds", "--threads", "--quick", "--serve"),
             *("--against", "--checkpoint", "--environments"),
         ),
         need="a BUNDLE to measure, --from measures nothing",
@@ -57,6 +58,7 @@ _REQUIREMENTS = (
         is_met=lambda arguments: arguments.against is not None,
         instead=lambda _: "no --against",
     ),
+    DEVICE_NEEDS_GPU_ENGINE,
 )
 
 
@@ -80,7 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = parser.add_argument_group("what is measured")
     what.add_argument("--variant", choices=VARIANT_NAMES, action="append", help="this precision only; may be repeated (default: all)")
-    what.add_argument("--engine", choices=ENGINE_NAMES, action="append", help="this engine only; may be repeated (default: all installed)")
+    what.add_argument(
+        "--engine",
+        choices=ENGINE_NAMES,
+        type=engine_name,
+        action="append",
+        help="this engine only; may be repeated (default: all installed)",
+    )
+    add_device(what)
     what.add_argument("--texts", metavar="FILE", help="texts of your own (.txt, .jsonl, .csv); default: sentences of Python's docstrings")
     what.add_argument(
         "--count",
@@ -157,7 +166,7 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     texts = docstring_sentences(plan.texts) if arguments.texts is None else _texts(arguments.texts, plan.texts)
     place = find_bundle(bundle_name(arguments))
     manifest = read_manifest(place.folder)
-    sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine)
+    sides = planned_sides(manifest, variants=arguments.variant, engines=arguments.engine, device=arguments.device)
     threads = arguments.threads or available_cpus()
     peers = None if arguments.against is None else _peer_options(arguments, manifest, sides)
     total = len(benchmark_steps(plan))

@@ -12,6 +12,7 @@ from cls_runtime import __version__
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import add_bundle, add_bundle_options, bundle_name
 from cls_runtime.doctor import Diagnosis, Package, diagnose
+from cls_runtime.engines.cuda.checkup import Checkup
 
 _EXAMPLES = [
     ("cls-doctor", "this machine and this Python"),
@@ -88,6 +89,8 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
     lines += ["", "Engines"]
     lines += shell.table_lines([(item.name, "works" if item.works else "does not work", item.detail) for item in diagnosis.engines])
     lines.append(f"  auto takes {diagnosis.auto}")
+    if diagnosis.gpu is not None:
+        lines += ["", "GPU", *shell.table_lines(_gpu_rows(diagnosis.gpu))]
     if diagnosis.bundle is not None:
         status = diagnosis.bundle
         lines += ["", f"Bundle {status.path}", f"  {'works' if status.usable else 'cannot be used'}: {status.detail}"]
@@ -95,6 +98,19 @@ def diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
         if status.seconds_to_first_vector is not None:
             lines.append(f"  {status.seconds_to_first_vector:.2f} s to load it, hashes included, and to encode a first text")
     return lines
+
+
+def _gpu_rows(found: Checkup) -> list[tuple[str, str]]:
+    rows = [("driver", f"{found.driver or 'of an unknown version'}, for CUDA {found.cuda}")]
+    for gpu in found.gpus:
+        capability = ".".join(map(str, gpu.compute_capability))
+        rows.append((f"cuda:{gpu.number}", f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, compute capability {capability}"))
+    if found.libraries is not None:
+        rows.append(("CUDA", "; ".join(found.libraries) or "its libraries load"))
+        rows.append(("cuDNN", "its library loads" if found.cudnn else "its library does not load; run: pip install 'cls-export[gpu]'"))
+    computed = "computed by the fast kernel" if found.problem is None else found.problem
+    rows.append(("attention", computed if found.attention is None else f"{found.attention or 'kernel unknown'}: {computed}"))
+    return rows
 
 
 def _missing(package: Package, diagnosis: Diagnosis) -> str:

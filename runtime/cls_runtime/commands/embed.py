@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import add_bundle, add_bundle_options, bundle_name
+from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vector_options import WITH_RANGES, DType
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
@@ -76,6 +77,13 @@ _REQUIREMENTS = (
         is_met=lambda arguments: arguments.engine == RAY,
         instead=lambda arguments: f"--engine {arguments.engine}",
     ),
+    shell.Requirement(
+        options=("--device",),
+        need="GPUs of this machine, on Ray --ray-gpus gives each worker its own",
+        is_met=lambda arguments: arguments.engine != RAY,
+        instead=lambda arguments: f"--engine {arguments.engine}",
+    ),
+    DEVICE_NEEDS_GPU_ENGINE,
 )
 
 
@@ -115,9 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--engine",
         choices=(*ENGINE_NAMES, RAY),
+        type=engine_name,
         default="auto",
-        help="what computes (default: auto, onnxruntime before openvino); ray: auto on each worker of a Ray cluster",
+        help="what computes (default: auto, onnxruntime before openvino); ray: auto on each worker of a Ray cluster, cuda with --ray-gpus",
     )
+    add_device(parser)
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine allows; on Ray 2 a worker)")
     add_bundle_options(parser)
     parser.add_argument(
@@ -140,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     ray = parser.add_argument_group("--engine ray")
     ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
     ray.add_argument("--ray-workers", metavar="N", type=int, help="Encoders at once (default: as many as the CPUs carry)")
-    ray.add_argument("--ray-gpus", metavar="SHARE", type=float, help="the share of a GPU for each worker (default: 0)")
+    ray.add_argument(
+        "--ray-gpus", metavar="SHARE", type=float, help="the share of a GPU for each worker, which then computes on it (default: 0)"
+    )
     return parser
 
 
@@ -195,10 +207,18 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         shard_rows=JobOptions.shard_rows if arguments.shard_rows is None else arguments.shard_rows,
         on_overflow=arguments.on_overflow,
         variant=arguments.variant,
-        engine="auto" if arguments.engine == RAY else arguments.engine,
+        engine=_engine(arguments),
+        device=arguments.device,
         threads=arguments.threads,
         follow_links=arguments.follow_links,
     )
+
+
+def _engine(arguments: argparse.Namespace) -> str:
+    """On Ray, what a worker computes with: on the share of a GPU that it has, where it has one."""
+    if arguments.engine != RAY:
+        return str(arguments.engine)
+    return "cuda" if arguments.ray_gpus else "auto"
 
 
 def _delimiter(typed: str) -> str:

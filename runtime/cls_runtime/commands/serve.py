@@ -12,6 +12,7 @@ from typing import Any
 
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import BUNDLE_HELP
+from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import MissingExtraError, UsageError
@@ -40,6 +41,7 @@ _REQUIREMENTS = (
         is_met=lambda arguments: arguments.uds is None,
         instead=lambda arguments: f"--uds {arguments.uds}",
     ),
+    DEVICE_NEEDS_GPU_ENGINE,
 )
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?)?B?")
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -92,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the folder's name and the checkpoint's)",
     )
     models.add_argument("--variant", choices=VARIANT_NAMES, help="the precision (default: auto)")
-    models.add_argument("--engine", choices=ENGINE_NAMES, help="the inference engine (default: auto)")
+    models.add_argument("--engine", choices=ENGINE_NAMES, type=engine_name, help="the inference engine (default: auto)")
+    add_device(models)
     models.add_argument("--threads", metavar="N", type=_whole, help="CPU threads of all bundles together (default: all there are)")
     models.add_argument("--on-overflow", choices=("truncate", "raise"), help="what becomes of texts that are too long (default: truncate)")
     models.add_argument("--prompt-name", metavar="NAME", help="the prompt of requests that name none (default: the model's own)")
@@ -206,13 +209,14 @@ def _value(action: argparse.Action, variable: str, text: str) -> Any:
         return text.lower() in _YES
     if action.dest in ("bundles", "model_names", "cors_origins"):
         return [item for item in re.split(r"[,\s]+", text) if item]
-    if action.choices is not None and text not in action.choices:
-        raise UsageError(f"{variable} is {text[:40]!r}, expected one of {', '.join(action.choices)}")
     convert: Callable[[str], Any] = action.type or str  # type: ignore[assignment]  # only functions here
     try:
-        return convert(text)
+        value = convert(text)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{variable}: {error}") from None
+    if action.choices is not None and value not in action.choices:
+        raise UsageError(f"{variable} is {text[:40]!r}, expected one of {', '.join(action.choices)}")
+    return value
 
 
 def _check(options: ServeOptions, *, in_json: bool) -> int:

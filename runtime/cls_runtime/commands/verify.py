@@ -16,6 +16,7 @@ from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import BUNDLE_HELP, add_bundle, add_bundle_options, bundle_name
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
+from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, ClsError, UsageError
@@ -39,6 +40,7 @@ _REQUIREMENTS = (
         is_met=lambda arguments: arguments.compare is None,
         instead=lambda arguments: f"--compare {arguments.compare}",
     ),
+    DEVICE_NEEDS_GPU_ENGINE,
 )
 
 
@@ -60,8 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--engine",
         choices=ENGINE_NAMES,
+        type=engine_name,
         help="check on this engine only; auto: the one that cls-embed takes (default: all that are installed)",
     )
+    add_device(parser)
     parser.add_argument("--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch, now")
     parser.add_argument(
         "--compare",
@@ -126,6 +130,7 @@ def _verify(arguments: argparse.Namespace) -> VerifyReport:
             bundle_name(arguments),
             variants=None if arguments.variant is None else [arguments.variant],
             engines=None if arguments.engine is None else [arguments.engine],
+            device=arguments.device,
             against=arguments.against,
             texts=texts,
             follow_links=arguments.follow_links,
@@ -140,6 +145,7 @@ def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
         texts=texts,
         variant=arguments.variant or "auto",
         engine=arguments.engine or "auto",
+        device=arguments.device,
         follow_links=arguments.follow_links,
     )
     if arguments.json:

@@ -17,34 +17,45 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Source, SourcePooling, Variant
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"
-FLOAT, INT64 = 1, 7  # TensorProto.DataType
-_DATA_TYPES = {"float32": FLOAT, "uint8": 2, "int8": 3, "int32": 6, "int64": INT64}
+FLOAT, INT32, INT64 = 1, 6, 7  # TensorProto.DataType
+MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
+_DATA_TYPES = {"float32": FLOAT, "uint8": 2, "int8": 3, "int32": INT32, "int64": INT64, "float16": 10}
 _ATTRIBUTE_INT = 2  # AttributeProto.AttributeType
-_IR_VERSION, _OPSET = 8, 17
+_IR_VERSION, _OPSET, _MICROSOFT_OPSET = 8, 17, 1
+_PADDED = dict.fromkeys(INPUTS, (INT64, ("batch_size", "sequence_length")))
 
 
-def node(op_type: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int] | None = None) -> bytes:
-    """A NodeProto with one output and integer attributes."""
+def node(op_type: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int] | None = None, *, domain: str = "") -> bytes:
+    """A NodeProto with one output and integer attributes; an input that is left out has no name."""
     parts = b"".join(_field(1, name.encode()) for name in inputs) + _field(2, output.encode()) + _field(4, op_type.encode())
     for name, value in (attributes or {}).items():
         parts += _field(5, _field(1, name.encode()) + _number(3, value) + _number(20, _ATTRIBUTE_INT))
-    return parts
+    return parts + (_field(7, domain.encode()) if domain else b"")
 
 
 def initializer(name: str, array: NDArray[Any]) -> bytes:
-    """A TensorProto of float32, uint8, int8, int32 or int64 values."""
+    """A TensorProto of float32, float16, uint8, int8, int32 or int64 values."""
     dims = b"".join(_number(1, size) for size in array.shape)
     little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
     return dims + _number(2, _DATA_TYPES[array.dtype.name]) + _field(8, name.encode()) + _field(9, little_endian.tobytes())
 
 
-def graph_file(name: str, nodes: Sequence[bytes], initializers: Sequence[bytes] = ()) -> bytes:
-    """An ONNX file: int64 `INPUTS` [batch_size, sequence_length], float32 `OUTPUT` of two axes."""
+def graph_file(
+    name: str,
+    nodes: Sequence[bytes],
+    initializers: Sequence[bytes] = (),
+    *,
+    inputs: Mapping[str, tuple[int, Sequence[str]]] = _PADDED,
+) -> bytes:
+    """An ONNX file with float32 `OUTPUT` of two axes. `inputs` are types and axes by name: int64 `INPUTS` [batch_size, sequence_length]."""
     graph = b"".join(_field(1, item) for item in nodes) + _field(2, name.encode())
     graph += b"".join(_field(5, item) for item in initializers)
-    graph += b"".join(_field(11, _value(item, INT64, (b"batch_size", b"sequence_length"))) for item in INPUTS)
-    graph += _field(12, _value(OUTPUT, FLOAT, (b"batch_size", b"width")))
-    return _number(1, _IR_VERSION) + _field(7, graph) + _field(8, _field(1, b"") + _number(2, _OPSET))
+    graph += b"".join(_field(11, _value(item, kind, axes)) for item, (kind, axes) in inputs.items())
+    graph += _field(12, _value(OUTPUT, FLOAT, ("batch_size", "width")))
+    opsets = _field(8, _field(1, b"") + _number(2, _OPSET))
+    if any(MICROSOFT.encode() in item for item in nodes):
+        opsets += _field(8, _field(1, MICROSOFT.encode()) + _number(2, _MICROSOFT_OPSET))
+    return _number(1, _IR_VERSION) + _field(7, graph) + opsets
 
 
 def graph_bundle(folder: Path, graphs: Mapping[str, bytes], *, width: int) -> Bundle:
@@ -74,9 +85,9 @@ def graph_bundle(folder: Path, graphs: Mapping[str, bytes], *, width: int) -> Bu
     return Bundle(folder, manifest)
 
 
-def _value(name: str, element_type: int, axes: Sequence[bytes]) -> bytes:
+def _value(name: str, element_type: int, axes: Sequence[str]) -> bytes:
     """A ValueInfoProto: a tensor of named axes."""
-    shape = b"".join(_field(1, _field(2, axis)) for axis in axes)
+    shape = b"".join(_field(1, _field(2, axis.encode())) for axis in axes)
     return _field(1, name.encode()) + _field(2, _field(1, _number(1, element_type) + _field(2, shape)))
 
 

@@ -14,6 +14,7 @@ from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
 from cls_runtime.encoding.vector_options import DType, VectorOptions
+from cls_runtime.engines.devices import Device
 from cls_runtime.errors import TextError
 from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks
@@ -42,6 +43,7 @@ class EmbedBatches:
         fixed_size: a vector is a fixed-size list; False for a plain list, which is what Spark takes.
         variant: the precision. `auto` may be another one on another machine: name it on a cluster that is not all of a kind.
         engine: the inference engine, or `auto`.
+        device: with engine `cuda`, which GPUs of the machine that computes, as of `Encoder.load`.
         threads: CPU threads, None for all of the machine; on a cluster, those of one task.
         follow_links: read the bundle's files wherever links in its folder lead.
 
@@ -68,6 +70,7 @@ class EmbedBatches:
         fixed_size: bool = True,
         variant: str = "auto",
         engine: str = "auto",
+        device: Device | None = None,
         threads: int | None = None,
         follow_links: bool = False,
     ) -> None:
@@ -83,7 +86,7 @@ class EmbedBatches:
             ranges=ranges,
         )
         check_vectors(options)
-        check_computing(variant, engine, threads)
+        check_computing(variant, engine, threads, device)
         check_flag("follow_links", follow_links)
         opened = find_bundle(bundle).open(lambda _: (), follow_links=follow_links)  # computed is elsewhere
         self._bundle = opened.name
@@ -94,6 +97,7 @@ class EmbedBatches:
         self._fixed_size = fixed_size
         self._variant = variant
         self._engine = engine
+        self._device = device
         self._threads = threads
         self._follow_links = follow_links
         self._encoder: Encoder | None = None
@@ -142,6 +146,7 @@ class EmbedBatches:
                 self._bundle,
                 variant=self._variant,
                 engine=self._engine,
+                device=self._device,
                 threads=self._threads,
                 on_overflow="truncate",
                 fingerprint=self._fingerprint,

@@ -90,6 +90,7 @@ def embed_to_npy(bundle: str | Path, inputs: Sequence[str], out: Path, *, option
             opened.name,
             variant=options.variant,
             engine=options.engine,
+            device=options.device,
             threads=options.threads,
             on_overflow=overflow,
             fingerprint=opened.manifest.fingerprint,

@@ -85,6 +85,8 @@ def run_job(
         BundleError, EngineError, TextTooLongError, InvalidVectorError: as `Encoder`.
     """
     options = options or JobOptions()
+    if ray is not None and options.device is not None:
+        raise UsageError(f"device is {options.device!r}, and on Ray a worker has a GPU of its own; give RayOptions gpus, and no device")
     threads = options.threads or (available_cpus() if ray is None else WORKER_THREADS)
     require_pyarrow("Parquet shards")
     needed = partial(encoder_files, variant=options.variant, engine=options.engine)
@@ -138,6 +140,7 @@ def _task(bundle: Bundle, choice: Choice, inputs: JobInputs, out: str, options: 
         bundle=bundle.name,
         variant=choice.variant,
         engine=choice.engine,
+        device=options.device,
         threads=options.threads,
         on_overflow=options.encoder_overflow,
         inputs=inputs,

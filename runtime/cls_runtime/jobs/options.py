@@ -10,8 +10,9 @@ from typing import Any, cast, get_args
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vector_options import VectorOptions
-from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
+from cls_runtime.engines.choice import VARIANT_NAMES, check_engine
 from cls_runtime.engines.cpu import MOST_THREADS
+from cls_runtime.engines.devices import Device, check_device
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.rows import OnError
 
@@ -37,6 +38,7 @@ class JobOptions(VectorOptions):
             end, `raise` ends the job at the first.
         variant: the precision, or `auto`.
         engine: the inference engine, or `auto`.
+        device: with engine `cuda`, which GPUs of this machine, as of `Encoder.load`; on Ray a worker has its own.
         threads: CPU threads (on Ray: of each worker); None for all that there are (on Ray: 2).
         follow_links: read the bundle's files wherever links in its folder lead.
 
@@ -53,6 +55,7 @@ class JobOptions(VectorOptions):
     on_overflow: OnOverflow = "truncate"
     variant: str = "auto"
     engine: str = "auto"
+    device: Device | None = None
     threads: int | None = None
     follow_links: bool = False
 
@@ -69,7 +72,7 @@ class JobOptions(VectorOptions):
         check_choice("on_error", self.on_error, get_args(OnError))
         check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
         check_count("shard_rows", self.shard_rows)
-        check_computing(self.variant, self.engine, self.threads)
+        check_computing(self.variant, self.engine, self.threads, self.device)
         check_flag("follow_links", self.follow_links)
 
     @property
@@ -124,14 +127,15 @@ def check_vectors(options: VectorOptions) -> None:
         raise UsageError(f"prompt_name is {options.prompt_name!r} and prompt is {options.prompt!r}, expected one of them")
 
 
-def check_computing(variant: object, engine: object, threads: object) -> None:
+def check_computing(variant: object, engine: object, threads: object, device: Device | None) -> None:
     """Checks what computes them.
 
     Raises:
         UsageError: an option that is not understood.
     """
     check_choice("variant", variant, VARIANT_NAMES)
-    check_choice("engine", engine, ENGINE_NAMES)
+    check_engine(engine)
+    check_device(device, engine=str(engine))
     if threads is not None:
         check_count("threads", threads, most=MOST_THREADS)
 

@@ -10,6 +10,7 @@ from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.engines.choice import graph_variant
+from cls_runtime.engines.devices import Device
 from cls_runtime.jobs.embedding import embed_blocks
 from cls_runtime.jobs.inputs import JobInputs
 from cls_runtime.jobs.output_folder import OutputFolder, output_folder
@@ -25,6 +26,7 @@ class JobTask:
         bundle: the bundle's folder, the same on every machine, or `ID@COMMIT` of the hub.
         variant: the precision.
         engine: the inference engine.
+        device: which GPUs of this machine, as of `Encoder.load`.
         threads: CPU threads of one Encoder; None for all.
         on_overflow: `truncate` or `raise`.
         inputs: the job's inputs.
@@ -39,6 +41,7 @@ class JobTask:
     bundle: str
     variant: str
     engine: str
+    device: Device | None
     threads: int | None
     on_overflow: OnOverflow
     inputs: JobInputs
@@ -60,6 +63,7 @@ class JobTask:
             self.bundle,
             variant=self.variant,
             engine=self.engine,
+            device=self.device,
             threads=self.threads,
             on_overflow=self.on_overflow,
             fingerprint=self.fingerprint,

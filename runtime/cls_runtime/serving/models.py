@@ -112,6 +112,7 @@ class ServedModels:
                     bundle,
                     variant=options.variant,
                     engine=options.engine,
+                    device=options.device,
                     threads=options.threads,
                     on_overflow=options.on_overflow,
                     check_hashes=True,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cls_runtime.engines.devices import Device, check_device
 from cls_runtime.errors import UsageError
 
 LogFormat = Literal["text", "json"]
@@ -31,6 +32,7 @@ class ServeOptions:
         model_names: what a single bundle is called; of several, a name each. `*` besides them takes any name.
         variant: the precision of all bundles, or `auto`.
         engine: the inference engine of all bundles, or `auto`.
+        device: with engine `cuda`, the GPUs of all bundles, as of `Encoder.load`; None for the first.
         threads: CPU threads of all bundles together; None for all that there are.
         max_inputs: texts of one request.
         max_body_bytes: bytes of one request's body.
@@ -56,6 +58,7 @@ class ServeOptions:
     model_names: tuple[str, ...] = ()
     variant: str = "auto"
     engine: str = "auto"
+    device: Device | None = None
     threads: int | None = None
     max_inputs: int = 2048
     max_body_bytes: int = 16 * MEBIBYTE
@@ -81,6 +84,7 @@ class ServeOptions:
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise UsageError(f"--cors-origin is {origin!r}, expected scheme://host[:port] without a path, or *")
+        check_device(self.device, engine=self.engine)
         if self.threads is not None:
             _check("--threads", self.threads, least=1, most=4096)
         _check("--port", self.port, least=0, most=65_535)

@@ -20,6 +20,7 @@ from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, th
 from cls_runtime.bundle.places import Place, find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+from cls_runtime.engines.devices import Device
 from cls_runtime.engines.needed_files import encoder_files, golden_files
 from cls_runtime.errors import CheckFailedError, UsageError
 from cls_runtime.verifying.neighbours import NeighbourFigures, compare_neighbours
@@ -137,6 +138,7 @@ def compare_bundles(
     texts: Sequence[Text] | None = None,
     variant: str = "auto",
     engine: str = "auto",
+    device: Device | None = None,
     follow_links: bool = False,
 ) -> Comparison:
     """Encodes texts with two bundles and says what changes from the first to the second.
@@ -151,6 +153,7 @@ def compare_bundles(
         texts: texts of your own; None takes the first bundle's golden texts.
         variant: of both bundles; `auto` takes for each what `Encoder.load` would take.
         engine: for both.
+        device: for both, as of `Encoder.load`.
         follow_links: read the files of both wherever links in their folders lead.
 
     Raises:
@@ -160,7 +163,7 @@ def compare_bundles(
         raise UsageError("the list of texts is empty, expected at least one")
     places = find_bundle(path), find_bundle(other)
     probes: Sequence[Text] = list(texts) if texts is not None else _golden_texts(places[0], follow_links=follow_links)
-    first, second = (_encoded(place, probes, variant=variant, engine=engine, follow_links=follow_links) for place in places)
+    first, second = (_encoded(place, probes, variant=variant, engine=engine, device=device, follow_links=follow_links) for place in places)
     looser = max(first.about.variant, second.about.variant, key=list(THRESHOLDS).index)
     shared = [name for name, rows in first.rows.items() if name in second.rows and rows.vectors.shape == second.rows[name].vectors.shape]
     figures = {name: second.rows[name].figures(first.rows[name].vectors) for name in shared}
@@ -213,13 +216,14 @@ def _golden_texts(place: Place, *, follow_links: bool) -> Sequence[Text]:
     return read_golden(place.open(golden_files, follow_links=follow_links).companion(GOLDEN_NAME)).inputs
 
 
-def _encoded(place: Place, texts: Sequence[Text], *, variant: str, engine: str, follow_links: bool) -> _Encoded:
+def _encoded(place: Place, texts: Sequence[Text], *, variant: str, engine: str, device: Device | None, follow_links: bool) -> _Encoded:
     bundle = place.open(partial(encoder_files, variant=variant, engine=engine), follow_links=follow_links)
     tokens = TextTokenizer.from_bundle(bundle).tokenize(texts).token_ids()
     with Encoder.load(
         bundle.name,
         variant=variant,
         engine=engine,
+        device=device,
         on_overflow="truncate",
         on_invalid="keep",
         fingerprint=bundle.manifest.fingerprint,

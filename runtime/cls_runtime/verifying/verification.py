@@ -25,6 +25,7 @@ from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.engines.devices import GPU_ENGINES, Device, check_device
 from cls_runtime.errors import BundleError, ClsError, HubError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks
 from cls_runtime.verifying.file_check import files_finding
@@ -57,6 +58,7 @@ class Verification:
         variants: which to check; None takes all that the bundle has. `auto` is the one that `Encoder.load` would take.
         engines: the engines to check them on; None takes all that are installed, and skips what they cannot run. `auto` is the
             one that `Encoder.load` would take.
+        device: of an engine that computes on GPUs, which of them, as `Encoder.load` takes it.
         against: a hub id or checkpoint folder; its vectors are computed now, with PyTorch, and compared.
         texts: texts of your own for the checks that need no golden vectors, and for `against`; None takes the golden texts.
         follow_links: read files wherever links in the folder lead.
@@ -65,7 +67,7 @@ class Verification:
 
     Raises:
         BundleError: there is no bundle: no folder, or no manifest in it.
-        UsageError: a variant that the bundle does not have, an unknown engine, or no texts.
+        UsageError: a variant that the bundle does not have, an unknown engine, a device without an engine for it, or no texts.
         MissingExtraError: no engine is installed, or not one that was named, or `against` without PyTorch.
     """
 
@@ -75,12 +77,14 @@ class Verification:
         *,
         variants: Sequence[str] | None = None,
         engines: Sequence[str] | None = None,
+        device: Device | None = None,
         against: str | None = None,
         texts: Sequence[Text] | None = None,
         follow_links: bool = False,
     ) -> None:
         if texts is not None and not texts:
             raise UsageError("the list of texts is empty, expected at least one")
+        check_device(device, engine=next((name for name in engines or () if name in GPU_ENGINES), "auto"))
         place = find_bundle(path)
         self.folder = place.folder
         self.bundle: Bundle | None = None
@@ -89,6 +93,7 @@ class Verification:
         self._golden: Golden | None = None
         self._probes = texts
         self._live: Mapping[str, Float32] | None = None
+        self._device = device
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         if not os.path.exists(self.folder / MANIFEST_NAME):  # noqa: PTH110  which takes any name
             Bundle.open(self.folder, follow_links=follow_links)  # says what there is in the place of a bundle
@@ -179,6 +184,7 @@ class Verification:
                 bundle.name,
                 variant=variant,
                 engine=engine,
+                device=self._device if engine in GPU_ENGINES else None,
                 on_overflow="truncate",
                 on_invalid="keep",
                 fingerprint=bundle.manifest.fingerprint,
@@ -220,6 +226,7 @@ def verify(
     *,
     variants: Sequence[str] | None = None,
     engines: Sequence[str] | None = None,
+    device: Device | None = None,
     against: str | None = None,
     texts: Sequence[Text] | None = None,
     follow_links: bool = False,
@@ -231,6 +238,7 @@ def verify(
         path: as `Verification` takes it.
         variants: as `Verification` takes them.
         engines: as `Verification` takes them.
+        device: as `Verification` takes it.
         against: as `Verification` takes it.
         texts: as `Verification` takes them.
         follow_links: as `Verification` takes it.
@@ -245,7 +253,9 @@ def verify(
     """
     checks: list[Check] = []
     broken: set[tuple[str | None, str | None]] = set()
-    with Verification(path, variants=variants, engines=engines, against=against, texts=texts, follow_links=follow_links) as verification:
+    with Verification(
+        path, variants=variants, engines=engines, device=device, against=against, texts=texts, follow_links=follow_links
+    ) as verification:
         for planned in verification.plan:
             if (planned.variant, planned.engine) in broken:
                 continue

@@ -23,7 +23,8 @@ from cls_runtime.bench.measure import benchmark_steps, run_benchmark
 from cls_runtime.bench.plan import QUICK, THOROUGH, PlannedSide, fitted, planned_sides, thread_counts
 from cls_runtime.bench.resident import peak_bytes
 from cls_runtime.bench.results import read_results, results_json
-from cls_runtime.bench.starts import starts
+from cls_runtime.bench.server_process import serve_command
+from cls_runtime.bench.starts import _arguments, starts
 from cls_runtime.bench.throughput import batch_jobs, texts_of_length
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
@@ -33,6 +34,7 @@ from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines import onnxruntime
 from cls_runtime.engines.base import Batching, TokenBatch
+from cls_runtime.engines.cuda import load
 from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle
 
 WORK = MultiplyAdds(per_run=5, per_text=100, per_token=10, per_token_pair=1)
@@ -349,6 +351,38 @@ def test_sides_are_all_that_can_run_or_those_that_were_named(bundle, monkeypatch
     assert [side.name for side in planned_sides(manifest, variants=None, engines=None)] == ["fp32 on onnxruntime"]
     with pytest.raises(UsageError, match="the bundle has no variant 'int8'"):
         planned_sides(manifest, variants=["int8"], engines=None)
+
+
+def test_a_device_is_for_the_sides_that_compute_on_gpus(bundle, monkeypatch):
+    monkeypatch.setattr("cls_runtime.verifying.plan.require_engine", lambda engine: None)
+    sides = planned_sides(read_manifest(bundle), variants=["fp32"], engines=["onnxruntime", "cuda"], device="0,1")
+    assert [(side.engine, side.device) for side in sides] == [("onnxruntime", None), ("cuda", "0,1")]
+
+
+def test_every_process_of_a_benchmark_is_told_the_device(bundle):
+    side = PlannedSide(variant="fp32", engine="cuda", device="0,1")
+    assert _arguments(bundle, side, 2) == [str(bundle), "fp32", "cuda", "2", "0,1"]
+    assert _arguments(bundle, SIDE, 2) == [str(bundle), "fp32", "onnxruntime", "2"]
+    command = serve_command(bundle, 1, variant="fp32", engine="cuda", device="0,1", threads=2)
+    assert command[command.index("--device") + 1] == "0,1"
+    assert "--device" not in serve_command(bundle, 1, variant="fp32", engine="onnxruntime", threads=2)
+    with pytest.raises(EngineError, match="ended with exit code 1: .*device is '7' and engine is 'onnxruntime'"):
+        starts(bundle, [PlannedSide(variant="fp32", engine="onnxruntime", device="7")], ["a"], threads=1, rounds=1)
+
+
+def test_engines_are_loaded_on_the_device(bundle, monkeypatch):
+    """Twice: once in the Encoder, and once alone."""
+    given = []
+
+    def stand_in(bundle, *, variant, threads, devices=()):
+        given.append(devices)
+        return onnxruntime.load(bundle, variant="fp32", threads=threads)
+
+    monkeypatch.setattr(load, "load", stand_in)
+    sides = [PlannedSide(variant="fp32", engine="cuda", device="1,0"), SIDE]
+    with loaded_sides(Bundle.open(bundle), sides, threads=1) as (ready, failed):
+        assert (list(ready), failed) == (["fp32 on cuda", "fp32 on onnxruntime"], {})
+    assert given == [(1, 0), (1, 0)]
 
 
 @pytest.mark.parametrize(

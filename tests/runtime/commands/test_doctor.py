@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from fake_driver import pretend_driver
 
 from cls_runtime import doctor as doctor_module
 from cls_runtime.commands import doctor
 from cls_runtime.engines import choice, onnxruntime, openvino
+from cls_runtime.engines.cuda.checkup import Checkup
+from cls_runtime.engines.cuda.driver import Gpu
 from cls_runtime.errors import MissingExtraError
 
 
@@ -101,3 +104,71 @@ def test_it_does_not_import_what_it_only_lists():
 def test_help_has_examples(capsys):
     assert run("--help") == 0
     assert "cls-doctor models/my-model" in capsys.readouterr().out
+
+
+WELL = Checkup(
+    driver="580.65.06",
+    cuda="13.0",
+    gpus=(
+        Gpu(number=0, name="NVIDIA H100 80GB HBM3", memory_bytes=79 * 2**30, compute_capability=(9, 0)),
+        Gpu(number=1, name="Tesla T4", memory_bytes=15 * 2**30, compute_capability=(7, 5)),
+    ),
+    libraries=(),
+    cudnn=True,
+    attention="FLASH_ATTENTION",
+)
+
+
+def gpu_section(output):
+    """The lines below GPU, their columns by one space."""
+    (section,) = [part for part in output.split("\n\n") if part.startswith("GPU\n")]
+    return [re.sub(r"\s+", " ", line.strip()) for line in section.splitlines()[1:]]
+
+
+def test_gpus_are_told(monkeypatch, capsys):
+    monkeypatch.setattr(doctor_module, "check_up", lambda: WELL)
+    assert run() == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert gpu_section(captured.out) == [
+        "driver 580.65.06, for CUDA 13.0",
+        "cuda:0 NVIDIA H100 80GB HBM3, 79 GiB, compute capability 9.0",
+        "cuda:1 Tesla T4, 15 GiB, compute capability 7.5",
+        "CUDA its libraries load",
+        "cuDNN its library loads",
+        "attention FLASH_ATTENTION: computed by the fast kernel",
+    ]
+    assert run("--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["gpu"]["gpus"][1] == {"number": 1, "name": "Tesla T4", "memory_bytes": 15 * 2**30, "compute_capability": [7, 5]}
+
+
+def test_what_is_wrong_with_them_is_told(monkeypatch, capsys):
+    complaint = "Failed to load libcublas.so.13: no such file"
+    found = dataclasses.replace(WELL, driver=None, libraries=(complaint,), cudnn=False, attention=None, problem="it does not run")
+    monkeypatch.setattr(doctor_module, "check_up", lambda: found)
+    assert run() == 0
+    captured = capsys.readouterr()
+    assert gpu_section(captured.out)[0] == "driver of an unknown version, for CUDA 13.0"
+    assert gpu_section(captured.out)[-3:] == [
+        f"CUDA {complaint}",
+        "cuDNN its library does not load; run: pip install 'cls-export[gpu]'",
+        "attention it does not run",
+    ]
+    assert captured.err == ""  # the engine's own line says why it does not work
+
+
+def test_another_kernel_than_the_fast_one_is_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr(doctor_module, "check_up", lambda: dataclasses.replace(WELL, attention="MATH", problem="MATH computes attention"))
+    assert run() == 0
+    captured = capsys.readouterr()
+    assert gpu_section(captured.out)[-1] == "attention MATH: MATH computes attention"
+    assert captured.err == "warning: engine cuda: MATH computes attention\n"
+
+
+def test_without_a_gpu_there_is_no_section(monkeypatch, capsys):
+    pretend_driver(monkeypatch, None)
+    assert run() == 0
+    output = capsys.readouterr().out
+    assert "\nGPU\n" not in output
+    assert len([line for line in output.splitlines() if line.strip().startswith("cuda ")]) == 1

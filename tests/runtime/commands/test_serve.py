@@ -78,6 +78,7 @@ FULL = {
     "--model-name": ("m", {"model_names": ("m",)}),
     "--variant": ("int8", {"variant": "int8"}),
     "--engine": ("onnxruntime", {"engine": "onnxruntime"}),
+    "--device": ("0,1", {"engine": "cuda", "device": "0,1"}),
     "--threads": ("3", {"threads": 3}),
     "--on-overflow": ("raise", {"on_overflow": "raise"}),
     "--prompt-name": ("query", {"prompt_name": "query"}),
@@ -108,8 +109,9 @@ def test_the_table_has_every_option():
 def test_each_option_and_its_variable(options_of, option):
     value, fields = FULL[option]
     expected = ServeOptions(bundles=("a",), **fields)
-    assert options_of("a", option, *([] if value is None else [value])) == expected
-    assert options_of("a", **{variable(option): value or "1"}) == expected
+    more = ["--engine", "cuda"] if option == "--device" else []
+    assert options_of("a", *more, option, *([] if value is None else [value])) == expected
+    assert options_of("a", *more, **{variable(option): value or "1"}) == expected
 
 
 def test_options_win_over_variables(options_of):
@@ -182,6 +184,10 @@ def test_sizes(text, size):
         (["a", "--drain-delay", "inf"], "--drain-delay"),
         (["a", "--threads", "0"], "--threads"),
         (["a", "--variant", "int4"], "--variant"),
+        (["a", "--device", "1"], "--device goes with --engine cuda"),
+        (["a", "--device", "1", "--engine", "onnxruntime"], "found --engine onnxruntime"),
+        (["a", "--device", "gpu0", "--engine", "cuda"], "device is 'gpu0'"),
+        (["a", "--engine", "tensorrt"], "engine tensorrt was taken out"),
         (["a", "--cors-origin", "a.example"], "--cors-origin"),
         (["a", "--cors-origin", "https://a.example/"], "--cors-origin"),
         (["a", "--model-name", " "], "--model-name"),
@@ -197,7 +203,16 @@ def test_what_makes_no_sense_is_one_line(capsys, arguments, names):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "x"), ("MAX_BODY", "big"), ("VARIANT", "int4"), ("CHECK", "perhaps"), ("DEADLINE", "-3"), ("LOG_FORMAT", "xml")],
+    [
+        ("PORT", "x"),
+        ("MAX_BODY", "big"),
+        ("VARIANT", "int4"),
+        ("ENGINE", "tensorrt"),
+        ("DEVICE", "1"),
+        ("CHECK", "perhaps"),
+        ("DEADLINE", "-3"),
+        ("LOG_FORMAT", "xml"),
+    ],
 )
 def test_a_wrong_variable_is_named(capsys, monkeypatch, name, value):
     monkeypatch.setenv(serve.VARIABLE + name, value)

@@ -10,11 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from bundle_builder import build_bundle
+from fake_driver import H100, T4, FakeDriver, pretend_driver
 from pyarrow import parquet
 
-from cls_runtime import DimensionsWarning, Encoder, TextTooLongError, TruncationWarning
+from cls_runtime import DimensionsWarning, Encoder, TextTooLongError, TruncationWarning, UsageError
 from cls_runtime.bundle.files import part_name
-from cls_runtime.jobs import JobOptions, run_job
+from cls_runtime.commands import embed
+from cls_runtime.engines import onnxruntime
+from cls_runtime.engines.cuda import load
+from cls_runtime.jobs import JobOptions, RayOptions, run_job
 from cls_runtime.jobs.embed_npy import embed_to_npy
 
 
@@ -361,6 +365,13 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
         ),
         (["-o", "{work}/out", "--ray-workers", "2"], "--ray-workers goes with --engine ray; found --engine auto"),
         (["-o", "{work}/out", "--ray-gpus", "0"], "--ray-gpus goes with --engine ray; found --engine auto"),
+        (
+            ["-o", "{work}/out", "--engine", "ray", "--device", "1"],
+            "--device goes with GPUs of this machine, on Ray --ray-gpus gives each worker its own; found --engine ray",
+        ),
+        (["-o", "{work}/out", "--device", "1"], "--device goes with --engine cuda, which computes on a GPU; found --engine auto"),
+        (["-o", "{work}/v.npy", "--engine", "cuda", "--device", "gpu0"], "device is 'gpu0', expected a GPU's number such as 1"),
+        (["-o", "{work}/out", "--engine", "tensorrt"], "engine tensorrt was taken out"),
         (["-o", "{work}/out", "--engine", "ray", "--ray-workers", "0"], "ray workers is 0, expected a whole number of at least 1"),
         (["-o", "{work}/out", "--engine", "ray", "--ray-gpus", "-1"], "ray gpus is -1.0, expected a number of at least 0"),
         (["-o", "{work}/out", "--shard-rows", "0"], "shard_rows is 0, expected a whole number of at least 1"),
@@ -381,6 +392,39 @@ def test_options_that_do_not_go_together(bundle, corpus, tmp_path, run, capsys, 
     assert message.format(work=tmp_path) in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("options", "engine"), [([], "auto"), (["--ray-gpus", "0"], "auto"), (["--ray-gpus", "0.5"], "cuda")])
+def test_a_ray_worker_with_a_share_of_a_gpu_computes_on_it(options, engine):
+    arguments = embed._parser().parse_args(["bundle", "in.parquet", "-o", "out", "--engine", "ray", *options])
+    assert embed._options(arguments).engine == engine
+
+
+def test_on_ray_no_gpu_is_named(bundle, corpus, tmp_path):
+    with pytest.raises(UsageError, match="device is 1, and on Ray a worker has a GPU of its own"):
+        run_job(bundle, [str(corpus)], str(tmp_path / "out"), options=JobOptions(engine="cuda", device=1), ray=RayOptions(gpus=1))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Two GPUs, for which a CPU engine computes; the numbers that each load was given."""
+    pretend_driver(monkeypatch, FakeDriver([H100, T4]))
+    given = []
+
+    def stand_in(bundle, *, variant, threads, devices=()):
+        given.append(devices)
+        return onnxruntime.load(bundle, variant=variant, threads=threads)
+
+    monkeypatch.setattr(load, "load", stand_in)
+    return given
+
+
+@pytest.mark.parametrize(("device", "numbers"), [("1", (1,)), ("0,1", (0, 1)), ("all", (0, 1))])
+@pytest.mark.parametrize("out", ["shards", "v.npy"])
+def test_a_job_has_all_the_gpus_that_it_names_in_one_encoder(bundle, corpus, tmp_path, run, two_gpus, device, numbers, out):
+    assert run(bundle, corpus, "-o", tmp_path / out, "--engine", "cuda", "--device", device, "--variant", "fp32") == 0
+    assert two_gpus == [numbers]
 
 
 def test_no_rows_give_a_shard_with_a_schema(bundle, tmp_path, run, read):

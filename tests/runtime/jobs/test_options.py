@@ -12,6 +12,7 @@ from cls_runtime.jobs.embed_npy import embed_to_npy
 
 COUNT = "expected a whole number of at least 1"
 FLAG = "expected True or False"
+GPUS = "expected a GPU's number such as 1 or 'cuda:1', several such as '0,1' or (0, 1), or 'all'"
 DTYPES = ["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 ENGINES = ["auto", "onnxruntime", "openvino", "cuda"]
 
@@ -25,6 +26,7 @@ VECTORS = {
     "dtype": (DTYPES, ["float64", "int", None], f"expected one of {', '.join(DTYPES)}"),
     "variant": (["auto", "fp32", "fp16", "int8", "bf16", "tf32"], ["fp64", "", None], "expected one of auto, fp32, fp16, int8, bf16, tf32"),
     "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda"),
+    "device": ([None], ["gpu0", "", -1, 1.5, True, ()], GPUS),
     "threads": ([None, 1, 64], [0, -1, 1.5, "2", True], COUNT),
     "follow_links": ([True, False], [1, "no", None], FLAG),
 }
@@ -106,6 +108,21 @@ def test_no_field_is_left_out():
 @pytest.mark.parametrize(("choice", "encoders"), [("warn", "truncate"), ("truncate", "truncate"), ("raise", "raise")])
 def test_an_encoder_of_a_job_never_warns(choice, encoders):
     assert JobOptions(on_overflow=choice).encoder_overflow == encoders
+
+
+@pytest.mark.parametrize("kind", ["job", "batches"])
+@pytest.mark.parametrize("device", [1, "cuda:1", "0,1", (0, 1), "all"])
+def test_gpus_go_with_the_engine_that_has_them(kind, device, maker):
+    maker(kind)(engine="cuda", device=device)
+    for engine in ("auto", "onnxruntime", "openvino"):
+        with pytest.raises(UsageError, match=f"and engine is '{engine}', expected engine 'cuda'"):
+            maker(kind)(engine=engine, device=device)
+
+
+@pytest.mark.parametrize("kind", ["job", "batches"])
+def test_an_engine_that_was_taken_out_is_told(kind, maker):
+    with pytest.raises(UsageError, match="engine tensorrt was taken out"):
+        maker(kind)(engine="tensorrt")
 
 
 TOGETHER = [
