@@ -6,7 +6,7 @@ import graphs
 import numpy as np
 import onnx_ir as ir
 
-WEIGHTS = graphs.random_weights(wq=(8, 8), bq=(8,), wk=(8, 8), bk=(8,), wv=(8, 8), bv=(8,), table=(1, 2, 1, 1))
+WEIGHTS = graphs.random_weights(wq=(8, 8), bq=(8,), wk=(8, 8), bk=(8,), wv=(8, 8), bv=(8,), table=(1, 2, 1, 1), wo=(8, 8), bo=(8,))
 CONSTANTS = {
     "scale": np.array(0.5, dtype=np.float32),
     "root": np.array(2.0, dtype=np.float32),

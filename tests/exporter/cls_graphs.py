@@ -55,7 +55,10 @@ class Case:
             checkpoint = load_checkpoint(str(path), config=ExportConfig(pooler=self.pooler, logits=self.logits))
             compiled = compile_graph(trace(checkpoint), form=form_of(checkpoint), layout=self.layout)
         texts = builtin_texts("calibration")[::24]
-        built = build_variant(self.precision, compiled.model, checkpoint=checkpoint, parity=texts, calibration=CalibrationTexts.of(texts))
+        calibration = CalibrationTexts.of(texts)
+        built = build_variant(
+            self.precision, compiled.model, checkpoint=checkpoint, parity=texts, calibration=calibration, whole=compiled.whole
+        )
         return {engine: graph_hash(model) for engine, model in {"": built.model, **built.engine_models}.items()}
 
 

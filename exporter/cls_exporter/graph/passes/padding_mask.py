@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from cls_exporter.graph.passes.evaluating import content_inputs, evaluator_of
+from cls_exporter.graph.evaluating import content_inputs, evaluator_of
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, constant_scalar, dims, known_dims, produced_by, single_consumer
 
 MASK_INPUT = "attention_mask"

@@ -22,7 +22,7 @@ from cls_exporter.graph.passes.rewriting import (
     produced_by,
 )
 from cls_exporter.graph.passes.row_selection import ELEMENTWISE
-from cls_exporter.graph.passes.token_indices import Counted, Index, Same, index_of
+from cls_exporter.graph.token_indices import Counted, Index, Same, index_of
 
 TOKENS, BATCH, SEQUENCE = "tokens", "batch_size", "sequence_length"
 CLS_ROWS = "cls_rows"

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from cls_exporter.graph.passes.evaluating import evaluator_of
+from cls_exporter.graph.evaluating import evaluator_of
 from cls_exporter.graph.passes.rewriting import constant_ints
 
 Ints = NDArray[np.integer]
