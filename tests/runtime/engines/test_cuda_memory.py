@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from packed_graphs import batch_of, packed_model, session_of
 
 from cls_runtime.engines.cuda import memory
-from cls_runtime.engines.cuda.memory import Device, InputBuffer, InputBuffers, is_out_of_memory, page_locking
+from cls_runtime.engines.cuda.memory import CudaRuntime, Device, InputBuffer, InputBuffers, is_out_of_memory
 from cls_runtime.engines.packing import packed
 
 CPU = Device("cpu")
@@ -105,29 +105,36 @@ class Runtime:
 def locking(monkeypatch, runtime, *, version="13.0"):
     opened = []
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: opened.append(name) or runtime)
-    return page_locking(types.SimpleNamespace(cuda_version=version), 1), opened
+    return CudaRuntime.found(types.SimpleNamespace(cuda_version=version), 1), opened
 
 
 def test_host_memory_is_locked_as_long_as_it_is_there(monkeypatch):
     runtime = Runtime()
-    lock, opened = locking(monkeypatch, runtime)
+    found, opened = locking(monkeypatch, runtime)
     assert ".13" in opened[0] or "64_13" in opened[0]
-    buffer = InputBuffer(CPU, lock=lock, least=64)
+    buffer = InputBuffer(CPU, runtime=found, least=64)
     buffer._reserve(64)
     assert runtime.locked == {(buffer._host.ctypes.data, 256)}
     buffer._reserve(200)
     assert runtime.locked == {(buffer._host.ctypes.data, 1024)}
-    assert ("device", 1) in runtime.calls
     del buffer
     gc.collect()
     assert not runtime.locked
 
 
+def test_the_gpu_is_the_threads_when_it_is_copied_to(monkeypatch):
+    """Runs of a pool come from threads whose last run was on another GPU."""
+    runtime = Runtime()
+    found, _ = locking(monkeypatch, runtime)
+    run(session_of(packed_model()), InputBuffer(CPU, runtime=found), packed(batch_of(3), NAMES))
+    assert runtime.calls == [("device", 1)]
+
+
 def test_memory_that_cannot_be_locked_stays_ordinary_and_leaves_no_error_behind(monkeypatch):
     """ONNX Runtime asks for a thread's last CUDA error after each kernel."""
     runtime = Runtime(register_status=2)
-    lock, _ = locking(monkeypatch, runtime)
-    buffer = InputBuffer(CPU, lock=lock)
+    found, _ = locking(monkeypatch, runtime)
+    buffer = InputBuffer(CPU, runtime=found)
     buffer._reserve(8)
     assert runtime.calls[-1] == ("forgotten",)
     assert buffer.size_bytes
@@ -138,8 +145,8 @@ def test_without_cudas_runtime_nothing_is_locked(monkeypatch):
         raise OSError(name)
 
     monkeypatch.setattr(memory.ctypes, "CDLL", absent)
-    assert page_locking(types.SimpleNamespace(cuda_version="13.0"), 0) is None
-    assert page_locking(types.SimpleNamespace(), 0) is None
+    assert CudaRuntime.found(types.SimpleNamespace(cuda_version="13.0"), 0) is None
+    assert CudaRuntime.found(types.SimpleNamespace(), 0) is None
 
 
 def test_a_library_that_is_another_locks_nothing(monkeypatch):

@@ -24,7 +24,7 @@ from cls_runtime.engines.base import TokenBatch
 from cls_runtime.engines.cuda import driver
 from cls_runtime.engines.cuda import load as cuda
 from cls_runtime.engines.cuda.graphs import SMALL_BATCHES_FIRST
-from cls_runtime.engines.cuda.memory import page_locking
+from cls_runtime.engines.cuda.memory import CudaRuntime
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
@@ -262,10 +262,10 @@ def test_host_memory_is_page_locked(gpu):
     import onnxruntime
 
     cuda.preload(onnxruntime)
-    lock = page_locking(onnxruntime, 0)
-    assert lock is not None
+    found = CudaRuntime.found(onnxruntime, 0)
+    assert found is not None
     array = np.zeros(1 << 16, dtype=np.int32)
-    lock(array)
+    found.lock(array)
     major = onnxruntime.cuda_version.partition(".")[0]
     runtime = ctypes.CDLL(f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}")
     already_registered = 712

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from cls_runtime.engines.base import Float32, Int32, TokenBatch
+from cls_runtime.engines.base import Float32, TokenBatch
 from cls_runtime.engines.cuda.capture_lock import PROCESS
 from cls_runtime.engines.cuda.graphs import CudaGraphs
 from cls_runtime.engines.cuda.layouts import LaidOut, Layout
-from cls_runtime.engines.cuda.memory import Device, InputBuffer, InputBuffers, is_out_of_memory
+from cls_runtime.engines.cuda.memory import CudaRuntime, Device, InputBuffer, InputBuffers, is_out_of_memory
 from cls_runtime.engines.onnxruntime import first_line
 from cls_runtime.errors import ClosedError, EngineError, EngineWarning
 
@@ -37,7 +37,7 @@ class GpuEngine:
         *,
         device: Device,
         graphs: CudaGraphs | None = None,
-        lock: Callable[[Int32], None] | None = None,
+        runtime: CudaRuntime | None = None,
         workers: int = WORKERS,
     ) -> None:
         self.workers = workers
@@ -47,7 +47,7 @@ class GpuEngine:
         self._layout = layout
         self._label = device_name(device)
         self._graphs = graphs
-        self._buffers = InputBuffers(workers, lambda: InputBuffer(device, lock=lock))
+        self._buffers = InputBuffers(workers, lambda: InputBuffer(device, runtime=runtime))
 
     def padding_tokens(self, batch: TokenBatch) -> int:
         """How many tokens a run of this batch computes beside its own."""

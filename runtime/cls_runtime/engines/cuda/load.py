@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from cls_runtime.bundle.folder import Bundle, path_for_libraries
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest
 from cls_runtime.engines import packing
-from cls_runtime.engines.base import Int32
 from cls_runtime.engines.choice import graph_variant
 from cls_runtime.engines.cuda.capture_lock import PROCESS
 from cls_runtime.engines.cuda.driver import check_devices
@@ -23,7 +22,7 @@ from cls_runtime.engines.cuda.graphs import CudaGraphs
 from cls_runtime.engines.cuda.held_graph import HeldGraph
 from cls_runtime.engines.cuda.layouts import PackedLayout, PaddedLayout
 from cls_runtime.engines.cuda.libraries import preload
-from cls_runtime.engines.cuda.memory import Device, is_out_of_memory, page_locking
+from cls_runtime.engines.cuda.memory import CudaRuntime, Device, is_out_of_memory
 from cls_runtime.engines.cuda.pool import GpuPool
 from cls_runtime.engines.installed import is_installed
 from cls_runtime.engines.onnxruntime import WHEELS, check_signature, first_line, import_package
@@ -76,7 +75,7 @@ def engine_of(
     *,
     device: Device,
     open_capturing: Callable[[], onnxruntime.InferenceSession],
-    lock: Callable[[Int32], None] | None = None,
+    runtime: CudaRuntime | None = None,
 ) -> GpuEngine:
     """The engine of a loaded graph, which is a packed one or not by its inputs.
 
@@ -86,7 +85,7 @@ def engine_of(
         graph: its file, for messages.
         device: where it is loaded.
         open_capturing: another session of the graph, in which each run is captured as a CUDA graph; packed graphs have those.
-        lock: locks the pages of host memory.
+        runtime: CUDA's runtime library, where it is found.
 
     Raises:
         BundleError: its inputs and outputs are neither those of a packed graph nor the manifest's.
@@ -94,11 +93,11 @@ def engine_of(
     inputs = tuple(item.name for item in session.get_inputs())
     if "cu_seqlens" not in inputs:
         check_signature(session, manifest, graph)
-        return GpuEngine(session, PaddedLayout(inputs), device=device, lock=lock)
+        return GpuEngine(session, PaddedLayout(inputs), device=device, runtime=runtime)
     _check_packed_signature(session, manifest, graph)
     widths = {output.name: output.width for output in manifest.outputs}
     graphs = CudaGraphs(open_capturing, device=device, name=device_name(device))
-    return GpuEngine(session, PackedLayout(inputs, widths), device=device, graphs=graphs, lock=lock)
+    return GpuEngine(session, PackedLayout(inputs, widths), device=device, graphs=graphs, runtime=runtime)
 
 
 def _load_on(number: int, bundle: Bundle, ort: ModuleType, *, variant: str, threads: int, complaints: Sequence[str]) -> GpuEngine:
@@ -130,7 +129,7 @@ def _load_on(number: int, bundle: Bundle, ort: ModuleType, *, variant: str, thre
             f"{graph} is not a graph that ONNX Runtime reads ({first_line(error)}); copy or export the bundle again"
         ) from error
     _check_provider(ort, session, complaints)
-    return engine_of(session, bundle.manifest, graph, device=device, open_capturing=open_capturing, lock=page_locking(ort, number))
+    return engine_of(session, bundle.manifest, graph, device=device, open_capturing=open_capturing, runtime=CudaRuntime.found(ort, number))
 
 
 def _provider_options(number: int, variant: str) -> dict[str, str]:

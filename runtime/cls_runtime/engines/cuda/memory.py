@@ -49,12 +49,54 @@ def is_out_of_memory(error: BaseException) -> bool:
     return _OUT_OF_MEMORY.search(str(error)) is not None
 
 
+class CudaRuntime:
+    """CUDA's runtime library, for one GPU. https://docs.nvidia.com/cuda/cuda-runtime-api/"""
+
+    def __init__(self, library: Any, number: int) -> None:
+        self._number = number
+        self._set_device, self._register, self._unregister, self._forget = (
+            getattr(library, function) for function in ("cudaSetDevice", "cudaHostRegister", "cudaHostUnregister", "cudaGetLastError")
+        )
+
+    @classmethod
+    def found(cls, ort: ModuleType, number: int) -> CudaRuntime | None:
+        """The one that this onnxruntime was built for; None where it is not found."""
+        major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
+        name = f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}"
+        try:
+            return cls(ctypes.CDLL(name), number)
+        except (OSError, AttributeError):
+            return None
+
+    def select(self) -> None:
+        """Makes the GPU this thread's, as each run does too: a copy is waited for on the thread's GPU."""
+        self._or_forget(self._set_device(self._number))
+
+    def lock(self, array: Int32) -> None:
+        """Locks the pages of a host array for as long as it is there, so that the GPU copies from it by itself.
+
+        One that cannot be locked stays as it is.
+        """
+        address = array.ctypes.data
+        if self._or_forget(self._register(ctypes.c_void_p(address), ctypes.c_size_t(array.nbytes), ctypes.c_uint(_PORTABLE))):
+            weakref.finalize(array, self._unlock, address).atexit = False
+
+    def _unlock(self, address: int) -> None:
+        self._or_forget(self._unregister(ctypes.c_void_p(address)))
+
+    def _or_forget(self, status: int) -> bool:
+        """Whether a call succeeded. An error that stays the thread's last one would be taken for a kernel's."""
+        if status:
+            self._forget()
+        return not status
+
+
 class InputBuffer:
     """Memory for the inputs of one run at a time. It grows by doubling and does not shrink."""
 
-    def __init__(self, device: Device, *, lock: Callable[[Int32], None] | None = None, least: int = _LEAST) -> None:
+    def __init__(self, device: Device, *, runtime: CudaRuntime | None = None, least: int = _LEAST) -> None:
         self._device = device
-        self._lock = lock
+        self._runtime = runtime
         self._least = least
         self._host: Int32 = np.empty(0, dtype=np.int32)
         self._memory: onnxruntime.OrtValue | None = None
@@ -84,6 +126,8 @@ class InputBuffer:
         assert self._memory is not None
         for place, array in zip(self._places, feeds.values(), strict=True):
             place[...] = array
+        if self._runtime is not None:
+            self._runtime.select()
         self._memory.update_inplace(self._host)
 
     def _reserve(self, size: int) -> None:
@@ -95,8 +139,8 @@ class InputBuffer:
         self._memory, self._host, self._places = None, np.empty(0, dtype=np.int32), []  # freed first
         memory = onnxruntime.OrtValue.ortvalue_from_shape_and_type([capacity], np.int32, self._device.kind, self._device.number)
         host = np.zeros(capacity, dtype=np.int32)
-        if self._lock is not None:
-            self._lock(host)
+        if self._runtime is not None:
+            self._runtime.lock(host)
         self._memory, self._host = memory, host
 
 
@@ -122,36 +166,6 @@ class InputBuffers:
             yield buffer
         finally:
             self._free.put(buffer)
-
-
-def page_locking(ort: ModuleType, number: int) -> Callable[[Int32], None] | None:
-    """What locks the pages of a host array, which a GPU then copies from by itself; None where CUDA's runtime is not found.
-
-    An array that cannot be locked stays as it is. https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__MEMORY.html
-    """
-    major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
-    name = f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}"
-    try:
-        runtime: Any = ctypes.CDLL(name)
-        set_device, register, unregister, forget = (
-            getattr(runtime, function) for function in ("cudaSetDevice", "cudaHostRegister", "cudaHostUnregister", "cudaGetLastError")
-        )
-    except (OSError, AttributeError):
-        return None
-
-    def unlock(address: int) -> None:
-        if unregister(ctypes.c_void_p(address)):
-            forget()
-
-    def lock(array: Int32) -> None:
-        address = array.ctypes.data
-        # An error that stays the thread's last one would be taken for a kernel's.
-        if set_device(number) or register(ctypes.c_void_p(address), ctypes.c_size_t(array.nbytes), ctypes.c_uint(_PORTABLE)):
-            forget()
-        else:
-            weakref.finalize(array, unlock, address).atexit = False
-
-    return lock
 
 
 def _places(feeds: Feeds) -> list[int]:
