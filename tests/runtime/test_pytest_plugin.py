@@ -106,6 +106,8 @@ def test_a_changed_file_fails_the_suite(run, sound, pytester):
         (("--cls-bundle", "none"), "bundle none does not exist"),
         (("--cls-bundle", "{sound}", "--cls-variant", "fp16"), "has no variant 'fp16', it has fp32, int8"),
         (("--cls-bundle", "{sound}", "--cls-engine", "warp"), "engine is 'warp', expected one of auto, onnxruntime"),
+        (("--cls-bundle", "{sound}", "--cls-device", "1"), "device is '1' and engine is 'auto', expected engine 'cuda'"),
+        (("--cls-bundle", "{sound}", "--cls-engine", "tensorrt"), "engine tensorrt was taken out"),
     ],
 )
 def test_a_bundle_that_cannot_be_checked_fails_the_suite(run, sound, arguments, message):

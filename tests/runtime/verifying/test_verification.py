@@ -516,14 +516,20 @@ def test_tf32s_vectors_are_held_to_its_own_thresholds(intact, monkeypatch, off, 
             return getattr(self._engine, name)
 
     def stand_in(bundle, *, variant, threads, devices=()):
-        assert variant == "tf32"
+        assert (variant, devices) == ("tf32", (1,))
         return Off(onnxruntime.load(bundle, variant="fp32", threads=threads))
 
     monkeypatch.setattr(load, "load", stand_in)
-    report = verify(intact, variants=["tf32"], engines=["cuda"])
+    report = verify(intact, variants=["tf32"], engines=["cuda"], device=1)
     golden = [check for check in report.checks if check.name.startswith("golden")]
     assert golden
     assert all(check.passed == passes for check in golden), [check.message for check in golden]
+
+
+@pytest.mark.parametrize("engines", [None, ["auto"], ["onnxruntime"]])
+def test_a_device_without_an_engine_that_has_devices_is_refused(intact, engines):
+    with pytest.raises(UsageError, match="device is 1 and engine is 'auto', expected engine 'cuda'"):
+        verify(intact, engines=engines, device=1)
 
 
 def test_bf16_needs_the_fp32_file(intact, monkeypatch):

@@ -2,8 +2,8 @@
 
     python -m cls_runtime.engines.cuda.attention_kernel
 
-A process of its own, since ONNX Runtime writes the name to standard output itself, and only where a variable was set before it was loaded.
-What the graph computes, with the tokens' rows t [T, H] of a table, in float16:
+A process of its own, since ONNX Runtime writes the name to the standard streams itself, and only where a variable was set before it was
+loaded. What the graph computes, with the tokens' rows t [T, H] of a table, in float16:
 
     sentence_embedding [B, H] = PackedMultiHeadAttention(t, t, t)[cls_rows]
 
@@ -62,7 +62,7 @@ def attention_kernel(*, limit_s: float = _LIMIT_S) -> str:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
         raise EngineError(f"a packed graph does not run on the GPU: {last}")
-    found = _NAME.search(done.stdout)
+    found = _NAME.search(done.stdout + done.stderr)
     return found[1] if found else ""
 
 
