@@ -44,7 +44,8 @@ from cls_runtime.encoding.rows import Rows, empty_rows
 from cls_runtime.encoding.runner import BatchRunner
 from cls_runtime.encoding.similarity import similarity
 from cls_runtime.encoding.text_tokens import TextTokens, text_tokens
-from cls_runtime.encoding.tokenizer import Text, TextTokenizer, checked_text
+from cls_runtime.encoding.texts import Text, checked_text, checked_texts
+from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.encoding.vector_options import WITH_RANGES, DType, VectorForm, VectorOptions
 from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.base import Engine
@@ -687,7 +688,7 @@ class Encoder:
 
     def _whole(self, texts: Iterable[Text], form: VectorForm) -> Window:
         """All texts, as the model is given them."""
-        checked = [checked_text(text, index) for index, text in enumerate(iterable_of_texts(texts))]
+        checked = checked_texts(iterable_of_texts(texts))
         if form.prompt:
             checked = [with_prompt(form.prompt, text) for text in checked]
         return Window(checked, range(len(checked))).unpooled(self._unpooled(form))

@@ -17,7 +17,7 @@ from cls_exporter.checkpoint.trial import outputs_of
 from cls_exporter.config import ExportConfig
 from cls_runtime.bundle.manifest import Pooling, TokenizerChoice
 from cls_runtime.bundle.token_sample import sampled_positions
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 
 Float32 = NDArray[np.float32]
 

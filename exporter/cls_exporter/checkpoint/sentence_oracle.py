@@ -22,7 +22,7 @@ from cls_exporter.checkpoint.weights import some_of
 from cls_exporter.errors import CheckpointError, UnsupportedError, shown
 from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
 from cls_runtime.bundle.token_sample import sampled_positions
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 
 # Capitals, accents, digits, marks, scripts, what looks like special tokens, and space at the ends.
 _TEXTS = (

@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 
 # The plainest first: the one that is shown is the first that differs.
 PROBES: tuple[Text, ...] = (

@@ -30,11 +30,13 @@ def plan_batches(lengths: Sequence[int] | NDArray[np.intp], batching: Batching) 
     >>> [batch.indices.tolist() for batch in plan]
     [[1], [0, 2, 3]]
     """
-    sizes = np.maximum(np.asarray(lengths, dtype=np.intp), 1)
+    sizes = np.maximum(lengths, 1)
+    if len(sizes) == 1:
+        return [Batch(np.zeros(1, dtype=np.intp))]
     order = np.argsort(-sizes, kind="stable")
     sizes = sizes[order]
     negated = -sizes  # ascending, for searchsorted
-    ends = np.cumsum(sizes)
+    ends = sizes.cumsum()
     budget = batching.token_budget
     full_tokens = budget if batching.keeps_shapes else batching.full_tokens
     batches: list[Batch] = []

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cls_runtime.encoding.report import EncodeReport, Truncation, truncations
 from cls_runtime.encoding.rows import Rows, is_per_token
-from cls_runtime.encoding.tokenizer import Text, characters
+from cls_runtime.encoding.texts import Text, characters, sizes
 
 WINDOW_CHARACTERS = 2**22
 # About as many as a window's rows take where each token has one: few tokens have less than a character.
@@ -108,10 +108,18 @@ def windows(texts: Iterable[Text], *, most_texts: int, most: int = WINDOW_CHARAC
 
 def split(window: Window, *, most_texts: int, most: int = WINDOW_CHARACTERS) -> Iterator[Window]:
     """A window of any size as windows within the limits of `windows`; the indices are kept."""
+    count = len(window.texts)
+    if count == 1:
+        yield window
+        return
+    of_each = sizes(window.texts)
+    ends = of_each.cumsum()
     start = 0
-    for part in windows(window.texts, most_texts=most_texts, most=most):
-        yield window.part(start, start + len(part.texts))
-        start += len(part.texts)
+    while start < count:
+        full = int(np.searchsorted(ends, ends[start] - of_each[start] + most)) + 1
+        stop = min(full, start + most_texts, count)
+        yield window if stop - start == count else window.part(start, stop)
+        start = stop
 
 
 def distinct(window: Window) -> Distinct:
@@ -122,6 +130,9 @@ def distinct(window: Window) -> Distinct:
     (['b', 'a'], [0, 1], [0, 1, 0])
     """
     inputs: Iterable[Hashable] = window.texts if window.prompt_tokens is None else zip(window.texts, window.prompt_tokens, strict=True)
+    inputs = list(inputs)
+    if len(set(inputs)) == len(inputs):
+        return Distinct(window, window, np.arange(len(inputs)))
     places: dict[Hashable, int] = {}
     rows: list[int] = []
     positions = np.empty(len(window.texts), dtype=np.intp)
@@ -130,4 +141,4 @@ def distinct(window: Window) -> Distinct:
         if place == len(rows):
             rows.append(row)
         positions[row] = place
-    return Distinct(window, window if len(rows) == len(positions) else window.only(rows), positions)
+    return Distinct(window, window.only(rows), positions)

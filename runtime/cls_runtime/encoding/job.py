@@ -68,5 +68,5 @@ def cuts_of(window: Window, texts: TokenizedTexts, places: NDArray[np.intp] | No
     removed, at_least = texts.removed, texts.at_least
     if places is not None:
         removed, at_least = removed[places], at_least[places]
-    cut: Iterable[int] = np.flatnonzero(removed).tolist()
+    cut: Iterable[int] = removed.nonzero()[0].tolist()
     return [Truncation(window.indices[place], int(removed[place]), bool(at_least[place])) for place in cut]

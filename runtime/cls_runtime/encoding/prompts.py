@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cls_runtime.bundle.manifest import Manifest
-from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+from cls_runtime.encoding.texts import Text
+from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import UsageError
 
 # What `encode_query` and `encode_document` ask for. sentence-transformers knows both of every model, as empty where the model does not say,

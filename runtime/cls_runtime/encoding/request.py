@@ -15,7 +15,7 @@ from cls_runtime.encoding.overflow import Overflow
 from cls_runtime.encoding.pace import guessed_tokens
 from cls_runtime.encoding.report import EncodeReport, Truncation
 from cls_runtime.encoding.rows import Rows, empty_rows
-from cls_runtime.encoding.tokenizer import characters
+from cls_runtime.encoding.texts import characters
 
 if TYPE_CHECKING:
     import asyncio

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cls_runtime.encoding.report import Truncation
-from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+from cls_runtime.encoding.texts import Text
+from cls_runtime.encoding.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

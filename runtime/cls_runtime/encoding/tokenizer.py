@@ -6,11 +6,10 @@ long text no more is tokenized than settles which tokens stay.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from cls_runtime.bundle.folder import Bundle
+from cls_runtime.encoding.encodings import EncodingReader, Located
+from cls_runtime.encoding.texts import Text, are_single, characters, checked_texts, sizes
 from cls_runtime.encoding.tokenizer_files import one_line, pad_id, read_object, read_tokenizer, vocabulary_size
 from cls_runtime.encoding.tokenizer_form import MAX_ID
 from cls_runtime.encoding.tokens import TokenizedTexts
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from cls_runtime.encoding.cuts import Cuts
     from cls_runtime.encoding.ids_to_text import IdsToText
 
-# A text, or a pair of texts that the model reads as one input.
-Text = str | tuple[str, str]
-Int32 = NDArray[np.int32]
 
 # An Encoding holds some hundred bytes a token beside the ids, so texts become Encodings in blocks of this many characters.
 BLOCK_CHARACTERS = 2**18
@@ -43,26 +41,6 @@ _PROBES: tuple[Text, ...] = ("a", "", "\U00012031", ("a", "a"))
 LONG_CHARACTERS = (2**16, 2**18, 2**20)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Located:
-    """One text's tokens, and where they are in it.
-
-    Attributes:
-        encoding: the library's, of as much of the text as was tokenized.
-        kept: which of its tokens stay, as positions in it [S].
-        ids: theirs, int32 [S].
-        before: how many characters of the text (of each text of a pair) are before what was tokenized.
-        removed: how many tokens were over the maximum length, `at_least` so many.
-    """
-
-    encoding: Encoding
-    kept: NDArray[np.intp]
-    ids: Int32
-    before: Sequence[int]
-    removed: int = 0
-    at_least: bool = False
 
 
 class TextTokenizer:
@@ -82,10 +60,10 @@ class TextTokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self.truncate_left = truncate_left
-        self._with_type_ids = with_type_ids
         self._largest_id = MAX_ID if vocabulary_size is None else vocabulary_size - 1
         self.max_length = max_length
         self.pad_id = pad_id
+        self._reader = EncodingReader(max_length=max_length, with_type_ids=with_type_ids, check_ids=self.check_ids)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> TextTokenizer:
@@ -135,19 +113,22 @@ class TextTokenizer:
         """
         left = self.truncate_left if truncate_left is None else truncate_left
         places = range(len(texts)) if indices is None else indices
-        inputs = [checked_text(text, index) for text, index in zip(texts, places, strict=True)]
+        inputs = checked_texts(texts, places)
         parts: list[TokenizedTexts] = []
         done = 0
-        rest = iter(inputs)
         for count in _block_sizes(inputs):
-            block = list(islice(rest, count))
+            block = inputs[done : done + count]
+            at_least = False
+            encodings: Sequence[Encoding]
             if count == 1 and characters(block[0]) > LONG_CHARACTERS[0]:
                 encoding, complete, _ = self._encode_long(block[0], places[done], left=left)
-                parts.append(self._limited([encoding], left=left, at_least=not complete))
+                encodings, at_least = [encoding], not complete
             else:
-                parts.append(self._limited(self._encodings(block, places[done:]), left=left))
+                encodings = self._encodings(block, places[done:])
+            zero = are_single(block) and self._single_types_are_zero
+            parts.append(self._reader.tokens(encodings, truncate_left=left, at_least=at_least, types_are_zero=zero))
             done += count
-        return TokenizedTexts.joined(parts or [self._limited([], left=left)])
+        return TokenizedTexts.joined(parts or [self._reader.tokens([], truncate_left=left)])
 
     def _encodings(self, texts: Sequence[Text], indices: Sequence[int], *, located: bool = False) -> Sequence[Encoding]:
         """The library's encodings, with places or faster; it names no text that it fails on, `_explain` does."""
@@ -186,7 +167,7 @@ class TextTokenizer:
         else:
             (encoding,), complete, before = self._encodings([text], [index], located=True), True, [0, 0]
         kept = kept_positions(encoding.sequence_ids, self.max_length, truncate_left=left)
-        found = self._limited([encoding], left=left, at_least=not complete)
+        found = self._reader.tokens([encoding], truncate_left=left, at_least=not complete)
         removed, at_least = int(found.removed[0]), bool(found.at_least[0])
         return Located(encoding=encoding, kept=kept, ids=found.ids, before=before, removed=removed, at_least=at_least)
 
@@ -240,27 +221,11 @@ class TextTokenizer:
             return None
         return self._cuts.tail(part, limit) if left else self._cuts.head(part, limit)
 
-    def _limited(self, encodings: Sequence[Encoding], *, left: bool, at_least: bool = False) -> TokenizedTexts:
-        """Their tokens, without those over the maximum length; `at_least` where they are of less than the whole texts."""
-        count = len(encodings)
-        lengths = np.fromiter(map(len, encodings), dtype=np.intp, count=count)
-        tokens = int(lengths.sum())
-        whole = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int64, count=tokens)
-        self.check_ids(whole)
-        ids, type_ids = whole.astype(np.int32), None
-        if self._with_type_ids:
-            type_ids = np.fromiter(chain.from_iterable(encoding.type_ids for encoding in encodings), dtype=np.int32, count=tokens)
-        removed = np.maximum(lengths - self.max_length, 0)
-        cut = np.flatnonzero(removed)
-        if len(cut):
-            stays = np.ones(tokens, dtype=np.bool_)
-            for place, end in zip(cut.tolist(), np.cumsum(lengths)[cut].tolist(), strict=True):
-                of_text = stays[end - lengths[place] : end]
-                of_text[:] = False
-                of_text[kept_positions(encodings[place].sequence_ids, self.max_length, truncate_left=left)] = True
-            ids, type_ids = ids[stays], None if type_ids is None else type_ids[stays]
-            lengths = lengths - removed
-        return TokenizedTexts(ids=ids, lengths=lengths, type_ids=type_ids, removed=removed, at_least=(removed > 0) & at_least)
+    @cached_property
+    def _single_types_are_zero(self) -> bool:
+        """Whether no text that is no pair gets another type id than 0: they are constants of the tokenizer, not of the text."""
+        probe = self._tokenizer.encode("a")
+        return 0 in probe.sequence_ids and not any(probe.type_ids)
 
     def check_ids(self, ids: NDArray[np.int64]) -> None:
         """Refuses token ids [n] that the model has no row for; an engine may read beside its table.
@@ -276,54 +241,19 @@ class TextTokenizer:
             )
 
 
-def checked_text(text: object, index: int) -> Text:
-    """`text` as a plain str or a pair of them: a subclass may compare, count or iterate in its own way, and two texts be one.
-
-    Raises:
-        TypeError: it is neither; `index` is its place in the message.
-    """
-    if type(text) is str:
-        return text
-    if isinstance(text, str):
-        return str.__str__(text)
-    items: list[object] | None = None
-    if isinstance(text, tuple):
-        items = list(tuple.__iter__(text))
-    elif isinstance(text, list):
-        items = list(list.__iter__(text))
-    if items is not None and len(items) == 2:
-        first, second = items
-        if isinstance(first, str) and isinstance(second, str):
-            return (str.__str__(first), str.__str__(second))
-    kind = type(text).__name__ if items is None else f"a {type(text).__name__} of {len(items)} items"
-    raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str){_advice(text, items)}")
-
-
-def _advice(text: object, items: list[object] | None) -> str:
-    """What to do about a row of a table, and about a value that is missing in one."""
-    if items is not None and len(items) == 1:
-        return "; of rows with one field pass the field"
-    is_missing = text is None or (isinstance(text, float) and text != text) or type(text).__name__ in ("NAType", "NaTType")
-    return "; a missing value has no vector, leave it out or fill it in" if is_missing else ""
-
-
-def characters(text: Text) -> int:
-    """The length of a text, or of both texts of a pair."""
-    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-
-
 def _block_sizes(texts: Sequence[Text]) -> list[int]:
     """How many texts go into each block: as many as have `BLOCK_CHARACTERS` together, at least one; a long text alone."""
-    sizes: list[int] = []
-    held = 0
-    for text in texts:
-        size = BLOCK_CHARACTERS + 1 if characters(text) > LONG_CHARACTERS[0] else characters(text)
-        if not sizes or held + size > BLOCK_CHARACTERS:
-            sizes.append(0)
-            held = 0
-        sizes[-1] += 1
-        held += size
-    return sizes
+    if len(texts) == 1:
+        return [1]
+    given = sizes(texts)
+    given[given > LONG_CHARACTERS[0]] = BLOCK_CHARACTERS + 1
+    ends = given.cumsum()
+    starts = [0]
+    while starts[-1] < len(texts):
+        start = starts[-1]
+        last = int(np.searchsorted(ends, ends[start] - given[start] + BLOCK_CHARACTERS, side="right"))
+        starts.append(max(start + 1, last))
+    return [stop - start for start, stop in itertools.pairwise(starts)]
 
 
 def _explain(texts: Sequence[Text], indices: Sequence[int], error: BaseException) -> TextError:

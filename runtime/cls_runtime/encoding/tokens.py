@@ -68,7 +68,7 @@ class TokenizedTexts:
     @cached_property
     def offsets(self) -> Intp:
         """Where each text begins, and behind them where the last one ends [n + 1]."""
-        return np.concatenate([np.zeros(1, dtype=np.intp), np.cumsum(self.lengths)])
+        return np.concatenate([np.zeros(1, dtype=np.intp), self.lengths.cumsum()])
 
     def first(self, count: int) -> TokenizedTexts:
         """The first `count` texts, or all where there are fewer."""
@@ -98,12 +98,14 @@ class TokenizedTexts:
             token_budget: as of `TokenBatch`.
         """
         lengths = self.lengths[indices]
-        ends = np.cumsum(lengths)
-        # The place of each token of the batch in `ids`: those of the batch from 0 on, moved by where its text begins there and here.
-        places = np.arange(ends[-1]) + np.repeat(self.offsets[indices] - (ends - lengths), lengths)
-        ids, type_ids = self.ids[places], None if self.type_ids is None else self.type_ids[places]
+        ids, type_ids = self.ids, self.type_ids
+        if len(self.lengths) > 1 or len(lengths) > 1:
+            ends = lengths.cumsum()
+            # The place of each token of the batch in `ids`: those of the batch from 0 on, moved by where its text begins there and here.
+            places = np.arange(ends[-1]) + (self.offsets[indices] - (ends - lengths)).repeat(lengths)
+            ids, type_ids = ids[places], None if type_ids is None else type_ids[places]
         if not lengths.all():
-            empty = (ends - lengths)[lengths == 0]
+            empty = (lengths.cumsum() - lengths)[lengths == 0]
             ids = np.insert(ids, empty, pad_id)
             type_ids = None if type_ids is None else np.insert(type_ids, empty, 0)
             lengths = np.maximum(lengths, 1)

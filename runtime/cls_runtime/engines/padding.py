@@ -39,7 +39,9 @@ def padded(batch: TokenBatch, *, rows: int | None = None, width: int | None = No
 
     B is `rows`, which repeat the last text where there are more, or the number of texts; S is `width`, or the longest text's length.
     """
-    width = batch.longest if width is None else width
+    width = max(batch.longest, 1) if width is None else width
+    if batch.tokens == batch.texts * width and batch.unpooled is None and rows in (None, batch.texts):
+        return _reshaped(batch, (batch.texts, width))
     mask = np.arange(width) < batch.lengths[:, None]  # [B, S]
     input_ids = _rows(batch.input_ids, mask, fill=batch.pad_id)
     attention_mask = mask.astype(np.int64)
@@ -50,6 +52,12 @@ def padded(batch: TokenBatch, *, rows: int | None = None, width: int | None = No
         return PaddedBatch(input_ids, attention_mask, type_ids)
     more = np.minimum(np.arange(rows), batch.texts - 1)
     return PaddedBatch(input_ids[more], attention_mask[more], None if type_ids is None else type_ids[more])
+
+
+def _reshaped(batch: TokenBatch, shape: tuple[int, int]) -> PaddedBatch:
+    """Texts of one length, which need no padding."""
+    type_ids = None if batch.token_type_ids is None else batch.token_type_ids.astype(np.int64).reshape(shape)
+    return PaddedBatch(batch.input_ids.astype(np.int64).reshape(shape), np.ones(shape, dtype=np.int64), type_ids)
 
 
 def of_texts(values: Sequence[Float32], outputs: Sequence[str], batch: TokenBatch, shape: tuple[int, int]) -> list[Float32]:

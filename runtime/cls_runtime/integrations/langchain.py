@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.inputs import iterable_of_texts
-from cls_runtime.encoding.tokenizer import checked_text
+from cls_runtime.encoding.texts import checked_text
 
 
 class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchain-core is not installed

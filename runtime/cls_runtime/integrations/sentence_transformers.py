@@ -21,7 +21,7 @@ from cls_runtime.bundle.manifest import MANIFEST_NAME, Output
 from cls_runtime.bundle.named_files import files_of
 from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoding.inputs import iterable_of_texts
-from cls_runtime.encoding.tokenizer import Text, checked_text
+from cls_runtime.encoding.texts import Text, checked_text
 from cls_runtime.encoding.tokenizer_files import read_object
 from cls_runtime.encoding.vector_options import VectorOptions
 

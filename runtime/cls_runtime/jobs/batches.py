@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.encoding.vector_options import DType, VectorOptions
 from cls_runtime.engines.devices import Device
 from cls_runtime.errors import TextError

@@ -18,7 +18,7 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.finishing import unquantized
 from cls_runtime.encoding.quantizing import check_fits
 from cls_runtime.encoding.report import Truncation
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.encoding.vector_options import VectorForm
 from cls_runtime.errors import InvalidVectorError, TextError
 from cls_runtime.jobs.repeats import RepeatTable

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 
 TABLE_BYTES = 64 * 2**20
 _ENTRY_BYTES = 200  # digest, number, and their places in a dict

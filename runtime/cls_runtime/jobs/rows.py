@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoding.report import Truncation
-from cls_runtime.encoding.tokenizer import Text, characters
+from cls_runtime.encoding.texts import Text, characters
 
 OnError = Literal["raise", "skip", "null"]
 

@@ -13,7 +13,7 @@ from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.overflow import TruncationSide
 from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.encoding.report import EncodeReport
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.errors import ClosedError, DeadlineError, InvalidVectorError, OverloadedError, TextError, TextTooLongError, UsageError
 from cls_runtime.serving.endpoint import Call
 from cls_runtime.serving.models import ServedModel

@@ -19,7 +19,8 @@ from cls_runtime.bundle.manifest import TOKENIZER_FILES, Manifest, ParityFigures
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
 from cls_runtime.bundle.places import Place, find_bundle
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.tokenizer import Text, TextTokenizer
+from cls_runtime.encoding.texts import Text
+from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.engines.devices import Device
 from cls_runtime.engines.needed_files import encoder_files, golden_files
 from cls_runtime.errors import CheckFailedError, UsageError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.bundle.manifest import Manifest, Pooling, TokenizerChoice
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.errors import MissingExtraError
 
 Float32 = NDArray[np.float32]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.errors import UsageError
 from cls_runtime.verifying.vector_checks import quoted, row_in_words
 

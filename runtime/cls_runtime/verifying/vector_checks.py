@@ -24,7 +24,7 @@ from cls_runtime.bundle.parity import Thresholds, batch_shortfalls, cosines, par
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.finishing import Vectors
 from cls_runtime.encoding.report import EncodeReport
-from cls_runtime.encoding.tokenizer import Text, characters
+from cls_runtime.encoding.texts import Text, characters
 from cls_runtime.errors import BundleError
 from cls_runtime.verifying.text_rows import TextRows
 

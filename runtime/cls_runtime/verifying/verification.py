@@ -24,7 +24,7 @@ from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, read_manifest
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.engines.devices import GPU_ENGINES, Device, check_device
 from cls_runtime.errors import BundleError, ClsError, HubError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks

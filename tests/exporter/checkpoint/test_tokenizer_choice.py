@@ -25,7 +25,7 @@ from cls_exporter.errors import CheckpointError
 from cls_exporter.writing.companions import write_companions
 from cls_exporter.writing.reading_back import check_read_back
 from cls_runtime.bundle.manifest import TokenizerChoice
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 
 Json = dict[str, Any]
 TRANSFORMERS = int(transformers.__version__.split(".")[0])

@@ -12,6 +12,7 @@ from cls_runtime import TextError
 from cls_runtime.encoding import tokenizer as module
 from cls_runtime.encoding import truncating
 from cls_runtime.encoding.cuts import cuts_of
+from cls_runtime.encoding.encodings import EncodingReader
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.encoding.truncating import is_settled
 
@@ -240,8 +241,10 @@ def test_a_huge_text_gets_the_tokens_of_its_beginning_or_end(name, left, monkeyp
     text, at_least = LONG[name]
     ours = TextTokenizer(PIPELINES["bert"](), max_length=64, pad_id=3, truncate_left=left, with_type_ids=True)
     encoded = []
-    limited = ours._limited
-    monkeypatch.setattr(ours, "_limited", lambda found, **options: encoded.append(len(found[0].ids)) or limited(found, **options))
+    tokens_of = EncodingReader.tokens
+    monkeypatch.setattr(
+        EncodingReader, "tokens", lambda self, found, **options: encoded.append(len(found[0].ids)) or tokens_of(self, found, **options)
+    )
     (tokens,) = each_text(ours.tokenize([text]))
     assert tokens.at_least is at_least
     assert encoded[0] <= 2**16 + 10  # no more than the first part was needed

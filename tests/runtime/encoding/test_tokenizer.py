@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cls_runtime import Bundle
 from cls_runtime.bundle.manifest import read_manifest
-from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, LONG_CHARACTERS, TextTokenizer, characters
+from cls_runtime.encoding.texts import characters
+from cls_runtime.encoding.tokenizer import BLOCK_CHARACTERS, LONG_CHARACTERS, TextTokenizer
 from cls_runtime.encoding.truncating import kept_positions
 
 # Everything that encodes to UTF-8, and texts that are long in tokens.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle_builder import build_bundle
+from each_text import with_token
 from hypothesis import given
 from hypothesis import strategies as st
 from served import Served
@@ -319,7 +320,7 @@ def test_scores_that_are_no_numbers_fail_their_request_alone(reranker: Path) -> 
 
     def around(run: Any, batch: Any, outputs: Any) -> Any:
         rows = run(batch, outputs)
-        return [np.where((batch.input_ids == question_mark).any(axis=1)[:, None], np.float32("nan"), row) for row in rows]
+        return [np.where(with_token(batch, question_mark)[:, None], np.float32("nan"), row) for row in rows]
 
     engine.around = around
     with Served.on(encoder) as server:

@@ -659,7 +659,11 @@ def test_checks_run_one_by_one_in_any_order(damageable):
             "a text over the maximum, with on_overflow='raise'",
         ),
         ("cls_runtime.encoder.iterable_of_texts", lambda texts: texts, "a str where a list is due (expected TypeError, found vectors)"),
-        ("cls_runtime.encoder.checked_text", lambda text, index: str(text), "a number for a text (expected TypeError, found vectors)"),
+        (
+            "cls_runtime.encoder.checked_texts",
+            lambda texts: list(map(str, texts)),
+            "a number for a text (expected TypeError, found vectors)",
+        ),
     ],
 )
 def test_a_runtime_that_no_longer_refuses_is_noticed(intact, monkeypatch, target, replacement, message):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from cls_runtime.bundle.manifest import LogitsActivation
-from cls_runtime.encoding.tokenizer import Text
+from cls_runtime.encoding.texts import Text
 from cls_runtime.serving import work
 from cls_runtime.serving.answers import JsonResponse, items
 from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side

@@ -12,7 +12,8 @@ from cls_exporter.graph.pipeline import apply_pass
 
 WEIGHTS = {
     **graphs.random_weights(w=(8, 8), b=(8,), g=(8,)),
-    **{"zero": np.array(0, dtype=np.int64), "two": np.array([1, 2], dtype=np.int64)},
+    "zero": np.array(0, dtype=np.int64),
+    "two": np.array([1, 2], dtype=np.int64),
 }
 FEED = {**graphs.random_weights(1, x=(7, 8), r=(7, 8)), "cls_rows": np.array([0, 3, 6], dtype=np.int32)}
 
