@@ -12,6 +12,7 @@ from typing import Any, get_args
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import add_bundle, add_bundle_options, bundle_name
 from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
+from cls_runtime.commands.ray_options import RAY, RAY_REQUIREMENTS, add_ray_options, engine_of, ray_options
 from cls_runtime.encoding.report import OnOverflow
 from cls_runtime.encoding.vector_options import WITH_RANGES, DType
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
@@ -19,12 +20,11 @@ from cls_runtime.errors import UsageError
 from cls_runtime.jobs.embed_npy import NpyReport, embed_to_npy
 from cls_runtime.jobs.filesystems import is_uri
 from cls_runtime.jobs.job import JobReport, run_job
-from cls_runtime.jobs.options import OUTPUTS, JobOptions, RayOptions
+from cls_runtime.jobs.options import OUTPUTS, JobOptions
 from cls_runtime.jobs.ranges import ranges_sha256, read_ranges
 from cls_runtime.jobs.rows import OnError
 from cls_runtime.jobs.vector_types import FLOATS
 
-RAY = "ray"
 _EXAMPLES = [
     ("cls-embed models/my-model texts.txt -o vectors.npy", "a text a line"),
     ("cls-embed models/my-model a.csv b.csv -o all.npy --column body", "the column body of two files, one after the other"),
@@ -71,18 +71,7 @@ _REQUIREMENTS = (
         is_met=lambda arguments: not _wants_npy(arguments.out),
         instead=lambda arguments: f"-o {arguments.out}",
     ),
-    shell.Requirement(
-        options=("--ray-address", "--ray-workers", "--ray-gpus"),
-        need="--engine ray",
-        is_met=lambda arguments: arguments.engine == RAY,
-        instead=lambda arguments: f"--engine {arguments.engine}",
-    ),
-    shell.Requirement(
-        options=("--device",),
-        need="GPUs of this machine, on Ray --ray-gpus gives each worker its own",
-        is_met=lambda arguments: arguments.engine != RAY,
-        instead=lambda arguments: f"--engine {arguments.engine}",
-    ),
+    *RAY_REQUIREMENTS,
     DEVICE_NEEDS_GPU_ENGINE,
 )
 
@@ -147,12 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     shards.add_argument("--id-column", metavar="NAME", help="the column that becomes id (default: the row's number in the input)")
     shards.add_argument("--keep", metavar="COLUMN", action="append", help="pass this column on; may be given again")
     shards.add_argument("--shard-rows", metavar="N", type=int, help=f"rows of a shard (default: {JobOptions.shard_rows})")
-    ray = parser.add_argument_group("--engine ray")
-    ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
-    ray.add_argument("--ray-workers", metavar="N", type=int, help="Encoders at once (default: as many as the CPUs carry)")
-    ray.add_argument(
-        "--ray-gpus", metavar="SHARE", type=float, help="the share of a GPU for each worker, which then computes on it (default: 0)"
-    )
+    add_ray_options(parser)
     return parser
 
 
@@ -185,7 +169,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if _wants_npy(out):
         report: NpyReport | JobReport = embed_to_npy(bundle, inputs, Path(out), options=options, progress_bar=bar)
     else:
-        report = run_job(bundle, inputs, out, options=options, ray=_ray(arguments), progress_bar=bar)
+        report = run_job(bundle, inputs, out, options=options, ray=ray_options(arguments), progress_bar=bar)
     _tell(arguments, report)
     return shell.EXIT_DONE
 
@@ -207,29 +191,16 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
         shard_rows=JobOptions.shard_rows if arguments.shard_rows is None else arguments.shard_rows,
         on_overflow=arguments.on_overflow,
         variant=arguments.variant,
-        engine=_engine(arguments),
+        engine=engine_of(arguments),
         device=arguments.device,
         threads=arguments.threads,
         follow_links=arguments.follow_links,
     )
 
 
-def _engine(arguments: argparse.Namespace) -> str:
-    """On Ray, what a worker computes with: on the share of a GPU that it has, where it has one."""
-    if arguments.engine != RAY:
-        return str(arguments.engine)
-    return "cuda" if arguments.ray_gpus else "auto"
-
-
 def _delimiter(typed: str) -> str:
     """A tab is hard to type."""
     return "\t" if typed in ("\\t", "tab") else typed
-
-
-def _ray(arguments: argparse.Namespace) -> RayOptions | None:
-    if arguments.engine != RAY:
-        return None
-    return RayOptions(address=arguments.ray_address, workers=arguments.ray_workers, gpus=arguments.ray_gpus or RayOptions.gpus)
 
 
 def _wants_npy(out: str) -> bool:
