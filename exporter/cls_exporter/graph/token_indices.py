@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from cls_exporter.graph.evaluating import evaluator_of
+from cls_exporter.graph.evaluating import content_inputs, evaluator_of
 from cls_exporter.graph.passes.rewriting import constant_ints
 
 Ints = NDArray[np.integer]
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PROBE_SHAPES = ((3, 7), (2, 4))  # B, S
 
 
@@ -43,6 +44,8 @@ Index = Same | Positions | Counted
 
 def index_of(graph: ir.Graph, value: ir.Value) -> Index | None:
     """What `value`, integers that broadcast to [B, S], means; None where it is nothing of these."""
+    if not content_inputs(value) <= set(_INPUTS):
+        return None
     pads = sorted(_constants_before(value))
     evaluator = evaluator_of(graph, value)
     seen: list[tuple[Ints, Ints]] = []  # ids, and what `value` is for them, [B, S] both
@@ -99,5 +102,5 @@ def _probes(names: list[str], pads: list[int]) -> Iterator[Mapping[str, Ints]]:
                 ids[:, 1::3] = pad_id
                 ids[-1, [0, -1]] = pad_id
             mask = (np.arange(length) < generator.integers(1, length + 1, (batch, 1))).astype(np.int64)
-            given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": generator.integers(0, 2, (batch, length))}
+            given = dict(zip(_INPUTS, (ids, mask, generator.integers(0, 2, (batch, length))), strict=True))
             yield {"input_ids": ids, **{name: given[name] for name in names if name in given}}

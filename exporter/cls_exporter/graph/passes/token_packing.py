@@ -73,6 +73,9 @@ class _Plan:
 
 
 def _plan(graph: ir.Graph) -> _Plan | None:
+    attentions = [node for node in graph if node.op_type in {"MultiHeadAttention", "Softmax"}]
+    if not attentions:
+        return None
     plan = _Plan()
     for node in graph:
         if _is_row_wise(node, plan) or _looks_up(graph, node, plan):
@@ -82,8 +85,7 @@ def _plan(graph: ir.Graph) -> _Plan | None:
         elif _is_plain_attention(node, plan):
             plan.rows.add(node.outputs[0])
             plan.attentions.append(node)
-    attentions = [node for node in graph if node.op_type in {"MultiHeadAttention", "Softmax"}]
-    return plan if attentions and attentions == plan.attentions and _needs_no_padding_of_ids(graph, plan) else None
+    return plan if attentions == plan.attentions and _needs_no_padding_of_ids(graph, plan) else None
 
 
 def _is_row_wise(node: ir.Node, plan: _Plan) -> bool:
