@@ -9,6 +9,7 @@ from bundle_builder import MAX_LENGTH, build_bundle, describe, word_piece, write
 from each_text import each_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from cls_runtime import Bundle
 from cls_runtime.bundle.manifest import read_manifest
@@ -163,6 +164,23 @@ def test_the_tokenizers_own_truncation_and_padding_do_not_count(tiny):
 def test_no_type_ids_where_the_model_takes_none(make_bundle):
     tokenizer = TextTokenizer.from_bundle(Bundle.open(make_bundle(type_ids=False)))
     assert tokenizer.tokenize([("a", "b")]).type_ids is None
+
+
+@pytest.mark.parametrize("kinds", [(0, 0, 0), (0, 1, 0), (2, 1, 1)])
+def test_type_ids_of_texts_are_those_that_the_tokenizer_gives(kinds):
+    """Which are constants of it, and need not be 0 for a text that is no pair."""
+    tokenizer = word_piece()
+    first, inner, last = kinds
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"[CLS]:{first} $A:{inner} [SEP]:{last}",
+        pair=f"[CLS]:{first} $A:{inner} [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))],
+    )
+    ours = TextTokenizer(tokenizer, max_length=8, pad_id=0, truncate_left=False, with_type_ids=True)
+    for items in (["the cat", "a", "the cat " * 9], ["the cat"], ["the cat", ("a", "cat")]):
+        encoded = [tokenizer.encode(item) if isinstance(item, str) else tokenizer.encode(*item) for item in items]
+        expected = [kinds_of if len(kinds_of) <= 8 else [*kinds_of[:7], kinds_of[-1]] for kinds_of in (one.type_ids for one in encoded)]
+        assert [text.type_ids for text in each_text(ours.tokenize(items))] == expected
 
 
 def test_a_pad_token_may_be_written_as_an_object(make_bundle):
