@@ -13,18 +13,18 @@ from cls_exporter.variants.cuda_kernels import nodes_without_cuda_kernel, withou
 
 
 def half_graph(fused: ir.Model, *, tables: Collection[str]) -> tuple[ir.Model, list[str]]:
-    """`fused` in float16, and the operators that stay in float32 because CUDA has no kernel for them in float16; `fused` is left as it was.
+    """`fused` in float16, and the operators that stay in float32 because CUDA has no kernel for them in float16; `fused` is used up.
 
     Raises:
         GraphError: a weight is beyond float16's range.
     """
-    built = fused.clone()
-    _halve(built, tables=tables)
-    kept = sorted({node.op_type for node in nodes_without_cuda_kernel(built) if _computes_halves(node)})
-    if kept:
-        built = fused.clone()
-        _halve(built, tables=tables, float32=kept)
-    return built, kept
+    again = fused.clone()
+    _halve(fused, tables=tables)
+    kept = sorted({node.op_type for node in nodes_without_cuda_kernel(fused) if _computes_halves(node)})
+    if not kept:
+        return fused, []
+    _halve(again, tables=tables, float32=kept)
+    return again, kept
 
 
 def check_kernels(model: ir.Model, form: Form) -> tuple[str, ...]:

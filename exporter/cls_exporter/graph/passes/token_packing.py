@@ -182,7 +182,7 @@ class _Packing:
         self._restored: dict[ir.Value, ir.Value] = {}
 
     def apply(self) -> None:
-        for value in self._plan.rows:
+        for value in [output for node in self._graph for output in node.outputs if output in self._plan.rows]:
             self._restore_where_it_is_not_rows(value)
         for node in list(self._graph):
             if node.outputs[0] in self._plan.rows:
