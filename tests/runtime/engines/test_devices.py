@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 from fake_driver import H100, T4, FakeDriver, pretend_driver
 
@@ -25,17 +26,25 @@ from cls_runtime.engines.choice import CPU_ENGINES, ENGINES
         ("cuda:0,cuda:2", (0, 2)),
         ((0, 1), (0, 1)),
         ([3], (3,)),
+        (range(2), (0, 1)),
+        (np.int64(1), (1,)),
+        ((np.int32(0), 1), (0, 1)),
         ("all", "all"),
     ],
 )
 def test_what_a_device_may_be(device, numbers):
-    assert devices.parsed(device) == numbers
+    found = devices.parsed(device)
+    assert found == numbers
+    assert not isinstance(found, tuple) or set(map(type, found)) == {int}
 
 
 NO_DEVICES = [-1, 1024, True, 1.0, "", ",", "0,", "-1", "1.0", "one", "cpu", "cuda", "cuda:", "cuda:-1", "٣", "99999999999999999999", b"1"]
 
 
-@pytest.mark.parametrize("device", [*NO_DEVICES, (), [], (True,), ("0",), (-1,), (1.0,), {0}, {"cuda": 1}, object()], ids=repr)
+NOR_THESE = [(), [], (True,), ("0",), (-1,), (1.0,), {0}, {"cuda": 1}, object(), np.arange(2), np.eye(2)]
+
+
+@pytest.mark.parametrize("device", [*NO_DEVICES, *NOR_THESE], ids=repr)
 def test_what_it_may_not_be(device):
     with pytest.raises(UsageError, match=r"device is .*, expected a GPU's number such as 1 or 'cuda:1', several such as") as caught:
         devices.parsed(device)
