@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal, TypeGuard
 
+from cls_runtime.engines.choice import check_engine
 from cls_runtime.errors import UsageError
 
 Device = int | str | Sequence[int]
@@ -49,9 +50,10 @@ def check_device(device: Device | None, *, engine: str) -> None:
     """Checks what `device` says, and that `engine` has devices to choose from.
 
     Raises:
-        UsageError: it is not understood, or `engine` computes on no GPU.
+        UsageError: it is not understood, or `engine` computes on no GPU, or there is none of that name.
     """
     if parsed(device) is not None and engine not in GPU_ENGINES:
+        check_engine(engine)
         raise UsageError(
             f"device is {_on_one_line(device)} and engine is {engine!r}, expected engine 'cuda', the one that computes on a GPU; "
             "name it with the device, or leave the device out"

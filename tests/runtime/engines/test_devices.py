@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_driver import H100, T4, FakeDriver, pretend_driver
 
-from cls_runtime import Encoder, EngineError, UsageError
+from cls_runtime import Encoder, EngineError, UsageError, verify
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.engines import devices
 from cls_runtime.engines.choice import CPU_ENGINES, ENGINES
@@ -62,6 +62,20 @@ def test_a_gpu_is_named_once(device):
 def test_it_is_for_an_engine_that_computes_on_gpus(bundle, engine, device):
     with pytest.raises(UsageError, match=f"device is .* and engine is '{engine}', expected engine 'cuda'"):
         Encoder.load(bundle, engine=engine, device=device)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"), [("tensorrt", "engine tensorrt was taken out, since"), ("cudo", "engine is 'cudo', expected one of auto, ")]
+)
+def test_a_wrong_engine_is_the_greater_mistake(bundle, engine, message):
+    for use in (lambda: Encoder.load(bundle, engine=engine, device=0), lambda: verify(bundle, engines=[engine], device=0)):
+        with pytest.raises(UsageError, match=message):
+            use()
+
+
+def test_a_check_of_a_cpu_engine_takes_none(bundle):
+    with pytest.raises(UsageError, match="device is 0 and engine is 'onnxruntime', expected engine 'cuda'"):
+        verify(bundle, engines=["onnxruntime"], device=0)
 
 
 def test_options_refuse_it_when_they_are_made():
