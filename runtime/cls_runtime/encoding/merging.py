@@ -64,13 +64,14 @@ class RequestMerger:
     def state(self) -> QueueState:
         """What waits. It takes no lock: a figure may be that of a moment later than the one before it."""
         queue = self._queue
-        running, tokens_per_second = queue.running_tokens, self._pace.tokens_per_second * self._workers
+        waiting, turn = queue.tokens, queue.turn_tokens
+        running, tokens_per_second = queue.running_tokens, self._pace.tokens_per_second * self._workers  # read behind what waits
         stalled_s = time.monotonic() - max(self._busy_since, self._runner.last_ended) if queue.held_texts else 0.0
         return QueueState(
             texts=queue.texts,
             characters=queue.characters,
-            seconds=(queue.tokens + running) / tokens_per_second,
-            turn_seconds=(queue.turn_tokens + running) / tokens_per_second,
+            seconds=(waiting + running) / tokens_per_second,
+            turn_seconds=(turn + running) / tokens_per_second,
             stalled_s=max(0.0, stalled_s),
         )
 

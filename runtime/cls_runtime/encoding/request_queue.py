@@ -142,7 +142,6 @@ class RequestQueue:
             if shares:
                 self._last_was_long = long
                 self._running_long += long
-                self.running_tokens += taken
                 batch_tokens = max(self._full_tokens, self._pace.round_tokens) if alone else None
                 return Round(shares, taken, long, alone, batch_tokens, self.came), expired
         return None, expired
@@ -183,7 +182,6 @@ class RequestQueue:
 
     def _share(self, request: Request, most: int) -> Share:
         """Takes the next texts of a request, of at most so many guessed tokens, but one at least."""
-        self._displace(request)
         start = stop = request.taken
         tokens = 0
         while stop < request.count:
@@ -192,6 +190,8 @@ class RequestQueue:
                 break
             tokens += cost
             stop += 1
+        self.running_tokens += tokens  # first: who reads the counts without the lock finds the texts here or there
+        self._displace(request)
         places: Sequence[int] | None = None
         if stop - start < request.count:
             places = sorted(request.order[start:stop]) if request.order is not None else range(start, stop)

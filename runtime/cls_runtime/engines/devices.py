@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from numbers import Integral
+from typing import Literal, TypeGuard
 
+from cls_runtime.engines.choice import check_engine
 from cls_runtime.errors import UsageError
 
 Device = int | str | Sequence[int]
@@ -33,13 +35,14 @@ def parsed(device: Device | None) -> Numbers | Literal["all"] | None:
     """
     if device is None:
         return None
-    if device == ALL:
+    if isinstance(device, str) and device == ALL:
         return ALL
-    numbers = _numbers(device)
-    if not numbers or not all(_is_number(number) for number in numbers):
-        raise UsageError(f"device is {device!r}, expected {_EXPECTED}")
+    given = _numbers(device)
+    numbers = tuple(int(number) for number in given if _is_number(number))
+    if not given or len(numbers) < len(given):
+        raise UsageError(f"device is {_on_one_line(device)}, expected {_EXPECTED}")
     if len(set(numbers)) != len(numbers):
-        raise UsageError(f"device is {device!r}, which names a GPU twice; name each once")
+        raise UsageError(f"device is {_on_one_line(device)}, which names a GPU twice; name each once")
     return numbers
 
 
@@ -47,11 +50,12 @@ def check_device(device: Device | None, *, engine: str) -> None:
     """Checks what `device` says, and that `engine` has devices to choose from.
 
     Raises:
-        UsageError: it is not understood, or `engine` computes on no GPU.
+        UsageError: it is not understood, or `engine` computes on no GPU, or there is none of that name.
     """
     if parsed(device) is not None and engine not in GPU_ENGINES:
+        check_engine(engine)
         raise UsageError(
-            f"device is {device!r} and engine is {engine!r}, expected engine 'cuda', the one that computes on a GPU; "
+            f"device is {_on_one_line(device)} and engine is {engine!r}, expected engine 'cuda', the one that computes on a GPU; "
             "name it with the device, or leave the device out"
         )
 
@@ -77,15 +81,20 @@ def computing(devices: Numbers, *, engine: str) -> Numbers:
     return devices or ((0,) if engine in GPU_ENGINES else ())
 
 
-def _numbers(device: Device) -> Numbers:
+def _numbers(device: Device) -> tuple[object, ...]:
     """What may be numbers; none for what cannot."""
     if isinstance(device, str):
         found = [_NUMBER.fullmatch(part.strip()) for part in device.split(",")]
         return () if None in found else tuple(int(match[1]) for match in found if match is not None)
-    if isinstance(device, int):
+    if isinstance(device, Integral):
         return (device,)
-    return tuple(device) if isinstance(device, (tuple, list)) else ()
+    return tuple(device) if isinstance(device, (tuple, list, range)) else ()
 
 
-def _is_number(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < MOST_DEVICES
+def _is_number(number: object) -> TypeGuard[Integral]:
+    """Whether it is one, Python's or numpy's."""
+    return isinstance(number, Integral) and not isinstance(number, bool) and 0 <= int(number) < MOST_DEVICES
+
+
+def _on_one_line(device: object) -> str:
+    return " ".join(repr(device).split())

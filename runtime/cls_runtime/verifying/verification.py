@@ -84,7 +84,7 @@ class Verification:
     ) -> None:
         if texts is not None and not texts:
             raise UsageError("the list of texts is empty, expected at least one")
-        check_device(device, engine=next((name for name in engines or () if name in GPU_ENGINES), "auto"))
+        check_device(device, engine=next((name for name in engines or () if name in GPU_ENGINES), next(iter(engines or ()), "auto")))
         place = find_bundle(path)
         self.folder = place.folder
         self.bundle: Bundle | None = None

@@ -74,6 +74,28 @@ def test_a_round_is_what_a_worker_does_in_its_time():
     assert queue
 
 
+class Watched(RequestQueue):
+    """Keeps what whoever reads the counts meanwhile finds, what waits first."""
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        for waiting in ("tokens", "turn_tokens"):
+            self.seen.append(getattr(self, waiting, 0) + getattr(self, "running_tokens", 0))
+
+
+@pytest.mark.parametrize("texts", [[[16]], [[16], [3], [60]], [[20] * 200], [[20] * 200, [5]]])
+def test_at_no_moment_of_taking_nothing_seems_to_be_left(texts, monkeypatch):
+    monkeypatch.setattr(Watched, "seen", [], raising=False)
+    queue = Watched(Pace(), workers=1, full_tokens=FULL_TOKENS)
+    for lengths in texts:
+        queue.add(request(lengths))
+    queue.seen.clear()
+    while queue:
+        take(queue)
+    assert queue.seen
+    assert min(queue.seen) > 0
+
+
 def test_a_slow_engine_takes_one_text_at_least():
     queue = queue_of(request([60]), tokens_per_second=1.0)
     assert [share.count for share in take(queue).shares] == [1]

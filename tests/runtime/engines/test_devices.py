@@ -2,10 +2,11 @@
 
 import pickle
 
+import numpy as np
 import pytest
 from fake_driver import H100, T4, FakeDriver, pretend_driver
 
-from cls_runtime import Encoder, EngineError, UsageError
+from cls_runtime import Encoder, EngineError, UsageError, verify
 from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.engines import devices
 from cls_runtime.engines.choice import CPU_ENGINES, ENGINES
@@ -25,17 +26,25 @@ from cls_runtime.engines.choice import CPU_ENGINES, ENGINES
         ("cuda:0,cuda:2", (0, 2)),
         ((0, 1), (0, 1)),
         ([3], (3,)),
+        (range(2), (0, 1)),
+        (np.int64(1), (1,)),
+        ((np.int32(0), 1), (0, 1)),
         ("all", "all"),
     ],
 )
 def test_what_a_device_may_be(device, numbers):
-    assert devices.parsed(device) == numbers
+    found = devices.parsed(device)
+    assert found == numbers
+    assert not isinstance(found, tuple) or set(map(type, found)) == {int}
 
 
 NO_DEVICES = [-1, 1024, True, 1.0, "", ",", "0,", "-1", "1.0", "one", "cpu", "cuda", "cuda:", "cuda:-1", "٣", "99999999999999999999", b"1"]
 
 
-@pytest.mark.parametrize("device", [*NO_DEVICES, (), [], (True,), ("0",), (-1,), (1.0,), {0}, {"cuda": 1}, object()], ids=repr)
+NOR_THESE = [(), [], (True,), ("0",), (-1,), (1.0,), {0}, {"cuda": 1}, object(), np.arange(2), np.eye(2)]
+
+
+@pytest.mark.parametrize("device", [*NO_DEVICES, *NOR_THESE], ids=repr)
 def test_what_it_may_not_be(device):
     with pytest.raises(UsageError, match=r"device is .*, expected a GPU's number such as 1 or 'cuda:1', several such as") as caught:
         devices.parsed(device)
@@ -53,6 +62,20 @@ def test_a_gpu_is_named_once(device):
 def test_it_is_for_an_engine_that_computes_on_gpus(bundle, engine, device):
     with pytest.raises(UsageError, match=f"device is .* and engine is '{engine}', expected engine 'cuda'"):
         Encoder.load(bundle, engine=engine, device=device)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"), [("tensorrt", "engine tensorrt was taken out, since"), ("cudo", "engine is 'cudo', expected one of auto, ")]
+)
+def test_a_wrong_engine_is_the_greater_mistake(bundle, engine, message):
+    for use in (lambda: Encoder.load(bundle, engine=engine, device=0), lambda: verify(bundle, engines=[engine], device=0)):
+        with pytest.raises(UsageError, match=message):
+            use()
+
+
+def test_a_check_of_a_cpu_engine_takes_none(bundle):
+    with pytest.raises(UsageError, match="device is 0 and engine is 'onnxruntime', expected engine 'cuda'"):
+        verify(bundle, engines=["onnxruntime"], device=0)
 
 
 def test_options_refuse_it_when_they_are_made():

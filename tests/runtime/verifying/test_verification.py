@@ -528,7 +528,7 @@ def test_tf32s_vectors_are_held_to_its_own_thresholds(intact, monkeypatch, off, 
 
 @pytest.mark.parametrize("engines", [None, ["auto"], ["onnxruntime"]])
 def test_a_device_without_an_engine_that_has_devices_is_refused(intact, engines):
-    with pytest.raises(UsageError, match="device is 1 and engine is 'auto', expected engine 'cuda'"):
+    with pytest.raises(UsageError, match="device is 1 and engine is 'onnxruntime', expected engine 'cuda'"):
         verify(intact, engines=engines, device=1)
 
 
@@ -565,7 +565,7 @@ def test_a_form_for_a_gpu_is_told_and_not_run_on_a_cpu(with_packed):
     ]
     (skipped,) = report.skipped
     assert (skipped.name, skipped.variant, skipped.engine) == ("load", "fp16", "cuda")
-    assert skipped.message == f"{PACKED} is fp16 for a GPU and was held to PyTorch at the export; --engine cuda does it here"
+    assert skipped.message == f"{PACKED} is fp16 for a GPU, held to PyTorch at the export; name --engine cuda to run it here"
 
 
 @pytest.mark.parametrize(
