@@ -118,7 +118,7 @@ def export(
             copies += written.copies
             notes += built.notes
             steps.start("parity", f"Holding {name} to PyTorch on {len(golden.texts)} texts")
-            variants[name] = _held(name, written, bundle, golden, prompted)
+            variants[name] = _held(name, written, bundle, golden, prompted, pad_id=checkpoint.tokenizer.pad_token_id)
         # Without the fingerprint of the manifest that had no variants: it is computed again.
         manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies), fingerprint="")
         _write_manifest(folder, manifest)
@@ -211,11 +211,20 @@ def _manifest(checkpoint: Checkpoint, compiled: Compiled, folder: Path, *, layou
     )
 
 
-def _held(name: str, written: Written, bundle: Bundle, golden: Golden, prompted: PromptedBatch | None) -> Variant:
+def _held(name: str, written: Written, bundle: Bundle, golden: Golden, prompted: PromptedBatch | None, *, pad_id: int) -> Variant:
     """Holds every form of a variant to PyTorch, and gives its entry in the manifest: the figures are those of its own form."""
     built = written.built
     measured, *_ = [
-        gate.hold(bundle.folder / graph, bundle, golden, variant=name, packed=engine == PACKED_ENGINE, prompted=prompted, tried=built.tried)
+        gate.hold(
+            bundle.folder / graph,
+            bundle,
+            golden,
+            variant=name,
+            packed=engine == PACKED_ENGINE,
+            pad_id=pad_id,
+            prompted=prompted,
+            tried=built.tried,
+        )
         for engine, graph in written.graphs.items()
     ]
     return Variant(

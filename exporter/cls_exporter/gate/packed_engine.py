@@ -14,6 +14,7 @@ from cls_exporter.graph.passes.packed_expansion import PackedExpansion
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest
 from cls_runtime.engines.base import Batching, Float32, TokenBatch
 from cls_runtime.engines.cpu import available_cpus
+from cls_runtime.engines.cuda.shapes import filled, shape_for
 from cls_runtime.engines.graph_runner import GraphRunner
 from cls_runtime.engines.onnxruntime import PROVIDER
 from cls_runtime.engines.packing import INPUTS, packed
@@ -42,10 +43,20 @@ class PackedEngine:
             EngineError: ONNX Runtime failed.
             ClosedError: `close` was called.
         """
-        graph = self._graph
-        if graph is None:
-            raise ClosedError("the engine is closed; load the graph again")
+        graph = self._open()
         return graph.run(packed(batch, graph.inputs), outputs)
+
+    def run_filled_up(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
+        """What `run` gives, computed with further texts of padding behind the batch's, as the engine of GPUs fills batches up."""
+        graph = self._open()
+        made = graph.run(filled(batch, shape_for(batch), graph.inputs), outputs)
+        counts = [batch.tokens if name == GRAPH_OUTPUTS["tokens"] else batch.texts for name in outputs]
+        return [rows[:count] for rows, count in zip(made, counts, strict=True)]
+
+    def _open(self) -> GraphRunner:
+        if self._graph is None:
+            raise ClosedError("the engine is closed; load the graph again")
+        return self._graph
 
     def close(self) -> None:
         """Frees the graph."""

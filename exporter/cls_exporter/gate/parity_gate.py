@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cls_exporter.errors import ParityError
-from cls_exporter.gate.packed_engine import load_packed
+from cls_exporter.gate.packed_engine import PackedEngine, load_packed
 from cls_exporter.gate.prompted_batch import PromptedBatch, token_batch
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
@@ -22,6 +22,9 @@ from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.onnxruntime import load_graph
 from cls_runtime.errors import EngineError
 from cls_runtime.verifying import vector_checks
+
+
+_FILLED_UP_TEXTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ def hold(
     *,
     variant: str,
     packed: bool = False,
+    pad_id: int = 0,
     prompted: PromptedBatch | None = None,
     tried: str = "",
 ) -> Measured:
@@ -54,6 +58,7 @@ def hold(
         golden: texts and PyTorch's vectors of them.
         variant: whose thresholds hold.
         packed: the graph is for a GPU, its tokens without padding; the operators that a CPU lacks are spelled out for it.
+        pad_id: what a packed batch is filled up with.
         prompted: a batch with marked prompts, where the graph leaves them out of its pooling.
         tried: what was done for accuracy, for the message where a figure misses.
 
@@ -75,6 +80,8 @@ def hold(
             }
             batch_invariance = _batch_invariance(encoder, golden, variant=variant)
             _check_odd_batches(engine, golden, outputs, packed=packed)
+            if isinstance(engine, PackedEngine):
+                _check_filled_up(engine, golden, outputs, variant=variant, pad_id=pad_id)
             if prompted is not None:
                 _check_prompted(engine, prompted, outputs, variant=variant)
         except (_MissError, EngineError) as miss:
@@ -127,6 +134,18 @@ def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]
         for output, numbers in zip(outputs, vectors, strict=True):
             if not np.isfinite(numbers).all():
                 raise _MissError(f"{output} is not finite for a batch of {name}")
+
+
+def _check_filled_up(engine: PackedEngine, golden: Golden, outputs: Sequence[Output], *, variant: str, pad_id: int) -> None:
+    """The texts that a GPU's engine fills batches up with change the vectors beside them no more than other texts may."""
+    assert golden.token_ids is not None
+    several = golden.token_ids[:: -(-len(golden.token_ids) // _FILLED_UP_TEXTS)]
+    for rows in (several, several[:1]):
+        batch = replace(token_batch(rows), pad_id=pad_id)
+        names = [GRAPH_OUTPUTS[output] for output in outputs]
+        for output, expected, numbers in zip(outputs, engine.run(batch, names), engine.run_filled_up(batch, names), strict=True):
+            if missed := batch_shortfalls(parity_figures(expected, numbers), thresholds_for(variant, output)):
+                raise _MissError(f"{output} of a batch of {batch.texts} texts that is filled up with padding: {'; '.join(missed)}")
 
 
 def _check_prompted(engine: Engine, prompted: PromptedBatch, outputs: Sequence[Output], *, variant: str) -> None:

@@ -47,7 +47,7 @@ def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str],
     notes += check_kernels(built, form)
     engine_models: dict[str, ir.Model] = {}
     if whole is not None:
-        packed = packed_fp16(whole, checkpoint=checkpoint, form=form, tables=tables, texts=texts)
+        packed = packed_fp16(whole, checkpoint=checkpoint, form=form, tables=tables, texts=texts, largest=largest)
         notes += packed.notes
         engine_models |= {} if packed.model is None else {"cuda": packed.model}
     recipe = {

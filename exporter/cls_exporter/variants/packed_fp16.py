@@ -21,8 +21,9 @@ from cls_exporter.graph.passes.row_selection import RowSelection
 from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
 from cls_exporter.graph.passes.token_packing import TokenPacking
 from cls_exporter.graph.pipeline import apply_pass
+from cls_exporter.variants.folded_range import bound_when_folded
 from cls_exporter.variants.half_graph import check_kernels, half_graph
-from cls_exporter.variants.half_range import check_range
+from cls_exporter.variants.half_range import LIMIT, check_range
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,22 @@ class Packed:
     notes: tuple[str, ...] = ()
 
 
-def packed_fp16(whole: ir.Model, *, checkpoint: Checkpoint, form: Form, tables: Collection[str], texts: Sequence[str]) -> Packed:
+def packed_fp16(
+    whole: ir.Model, *, checkpoint: Checkpoint, form: Form, tables: Collection[str], texts: Sequence[str], largest: float
+) -> Packed:
     """Makes the packed form of `whole`, a compiled fp32 graph that computes every row of every layer; `whole` is left as it was.
 
-    What its products give without the biases that are folded is tried on `texts` like the padded form. A graph that goes beyond float16's
-    range only there has no packed form, and a note says so.
+    Without the biases that are folded other numbers arise than in the padded form. Where `largest` bounds them within float16's range,
+    that is all; otherwise they are tried on `texts` like the padded form's. A graph that goes beyond the range only there has no packed
+    form, and a note says so.
+
+    Args:
+        whole: the graph.
+        checkpoint: what it was traced from.
+        form: what its graph must show.
+        tables: as `HalfPrecision` has them.
+        texts: at least one.
+        largest: what `check_range` found in the padded form on `texts`.
 
     Raises:
         GraphError: a weight is beyond float16's range; or the tokens could not be packed, or an operator has no CUDA kernel, and no
@@ -48,10 +60,12 @@ def packed_fp16(whole: ir.Model, *, checkpoint: Checkpoint, form: Form, tables: 
     built = whole.clone()
     apply_pass(MishExpansion(), built)
     apply_pass(AttentionScale(), built)
+    bound = bound_when_folded(built, largest=largest, tables=tables)
     folded = apply_pass(AttentionBiasFolding(), built)
     notes = _check(form, "biases of keys and values were folded", folded, 2 * form.layers)
     try:
-        _check_range(built, checkpoint=checkpoint, tables=tables, texts=texts)
+        if bound > LIMIT:
+            _check_range(built, checkpoint=checkpoint, tables=tables, texts=texts)
     except ParityError as error:
         return Packed(None, (f"fp16 has no packed form, GPUs take the padded one: {error}",))
     apply_pass(AttentionFusion(), built)

@@ -17,7 +17,7 @@ from exports import ExportStore
 from cls_exporter import ExportConfig, export, exporting
 from cls_exporter.config import PoolingChoice
 from cls_exporter.errors import ParityError
-from cls_exporter.gate import parity_gate
+from cls_exporter.gate import packed_engine, parity_gate
 from cls_exporter.graph.families import FAMILIES
 from cls_exporter.graph.passes.rewriting import Builder, constant, known_dims
 from cls_exporter.variants import Built
@@ -25,6 +25,8 @@ from cls_runtime import Encoder
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.parity import shortfalls, thresholds_for
+from cls_runtime.engines.base import Int32, TokenBatch
+from cls_runtime.engines.cuda.shapes import Shape
 
 PACKED = "onnx/model_fp16_packed.onnx"
 Damage = Callable[[ir.Graph], None]
@@ -239,6 +241,26 @@ def pools_prompts(graph: ir.Graph) -> None:
         return build.node("Min", [mask, build.initializer(np.array(1, dtype=np.int32), "damage")], known_dims(mask))
 
     changed(graph, "attention_mask", make)
+
+
+def test_a_batch_that_is_filled_up_is_held_to_the_same_batch(
+    sharp: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged is what fills up: the first text has all tokens."""
+    fill_up = packed_engine.filled
+    fillers: list[set[int]] = []
+
+    def with_one_text(batch: TokenBatch, shape: Shape, names: tuple[str, ...]) -> dict[str, Int32]:
+        feeds = fill_up(batch, shape, names)
+        fillers.append(set(feeds["input_ids"][batch.tokens :].tolist()))
+        return {**feeds, "cu_seqlens": np.where(feeds["cu_seqlens"] > 0, shape.tokens, 0).astype(np.int32)}
+
+    monkeypatch.setattr(packed_engine, "filled", with_one_text)
+    with pytest.raises(
+        ParityError, match=r"packed form model_fp16_packed\.onnx: cls of a batch of 8 texts that is filled up with padding: "
+    ):
+        export(sharp, tmp_path / "bundle", config=fp16())
+    assert fillers == [{checkpoints.special_ids("bert")["pad"]}]
 
 
 DAMAGES: Mapping[str, tuple[PoolingChoice, Damage]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -112,11 +113,9 @@ def test_tokens_that_could_not_be_packed_are_an_error(store: ExportStore, monkey
         built(checkpoint, compiled)
 
 
-def test_what_only_the_folded_products_overflow_is_noted_and_the_padded_form_stays(
-    store: ExportStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first check is of the padded form, the second of the packed one."""
-    checkpoint, compiled = compiled_of(store, "bert")
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The limits of the range checks that ran: the first is of the padded form, the second of the packed one."""
     limits: list[float] = []
     check = half_range.check_range
 
@@ -128,7 +127,22 @@ def test_what_only_the_folded_products_overflow_is_noted_and_the_padded_form_sta
 
     monkeypatch.setattr("cls_exporter.variants.fp16.check_range", lower_the_second_time)
     monkeypatch.setattr("cls_exporter.variants.packed_fp16.check_range", lower_the_second_time)
+    return limits
+
+
+def test_what_only_the_folded_products_overflow_is_noted_and_the_padded_form_stays(
+    store: ExportStore, monkeypatch: pytest.MonkeyPatch, checked: list[float]
+) -> None:
+    checkpoint, compiled = compiled_of(store, "bert")
+    monkeypatch.setattr("cls_exporter.variants.packed_fp16.bound_when_folded", lambda *_, **__: math.inf)
     result = built(checkpoint, compiled)
+    assert len(checked) == 2
     assert result.engine_models == {}
     assert len(result.notes) == 1
     assert result.notes[0].startswith("fp16 has no packed form, GPUs take the padded one: fp16 is not exported: ")
+
+
+def test_what_arithmetic_bounds_is_not_tried_again(store: ExportStore, checked: list[float]) -> None:
+    checkpoint, compiled = compiled_of(store, "bert")
+    assert set(built(checkpoint, compiled).engine_models) == {"cuda"}
+    assert len(checked) == 1

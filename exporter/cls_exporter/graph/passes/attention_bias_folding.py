@@ -35,24 +35,24 @@ def _rewrite(softmax: ir.Node) -> int:
 
 def _drop_key_bias(keys: ir.Value) -> bool:
     """Rule 1."""
-    add = _projection(keys)
+    add = biased_projection(keys)
     if add is None:
         return False
-    Builder(add).replace(add, _parts(add)[0])
+    Builder(add).replace(add, product_and_bias(add)[0])
     return True
 
 
 def _move_value_bias(values: ir.Value, context: ir.Value) -> bool:
     """Rule 2."""
-    add = _projection(values)
+    add = biased_projection(values)
     product = single_consumer(context)
     if add is None or product is None or product.op_type != "MatMul" or product.domain or product.inputs[0] is not context:
         return False
     weight, output = constant(product.inputs[1]), single_consumer(product.outputs[0])
     if weight is None or weight.ndim != 2 or output is None or _biased(output) is None:
         return False
-    projected, bias = _parts(add)
-    _, output_bias = _parts(output)
+    projected, bias = product_and_bias(add)
+    _, output_bias = product_and_bias(output)
     folded = _array(bias).astype(np.float64) @ weight.astype(np.float64) + _array(output_bias).astype(np.float64)
     made = Builder(output).initializer(folded.astype(np.float32), f"{output_bias.name}.folded")
     output.replace_input_with(list(output.inputs).index(output_bias), made)
@@ -60,7 +60,7 @@ def _move_value_bias(values: ir.Value, context: ir.Value) -> bool:
     return True
 
 
-def _projection(value: ir.Value | None) -> ir.Node | None:
+def biased_projection(value: ir.Value | None) -> ir.Node | None:
     """The Add of a bias to a product, of which `value` is a view; None where it is something else, or is read elsewhere too."""
     while value is not None and single_consumer(value) is not None:
         node = value.producer()
@@ -85,7 +85,7 @@ def _biased(add: ir.Node) -> ir.Node | None:
     return None
 
 
-def _parts(add: ir.Node) -> tuple[ir.Value, ir.Value]:
+def product_and_bias(add: ir.Node) -> tuple[ir.Value, ir.Value]:
     """(x W, b) of `x W + b`."""
     first, second = add.inputs
     assert first is not None
