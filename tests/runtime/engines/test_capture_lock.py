@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from cls_runtime.engines.cuda.capture_lock import CaptureLock
 
 LONG = 60  # seconds
@@ -90,3 +92,71 @@ def test_a_run_or_capture_that_fails_lets_go():
         pass
     with lock.run():
         pass
+
+
+def test_runs_go_on_while_a_capture_waits_for_a_graph_that_is_loaded():
+    """Loading takes seconds, for which no other Encoder of the process may stand still."""
+    lock, order = CaptureLock(), []
+
+    def capture():
+        with lock.capture():
+            order.append("capture")
+
+    with lock.load():
+        thread = threading.Thread(target=capture)
+        thread.start()
+        time.sleep(0.05)
+        with lock.run():
+            order.append("run")
+    thread.join(LONG)
+    assert order == ["run", "capture"]
+
+
+def test_a_load_waits_for_a_capture():
+    lock, order = CaptureLock(), []
+
+    def load():
+        with lock.load():
+            order.append("load")
+
+    with lock.capture():
+        thread = threading.Thread(target=load)
+        thread.start()
+        time.sleep(0.05)
+        order.append("capture")
+    thread.join(LONG)
+    assert order == ["capture", "load"]
+
+
+def test_a_run_that_never_ends_does_not_hold_up_the_others():
+    lock = CaptureLock(patience_s=0.05)
+    endless = lock.run()
+    endless.__enter__()
+    with pytest.raises(TimeoutError, match="a run is under way"), lock.capture():
+        pass
+    with lock.run():
+        pass
+
+
+def test_many_of_all_kinds_end():
+    lock, beside = CaptureLock(), []
+
+    def work(seed):
+        for turn in range(100):
+            if (turn + seed) % 10 == 0:
+                with lock.capture():
+                    beside.extend([lock._runs, lock._loads])
+            elif (turn + seed) % 10 == 1:
+                with lock.load():
+                    time.sleep(0)
+            else:
+                with lock.run():
+                    time.sleep(0)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not any(beside)

@@ -31,9 +31,9 @@ class Sessions:
     def __init__(self):
         self.options, self.session_options, self.refused = [], [], ()
 
-    def make(self, path, options, *, providers):
+    def make(self, path, options, *, providers, enable_fallback):
         (name, given), last = providers
-        assert (name, last) == (cuda.PROVIDER, "CPUExecutionProvider")
+        assert (name, last, enable_fallback) == (cuda.PROVIDER, "CPUExecutionProvider", False)
         self.options.append({key: value for key, value in given.items() if key not in cuda.PROVIDER_OPTIONS})
         self.session_options.append(options)
         if given.get("device_id", "0") in self.refused:

@@ -78,7 +78,8 @@ class GpuEngine:
 
     def close(self) -> None:
         """Frees the sessions and their memory on the GPU, after the runs that are under way."""
-        self._session = None
+        with PROCESS.run():
+            self._session = None
         if self._graphs is not None:
             self._graphs.close()
 

@@ -187,6 +187,7 @@ class _Graph:
 def _work(desk: _Desk, open_session: Callable[[], onnxruntime.InferenceSession], device: Device) -> None:
     """The graphs' thread."""
     session: onnxruntime.InferenceSession | None = None
+    graph: _Graph | None = None
     graphs: dict[Key, _Graph] = {}
     while (task := desk.next()) is not None:
         try:
@@ -194,7 +195,7 @@ def _work(desk: _Desk, open_session: Callable[[], onnxruntime.InferenceSession],
                 task.rows = graphs[task.key].run(task.feeds)
                 continue
             if session is None:
-                with PROCESS.run():
+                with PROCESS.load():
                     session = open_session()
             with PROCESS.capture():
                 graph = _Graph(session, task, device=device, number=len(graphs) + 1)
@@ -210,6 +211,9 @@ def _work(desk: _Desk, open_session: Callable[[], onnxruntime.InferenceSession],
         finally:
             if isinstance(task, _Replay):
                 task.undone.release()
+    with PROCESS.run():
+        graph = session = None
+        graphs.clear()
 
 
 def _alike(rows: Float32, plain: Float32) -> bool:

@@ -108,7 +108,10 @@ def _load_on(number: int, bundle: Bundle, ort: ModuleType, *, variant: str, thre
 
     def open_session(path: Path, **more: str) -> onnxruntime.InferenceSession:
         providers = [(PROVIDER, {**options, **more}), "CPUExecutionProvider"]
-        session: onnxruntime.InferenceSession = ort.InferenceSession(str(path), _session_options(ort, threads), providers=providers)
+        # Its own fallback would print lines to standard output and load the graph a second time, on the CPU.
+        session: onnxruntime.InferenceSession = ort.InferenceSession(
+            str(path), _session_options(ort, threads), providers=providers, enable_fallback=False
+        )
         return session
 
     def open_capturing() -> onnxruntime.InferenceSession:
@@ -118,7 +121,7 @@ def _load_on(number: int, bundle: Bundle, ort: ModuleType, *, variant: str, thre
         return session
 
     try:
-        with PROCESS.run(), path_for_libraries(graph) as path:
+        with PROCESS.load(), path_for_libraries(graph) as path:
             session = open_session(path)
     except (ort.capi.onnxruntime_pybind11_state.EPFail, MemoryError) as error:
         raise EngineError(f"{device_name(device)} cannot load {graph}: {first_line(error)}") from error
@@ -158,7 +161,6 @@ def _check_provider(ort: ModuleType, session: onnxruntime.InferenceSession, comp
             f"engine {NAME}: {PROVIDER} did not come up ({why}); onnxruntime {ort.__version__} was built for CUDA {built_for}, "
             "run: pip install 'cls-export[gpu]' for its libraries"
         )
-    session.disable_fallback()
 
 
 def _check_packed_signature(session: onnxruntime.InferenceSession, manifest: Manifest, graph: Path) -> None:

@@ -30,9 +30,11 @@ _ALIGNMENT = 64  # int32 numbers, 256 bytes: what CUDA's own allocations have
 # 256 KiB, which the allocator of the host maps by itself: page-locked memory shares no page with anything else.
 _LEAST = 1 << 16
 _PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all GPUs
-# ONNX Runtime's arena, CUDA, cuBLAS, in this order.
+# ONNX Runtime's arena, the same where it has a limit, CUDA, cuBLAS, in this order.
 _OUT_OF_MEMORY = re.compile(
-    r"Failed to allocate memory for requested buffer|out of memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
+    r"Failed to allocate memory for requested buffer|Available memory of \d+ is smaller than requested"
+    r"|out of memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
 )
 
 
@@ -78,6 +80,7 @@ class CudaRuntime:
         One that cannot be locked stays as it is.
         """
         address = array.ctypes.data
+        self.select()  # or the call would set up the first GPU too, where this one is another
         if self._or_forget(self._register(ctypes.c_void_p(address), ctypes.c_size_t(array.nbytes), ctypes.c_uint(_PORTABLE))):
             weakref.finalize(array, self._unlock, address).atexit = False
 
