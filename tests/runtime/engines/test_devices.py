@@ -73,11 +73,6 @@ def test_a_wrong_engine_is_the_greater_mistake(bundle, engine, message):
             use()
 
 
-def test_a_check_of_a_cpu_engine_takes_none(bundle):
-    with pytest.raises(UsageError, match="device is 0 and engine is 'onnxruntime', expected engine 'cuda'"):
-        verify(bundle, engines=["onnxruntime"], device=0)
-
-
 def test_options_refuse_it_when_they_are_made():
     with pytest.raises(UsageError, match="expected a GPU's number"):
         EncoderOptions(engine="cuda", device="gpu0")

@@ -526,9 +526,9 @@ def test_tf32s_vectors_are_held_to_its_own_thresholds(intact, monkeypatch, off, 
     assert all(check.passed == passes for check in golden), [check.message for check in golden]
 
 
-@pytest.mark.parametrize("engines", [None, ["auto"], ["onnxruntime"]])
-def test_a_device_without_an_engine_that_has_devices_is_refused(intact, engines):
-    with pytest.raises(UsageError, match="device is 1 and engine is 'onnxruntime', expected engine 'cuda'"):
+@pytest.mark.parametrize(("engines", "named"), [(None, "auto"), (["auto"], "auto"), (["onnxruntime"], "onnxruntime")])
+def test_a_device_without_an_engine_that_has_devices_is_refused(intact, engines, named):
+    with pytest.raises(UsageError, match=f"device is 1 and engine is '{named}', expected engine 'cuda'"):
         verify(intact, engines=engines, device=1)
 
 
