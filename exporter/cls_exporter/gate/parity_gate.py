@@ -23,7 +23,6 @@ from cls_runtime.engines.onnxruntime import load_graph
 from cls_runtime.errors import EngineError
 from cls_runtime.verifying import vector_checks
 
-
 _FILLED_UP_TEXTS = 8
 
 
