@@ -241,8 +241,10 @@ class _Packing:
         # The row of each token, from 0 on. By a sum over ones: a Range would have its size on the CPU.
         ones = node("Cast", node("Equal", places, places), to=int(ir.DataType.INT32))
         begins = node("Sub", node("CumSum", ones, axis, exclusive=1), places)
-        before = node("Gather", node("CumSum", counts, axis, exclusive=1), begins, axis=0)
-        return node("Mul", node("Sub", node("CumSum", counts, axis), before), counts)
+        # As few sums as can be: CUDA's kernel adds up all that is before each token, which takes the square of their number.
+        earlier = node("CumSum", counts, axis, exclusive=1)
+        before = node("Gather", earlier, begins, axis=0)
+        return node("Mul", node("Sub", node("Add", earlier, counts), before), counts)
 
     def _int(self, build: Builder, number: int) -> ir.Value:
         return build.initializer(np.array(number, dtype=np.int32), f"int32_{number}")
