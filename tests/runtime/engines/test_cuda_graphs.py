@@ -1,9 +1,12 @@
 """The thread that has the CUDA graphs. Here its session is one on the CPU, which captures nothing, and all else is as on a GPU."""
 
+import subprocess
+import sys
 import threading
 import time
 import warnings
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +263,57 @@ def test_a_capture_waits_until_no_run_is_under_way(made, session):
         until(lambda: PROCESS._captures or graphs.count)
         assert graphs.count == 0
     until(lambda: graphs.count == 1)
+
+
+def test_a_run_that_never_ends_costs_the_graphs_and_not_the_runs(made, session, monkeypatch):
+    monkeypatch.setattr(PROCESS, "_patience_s", 0.05)
+    graphs = made(lambda: session)
+    endless = PROCESS.run()
+    endless.__enter__()
+    try:
+        offer(graphs, session, batch_of(3))
+        until(lambda: graphs._desk.failure is not None)
+        with pytest.warns(EngineWarning, match="a run is under way"):
+            assert replay(graphs, batch_of(3)) is None
+    finally:
+        endless.__exit__(None, None, None)
+
+
+def test_nothing_is_freed_beside_a_capture_of_another_engine(made, session):
+    """Freeing memory of a GPU would end that capture."""
+    freed = threading.Event()
+    opened = []
+
+    def open_session():
+        opened.append(session_of(packed_model()))
+        weakref.finalize(opened[0], freed.set)
+        return opened.pop()
+
+    graphs = made(open_session)
+    with_a_graph(graphs, session, batch_of(3))
+    with PROCESS.capture():
+        closing = threading.Thread(target=graphs.close)
+        closing.start()
+        assert not freed.wait(0.2)
+    closing.join(LONG)
+    assert freed.wait(LONG)
+
+
+def test_an_interpreter_that_exits_waits_for_the_graphs_thread_and_no_longer():
+    """Also where a run never ended, such as one whose thread was interrupted in it."""
+    program = """
+import sys
+sys.path[:0] = {paths!r}
+import test_cuda_graphs as here
+here.cuda_graphs.SMALL_BATCHES_FIRST = 0
+here.PROCESS._patience_s = 0.5
+session = here.session_of(here.packed_model())
+graphs = here.CudaGraphs(lambda: session, device=here.Device("cpu"), name="cuda:0")
+endless = here.PROCESS.run()
+endless.__enter__()
+here.offer(graphs, session, here.batch_of(3))
+here.until(lambda: here.PROCESS._captures)
+"""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
+    done = subprocess.run([sys.executable, "-c", program.format(paths=paths)], capture_output=True, text=True, timeout=LONG, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
