@@ -237,11 +237,14 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) ->
 
 
 def test_no_environment_of_a_test_fetches_cudas_libraries() -> None:
-    """They are gigabytes; an environment takes onnxruntime-gpu itself in the extra's place."""
+    """They are gigabytes; an environment takes onnxruntime-gpu itself in the extra's place. Not `make gpu`'s, which has a GPU."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     installing = [line for line in makefile.splitlines() if "$(call environment," in line]
     assert len(installing) > 8
-    assert [line for line in installing if re.search(r"\[[^\]]*\bgpu\b", line)] == []
+    assert [line for line in installing if re.search(r"\[[^\]]*\bgpu\b", line) and "call environment,.venv-cuda," not in line] == []
+    assert [line for line in makefile.splitlines() if re.match(r"[\w-]+:.*\.venv-cuda/", line)] == [
+        line for line in makefile.splitlines() if line.startswith("gpu:")
+    ]
     assert sum("onnxruntime-gpu" in line for line in installing) == 2
 
 
