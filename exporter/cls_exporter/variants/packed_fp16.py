@@ -17,6 +17,7 @@ from cls_exporter.graph.passes.bias_gelu_fusion import BiasGeluFusion
 from cls_exporter.graph.passes.half_precision import computed_in_float16
 from cls_exporter.graph.passes.mish_expansion import MishExpansion
 from cls_exporter.graph.passes.packed_row_selection import PackedRowSelection
+from cls_exporter.graph.passes.rewriting import attribute, known_dims
 from cls_exporter.graph.passes.row_selection import RowSelection
 from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
 from cls_exporter.graph.passes.token_packing import TokenPacking
@@ -24,6 +25,9 @@ from cls_exporter.graph.pipeline import apply_pass
 from cls_exporter.variants.folded_range import bound_when_folded
 from cls_exporter.variants.half_graph import check_kernels, half_graph
 from cls_exporter.variants.half_range import LIMIT, check_range
+
+# What ONNX Runtime's flash attention computes (flash_api.cc, `is_supported`).
+HEAD_MULTIPLE, LARGEST_HEAD = 8, 256
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,19 @@ def packed_fp16(
     apply_pass(PackedRowSelection(), built)
     apply_pass(BiasGeluFusion(), built)
     model, _ = half_graph(built, tables=tables)
-    return Packed(model, notes + check_kernels(model, form))
+    return Packed(model, notes + check_kernels(model, form) + _unfused_heads(model))
+
+
+def _unfused_heads(model: ir.Model) -> tuple[str, ...]:
+    """A note where heads have a size that no fast kernel takes: the operator then keeps every score."""
+    sizes = {
+        known_dims(node.outputs[0])[-1] // attribute(node, "num_heads", 1)
+        for node in model.graph
+        if node.op_type == "PackedMultiHeadAttention"
+    }  # type: ignore[operator]
+    unfused = sorted(size for size in sizes if size % HEAD_MULTIPLE or size > LARGEST_HEAD)
+    what = f"flash attention takes multiples of {HEAD_MULTIPLE} up to {LARGEST_HEAD}"
+    return tuple(f"slower than usual on GPUs: fp16's attention heads have size {size}, {what}" for size in unfused)
 
 
 def _check(form: Form, what: str, found: int, expected: int) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from cls_exporter.errors import GraphError, ParityError
 from cls_exporter.graph.passes.attention_fusion import AttentionFusion
 from cls_exporter.graph.passes.rewriting import Builder, Rewritten, known_dims
 from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
-from cls_exporter.variants import Built, cuda_kernels, fp16, half_range
+from cls_exporter.variants import Built, cuda_kernels, half_graph, half_range
 from cls_exporter.variants.variant import FILE_NAMES
 from cls_runtime import Encoder
 from cls_runtime.bundle.parity import THRESHOLDS, shortfalls
@@ -251,7 +251,7 @@ def test_a_fusion_that_stops_to_match_is_an_error(
 
 
 def test_a_graph_without_a_kernel_is_an_error(small: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp16, "without_cuda_kernel", lambda model: ["ai.onnx::Gelu (opset 20; float16)"])
+    monkeypatch.setattr(half_graph, "without_cuda_kernel", lambda model: ["ai.onnx::Gelu (opset 20; float16)"])
     with pytest.raises(GraphError, match="bert: ONNX Runtime has no CUDA kernel for ai.onnx::Gelu"):
         export(small, tmp_path / "bundle", config=ExportConfig(precisions=BOTH))
 

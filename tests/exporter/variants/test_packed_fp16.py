@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import packed_operators
 import pytest
 import torch
@@ -22,7 +23,7 @@ from cls_exporter.graph.families import FAMILIES, form_of
 from cls_exporter.graph.passes.rewriting import MICROSOFT_DOMAIN, Rewritten
 from cls_exporter.graph.passes.token_packing import TokenPacking
 from cls_exporter.graph.pipeline import Compiled, compile_graph
-from cls_exporter.variants import half_range
+from cls_exporter.variants import half_range, packed_fp16
 from cls_exporter.variants.cuda_kernels import without_cuda_kernel
 from cls_exporter.variants.fp16 import build_fp16
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
@@ -111,6 +112,20 @@ def test_tokens_that_could_not_be_packed_are_an_error(store: ExportStore, monkey
     monkeypatch.setattr(TokenPacking, "call", lambda _, model: Rewritten.of(model, 0))
     with pytest.raises(GraphError, match="bert: 0 attentions were packed for fp16 in 2 layers, expected 2"):
         built(checkpoint, compiled)
+
+
+@pytest.mark.parametrize(("width", "noted"), [(96, ()), (80, (20,)), (4 * 264, (264,))])
+def test_heads_that_flash_attention_does_not_take_are_noted(width: int, noted: tuple[int, ...]) -> None:
+    names = ("q", "k", "v")
+    values = {name: ir.Value(name=name, shape=ir.Shape(["tokens", width]), type=ir.TensorType(ir.DataType.FLOAT16)) for name in names}
+    node = ir.node("PackedMultiHeadAttention", list(values.values()), attributes={"num_heads": 4}, domain=MICROSOFT_DOMAIN)
+    node.outputs[0].shape = ir.Shape(["tokens", width])
+    model = ir.Model(ir.Graph(list(values.values()), [node.outputs[0]], nodes=[node]), ir_version=10)
+    expected = [
+        f"slower than usual on GPUs: fp16's attention heads have size {size}, flash attention takes multiples of 8 up to 256"
+        for size in noted
+    ]
+    assert list(packed_fp16._unfused_heads(model)) == expected
 
 
 @pytest.fixture
