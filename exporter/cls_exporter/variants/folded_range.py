@@ -20,7 +20,8 @@ def bound_when_folded(model: ir.Model, *, largest: float, tables: Collection[str
 
     For hidden states x and queries q within `largest`, and a softmax's weights, which sum to 1:
 
-    - keys and values: `|x W_j|` is at most `largest` times the sum of `|W_ij|` over i; the context is a mean of values;
+    - keys and values: `|x W_j|` is at most `largest` times the sum of `|W_ij|` over i; where x is `g z + b` of a LayerNormalization,
+      whose z has a length of sqrt(H) at most, also sqrt(H) times the length of `g W_j` and `|b W_j|`. The context is a mean of values;
     - the output's product: the value's bias leaves it, `|p (x W_v) W_o|` is at most `largest` and the largest `|b_v W_o|`;
     - scores: the key's bias leaves them, `|q k'|` is at most `largest` and `largest` times the sum of a head's `|b_k|`.
 
@@ -51,11 +52,22 @@ def _bound(attention: Attention, largest: float, measured: Collection[ir.Value])
         weight = None if multiplied is None else constant(multiplied.inputs[1])
         if multiplied is None or weight is None or multiplied.inputs[0] not in measured:
             return math.inf
-        bounds.append(largest * float(np.abs(weight.astype(np.float64)).sum(0).max()))
+        bounds.append(_of_product(multiplied.inputs[0], weight.astype(np.float64), largest))
     key_bias, value_bias = (_bias(add) for add in (keys, values))
     bounds.append(largest + float(np.abs(value_bias @ output_weight.astype(np.float64)).max()))
     bounds.append(largest * (1 + float(np.abs(key_bias).reshape(heads, -1).sum(1).max())))
     return max(bounds)
+
+
+def _of_product(hidden: ir.Value | None, weight: NDArray[np.float64], largest: float) -> float:
+    columns = largest * np.abs(weight).sum(0)
+    norm = produced_by(hidden, "LayerNormalization")
+    parts = [] if norm is None else [array for array in map(constant, norm.inputs[1:]) if array is not None]
+    if [array.shape for array in parts] == [weight.shape[:1]] * 2:
+        scale, shift = (array.astype(np.float64) for array in parts)
+        length = math.sqrt(len(weight)) * np.linalg.norm(scale[:, None] * weight, axis=0)
+        columns = np.minimum(columns, length + np.abs(shift @ weight))
+    return float(columns.max())
 
 
 def _bias(add: ir.Node) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from cls_exporter.graph.passes.attention_bias_folding import AttentionBiasFoldin
 from cls_exporter.graph.passes.attention_scale import AttentionScale
 from cls_exporter.graph.passes.half_precision import computed_in_float16
 from cls_exporter.graph.pipeline import apply_pass, compile_graph
-from cls_exporter.variants.folded_range import bound_when_folded
+from cls_exporter.variants.folded_range import _of_product, bound_when_folded
 from cls_exporter.variants.half_range import check_range
 
 TEXTS = ("a cat sat", "hello world the dog runs fast")
@@ -65,6 +65,20 @@ def test_it_is_the_largest_of_keys_values_outputs_and_scores() -> None:
     outputs = 3.0 + np.abs(weights["bv"] @ weights["wo"]).max()
     scores = 3.0 * (1 + np.abs(weights["bk"].reshape(2, 4)).sum(1).max())
     assert bound_when_folded(with_hidden_states(), largest=3.0, tables=()) == pytest.approx(max(keys, values, outputs, scores))
+
+
+@pytest.mark.parametrize("largest", [100.0, 0.01])
+def test_what_a_norm_gives_has_a_length_that_bounds_its_products(largest: float) -> None:
+    parts = {"scale": np.linspace(-2, 2, 8), "shift": np.linspace(0, 1, 8)}
+    parts = {name: array.astype(np.float32) for name, array in parts.items()}
+    model = graphs.parse("g (float[B,S,8] x, float[8,8] w) => (float[B,S,8] y) { y = LayerNormalization(x, scale, shift) }", parts)
+    weight = WEIGHTS["wk"].astype(np.float64)
+    bound = _of_product(model.graph.outputs[0], weight, largest)
+    random = np.random.default_rng(0).standard_normal((10_000, 8)).astype(np.float32) ** 3
+    (rows,) = graphs.run(model, {"x": random[None], "w": WEIGHTS["wk"]}).values()
+    anywhere = largest * np.abs(weight).sum(0).max()
+    found = np.abs(rows @ weight).max()
+    assert bound == pytest.approx(anywhere) if largest < 1 else found <= bound < min(anywhere, 1.5 * found)
 
 
 @pytest.mark.parametrize(
