@@ -17,7 +17,7 @@ from cls_exporter.graph.passes.bias_gelu_fusion import BiasGeluFusion
 from cls_exporter.graph.passes.half_precision import computed_in_float16
 from cls_exporter.graph.passes.mish_expansion import MishExpansion
 from cls_exporter.graph.passes.packed_row_selection import PackedRowSelection
-from cls_exporter.graph.passes.rewriting import attribute, known_dims
+from cls_exporter.graph.passes.rewriting import known_dims
 from cls_exporter.graph.passes.row_selection import RowSelection
 from cls_exporter.graph.passes.skip_layer_norm_fusion import SkipLayerNormFusion
 from cls_exporter.graph.passes.token_packing import TokenPacking
@@ -86,11 +86,12 @@ def packed_fp16(
 
 def _unfused_heads(model: ir.Model) -> tuple[str, ...]:
     """A note where heads have a size that no fast kernel takes: the operator then keeps every score."""
-    sizes = {
-        known_dims(node.outputs[0])[-1] // attribute(node, "num_heads", 1)
-        for node in model.graph
-        if node.op_type == "PackedMultiHeadAttention"
-    }  # type: ignore[operator]
+    sizes: set[int] = set()
+    for node in model.graph:
+        if node.op_type == "PackedMultiHeadAttention":
+            width = known_dims(node.outputs[0])[-1]
+            assert isinstance(width, int)
+            sizes.add(width // node.attributes["num_heads"].as_int())
     unfused = sorted(size for size in sizes if size % HEAD_MULTIPLE or size > LARGEST_HEAD)
     what = f"flash attention takes multiples of {HEAD_MULTIPLE} up to {LARGEST_HEAD}"
     return tuple(f"slower than usual on GPUs: fp16's attention heads have size {size}, {what}" for size in unfused)
