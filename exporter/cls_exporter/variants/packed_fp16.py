@@ -85,7 +85,7 @@ def packed_fp16(
 
 
 def _unfused_heads(model: ir.Model) -> tuple[str, ...]:
-    """A note where heads have a size that no fast kernel takes: the operator then keeps every score."""
+    """A note where heads have a size that flash attention does not take: the operator then computes by a slower kernel."""
     sizes: set[int] = set()
     for node in model.graph:
         if node.op_type == "PackedMultiHeadAttention":
