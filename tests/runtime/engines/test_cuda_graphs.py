@@ -62,6 +62,13 @@ def offer(graphs, session, batch):
     graphs.offer(laid_out.bucket, laid_out.feeds, OUTPUTS, laid_out.sizes, rows)
 
 
+def opened(graphs, session):
+    """The same graphs, with their session loaded: the first batch of all has that done."""
+    offer(graphs, session, batch_of(5))
+    until(lambda: graphs._desk.opened or graphs._desk.closed)
+    return graphs
+
+
 def replay(graphs, batch):
     laid_out = LAYOUT.lay_out(batch)
     with PROCESS.run():
@@ -71,8 +78,11 @@ def replay(graphs, batch):
 
 def with_a_graph(graphs, session, batch):
     before = graphs.count
+    if not graphs._desk.opened:
+        opened(graphs, session)
     offer(graphs, session, batch)
-    until(lambda: graphs.count > before and graphs._desk.idle)
+    assert graphs.count == before + 1
+    until(lambda: graphs._desk.idle)
 
 
 def test_a_shape_that_was_offered_gets_a_graph_with_the_plain_runs_vectors(made, session):
@@ -100,24 +110,26 @@ def test_each_shape_has_memory_of_its_own(made, session):
 
 
 def test_a_job_of_many_texts_does_not_pay_for_a_session(session):
-    opened = []
-    graphs = CudaGraphs(lambda: opened.append(True) or session, device=Device("cpu"), name="cuda:0")
+    sessions = []
+    graphs = CudaGraphs(lambda: sessions.append(True) or session, device=Device("cpu"), name="cuda:0")
     for _ in range(SMALL_BATCHES_FIRST):
         offer(graphs, session, batch_of(5))
     assert not graphs._thread.is_alive()
+    opened(graphs, session)
+    assert graphs.count == 0
     offer(graphs, session, batch_of(5))
-    until(lambda: graphs.count)
-    assert opened == [True]
+    assert graphs.count == 1
+    assert sessions == [True]
     graphs.close()
     assert not graphs._thread.is_alive()
 
 
 def test_their_number_is_bounded(made, session, monkeypatch):
     monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
-    graphs = made(lambda: session)
+    graphs = opened(made(lambda: session), session)
     for length in (5, 40, 70, 100, 150):
         offer(graphs, session, batch_of(length))
-    until(lambda: graphs.count == 2 and graphs._desk.idle)
+    until(lambda: graphs._desk.idle)
     assert replay(graphs, batch_of(100)) is None
     assert replay(graphs, batch_of(5)) is not None
     assert graphs.count == 2 < MOST_GRAPHS
@@ -152,9 +164,9 @@ class Failing:
     ],
 )
 def test_where_capturing_fails_there_are_no_graphs_and_one_warning_says_so(made, session, broken, reason):
-    graphs = made(lambda: broken(session))
+    graphs = opened(made(lambda: broken(session)), session)
     offer(graphs, session, batch_of(5))
-    until(lambda: graphs._desk.failure)
+    assert graphs._desk.failure
     with pytest.warns(EngineWarning, match=f"cuda:0 runs small batches without CUDA graphs and takes longer: .*{reason}") as told:
         assert replay(graphs, batch_of(5)) is None
     assert len(told) == 1
@@ -171,9 +183,7 @@ def test_a_session_that_cannot_be_opened_is_the_same(made, session):
     def refuse():
         raise RuntimeError("This session cannot use the graph capture feature")
 
-    graphs = made(refuse)
-    offer(graphs, session, batch_of(5))
-    until(lambda: graphs._desk.failure)
+    graphs = opened(made(refuse), session)
     with pytest.warns(EngineWarning, match="cannot use the graph capture feature"):
         assert replay(graphs, batch_of(5)) is None
 
@@ -256,23 +266,41 @@ def test_after_close_there_are_none(made, session):
     assert not graphs._thread.is_alive()
 
 
-def test_a_capture_waits_until_no_run_is_under_way(made, session):
-    graphs = made(lambda: session)
+def test_a_capture_waits_until_no_run_is_under_way_and_whoever_offered_waits_for_it(made, session):
+    graphs = opened(made(lambda: session), session)
+    offering = threading.Thread(target=offer, args=(graphs, session, batch_of(5)))
     with PROCESS.run():
-        offer(graphs, session, batch_of(5))
+        offering.start()
         until(lambda: PROCESS._captures or graphs.count)
         assert graphs.count == 0
-    until(lambda: graphs.count == 1)
+        assert offering.is_alive()
+    offering.join(LONG)
+    assert graphs.count == 1
+
+
+def test_who_waits_for_a_capture_is_let_go_when_the_graphs_are_closed(made, session):
+    graphs = opened(made(lambda: session), session)
+    offering = [threading.Thread(target=offer, args=(graphs, session, batch_of(length))) for length in (5, 40, 70)]
+    with PROCESS.run():
+        for thread in offering:
+            thread.start()
+        until(lambda: PROCESS._captures and len(graphs._desk.captures) == 2)
+        closing = threading.Thread(target=graphs.close)
+        closing.start()
+        until(lambda: graphs._desk.closed)
+    for thread in (*offering, closing):
+        thread.join(LONG)
+        assert not thread.is_alive()
 
 
 def test_a_run_that_never_ends_costs_the_graphs_and_not_the_runs(made, session, monkeypatch):
     monkeypatch.setattr(PROCESS, "_patience_s", 0.05)
-    graphs = made(lambda: session)
+    graphs = opened(made(lambda: session), session)
     endless = PROCESS.run()
     endless.__enter__()
     try:
         offer(graphs, session, batch_of(3))
-        until(lambda: graphs._desk.failure is not None)
+        assert graphs._desk.failure
         with pytest.warns(EngineWarning, match="a run is under way"):
             assert replay(graphs, batch_of(3)) is None
     finally:
@@ -282,12 +310,12 @@ def test_a_run_that_never_ends_costs_the_graphs_and_not_the_runs(made, session, 
 def test_nothing_is_freed_beside_a_capture_of_another_engine(made, session):
     """Freeing memory of a GPU would end that capture."""
     freed = threading.Event()
-    opened = []
+    sessions = []
 
     def open_session():
-        opened.append(session_of(packed_model()))
-        weakref.finalize(opened[0], freed.set)
-        return opened.pop()
+        sessions.append(session_of(packed_model()))
+        weakref.finalize(sessions[0], freed.set)
+        return sessions.pop()
 
     graphs = made(open_session)
     with_a_graph(graphs, session, batch_of(3))
@@ -309,9 +337,11 @@ here.cuda_graphs.SMALL_BATCHES_FIRST = 0
 here.PROCESS._patience_s = 0.5
 session = here.session_of(here.packed_model())
 graphs = here.CudaGraphs(lambda: session, device=here.Device("cpu"), name="cuda:0")
+here.opened(graphs, session)
 endless = here.PROCESS.run()
 endless.__enter__()
-here.offer(graphs, session, here.batch_of(3))
+offering = here.threading.Thread(target=here.offer, args=(graphs, session, here.batch_of(3)), daemon=True)
+offering.start()
 here.until(lambda: here.PROCESS._captures)
 """
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]

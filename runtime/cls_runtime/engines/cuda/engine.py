@@ -88,14 +88,16 @@ class GpuEngine:
         if session is None:
             raise ClosedError("the engine is closed; load the bundle again")
         laid_out = self._layout.lay_out(batch)
+        graphs = None if laid_out.bucket is None else self._graphs
         rows = None
         with PROCESS.run():
-            if laid_out.bucket is not None and self._graphs is not None:
-                rows = self._graphs.run(laid_out.bucket, laid_out.feeds, outputs)
+            if graphs is not None and laid_out.bucket is not None:
+                rows = graphs.run(laid_out.bucket, laid_out.feeds, outputs)
+            plain = rows is None
             if rows is None:
                 rows = self._plain_run(session, laid_out, outputs)
-                if laid_out.bucket is not None and laid_out.sizes is not None and self._graphs is not None:
-                    self._graphs.offer(laid_out.bucket, laid_out.feeds, outputs, laid_out.sizes, rows)
+        if plain and graphs is not None and laid_out.bucket is not None and laid_out.sizes is not None:
+            graphs.offer(laid_out.bucket, laid_out.feeds, outputs, laid_out.sizes, rows)
         return self._layout.rows_of(batch, laid_out, outputs, rows)
 
     def _plain_run(self, session: onnxruntime.InferenceSession, laid_out: LaidOut, outputs: Sequence[str]) -> list[Float32]:

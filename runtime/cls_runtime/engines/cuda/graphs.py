@@ -3,6 +3,9 @@
 ONNX Runtime keeps the graphs of a session by the thread that ran it. So one thread runs the session, which is its own: every run of it is
 captured. That thread gets a batch only when it has nothing else to do; whoever comes meanwhile, or with a shape that has no graph, runs
 without one. Graphs are not freed one by one, so there are at most `MOST_GRAPHS` of them, for the shapes that came first.
+
+Whoever is the first with a shape waits for its capture: a program of one thread has then nothing of its own on a GPU meanwhile, which
+would end the capture or be ended by it (`capture_lock.py`).
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class _Capture:
     feeds: Feeds
     sizes: Sizes
     rows: Sequence[Float32]
+    ended: threading.Event = field(default_factory=threading.Event)  # there is a graph, or will be none
 
 
 @dataclass
@@ -66,6 +70,7 @@ class _Desk:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        self.opened = False  # whether the thread has its session
         self.idle = False  # whether the thread waits for work
         self.replay: _Replay | None = None
         self.captures: deque[_Capture] = deque()
@@ -90,8 +95,15 @@ class _Desk:
         """No graphs from here on."""
         with self.changed:
             self.failure = failure
-            self.closed = True
-            self.captures.clear()
+            self.close()
+
+    def close(self) -> None:
+        """No work from here on but what somebody waits for. Called with `changed` held."""
+        self.closed = True
+        for capture in self.captures:
+            capture.ended.set()
+        self.captures.clear()
+        self.changed.notify_all()
 
 
 class CudaGraphs:
@@ -100,6 +112,7 @@ class CudaGraphs:
     def __init__(self, open_session: Callable[[], onnxruntime.InferenceSession], *, device: Device, name: str) -> None:
         self._name = name
         self._asked: set[Key] = set()
+        self._begun = False
         self._small_batches = 0
         self._told = False
         self._desk = _Desk()
@@ -127,7 +140,7 @@ class CudaGraphs:
                 failure, task = None, _Replay(key, feeds)
                 task.undone.acquire()
                 desk.replay = task
-                desk.changed.notify()
+                desk.changed.notify_all()
         if failure is not None:
             warnings.warn(f"{self._name} runs small batches without CUDA graphs and takes longer: {failure}", EngineWarning, stacklevel=4)
         if task is None:
@@ -136,22 +149,31 @@ class CudaGraphs:
             return task.rows
 
     def offer(self, shape: Shape, feeds: Feeds, outputs: Sequence[str], sizes: Sizes, rows: Sequence[Float32]) -> None:
-        """Has a graph made for batches of this shape, if there is to be one. `rows` are what a plain run gave for `feeds`."""
+        """Makes a graph for batches of this shape, if there is to be one. `rows` are what a plain run gave for `feeds`.
+
+        Not called within a run. The first of all has the session loaded meanwhile, which takes long, and a later batch is captured.
+        """
         desk, key = self._desk, Key(shape, tuple(outputs))
         with desk.changed:
             self._small_batches += 1
             full = len(self._asked) >= MOST_GRAPHS or self._small_batches <= SMALL_BATCHES_FIRST
             if desk.closed or full or key in self._asked:
                 return
-            self._asked.add(key)
-            desk.captures.append(_Capture(key, feeds, sizes, rows))
-            desk.changed.notify()
-            first = len(self._asked) == 1
-        if first:
-            try:
-                self._thread.start()
-            except RuntimeError as error:
-                desk.give_up(f"no thread can be started ({error})")
+            first, self._begun = not self._begun, True
+            if not first and not desk.opened:
+                return
+            if not first:
+                self._asked.add(key)
+                capture = _Capture(key, feeds, sizes, rows)
+                desk.captures.append(capture)
+                desk.changed.notify_all()
+        if not first:
+            capture.ended.wait()
+            return
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            desk.give_up(f"no thread can be started ({error})")
 
     def close(self) -> None:
         """Ends the thread, after what it is at, and frees the graphs."""
@@ -186,17 +208,20 @@ class _Graph:
 
 def _work(desk: _Desk, open_session: Callable[[], onnxruntime.InferenceSession], device: Device) -> None:
     """The graphs' thread."""
-    session: onnxruntime.InferenceSession | None = None
-    graph: _Graph | None = None
     graphs: dict[Key, _Graph] = {}
-    while (task := desk.next()) is not None:
+    session = graph = None
+    try:
+        with PROCESS.load():
+            session = open_session()
+        with desk.changed:
+            desk.opened = True
+    except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class
+        desk.give_up(first_line(error))
+    while session is not None and (task := desk.next()) is not None:
         try:
             if isinstance(task, _Replay):
                 task.rows = graphs[task.key].run(task.feeds)
                 continue
-            if session is None:
-                with PROCESS.load():
-                    session = open_session()
             with PROCESS.capture():
                 graph = _Graph(session, task, device=device, number=len(graphs) + 1)
                 rows = graph.run(task.feeds)
@@ -206,11 +231,13 @@ def _work(desk: _Desk, open_session: Callable[[], onnxruntime.InferenceSession],
             graphs[task.key] = graph
             with desk.changed:
                 desk.captured.add(task.key)
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class
+        except Exception as error:  # noqa: BLE001  as above
             desk.give_up(first_line(error))
         finally:
             if isinstance(task, _Replay):
                 task.undone.release()
+            else:
+                task.ended.set()
     with PROCESS.run():
         graph = session = None
         graphs.clear()
@@ -230,9 +257,7 @@ def _end(graphs: weakref.ref[CudaGraphs], desk: _Desk, thread: threading.Thread)
 
 def _tell_to_end(desk: _Desk) -> None:
     with desk.changed:
-        desk.closed = True
-        desk.captures.clear()
-        desk.changed.notify()
+        desk.close()
 
 
 def _wait_for(thread: threading.Thread) -> None:
