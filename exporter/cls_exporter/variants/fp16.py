@@ -17,7 +17,7 @@ from cls_exporter.graph.pipeline import apply_pass
 from cls_exporter.variants.half_graph import check_kernels, half_graph
 from cls_exporter.variants.half_range import check_range
 from cls_exporter.variants.packed_fp16 import packed_fp16
-from cls_exporter.variants.variant import Built
+from cls_exporter.variants.variant import PACKED_ENGINE, Built
 
 TRIED = "attention scaled before its product; masks, softmax, norms and positions in float32"
 
@@ -49,7 +49,7 @@ def build_fp16(model: ir.Model, *, checkpoint: Checkpoint, texts: Sequence[str],
     if whole is not None:
         packed = packed_fp16(whole, checkpoint=checkpoint, form=form, tables=tables, texts=texts, largest=largest)
         notes += packed.notes
-        engine_models |= {} if packed.model is None else {"cuda": packed.model}
+        engine_models |= {} if packed.model is None else {PACKED_ENGINE: packed.model}
     recipe = {
         "weights": "float16",
         "compute": "float16; positions, rotations, softmax and the statistics of norms in float32",
