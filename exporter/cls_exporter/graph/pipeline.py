@@ -67,6 +67,7 @@ def compile_graph(model: ir.Model, *, form: Form, layout: Layout) -> Compiled:
     notes = form.notes + _missed(model, rewrites, form)
     rewrites[OutputLayout.__name__] = apply_pass(OutputLayout(layout=layout), model)
     clean(model)
+    clean(whole)
     _check_valid(model)
     return Compiled(model, whole, rewrites, notes)
 

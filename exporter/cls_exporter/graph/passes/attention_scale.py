@@ -17,12 +17,14 @@ class AttentionScale(ir.passes.InPlacePass):
 
     1. `(q k^T) * s` and `(q k^T) / (1 / s)` become `(q * s) k^T`, also where only the layout changes, or elements are picked, between.
     2. Where q is a projection that nobody else reads, `(x W + b) * s` becomes `x (W * s) + b * s`, so that no operator is left of it.
+    3. Where q was scaled before the product already, rule 2 holds as well, whatever the layout.
 
     A factor that is not smaller than 1 in size stays: it would make the product's input larger, not its output smaller.
     """
 
     def call(self, model: ir.Model) -> Rewritten:
-        return Rewritten.of(model, sum(_rewrite(node) for node in list(model.graph) if node.op_type in {"Mul", "Div"} and not node.domain))
+        scales = [node for node in model.graph if node.op_type in {"Mul", "Div"} and not node.domain]
+        return Rewritten.of(model, sum(_rewrite(node) or _fold(node) for node in scales))
 
 
 def _rewrite(node: ir.Node) -> bool:
@@ -38,6 +40,26 @@ def _rewrite(node: ir.Node) -> bool:
         product.replace_input_with(0, build.node("Mul", [query, scale], known_dims(query)))
     Builder(node).replace(node, scores)
     return True
+
+
+def _fold(node: ir.Node) -> bool:
+    """Rule 3."""
+    query, factor = _scaled(node)
+    product = _product_of(node.outputs[0])
+    if query is None or product is None or not abs(factor) < 1 or not _scale_projection(query, factor):
+        return False
+    Builder(node).replace(node, query)
+    return True
+
+
+def _product_of(query: ir.Value) -> ir.Node | None:
+    """The MatMul of two activations that reads `query` first, if each value on the way has one reader."""
+    node = single_consumer(query)
+    while node is not None and node.op_type in _KEEP_A_FACTOR and not node.domain and node.inputs[0] is query:
+        query = node.outputs[0]
+        node = single_consumer(query)
+    is_product = node is not None and node.op_type == "MatMul" and not node.domain and node.inputs[0] is query
+    return node if is_product and all(constant(item) is None for item in node.inputs) else None  # type: ignore[union-attr]
 
 
 def _scaled(node: ir.Node) -> tuple[ir.Value | None, float]:

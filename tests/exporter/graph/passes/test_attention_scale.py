@@ -84,3 +84,36 @@ def test_what_stays(model) -> None:  # type: ignore[no-untyped-def]
 
 
 SINGLE = {**graphs.random_weights(wq=(8, 8)), "scale": np.array(0.5, dtype=np.float32)}
+
+
+SCALED_BEFORE = """g (float[B,S,8] x, float[B,S,8] k) => (float[B,S,S] z) {{
+    m = MatMul(x, wq)  a = Add(m, bq)  {scaled}  t = Transpose <perm = [0, 2, 1]> (k)  z = MatMul({order}) }}"""
+
+
+def scaled_before(scaled: str, *, order: str = "q, t") -> ir.Model:
+    weights = graphs.random_weights(wq=(8, 8), bq=(8,)) | {"root": np.array(2, dtype=np.float32), "scale": np.array(0.5, dtype=np.float32)}
+    return graphs.parse(SCALED_BEFORE.format(scaled=scaled, order=order), weights)
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    ["q = Div(a, root)", "q = Mul(scale, a)", "h = Transpose <perm = [0, 1, 2]> (a)  p = Div(h, root)  q = Identity(p)"],
+    ids=["divided", "times", "with the layout changed on both sides"],
+)
+def test_a_query_that_is_scaled_before_its_product_becomes_a_part_of_its_projection(scaled: str) -> None:
+    model = scaled_before(scaled)
+    assert graphs.fires(AttentionScale, model) == 1
+    assert scaled_products(model) == []
+
+
+@pytest.mark.parametrize(
+    ("scaled", "order"),
+    [("q = Mul(a, root)", "q, t"), ("q = Div(a, root)", "t, q"), ("p = Div(a, root)  q = Add(p, a)", "q, t")],
+    ids=["larger", "not the query", "read elsewhere"],
+)
+def test_others_that_are_scaled_before_a_product_stay(scaled: str, order: str) -> None:
+    text = SCALED_BEFORE.format(scaled=scaled, order=order)
+    if order == "t, q":  # [B, 8, S] and [B, S, 8]
+        text = text.replace("float[B,S,S] z", "float[B,8,8] z")
+    weights = graphs.random_weights(wq=(8, 8), bq=(8,)) | {"root": np.array(2, dtype=np.float32)}
+    assert graphs.fires(AttentionScale, graphs.parse(text, weights), tolerance=0) == 0
