@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,25 @@ from onnx.reference.op_run import OpRun
 Array = NDArray[Any]
 
 
-def content_inputs(value: ir.Value) -> set[str]:
-    """The graph inputs whose content (not only shape) `value` depends on."""
+def computed_from(value: ir.Value, *, through_shapes: bool = True) -> Iterator[ir.Value]:
+    """`value` and everything that it is computed from, each once; without `through_shapes` not what only its shape is read of."""
     seen: set[ir.Value] = set()
-    inputs: set[str] = set()
     pending = [value]
     while pending:
         current = pending.pop()
         if current in seen:
             continue
         seen.add(current)
+        yield current
         producer = current.producer()
-        if producer is None:
-            if current.is_graph_input() and current.name:
-                inputs.add(current.name)
-        elif producer.op_type != "Shape":
+        if producer is not None and (through_shapes or producer.op_type != "Shape"):
             pending.extend(item for item in producer.inputs if item is not None)
-    return inputs
+
+
+def content_inputs(value: ir.Value) -> set[str]:
+    """The graph inputs whose content (not only shape) `value` depends on."""
+    read = computed_from(value, through_shapes=False)
+    return {item.name for item in read if item.producer() is None and item.is_graph_input() and item.name}
 
 
 def evaluator_of(graph: ir.Graph, value: ir.Value) -> ReferenceEvaluator:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from cls_exporter.graph.evaluating import content_inputs, evaluator_of
+from cls_exporter.graph.evaluating import computed_from, content_inputs, evaluator_of
 from cls_exporter.graph.passes.rewriting import constant_ints
 
 Ints = NDArray[np.integer]
@@ -75,21 +75,8 @@ def _computed(index: Index, ids: Ints) -> Ints:
 
 def _constants_before(value: ir.Value) -> set[int]:
     """The integers that `value` is computed with: one of them may be the id of padding."""
-    found: set[int] = set()
-    seen: set[ir.Value] = set()
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        numbers = constant_ints(current)
-        if numbers is not None and len(numbers) == 1:
-            found.add(numbers[0])
-        producer = current.producer()
-        if producer is not None:
-            pending.extend(item for item in producer.inputs if item is not None)
-    return found
+    constants = map(constant_ints, computed_from(value))
+    return {numbers[0] for numbers in constants if numbers is not None and len(numbers) == 1}
 
 
 def _probes(names: list[str], pads: list[int]) -> Iterator[Mapping[str, Ints]]:

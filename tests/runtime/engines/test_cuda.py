@@ -8,7 +8,6 @@ from bundle_builder import build_bundle
 from fake_driver import H100, T4, FakeDriver, pretend_driver
 
 from cls_runtime import Bundle, Encoder, EngineError, MissingExtraError
-from cls_runtime.engines.cuda import driver
 from cls_runtime.engines.cuda import load as cuda
 
 
@@ -168,17 +167,6 @@ def test_what_is_really_installed_here_is_an_error_or_a_gpu(bundle):
     else:
         with encoder:
             assert encoder.info.providers[0] == cuda.PROVIDER
-
-
-@pytest.fixture(scope="session")  # so that it skips before a bundle is made
-def gpu():
-    ort = pytest.importorskip("onnxruntime")
-    if cuda.PROVIDER not in ort.get_available_providers():
-        pytest.skip("the installed onnxruntime has no CUDA provider")
-    try:
-        driver.device_count()
-    except EngineError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.gpu

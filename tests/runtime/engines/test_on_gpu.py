@@ -35,17 +35,6 @@ BATCHES_DIFFER = 2e-3
 P50_MS = 0.5  # one text, from its characters to its vector
 
 
-@pytest.fixture(scope="session")  # so that it skips before a bundle is made
-def gpu():
-    ort = pytest.importorskip("onnxruntime")
-    if cuda.PROVIDER not in ort.get_available_providers():
-        pytest.skip("the installed onnxruntime has no CUDA provider")
-    try:
-        driver.device_count()
-    except EngineError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="session", params=["cls", "mean"])
 def fp16_bundle(request, gpu, minilm, shared) -> Path:
     """all-MiniLM-L6-v2 with fp32 and fp16, whose vector is its CLS row or the mean."""
