@@ -136,6 +136,16 @@ def this_machine() -> Target:
     return Target(name=f"{machine}-{system}", tag=f"py3-none-{tag}")
 
 
+def zig_command() -> tuple[str, ...] | None:
+    """The command of `ziglang` in this Python, or in the environment that `make setup` makes for it."""
+    if importlib.util.find_spec("ziglang"):
+        return (sys.executable, "-m", "ziglang")
+    made_by_setup = HERE.parent / ".venv-compiler"
+    if any(made_by_setup.glob("lib/python*/site-packages/ziglang/__main__.py")):
+        return (str(made_by_setup / "bin" / "python"), "-m", "ziglang")
+    return None
+
+
 def compiler_for(*, target: str | None = None, cxx: str | None = None) -> Compiler:
     """The compiler of `ziglang`, or the one of this machine that `cxx` names, for `target` or this machine.
 
@@ -148,12 +158,13 @@ def compiler_for(*, target: str | None = None, cxx: str | None = None) -> Compil
         here = this_machine()
         tag = here.tag if here.system != "linux" else f"py3-none-linux_{here.architecture}"  # linked with this machine's C library
         return Compiler(command=tuple(shlex.split(cxx)), target=Target(name=here.name, tag=tag), zig=False)
-    if importlib.util.find_spec("ziglang") is None:
+    zig = zig_command()
+    if zig is None:
         raise RuntimeError("there is no ziglang in this Python: pip install ziglang, or name a C++ compiler with CLS_NATIVE_CXX")
     if target and target not in TARGETS and not target.endswith("-linux-musl"):
         raise RuntimeError(f"CLS_NATIVE_TARGET={target} is not a system that has a wheel; those are {', '.join(TARGETS)}")
     made_for = TARGETS.get(target) or Target(name=target, tag="") if target else this_machine()
-    return Compiler(command=(sys.executable, "-m", "ziglang", "c++", "-target", made_for.name), target=made_for, zig=True)
+    return Compiler(command=(*zig, "c++", "-target", made_for.name), target=made_for, zig=True)
 
 
 def source_flags(compiler: Compiler) -> dict[Path, list[str]]:
