@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_runtime.encoder import Encoder
-from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module, preferred_engine
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, engine_module
 from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_features, telling
 from cls_runtime.engines.cuda.checkup import Checkup, check_up
 from cls_runtime.engines.installed import installed_version, is_importable
+from cls_runtime.engines.preference import preferred_engine
 from cls_runtime.engines.probe_graph import probe
 from cls_runtime.errors import ClsError, UsageError
 

@@ -12,13 +12,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from cls_runtime.bundle.files import read_regular
 from cls_runtime.bundle.links import resolved
 from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 from cls_runtime.bundle.typed_json import at_most, between, known, parsed, plain, shown, typed
+from cls_runtime.bundle.variant import GRAPH_OUTPUTS, BundleFile, EngineParity, MultiplyAdds, Output, ParityFigures, Variant
 from cls_runtime.errors import BundleError, UsageError, is_shortage
+
+# What describes a variant is part of a manifest, and is found here too.
+__all__ = (
+    "GRAPH_OUTPUTS",
+    "MANIFEST_NAME",
+    "MAX_FILES",
+    "MAX_LAYERS",
+    "MAX_MANIFEST_BYTES",
+    "MAX_PROMPTS",
+    "MAX_TOKENS",
+    "MAX_WIDTH",
+    "SCHEMA_VERSION",
+    "TOKENIZER_FILES",
+    "BundleFile",
+    "EngineParity",
+    "LogitsActivation",
+    "Manifest",
+    "MultiplyAdds",
+    "Output",
+    "OutputSpec",
+    "ParityFigures",
+    "Pooler",
+    "PoolerState",
+    "Pooling",
+    "SimilarityFunction",
+    "Source",
+    "SourcePooling",
+    "TokenizerChoice",
+    "Variant",
+    "compute_fingerprint",
+    "from_json",
+    "graph_hashes",
+    "read_manifest",
+    "to_json",
+)
 
 MANIFEST_NAME = "cls_export.json"
 SCHEMA_VERSION = 1
@@ -33,19 +69,10 @@ MAX_PROMPTS = 100
 
 PoolerState = Literal["trained", "absent", "untrained"]
 Pooling = Literal["cls", "mean"]
-Output = Literal["sentence", "cls", "pooler", "logits", "tokens"]
 SimilarityFunction = Literal["cosine", "dot", "euclidean", "manhattan"]
 LogitsActivation = Literal["identity", "sigmoid", "softmax", "tanh", "relu", "gelu"]
 TokenizerChoice = Literal["file", "transformers"]
 
-# Which output of the graph each output of an Encoder is. `cls` is the sentence's vector by the name that says how it is made.
-GRAPH_OUTPUTS: dict[str, str] = {
-    "sentence": "sentence_embedding",
-    "cls": "sentence_embedding",
-    "pooler": "pooler_output",
-    "logits": "logits",
-    "tokens": "last_hidden_state",
-}
 _GRAPH_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _VARIANTS = ("fp32", "fp16", "int8")
 
@@ -88,64 +115,6 @@ class SourcePooling:
     normalize: bool = False
     dense: tuple[str, ...] = ()
     include_prompt: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityFigures:
-    """How close vectors are to PyTorch's fp32 vectors over `texts` texts: cosines and the largest absolute difference."""
-
-    texts: int
-    mean_cosine: float
-    p1_cosine: float
-    min_cosine: float
-    max_abs: float
-    worst_text: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BundleFile:
-    """A file of the bundle: POSIX path relative to its folder, hash and size."""
-
-    path: str
-    sha256: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiplyAdds:
-    """Multiply-adds of a run: `per_run` + B * (`per_text` + S * `per_token` + S * S * `per_token_pair`), for B texts of S tokens each."""
-
-    per_run: int
-    per_text: int
-    per_token: int
-    per_token_pair: int
-
-    def count(self, texts: int, tokens: int) -> int:
-        """Those of one run of `texts` texts of `tokens` tokens each."""
-        return self.per_run + texts * (self.per_text + tokens * (self.per_token + tokens * self.per_token_pair))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One precision of the graph.
-
-    `files[0]` is the ONNX file, the others its external data. `engines` are those that the file is meant for; `engine_files` are
-    what an engine reads in the place of `files`: the same weights in a form that it computes faster.
-    `parity` has one entry per `Output`. `batch_invariance_max_abs` is the largest difference of a text's vector between alone and in a
-    batch, `batch_invariance_min_cosine` the lowest cosine.
-    `multiply_adds` has the matrix products' work by their arithmetic (`fp32`, `int8`); it is empty where no formula fits the graph, and in
-    bundles of cls-export 0.1.0.
-    """
-
-    files: tuple[BundleFile, ...]
-    recipe: Mapping[str, Any]
-    parity: Mapping[str, ParityFigures] = field(metadata=known(tuple(GRAPH_OUTPUTS)))
-    batch_invariance_max_abs: float
-    cpu_features: tuple[str, ...] = ()
-    batch_invariance_min_cosine: float = 1.0
-    engines: tuple[str, ...] = ("onnxruntime", "openvino", "cuda")
-    engine_files: Mapping[str, tuple[BundleFile, ...]] = field(default_factory=dict)
-    multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_runtime.bundle.manifest import ParityFigures, Variant
+from cls_runtime.bundle.manifest import EngineParity, ParityFigures, Variant
 
 Float32 = NDArray[np.float32]
 
@@ -43,15 +44,33 @@ THRESHOLDS: dict[str, Thresholds] = {
 }
 
 
-def thresholds_for(variant: str, output: str) -> Thresholds:
-    """The thresholds of one output (`cls`, `pooler`, `logits`) of a variant.
+# Of engines whose own form of a variant is held to more, and has figures of its own on record.
+ENGINE_THRESHOLDS: dict[str, dict[str, Thresholds]] = {
+    "native": {
+        "fp32": replace(THRESHOLDS["fp32"], batch_max_abs=0.0),
+        "int8": Thresholds(mean_cosine=0.9996, p1_cosine=0.9992, min_cosine=0.999, max_abs=None, batch_max_abs=0.0, batch_min_cosine=None),
+    },
+}
+
+
+def thresholds_for(variant: str, output: str, *, engine: str | None = None) -> Thresholds:
+    """The thresholds of one output (`cls`, `pooler`, `logits`) of a variant, on an engine.
 
     Logits are held to the differences only: a cosine of one or two numbers that may cross zero says nothing.
     """
-    thresholds = THRESHOLDS[variant]
+    thresholds = ENGINE_THRESHOLDS.get(engine or "", {}).get(variant, THRESHOLDS[variant])
     if output != "logits":
         return thresholds
     return replace(thresholds, mean_cosine=None, p1_cosine=None, min_cosine=None, batch_min_cosine=None)
+
+
+def vector_bits(vectors: Float32) -> str:
+    """SHA-256, in hexadecimal, of vectors [n, width] as little-endian float32, row after row.
+
+    >>> vector_bits(np.zeros((1, 2), np.float32))[:8]
+    'af5570f5'
+    """
+    return hashlib.sha256(np.ascontiguousarray(vectors, dtype="<f4").tobytes()).hexdigest()
 
 
 def cosines(reference: Float32, vectors: Float32) -> NDArray[np.float64]:
@@ -107,14 +126,20 @@ def batch_shortfalls(figures: ParityFigures, thresholds: Thresholds) -> list[str
     return _batch_shortfalls(figures.max_abs, figures.min_cosine, thresholds)
 
 
-def recorded_shortfalls(name: str, variant: Variant) -> list[str]:
-    """Every threshold that the figures on record for the variant `name` miss; that there are none is a miss too."""
-    if not variant.parity:
-        return ["no parity recorded"]
+def recorded_shortfalls(name: str, variant: Variant, *, engine: str | None = None) -> list[str]:
+    """Every threshold that the figures on record for the variant `name`, on `engine`, miss; that there are none is a miss too."""
+    held: EngineParity | Variant | None = variant.engine_parity.get(engine or "")
+    if held is None and engine not in ENGINE_THRESHOLDS:
+        held = variant
+    if held is None or not held.parity:
+        return ["no parity recorded" + (f" for {engine}" if held is None else "")]
     missed = [
-        f"{output} {phrase}" for output, figures in variant.parity.items() for phrase in shortfalls(figures, thresholds_for(name, output))
+        f"{output} {phrase}"
+        for output, figures in held.parity.items()
+        for phrase in shortfalls(figures, thresholds_for(name, output, engine=engine))
     ]
-    return missed + _batch_shortfalls(variant.batch_invariance_max_abs, variant.batch_invariance_min_cosine, thresholds_for(name, "cls"))
+    bounds = thresholds_for(name, "cls", engine=engine)
+    return missed + _batch_shortfalls(held.batch_invariance_max_abs, held.batch_invariance_min_cosine, bounds)
 
 
 def _batch_shortfalls(max_abs: float, min_cosine: float, thresholds: Thresholds) -> list[str]:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import cast
 
-from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.manifest import Manifest, Variant
 from cls_runtime.bundle.parity import recorded_shortfalls
 from cls_runtime.engines.base import EngineModule
 from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
 from cls_runtime.engines.installed import is_importable, is_installed
+from cls_runtime.engines.preference import NATIVE, preferred_engine
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
-ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "cuda")
+ENGINE_NAMES = ("auto", "native", "onnxruntime", "openvino", "cuda")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16", "tf32")
 _NO_ENGINE = "no engine of this version"
 # Names that an earlier version knew, and what to do instead.
@@ -47,6 +48,13 @@ _MADE_OF = {"bf16": "fp32", "tf32": "fp32"}
 
 # A CPU engine casts every fp16 operator to fp32 and back, so `auto` takes none there.
 ENGINES: dict[str, EngineKind] = {
+    "native": EngineKind(
+        module="cls_runtime.engines.native.load",
+        package="cls_export_native",
+        extra="native",
+        variants=("int8", "fp32"),
+        by_name=("fp32", "int8"),
+    ),
     "onnxruntime": EngineKind(
         module="cls_runtime.engines.onnxruntime",
         package="onnxruntime",
@@ -73,9 +81,7 @@ ENGINES: dict[str, EngineKind] = {
 # The engines that `auto` may take, the first that is installed and computes the variant. Figures in docs/adr/0006-engines.md, from
 # benchmarks/engines.py. None is a GPU's: whether a GPU is there shows only when it is used, and a service must not move to it because a
 # wheel was installed.
-CPU_ENGINES = ("onnxruntime", "openvino")
-# Why the first is the first; neither of them is much faster than the other.
-_WHY_FIRST = "exports are checked on it, it starts faster and holds half the memory"
+CPU_ENGINES = ("native", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -169,16 +175,20 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
     """The engines of `automatic_engines` that compute `variant` of the bundle; all of them for `auto`.
 
     Raises:
-        MissingExtraError: none is installed.
+        MissingExtraError: none is installed, or none but the native one, whose weights the bundle lacks.
         UsageError: none of those installed computes the variant, or the GPU wheel is all there is.
     """
     installed = automatic_engines()
+    if installed == (NATIVE,) and not any(is_for(entry, NATIVE) for entry in manifest.variants.values()):
+        raise MissingExtraError(
+            "the bundle has no weights for engine native, and no other engine is installed; run: pip install cls-export[cpu]"
+        )
     if variant == "auto":
         return installed
     entry = manifest.variants.get(graph_variant(variant))
-    able = [name for name in installed if variant in ENGINES[name].by_name and (entry is None or name in entry.engines)]
+    able = [name for name in installed if variant in ENGINES[name].by_name and (entry is None or is_for(entry, name))]
     if not able:
-        kinds = [name for name, kind in ENGINES.items() if variant in kind.by_name and (entry is None or name in entry.engines)]
+        kinds = [name for name, kind in ENGINES.items() if variant in kind.by_name and (entry is None or is_for(entry, name))]
         by_auto = [name for name in kinds if name in CPU_ENGINES]
         instead = f"run: pip install cls-export[{ENGINES[by_auto[0]].extra if by_auto else 'cpu'}]"
         if kinds and not by_auto:
@@ -186,6 +196,11 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
         wanted = ", ".join(kinds) or _NO_ENGINE
         raise UsageError(f"variant {variant} is for {wanted}, not for {', '.join(installed)}; choose another variant, or {instead}")
     return tuple(able)
+
+
+def is_for(entry: Variant, engine: str) -> bool:
+    """Whether a variant is for an engine; the native one needs weights of its own."""
+    return engine in entry.engines and (engine != NATIVE or engine in entry.engine_files)
 
 
 def graph_variant(variant: str) -> str:
@@ -208,20 +223,13 @@ def auto_objection(manifest: Manifest, engine: str, variant: str) -> str | None:
     if variant not in manifest.variants:
         return "not in the bundle"
     entry = manifest.variants[variant]
-    if variant not in ENGINES[engine].variants or engine not in entry.engines:
+    if variant not in ENGINES[engine].variants or not is_for(entry, engine):
         return f"not for {engine}"
     features = cpu_features() or frozenset()
-    if missing := [feature for feature in entry.cpu_features if feature not in features]:
+    missing = [feature for feature in entry.cpu_features if feature not in features]
+    if missing and engine != NATIVE:  # what the graph assumes
         return f"needs {', '.join(missing)}, which this CPU is not known to have"
-    return next(iter(recorded_shortfalls(variant, entry)), None)
-
-
-def preferred_engine(candidates: Sequence[str], variant: str) -> tuple[str, str]:
-    """The engine that `auto` takes among those that compute `variant`, which are in the order of `CPU_ENGINES`; and why."""
-    engine = candidates[0]
-    if len(candidates) == 1:
-        return engine, f"engine {engine}: the only one installed that computes {variant} of this bundle"
-    return engine, f"engine {engine}: taken before {', '.join(candidates[1:])}, since {_WHY_FIRST}"
+    return next(iter(recorded_shortfalls(variant, entry, engine=engine)), None)
 
 
 def _choose_variant(manifest: Manifest, engines: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -243,9 +251,16 @@ def _check_variant(manifest: Manifest, engine: str, variant: str) -> None:
             f"the bundle has no variant {stored!r}, it has {', '.join(manifest.variants) or 'none'}; export it with --{stored}"
         )
     entry = manifest.variants[stored]
-    able = [name for name in entry.engines if name in ENGINES and variant in ENGINES[name].by_name]
+    able = [name for name in ENGINES if is_for(entry, name) and variant in ENGINES[name].by_name]
     if engine not in able:
-        raise UsageError(f"variant {variant} is for {', '.join(able) or _NO_ENGINE}, not for {engine}; choose another engine or variant")
+        instead = "choose another engine or variant"
+        if engine == NATIVE and variant in ENGINES[NATIVE].by_name:
+            instead = (
+                f"the bundle has no native weights of it: {instead}, or export it again; run: pip install cls-export[cpu] for an engine"
+            )
+        raise UsageError(f"variant {variant} is for {', '.join(able) or _NO_ENGINE}, not for {engine}; {instead}")
+    if engine == NATIVE:
+        return  # its kernels fit the CPU, whatever the graph assumes
     features = cpu_features()
     if features is not None and (missing := [feature for feature in entry.cpu_features if feature not in features]):
         raise EngineError(f"variant {variant} needs a CPU with {', '.join(missing)}, which this one lacks; use another variant")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from bundle_builder import HIDDEN, LABELS
+from bundle_builder import EXACT, HIDDEN, LABELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_mutations import mutated
@@ -14,6 +14,7 @@ from json_mutations import mutated
 from cls_runtime import Bundle, BundleError, UsageError
 from cls_runtime.bundle.manifest import (
     MANIFEST_NAME,
+    EngineParity,
     MultiplyAdds,
     Output,
     compute_fingerprint,
@@ -56,6 +57,15 @@ def test_unknown_fields_are_ignored(manifest):
 
 def test_a_manifest_from_before_multiply_adds_has_none(manifest):
     assert from_json(edited(manifest, lambda raw: raw["variants"]["fp32"].pop("multiply_adds"))).variants["fp32"].multiply_adds == {}
+
+
+def test_an_engines_own_figures_are_read_and_older_bundles_have_none(manifest):
+    own = EngineParity(parity={"cls": EXACT}, batch_invariance_max_abs=0.0, bits={"cls": "0" * 64, "tokens": "1" * 64})
+    fp32 = dataclasses.replace(manifest.variants["fp32"], engine_parity={"native": own})
+    held = changed(manifest, variants={"fp32": fp32})
+    assert from_json(to_json(held)).variants["fp32"].engine_parity["native"] == own
+    assert held.fingerprint == manifest.fingerprint
+    assert from_json(edited(manifest, lambda raw: raw["variants"]["fp32"].pop("engine_parity"))).variants["fp32"].engine_parity == {}
 
 
 def test_what_makes_scores_of_logits(manifest):
@@ -147,6 +157,13 @@ def test_an_output_that_the_bundle_lacks_has_no_width(manifest, output, message)
         ),
         (lambda raw: raw["variants"].update(int3=raw["variants"]["fp32"]), "variants is 'int3', expected one of fp32, fp16, int8"),
         (lambda raw: raw["variants"]["fp32"]["parity"].update(mean=raw["variants"]["fp32"]["parity"]["cls"]), "parity is 'mean', expected"),
+        (
+            lambda raw: raw["variants"]["fp32"].update(
+                engine_parity={"native": {"parity": {}, "batch_invariance_max_abs": 0.0, "bits": {"mean": "0"}}}
+            ),
+            r"engine_parity\.native: bits is 'mean', expected one of sentence, cls",
+        ),
+        (lambda raw: raw["variants"]["fp32"].update(engine_parity={"native": {"parity": {}}}), "has no field 'batch_invariance_max_abs'"),
         (lambda raw: raw["variants"]["fp32"].update(engine_files={"\x1b[2J": 1}), r"engine_files\.'\\x1b\[2J' is int, expected a list"),
         (lambda raw: raw.update(files=raw["files"] * 600), "names 1,201 files, expected at most 1,000"),
         (lambda raw: raw["files"].append(raw["files"][0] | {"sha256": "1" * 64}), "names 'tokenizer.json' twice, with two hashes or sizes"),

@@ -4,8 +4,18 @@ import json
 import numpy as np
 import pytest
 
-from cls_runtime.bundle.manifest import ParityFigures
-from cls_runtime.bundle.parity import THRESHOLDS, batch_shortfalls, cosines, parity_figures, shortfalls
+from cls_runtime.bundle.manifest import EngineParity, ParityFigures, Variant
+from cls_runtime.bundle.parity import (
+    ENGINE_THRESHOLDS,
+    THRESHOLDS,
+    batch_shortfalls,
+    cosines,
+    parity_figures,
+    recorded_shortfalls,
+    shortfalls,
+    thresholds_for,
+    vector_bits,
+)
 from cls_runtime.bundle.typed_json import plain, typed
 
 ROWS, WIDTH = 400, 64
@@ -130,6 +140,58 @@ def test_every_threshold_has_a_damaged_case():
     covered |= {(name, "max_abs") for name, bound in THRESHOLDS.items() if bound.max_abs}
     covered |= {(name, "batch_max_abs") for name, bound in THRESHOLDS.items() if bound.batch_max_abs} | {("int8", "batch_min_cosine")}
     assert covered == bounds
+
+
+class TestNative:
+    """The thresholds of the native engine, which are tighter, and its figures on record."""
+
+    @pytest.mark.parametrize(
+        ("figure", "bound", "count"), [("mean_cosine", 0.9996, ROWS), ("p1_cosine", 0.9992, 12), ("min_cosine", 0.999, 1)]
+    )
+    def test_int8_is_held_to_more(self, figure, bound, count):
+        rows = reference(SCALE)
+        figures = parity_figures(rows, turned(rows, 1 - 1.2 * (1 - bound), count=count))
+        assert [phrase.split()[0] for phrase in shortfalls(figures, thresholds_for("int8", "cls", engine="native"))] == [figure]
+        assert shortfalls(figures, thresholds_for("int8", "cls", engine="onnxruntime")) == []
+
+    @pytest.mark.parametrize("variant", ["fp32", "int8"])
+    @pytest.mark.parametrize("output", ["cls", "logits", "tokens"])
+    def test_a_bit_that_depends_on_the_batch_is_a_miss(self, variant, output):
+        rows = reference()
+        other = rows.copy()
+        other[5, 0] = np.nextafter(rows[5, 0], np.float32(9))
+        found = batch_shortfalls(parity_figures(rows, other), thresholds_for(variant, output, engine="native"))
+        assert [phrase.split()[2] for phrase in found] == ["max_abs"]
+        assert batch_shortfalls(parity_figures(rows, rows), thresholds_for(variant, output, engine="native")) == []
+
+    def test_fp32_is_held_to_pytorch_as_on_every_engine(self):
+        assert dataclasses.replace(ENGINE_THRESHOLDS["native"]["fp32"], batch_max_abs=1e-5) == THRESHOLDS["fp32"]
+
+    def test_its_figures_are_its_own(self):
+        perfect = parity_figures(reference(), reference())
+        good_enough = dataclasses.replace(perfect, mean_cosine=0.9994, p1_cosine=0.9985, min_cosine=0.996)
+        variant = Variant(files=(), recipe={}, parity={"cls": good_enough}, batch_invariance_max_abs=0.1)
+        assert recorded_shortfalls("int8", variant) == []
+        assert recorded_shortfalls("int8", variant, engine="onnxruntime") == []
+        assert recorded_shortfalls("int8", variant, engine="native") == ["no parity recorded for native"]
+
+        def with_figures(**figures):
+            own = EngineParity(**({"parity": {"cls": perfect}, "batch_invariance_max_abs": 0.0} | figures))
+            return recorded_shortfalls("int8", dataclasses.replace(variant, engine_parity={"native": own}), engine="native")
+
+        assert with_figures() == []
+        assert with_figures(parity={}) == ["no parity recorded"]
+        assert with_figures(parity={"cls": good_enough})[0].startswith("cls mean_cosine 0.99940000, expected at least 0.9996")
+        assert with_figures(batch_invariance_max_abs=1e-7)[0].startswith("batch invariance max_abs 1e-07")
+
+
+def test_the_bits_of_vectors_are_those_of_their_rows_in_order():
+    rows = reference()
+    assert vector_bits(rows) == vector_bits(np.asfortranarray(rows)) == vector_bits(rows.astype(">f4"))
+    assert vector_bits(rows) != vector_bits(rows[::-1])
+    other = rows.copy()
+    other[7, 3] = np.nextafter(other[7, 3], np.float32(9))
+    assert vector_bits(rows) != vector_bits(other)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3,)])
