@@ -47,9 +47,9 @@ class Product:
     def depth(self) -> int:
         """Inputs, padded."""
         if self.integers is not None:
-            return self.integers.shape[1] * GROUP
+            return int(self.integers.shape[1]) * GROUP
         assert self.floats is not None
-        return self.floats.shape[1]
+        return int(self.floats.shape[1])
 
     @property
     def width(self) -> int:
@@ -151,8 +151,8 @@ class NativeModel:
         head_size: D; in the arrays a head takes D rounded up to `LANES`, and all heads together are rounded up to `PANEL`.
         max_length: tokens that a text may have.
         mean_pooled: the sentence is the mean of its tokens' rows, else one row.
-        output_heads: what makes `sentence` (Dense modules) of the pooled row, and `pooler` and `logits`, whole, of row 0; none where the row
-            itself is the output.
+        output_heads: what makes `sentence` (Dense modules) of the pooled row, and `pooler` and `logits`, whole, of row 0; none where the
+            row itself is the output.
         widths: numbers of each output that the model has, by its name; `tokens` among them where every row is an output.
     """
 
