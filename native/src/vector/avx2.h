@@ -29,6 +29,8 @@ struct Avx2 {
     CLS_INLINE F mul(F a, F b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
     CLS_INLINE F div(F a, F b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
     CLS_INLINE F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)}; }
+    CLS_INLINE F fms(F a, F b, F c) { return {_mm256_fmsub_ps(a.low, b.low, c.low), _mm256_fmsub_ps(a.high, b.high, c.high)}; }
+    CLS_INLINE F fnma(F a, F b, F c) { return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)}; }
     CLS_INLINE F min(F a, F b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
     CLS_INLINE F max(F a, F b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
     CLS_INLINE F sqrt(F f) { return {_mm256_sqrt_ps(f.low), _mm256_sqrt_ps(f.high)}; }
@@ -77,7 +79,7 @@ struct Avx2 {
     CLS_INLINE I mul_int(I a, I b) { return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)}; }
     CLS_INLINE I to_int(F f) { return {_mm256_cvtps_epi32(f.low), _mm256_cvtps_epi32(f.high)}; }
     CLS_INLINE F to_float(I n) { return {_mm256_cvtepi32_ps(n.low), _mm256_cvtepi32_ps(n.high)}; }
-    CLS_INLINE F scale_by_power(F f, I power) { return {scaled(f.low, power.low), scaled(f.high, power.high)}; }
+    CLS_INLINE F scale_by_power(F f, F power) { return {scaled(f.low, power.low), scaled(f.high, power.high)}; }
 
     CLS_INLINE M less(F a, F b) { return {_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)}; }
     CLS_INLINE F select(M m, F a, F b) { return {_mm256_blendv_ps(b.low, a.low, m.low), _mm256_blendv_ps(b.high, a.high, m.high)}; }
@@ -94,8 +96,9 @@ struct Avx2 {
 
 private:
     CLS_INLINE __m256 sign_bits() { return _mm256_set1_ps(-0.0f); }
-    CLS_INLINE __m256 scaled(__m256 f, __m256i power) {
-        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(f), _mm256_slli_epi32(power, 23)));
+    CLS_INLINE __m256 scaled(__m256 f, __m256 power) {
+        __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(power), 23);
+        return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(f), exponent));
     }
     // The packing instructions saturate and work on each half of a register: the quarters are put in order at the end.
     CLS_INLINE __m256i packed(I a, I b) {

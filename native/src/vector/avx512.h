@@ -22,6 +22,8 @@ struct Avx512 {
     CLS_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     CLS_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
     CLS_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    CLS_INLINE F fms(F a, F b, F c) { return _mm512_fmsub_ps(a, b, c); }
+    CLS_INLINE F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
     CLS_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
     CLS_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
     CLS_INLINE F sqrt(F f) { return _mm512_sqrt_ps(f); }
@@ -60,9 +62,7 @@ struct Avx512 {
     CLS_INLINE I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
     CLS_INLINE I to_int(F f) { return _mm512_cvtps_epi32(f); }
     CLS_INLINE F to_float(I n) { return _mm512_cvtepi32_ps(n); }
-    CLS_INLINE F scale_by_power(F f, I power) {
-        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(f), _mm512_slli_epi32(power, 23)));
-    }
+    CLS_INLINE F scale_by_power(F f, F power) { return _mm512_scalef_ps(f, power); }
 
     CLS_INLINE M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
     CLS_INLINE F select(M m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }

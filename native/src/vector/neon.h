@@ -43,6 +43,12 @@ struct Neon {
     CLS_INLINE F fma(F a, F b, F c) {
         return each([&](int i) { return vfmaq_f32(c.of[i], a.of[i], b.of[i]); });
     }
+    CLS_INLINE F fms(F a, F b, F c) {
+        return each([&](int i) { return vfmaq_f32(vnegq_f32(c.of[i]), a.of[i], b.of[i]); });
+    }
+    CLS_INLINE F fnma(F a, F b, F c) {
+        return each([&](int i) { return vfmsq_f32(c.of[i], a.of[i], b.of[i]); });
+    }
     // Comparisons: the instructions for the smaller and larger number order zeros by sign and pass on what is not a number.
     CLS_INLINE F min(F a, F b) {
         return each([&](int i) { return vbslq_f32(vcltq_f32(a.of[i], b.of[i]), a.of[i], b.of[i]); });
@@ -107,9 +113,10 @@ struct Neon {
     CLS_INLINE F to_float(I n) {
         return each([&](int i) { return vcvtq_f32_s32(n.of[i]); });
     }
-    CLS_INLINE F scale_by_power(F f, I power) {
+    CLS_INLINE F scale_by_power(F f, F power) {
         return each([&](int i) {
-            return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(f.of[i]), vshlq_n_s32(power.of[i], 23)));
+            int32x4_t exponent = vshlq_n_s32(vcvtnq_s32_f32(power.of[i]), 23);
+            return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(f.of[i]), exponent));
         });
     }
 

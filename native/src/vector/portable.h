@@ -45,6 +45,12 @@ struct Portable {
     CLS_INLINE F fma(F a, F b, F c) {
         return each([&](int i) { return __builtin_fmaf(a.of[i], b.of[i], c.of[i]); });
     }
+    CLS_INLINE F fms(F a, F b, F c) {
+        return each([&](int i) { return __builtin_fmaf(a.of[i], b.of[i], -c.of[i]); });
+    }
+    CLS_INLINE F fnma(F a, F b, F c) {
+        return each([&](int i) { return __builtin_fmaf(-a.of[i], b.of[i], c.of[i]); });
+    }
     CLS_INLINE F min(F a, F b) {
         return each([&](int i) { return a.of[i] < b.of[i] ? a.of[i] : b.of[i]; });
     }
@@ -101,10 +107,10 @@ struct Portable {
     CLS_INLINE F to_float(I n) {
         return each([&](int i) { return float(n.of[i]); });
     }
-    CLS_INLINE F scale_by_power(F f, I power) {
-        I bits;
+    CLS_INLINE F scale_by_power(F f, F power) {
+        I bits, powers = to_int(power);
         memcpy(&bits, &f, sizeof bits);
-        bits = each_int([&](int i) { return uint32_t(bits.of[i]) + (uint32_t(power.of[i]) << 23); });
+        bits = each_int([&](int i) { return uint32_t(bits.of[i]) + (uint32_t(powers.of[i]) << 23); });
         memcpy(&f, &bits, sizeof f);
         return f;
     }
