@@ -10,6 +10,7 @@ native/tests/functions.cpp measures.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -112,7 +113,7 @@ def each(function: Callable[[float], float], x: Float64) -> Float64:
 def show(name: str, coefficients: Float64, error: str) -> None:
     """Print as C++, the highest power first."""
     numbers = ", ".join(f"{np.float32(value)!s}f" for value in coefficients[::-1])
-    print(f"// {error}\nconstexpr float {name}[] = {{{numbers}}};")
+    sys.stdout.write(f"// {error}\nconstexpr float {name}[] = {{{numbers}}};\n")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@
 //  5. Sums over a row: 16 lanes, lane j takes j, j + 16, ... ascending; then lane j + lane j + 8, + 4, + 2, + 1.
 //  6. Norm: mean = sum(x) / size; d = x - mean, 0 in the padding; variance = sum by fma(d, d, lane) / size; r = 1 / sqrt(variance + epsilon);
 //     y = fma(d * r, scale, shift).
-//  7. Quantization of a row: v = x * smoothing; lo = min(0, v...), hi = max(0, v...); range = hi - lo. Below 1e-30 (or not a number): scale 0,
-//     zero 0, all zeros. Else scale = range / 255, inverse = 255 / range, zero = nearest_even(-lo * inverse),
-//     q = clamp(nearest_even(v * inverse) + zero, 0, 255).
+//  7. Quantization of a row: v = x * smoothing; lo = min(0, v...), hi = max(0, v...), without what is not a number; range = hi - lo. Below
+//     1e-30 or infinite: scale 0, zero 0, all zeros. Else scale = range / 255, inverse = 255 / range, zero = nearest_even(-lo * inverse),
+//     q = clamp(nearest_even(v * inverse) + zero, 0, 255), and 0 where v is not a number.
 //  8. Softmax over the keys of a text: m = the largest score; e = exp(s - m), 0 for keys that are not seen; total = lane sum of e, where lane j
 //     has the keys j, j + 16, ... of the text; context = chain over the keys ascending of fma(e, value, acc), times (1 / total).
 //     Score = chain over d ascending of fma(query[d], key[d], acc), plus the distance's bias where there is one.
@@ -18,7 +18,9 @@
 //     fma(u[h][k], x[t][k], lane) over the hidden size; softmax as 8; c[h] = chain over t of fma(e, x[t], acc), times (1 / total);
 //     context[h, d] = chain over k of fma(c[h][k], value_by_head[k][h, d], acc), plus its bias.
 // 10. Embeddings: (word + type) + position. Mean: chain over the tokens of acc + x[t], / count; zeros where no token counts.
-// 11. exp, erf, tanh: the formulas of kernels/functions.h.
+// 11. exp, tanh and all activations: the formulas of kernels/functions.h.
+// 12. Rotation: x' = fma(x, cos, -(y * sin)), y' = fma(y, cos, x * sin), the products rounded.
+// Of a result that is not a number only that is promised, not its bits.
 #pragma once
 
 #include "model.h"
