@@ -108,7 +108,7 @@ struct Neon {
         return each_int([&](int i) { return vmulq_s32(a.of[i], b.of[i]); });
     }
     CLS_INLINE I to_int(F f) {
-        return each_int([&](int i) { return vcvtnq_s32_f32(f.of[i]); });
+        return each_int([&](int i) { return vbslq_s32(vceqq_f32(f.of[i], f.of[i]), vcvtnq_s32_f32(f.of[i]), vdupq_n_s32(INT32_MIN)); });
     }
     CLS_INLINE F to_float(I n) {
         return each([&](int i) { return vcvtq_f32_s32(n.of[i]); });
