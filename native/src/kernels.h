@@ -46,7 +46,8 @@ struct TextAttention {
     int heads, head_stride;
     const float *queries, *keys, *values;
     int64_t stride;         // of a token in all three
-    float *context;         // [tokens][A * head_stride]
+    float *context;         // [tokens][A * head_stride]; nothing else of a row is written, so that heads may be shared out: the caller has
+                            // zeros in what pads it to attention_width
     int64_t context_stride;
     int window;             // 0 for all keys
     const float *distances; // of cls_layer, or null
@@ -63,7 +64,7 @@ struct RowAttention {
     const float *hidden;     // [tokens][stride]
     int64_t stride;
     const Product *key_by_head, *value_by_head;
-    float *context;          // [A * head_stride]
+    float *context;          // [attention_width], with zeros behind the heads
     const float *distances;
     int64_t distance_stride;
     int max_length;
