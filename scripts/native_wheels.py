@@ -1,7 +1,7 @@
 """Wheels of our kernels, in dist/native: `native_wheels.py` makes one for each system, `native_wheels.py --here` this machine's alone.
 
-Runs in `.venv-compiler`, which has ziglang wherever there is a package of it. Without ziglang `--here` takes a compiler of this machine; where
-there is none it says so in a line, makes nothing and does not fail.
+Runs in `.venv-compiler`, which has ziglang wherever there is a package of it. Without ziglang `--here` takes a compiler of this machine;
+where there is none it says so in a line, makes nothing and does not fail.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "native"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
 from build_library import TARGETS, Target, this_machine
 
+ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / "dist" / "native"
 HERE = WHEELS / "here"
 LARGEST_BYTES = 5_000_000
@@ -33,7 +33,9 @@ def wheel(folder: Path, **variables: str) -> Path:
     (made,) = folder.glob("*.whl")
     size = made.stat().st_size
     if size > LARGEST_BYTES:
-        sys.exit(f"{made.name} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: look for symbols or copies that the library does not need")
+        sys.exit(
+            f"{made.name} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: look for symbols or copies that the library does not need"
+        )
     return made
 
 
@@ -61,7 +63,10 @@ def make_this_machines() -> None:
     if variables is None:
         shutil.rmtree(HERE, ignore_errors=True)
         HERE.mkdir(parents=True)
-        print("notice: our kernels are not built: no ziglang for this system and no C++ compiler; bundles run on ONNX Runtime", file=sys.stderr)
+        print(
+            "notice: our kernels are not built: no ziglang for this system and no C++ compiler; bundles run on ONNX Runtime",
+            file=sys.stderr,
+        )
         return
     start = time.monotonic()
     made = wheel(HERE, **variables)

@@ -90,7 +90,8 @@ inline bool quantize_case(const Paths &paths, Random &random) {
     paths.all[0]->quantize(x.data(), x.stride, rows, depth, smooth, expected.data, scales.data);
     for (int path = 1; path < paths.count; path++) {
         paths.all[path]->quantize(x.data(), x.stride, rows, depth, smooth, found.data, found_scales.data);
-        if (memcmp(expected.data, found.data, size_t(expected.count)) || memcmp(scales.data, found_scales.data, size_t(rows) * sizeof(RowScale))) {
+        if (memcmp(expected.data, found.data, size_t(expected.count)) ||
+            memcmp(scales.data, found_scales.data, size_t(rows) * sizeof(RowScale))) {
             printf("quantize: %s differs from portable in %d rows of %d\n", paths.all[path]->name, rows, depth);
             return false;
         }

@@ -1,4 +1,4 @@
-// Numbers for tests that a case's number decides, and memory that ends where it says, so that the address sanitizer sees one number too many.
+// Numbers that a test's number decides, and memory that ends where it says, so that the address sanitizer sees one number too many.
 #pragma once
 
 #include <math.h>
