@@ -85,7 +85,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """`onnxruntime`, `openvino` or `cuda`."""
+        """`native`, `onnxruntime`, `openvino` or `cuda`."""
 
     @property
     def workers(self) -> int:
