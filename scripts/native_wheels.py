@@ -33,7 +33,9 @@ def wheel(folder: Path, **variables: str) -> Path:
     (made,) = folder.glob("*.whl")
     size = made.stat().st_size
     if size > LARGEST_BYTES:
-        sys.exit(f"{made.name} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: look for symbols or copies that the library does not need")
+        sys.exit(
+            f"{made.name} has {size:,} bytes, expected at most {LARGEST_BYTES:,}: look for symbols or copies that the library does not need"
+        )
     return made
 
 
@@ -61,7 +63,10 @@ def make_this_machines() -> None:
     if variables is None:
         shutil.rmtree(HERE, ignore_errors=True)
         HERE.mkdir(parents=True)
-        print("notice: our kernels are not built: no ziglang for this system and no C++ compiler; bundles run on ONNX Runtime", file=sys.stderr)
+        print(
+            "notice: our kernels are not built: no ziglang for this system and no C++ compiler; bundles run on ONNX Runtime",
+            file=sys.stderr,
+        )
         return
     start = time.monotonic()
     made = wheel(HERE, **variables)

@@ -85,7 +85,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """`native`, `onnxruntime`, `openvino` or `cuda`."""
+        """`onnxruntime`, `openvino`, `native` or `cuda`."""
 
     @property
     def workers(self) -> int:
