@@ -10,7 +10,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, automatic_engines, 
 from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_features, telling
 from cls_runtime.engines.cuda.checkup import Checkup, check_up
 from cls_runtime.engines.installed import installed_version, is_importable
-from cls_runtime.engines.preference import preferred_engine
+from cls_runtime.engines.native.library import kernels
+from cls_runtime.engines.native.probe import probe as native_probe
+from cls_runtime.engines.preference import NATIVE, preferred_engine
 from cls_runtime.engines.probe_graph import probe
 from cls_runtime.errors import ClsError, UsageError
 
@@ -30,6 +32,7 @@ PACKAGES: dict[str, str] = {
     "onnxruntime": "cpu",
     "onnxruntime-gpu": "gpu",
     "openvino": "openvino",
+    "cls-export-native": "native",
     "torch": "export",
     "transformers": "export",
     "onnx": "export",
@@ -53,7 +56,7 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStatus:
-    """Whether an engine loaded and ran a graph just now; `detail` names its providers, or says what is wrong and how to mend it."""
+    """Whether an engine loaded and ran a model just now; `detail` names its providers, or says what is wrong and how to mend it."""
 
     name: str
     works: bool
@@ -133,13 +136,18 @@ def diagnose(bundle: str | Path | None = None, *, follow_links: bool = False) ->
         gpu=gpu,
         auto=_auto(),
         bundle=status,
-        warnings=tuple(dict.fromkeys([*(str(item.message) for item in caught), *_slow(gpu)])),
+        warnings=tuple(dict.fromkeys([*(str(item.message) for item in caught), *_slow(gpu), *_differing()])),
         problems=tuple(_problems(engines, status)),
     )
 
 
 def try_engine(name: str) -> EngineStatus:
-    """Loads a tiny graph in the engine and runs it."""
+    """Loads a tiny model in the engine and runs it."""
+    if name == NATIVE:
+        try:
+            return EngineStatus(name=name, works=True, detail=native_probe())
+        except ClsError as error:
+            return EngineStatus(name=name, works=False, detail=str(error))
     with tempfile.TemporaryDirectory(prefix="cls-doctor-") as folder:
         try:
             providers = probe(engine_module(name), Path(folder))
@@ -187,7 +195,16 @@ def _auto() -> str:
         installed = automatic_engines()
     except ClsError as error:
         return f"none: {error}"
-    chosen = {variant: preferred_engine(installed, variant) for variant in ENGINES[installed[0]].variants}
+    if NATIVE not in installed:
+        return _preferred(installed)
+    others = tuple(name for name in installed if name != NATIVE)
+    without = _preferred(others) if others else "none: run: pip install cls-export[cpu]"
+    return f"{_preferred(installed)}; of a bundle without native weights {without}"
+
+
+def _preferred(engines: Sequence[str]) -> str:
+    """What is taken among engines that all compute what a bundle has, and why."""
+    chosen = {variant: preferred_engine(engines, variant) for variant in ENGINES[engines[0]].variants}
     preferred = ", else ".join(f"{variant} on {engine}" for variant, (engine, _) in chosen.items())
     reasons = "; ".join(dict.fromkeys(reason for _, reason in chosen.values()))
     return f"{preferred}, of those that a bundle has and whose recorded parity holds ({reasons})"
@@ -199,10 +216,19 @@ def _slow(gpu: Checkup | None) -> Iterable[str]:
         yield f"engine cuda: {gpu.problem}"
 
 
+def _differing() -> Iterable[str]:
+    """The kernels of the native engine that do not compute on this CPU what they should."""
+    try:
+        found = kernels()
+    except ClsError:
+        return
+    yield from (f"engine {NATIVE}: the kernels {line}; they are not used, report it with this output" for line in found.differing)
+
+
 def _problems(engines: Iterable[EngineStatus], bundle: BundleStatus | None) -> Iterable[str]:
     broken = [engine for engine in engines if not engine.works]
     if len(broken) == len(ENGINES):
-        installed = [name for name in CPU_ENGINES if is_importable(ENGINES[name].package)] or CPU_ENGINES[:1]
+        installed = [name for name in CPU_ENGINES if is_importable(ENGINES[name].package)] or ["onnxruntime"]
         yield from (f"{engine.name} does not work: {engine.detail}" for engine in broken if engine.name in installed)
     if bundle is not None and not bundle.usable:
         yield f"the bundle cannot be used: {bundle.detail}"

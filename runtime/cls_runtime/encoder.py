@@ -137,7 +137,8 @@ class Encoder:
                 `org/name@revision`. What exists on this machine is never looked for on the hub, nor is a `Path`.
             revision: a branch, a tag or a commit of the hub; None for the main branch.
             variant: `fp32`, `fp16`, `int8`, `bf16`, `tf32`, or `auto`: the fastest whose recorded parity meets its thresholds.
-            engine: `onnxruntime`, `openvino`, `cuda`, or `auto`: ONNX Runtime where it is installed, else OpenVINO.
+            engine: `onnxruntime`, `openvino`, `native`, `cuda`, or `auto`: the native one where it is installed, has weights in the bundle
+                and was measured faster on this kind of CPU; else ONNX Runtime where it is installed, else OpenVINO.
             threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
             device: with engine `cuda`, which GPU: 1, "1" or "cuda:1"; several, which share the batches: "0,1" or (0, 1); "all"; None for
                 the first.

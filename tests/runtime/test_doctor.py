@@ -51,7 +51,7 @@ def test_this_machine_is_usable():
     versions = {package.name: package.version for package in found.packages}
     assert versions["numpy"]
     assert versions["tokenizers"]
-    assert [engine.name for engine in found.engines] == ["onnxruntime", "openvino", "cuda"]
+    assert [engine.name for engine in found.engines] == ["onnxruntime", "openvino", "native", "cuda"]
     assert next(engine.works for engine in found.engines if engine.name == "onnxruntime")
     assert found.auto.startswith("int8 on ")
     assert found.bundle is None
@@ -84,6 +84,7 @@ def test_no_engine_is_a_problem_that_says_how_to_mend_it(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "import_package", missing)
     monkeypatch.setattr(openvino, "_import", missing)
+    monkeypatch.setattr(doctor, "native_probe", missing)
     monkeypatch.setattr(choice, "installed_engines", tuple)
     found = doctor.diagnose()
     assert found.problems[:1] == ("onnxruntime does not work: onnxruntime is not installed; run: pip install cls-export[cpu]",)

@@ -85,7 +85,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """`onnxruntime`, `openvino` or `cuda`."""
+        """`onnxruntime`, `openvino`, `native` or `cuda`."""
 
     @property
     def workers(self) -> int:

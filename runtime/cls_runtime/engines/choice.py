@@ -19,7 +19,7 @@ from cls_runtime.engines.installed import is_importable, is_installed
 from cls_runtime.engines.preference import NATIVE, preferred_engine
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
-ENGINE_NAMES = ("auto", "native", "onnxruntime", "openvino", "cuda")
+ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "native", "cuda")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16", "tf32")
 _NO_ENGINE = "no engine of this version"
 # Names that an earlier version knew, and what to do instead.
@@ -48,13 +48,6 @@ _MADE_OF = {"bf16": "fp32", "tf32": "fp32"}
 
 # A CPU engine casts every fp16 operator to fp32 and back, so `auto` takes none there.
 ENGINES: dict[str, EngineKind] = {
-    "native": EngineKind(
-        module="cls_runtime.engines.native.load",
-        package="cls_export_native",
-        extra="native",
-        variants=("int8", "fp32"),
-        by_name=("fp32", "int8"),
-    ),
     "onnxruntime": EngineKind(
         module="cls_runtime.engines.onnxruntime",
         package="onnxruntime",
@@ -68,6 +61,13 @@ ENGINES: dict[str, EngineKind] = {
         extra="openvino",
         variants=("int8", "fp32"),
         by_name=("fp32", "fp16", "int8", "bf16"),
+    ),
+    "native": EngineKind(
+        module="cls_runtime.engines.native.load",
+        package="cls_export_native",
+        extra="native",
+        variants=("int8", "fp32"),
+        by_name=("fp32", "int8"),
     ),
     "cuda": EngineKind(
         module="cls_runtime.engines.cuda.load",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from cls_runtime.bundle.manifest import BundleFile, Manifest
 from cls_runtime.bundle.named_files import files_of
 from cls_runtime.bundle.parity import THRESHOLDS
-from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, check_engine, choose, graph_variant, installed_engines, require_engine
+from cls_runtime.engines.choice import CPU_ENGINES, ENGINES, check_engine, choose, graph_variant, installed_engines, is_for, require_engine
 from cls_runtime.engines.needed_files import companions, golden_files, graph_files
+from cls_runtime.engines.preference import NATIVE
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
 
 
@@ -31,8 +32,8 @@ def combinations(
         manifest: the bundle's.
         variants: which to take; None for all of the bundle, and for those that an engine makes from another variant's file. `auto` is the
             one that `Encoder.load` would take.
-        engines: which to take; None for all that are installed. `auto` is the one that `Encoder.load` would take. Of None a form that is
-            for a GPU is a combination with an objection.
+        engines: which to take; None for all that are installed, the native one for the variants that it has weights of. `auto` is the one
+            that `Encoder.load` would take. Of None a form that is for a GPU is a combination with an objection.
 
     Raises:
         UsageError: a variant that the bundle does not have, or an engine that nobody knows.
@@ -43,6 +44,8 @@ def combinations(
     planned: dict[tuple[str, str], Combination] = {}
     for engine in taken:
         for variant in _variants(manifest, engine) if variants is None else variants:
+            if engines is None and len(taken) > 1 and engine == NATIVE and not _is_native(manifest, variant):
+                continue  # it was not asked for, and an export need not write its weights
             combination = _combination(manifest, variant, engine)
             planned[combination.variant, combination.engine] = combination
     if engines is None:
@@ -65,6 +68,11 @@ def verified_files(manifest: Manifest, *, planned: Sequence[Combination] | None)
     for combination in planned:
         if combination.objection is None:
             yield from graph_files(manifest, variant=combination.variant, engine=combination.engine)
+
+
+def _is_native(manifest: Manifest, variant: str) -> bool:
+    """Whether the bundle has native weights of a variant; of `auto`, of any."""
+    return any(is_for(entry, NATIVE) for name, entry in manifest.variants.items() if variant in ("auto", name))
 
 
 def _engines(named: Sequence[str] | None) -> tuple[str, ...]:

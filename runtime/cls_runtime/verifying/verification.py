@@ -31,13 +31,13 @@ from cls_runtime.verifying import input_checks, vector_checks
 from cls_runtime.verifying.file_check import files_finding
 from cls_runtime.verifying.live_model import live_vectors
 from cls_runtime.verifying.plan import combinations, verified_files
+from cls_runtime.verifying.recorded import recorded_bits, recorded_parity, same_bits
 from cls_runtime.verifying.report import Check, Planned, VerifyReport
 from cls_runtime.verifying.vector_checks import Finding
 
 Float32 = NDArray[np.float32]
 ProgressFunction = Callable[[Check], None]
 
-RECORDED_ENGINE = "onnxruntime"  # on which an export measures the figures that the manifest holds
 _LONGEST_REASON = 300
 
 
@@ -124,7 +124,7 @@ class Verification:
             variant, engine, objection = combination.variant, combination.engine, combination.objection
             checks.append(Planned(name="load", variant=variant, engine=engine, objection=objection, required=required))
             if objection is None:
-                checks += [Planned(name=name, variant=variant, engine=engine) for name in self._vector_checks(bundle, variant)]
+                checks += [Planned(name=name, variant=variant, engine=engine) for name in self._vector_checks(bundle, variant, engine)]
         self.plan = tuple(checks)
 
     def run(self, planned: Planned) -> Check:
@@ -170,7 +170,7 @@ class Verification:
         loaded = self._load(bundle, str(planned.variant), str(planned.engine))
         if planned.name == "load":
             return Finding(passed=True, message=f"loaded on {', '.join(loaded.encoder.info.providers)}")
-        return self._vector_checks(bundle, str(planned.variant))[planned.name](loaded)
+        return self._vector_checks(bundle, str(planned.variant), str(planned.engine))[planned.name](loaded)
 
     def _held_golden(self) -> Golden:
         if self._golden is None:
@@ -193,32 +193,32 @@ class Verification:
             self._loaded[variant, engine] = _Loaded(encoder, vector_checks.EncodedOnce(encoder))
         return self._loaded[variant, engine]
 
-    def _vector_checks(self, bundle: Bundle, variant: str) -> dict[str, Callable[[_Loaded], Finding]]:
+    def _vector_checks(self, bundle: Bundle, variant: str, engine: str) -> dict[str, Callable[[_Loaded], Finding]]:
         """The checks of a loaded variant by name, in the order in which they run; without texts, those that need none."""
-        thresholds = thresholds_for(variant, bundle.manifest.sentence_output)
+        thresholds = thresholds_for(variant, bundle.manifest.sentence_output, engine=engine)
         outputs, probes, golden = bundle.manifest.recorded_outputs, self._probes, self._golden
         checks: dict[str, Callable[[_Loaded], Finding]] = {}
         if probes is not None:
             checks["finite"] = lambda loaded: vector_checks.finite(loaded.once, probes, outputs)
         for output in outputs:
-            held_to = thresholds_for(variant, output)
+            held_to = thresholds_for(variant, output, engine=engine)
             if golden is not None:
-                checks[f"golden {output}"] = partial(self._golden_check, bundle, variant, output)
+                checks[f"golden {output}"] = partial(self._golden_check, bundle, variant, output, held_to)
             if self._live is not None and probes is not None:
                 checks[f"pytorch {output}"] = partial(_live, probes, self._live[output], output, held_to)
         if probes is not None:
             checks["batch invariance"] = lambda loaded: vector_checks.batch_invariance(loaded.once, probes, thresholds)
+        bits = recorded_bits(bundle.manifest, variant, engine)
+        if golden is not None and bits:
+            checks["bits"] = lambda loaded: same_bits(loaded.once, self._held_golden(), bits)
         if golden is not None:
             checks["truncation"] = lambda loaded: vector_checks.truncation(loaded.once, golden, thresholds)
         checks["refusals"] = lambda loaded: input_checks.refusals(loaded.encoder, bundle)
         return checks
 
-    def _golden_check(self, bundle: Bundle, variant: str, output: Output, loaded: _Loaded) -> Finding:
-        entry = bundle.manifest.variants.get(variant)  # None for what the engine makes itself, such as bf16
-        recorded = (
-            None if entry is None or loaded.encoder.info.engine != RECORDED_ENGINE or output == "logits" else entry.parity.get(output)
-        )
-        return vector_checks.golden_vectors(loaded.once, self._held_golden(), output, thresholds_for(variant, output), recorded=recorded)
+    def _golden_check(self, bundle: Bundle, variant: str, output: Output, held_to: Thresholds, loaded: _Loaded) -> Finding:
+        recorded = recorded_parity(bundle.manifest, variant, loaded.encoder.info.engine, output)
+        return vector_checks.golden_vectors(loaded.once, self._held_golden(), output, held_to, recorded=recorded)
 
 
 def verify(

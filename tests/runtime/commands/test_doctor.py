@@ -27,6 +27,7 @@ def no_engine(monkeypatch):
     monkeypatch.setattr(onnxruntime, "import_package", missing)
     monkeypatch.setattr(choice, "is_importable", lambda package: False)
     monkeypatch.setattr(openvino, "_import", missing)
+    monkeypatch.setattr(doctor_module, "native_probe", missing)
 
 
 def test_it_says_what_works_and_what_auto_takes(capsys):
@@ -61,7 +62,7 @@ def test_json_is_one_document(golden_bundle, capsys, with_bundle):
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {"usable", "cls_export", *(field.name for field in dataclasses.fields(doctor_module.Diagnosis))}
     assert document["usable"] is True
-    assert [engine["name"] for engine in document["engines"]] == ["onnxruntime", "openvino", "cuda"]
+    assert [engine["name"] for engine in document["engines"]] == ["onnxruntime", "openvino", "native", "cuda"]
     assert (document["bundle"] is not None) is with_bundle
 
 

@@ -211,8 +211,8 @@ def test_a_folder_of_the_packages_name_is_not_the_package(tmp_path, monkeypatch)
 
 def test_the_engines_of_auto_take_the_same_variants():
     """So the variant is chosen first, by the first engine's list, and then the engine among those that compute it."""
-    assert [choice.ENGINES[name].variants for name in ("onnxruntime", "openvino")] == [("int8", "fp32")] * 2
-    assert choice.CPU_ENGINES == ("onnxruntime", "openvino")
+    assert [choice.ENGINES[name].variants for name in choice.CPU_ENGINES] == [("int8", "fp32")] * 3
+    assert choice.CPU_ENGINES == ("native", "onnxruntime", "openvino")
 
 
 def test_every_engine_of_the_table_has_a_contract_name():

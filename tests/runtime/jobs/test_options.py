@@ -25,7 +25,7 @@ VECTORS = {
     "dimensions": ([None, 4, 8], [0, -1, 1.5, "2", True], "expected a whole number of at least 1, or None"),
     "dtype": (DTYPES, ["float64", "int", None], f"expected one of {', '.join(DTYPES)}"),
     "variant": (["auto", "fp32", "fp16", "int8", "bf16", "tf32"], ["fp64", "", None], "expected one of auto, fp32, fp16, int8, bf16, tf32"),
-    "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, cuda"),
+    "engine": (ENGINES, ["ray", "cpu", None], "expected one of auto, onnxruntime, openvino, native, cuda"),
     "device": ([None], ["gpu0", "", -1, 1.5, True, ()], GPUS),
     "threads": ([None, 1, 64], [0, -1, 1.5, "2", True], COUNT),
     "follow_links": ([True, False], [1, "no", None], FLAG),

@@ -10,16 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.engines.base import Batching, Float32, Int32, TokenBatch
 from cls_runtime.engines.native.library import BAD_INPUT, NO_KERNELS, NO_MEMORY, NO_THREADS, kernels, library
-from cls_runtime.engines.native.structures import OUTPUTS, BatchSpec, HeldModel, OutputName, held_model
+from cls_runtime.engines.native.structures import GRAPH_OUTPUT_OF, OUTPUTS, BatchSpec, HeldModel, held_model
 from cls_runtime.engines.native.weights import NativeModel
 from cls_runtime.errors import ClosedError, EngineError
 
 BATCHING = Batching(token_budget=512, full_tokens=512, pads=False)
-# The outputs by the names that an ONNX graph gives them.
-OUTPUT_OF_GRAPH: dict[str, OutputName] = {GRAPH_OUTPUTS[name]: name for name in OUTPUTS}
+_OUTPUT_OF_GRAPH = {graph_name: name for name, graph_name in GRAPH_OUTPUT_OF.items()}
 
 
 class NativeEngine:
@@ -91,11 +89,11 @@ class NativeEngine:
             self._free()
 
     def _output(self, batch: TokenBatch, graph_output: str) -> Float32:
-        name = OUTPUT_OF_GRAPH.get(graph_output)
+        name = _OUTPUT_OF_GRAPH.get(graph_output)
         if name is None or name not in self._widths:
             raise EngineError(
                 f"the bundle's native weights have no output {graph_output!r}, expected one of "
-                f"{', '.join(GRAPH_OUTPUTS[held] for held in self._widths)}; name another engine, or export the bundle again"
+                f"{', '.join(GRAPH_OUTPUT_OF[held] for held in self._widths)}; name another engine, or export the bundle again"
             )
         rows = np.empty((batch.tokens if name == "tokens" else batch.texts, self._widths[name]), dtype=np.float32)
         arrays = [_int32(values) for values in (batch.input_ids, batch.lengths, batch.token_type_ids, batch.unpooled)]

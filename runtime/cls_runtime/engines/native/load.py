@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import Manifest, Output
-from cls_runtime.engines.native import weights_file
 from cls_runtime.engines.native.engine import NativeEngine
 from cls_runtime.engines.native.library import library
 from cls_runtime.engines.native.structures import OutputName
 from cls_runtime.engines.native.weights import NativeModel
+from cls_runtime.engines.native.weights_file import read
 from cls_runtime.errors import BundleError, UsageError
 
 NAME = "native"
@@ -31,7 +31,7 @@ def load(
     if not files:
         raise UsageError(f"bundle {bundle.folder} has no {variant} weights for engine native; export it again, or use another engine")
     path = bundle.locate(files[0])
-    model = weights_file.read(path)
+    model = read(path)
     if (objection := _objection(model, bundle.manifest)) is not None:
         raise BundleError(f"{path} has {objection}; copy or export the bundle again")
     return NativeEngine(model, threads=threads, kernels=kernels)

@@ -10,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from cls_runtime.bundle.manifest import GRAPH_OUTPUTS
 from cls_runtime.engines.native.weights import Activation, Embeddings, HeadStep, Layer, NativeModel, Norm, Product, Rotation, padded
 
 ABI = 1  # CLS_ABI of the header that this mirrors
 
 OutputName = Literal["tokens", "sentence", "pooler", "logits"]
 OUTPUTS: tuple[OutputName, ...] = ("tokens", "sentence", "pooler", "logits")  # by cls_output
+GRAPH_OUTPUT_OF: dict[OutputName, str] = {name: GRAPH_OUTPUTS[name] for name in OUTPUTS}  # as an ONNX graph calls them
 ACTIVATIONS: tuple[Activation, ...] = ("identity", "gelu", "gelu_coarse", "gelu_tanh", "relu", "silu", "tanh", "sigmoid")  # cls_activation
 
 _INT, _FLOAT, _POINTER = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p

@@ -122,13 +122,14 @@ def _facts(model: ServedModel) -> list[tuple[str, str]]:
 
 def _parity(model: ServedModel) -> str:
     """The figures that the manifest has of the variant served, and what they are held to."""
-    variant = model.encoder.info.variant
-    parity = model.encoder.manifest.variants[variant].parity
+    variant, engine = model.encoder.info.variant, model.encoder.info.engine
+    entry = model.encoder.manifest.variants[variant]
+    parity = entry.engine_parity[engine].parity if engine in entry.engine_parity else entry.parity
     if not parity:
         return ""
     rows = []
     for output, figures in parity.items():
-        held = thresholds_for(variant, output)
+        held = thresholds_for(variant, output, engine=engine)
         measured = f'<tr><th scope="row">{_OUTPUTS[output]}</th>{_figures(figures)}</tr>'
         rows.append(f'<tbody>{measured}<tr class="note"><td>held to</td>{_held(held)}</tr></tbody>')
     texts = max(figures.texts for figures in parity.values())
