@@ -73,7 +73,7 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
     elif kind == "ElectraClassificationHead":
         yield from _parts(module, "dense", _part(module, "activation"), "out_proj")
     elif kind == "RoFormerClassificationHead":
-        yield from _parts(module, "dense", ACT2FN[module.config.hidden_act], "out_proj")  # type: ignore[union-attr, index]
+        yield from _parts(module, "dense", ACT2FN[module.config.hidden_act], "out_proj")  # type: ignore[union-attr]
     elif kind == "ModernBertPredictionHead":
         yield from _parts(module, "dense", _part(module, "act"), "norm")
     else:

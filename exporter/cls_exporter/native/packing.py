@@ -30,9 +30,8 @@ class Matrix:
 
     def scaled(self, factor: float) -> Matrix:
         """The outputs times a factor."""
-        return Matrix(
-            weight=(self.weight * np.float64(factor)).astype(np.float32), bias=(self.bias * np.float64(factor)).astype(np.float32)
-        )
+        times = np.float64(factor)
+        return Matrix(weight=(self.weight * times).astype(np.float32), bias=(self.bias * times).astype(np.float32))
 
     def rows(self, places: Places) -> Matrix:
         """Some of the outputs, in another order."""

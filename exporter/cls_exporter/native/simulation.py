@@ -67,7 +67,7 @@ class Simulation:
         if name == "tokens":
             return hidden.reshape(-1, hidden.shape[-1])
         pooled = hidden.mean(1) if name == "sentence" and self._model.mean_pooled else hidden[:, 0]
-        return self._head(pooled, self._model.output_heads.get(name, ()))  # type: ignore[call-overload, no-any-return]
+        return self._head(pooled, self._model.output_heads.get(name, ()))  # type: ignore[call-overload]
 
     def _hidden(self, batch: PaddedBatch) -> Tensor:
         """The rows of the last layer [B, S, padded H]; row 0 alone where no other is needed."""
@@ -135,17 +135,17 @@ class Simulation:
         back, _ = self._weight(layer.one_row.key_by_head)
         forth, bias = self._weight(layer.one_row.value_by_head)
         count, stride = self._model.heads, self._model.head_stride
-        by_head = back[: count * stride].unflatten(0, (count, stride))
+        by_head = back[: count * stride].reshape(count, stride, -1)
         scores = self._biased((query @ by_head) @ read.transpose(-1, -2).unsqueeze(1), layer)
         seen = scores.softmax(-1) @ read.unsqueeze(1)
-        values = forth[:, : count * stride].unflatten(1, (count, stride)).transpose(0, 1)
+        values = forth[:, : count * stride].reshape(-1, count, stride).transpose(0, 1)
         context = (seen @ values).transpose(1, 2).flatten(2)
         return nn.functional.pad(context, (0, self._model.attention_width - context.shape[-1])) + bias
 
     def _heads(self, rows: Tensor) -> Tensor:
         """[B, S, width] -> [B, A, S, stride]."""
         count, stride = self._model.heads, self._model.head_stride
-        return rows[..., : count * stride].unflatten(-1, (count, stride)).transpose(1, 2)
+        return rows[..., : count * stride].reshape(*rows.shape[:2], count, stride).transpose(1, 2)
 
     def _rotated(self, rows: Tensor, rotation: Rotation) -> Tensor:
         half, length = rotation.cosines.shape[1], rows.shape[2]
