@@ -27,6 +27,7 @@ EXPORTER = [
     ("checkpoint",),
     ("graph",),
     ("variants",),
+    ("native",),
     ("gate",),
     ("writing",),
     ("exporting",),
