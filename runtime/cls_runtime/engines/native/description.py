@@ -6,7 +6,6 @@ A name is the place where the object is met first: `layers.0.up.integers`, `laye
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -74,6 +73,7 @@ class _Reader:
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._arrays = arrays
         self._objects: dict[str, Any] = {}
+        self._hints: dict[type[Any], dict[str, Any]] = {}
         self.used: set[str] = set()
 
     def value(self, raw: Any, kind: Any, name: str) -> Any:
@@ -107,7 +107,9 @@ class _Reader:
             return self._objects[raw]
         if not isinstance(raw, dict):
             raise ValueError(f"{name or 'the model'} is {shown(raw)}, expected an object")
-        hints = _hints(kind)
+        if kind not in self._hints:
+            self._hints[kind] = typing.get_type_hints(kind)
+        hints = self._hints[kind]
         if unknown := sorted(set(raw) - set(hints)):
             raise ValueError(f"{name or 'the model'} has a field {shown(unknown[0])}, which this version does not know")
         values: dict[str, Any] = {}
@@ -137,11 +139,6 @@ class _Reader:
             raise ValueError(f"{name} is an array of {array.dtype}, expected {' or '.join(map(str, expected))}")
         self.used.add(raw)
         return array
-
-
-@functools.cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def _number(raw: Any, kind: Any, name: str) -> Any:
