@@ -45,18 +45,16 @@ def described(model: NativeModel) -> tuple[dict[str, Any], dict[str, NDArray[Any
     return {**plain(model, ""), _FREE_FORM: dict(model.recipe)}, arrays
 
 
-def model_of(description: Any, arrays: Mapping[str, NDArray[Any]]) -> NativeModel:
-    """The model that `described` has made these of.
+def model_of(description: Any, arrays: Mapping[str, NDArray[Any]]) -> tuple[NativeModel, frozenset[str]]:
+    """The model that `described` has made these of, and the names of the arrays that it has.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type, or an array is missing, of another type, or belongs to nothing.
+        ValueError: a field is missing, unknown or of another type, or an array is missing or of another type.
     """
     reader = _Reader(arrays)
     model = reader.value(description, NativeModel, "")
-    if unused := sorted(set(arrays) - reader.used):
-        raise ValueError(f"the array {shown(unused[0])} belongs to nothing in the model")
     assert isinstance(model, NativeModel)
-    return model
+    return model, frozenset(reader.used)
 
 
 def _joined(name: str, part: str | int) -> str:
