@@ -44,7 +44,7 @@ class Parts:
     def product(self, x: Float32, product: Product, activation: Activation = "identity", residual: Float32 | None = None) -> Float32:
         """[R, K] -> [R, N]: product, bias, activation, residual (rules 2 to 4)."""
         y = self._float_product(x, product) if product.integers is None else self._integer_product(x, product)
-        y = activated(y, activation)
+        y = activated(y, activation, self._arithmetic)
         return y if residual is None else y + residual
 
     def _float_product(self, x: Float32, product: Product) -> Float32:
@@ -83,7 +83,7 @@ class Parts:
             return self.product(self.product(x, layer.up, layer.activation), layer.down, residual=residual)
         both = self.product(x, layer.up)
         half = both.shape[1] // 2
-        inner = activated(both[:, :half], layer.activation) * both[:, half:]
+        inner = activated(both[:, :half], layer.activation, self._arithmetic) * both[:, half:]
         return self.product(inner, layer.down, residual=residual)
 
     def attended(self, three: Float32, layer: Layer, heads: int, head_stride: int, max_length: int) -> Float32:
@@ -129,7 +129,7 @@ class Parts:
         """e^(score - the largest) of each key, and 1 / their sum, [..., 1]."""
         if seen is not None:
             scores = np.where(seen, scores, np.float32(-np.inf))
-        powers = exp(scores - scores.max(axis=-1, keepdims=True))
+        powers = exp(scores - scores.max(axis=-1, keepdims=True), self._arithmetic)
         keys = scores.shape[-1]
         lanes = np.zeros((*scores.shape[:-1], padded(keys, LANES)), dtype=np.float32)
         lanes[..., :keys] = powers
