@@ -6,7 +6,6 @@ A name is the place where the object is met first: `layers.0.up.integers`, `laye
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -46,18 +45,16 @@ def described(model: NativeModel) -> tuple[dict[str, Any], dict[str, NDArray[Any
     return {**plain(model, ""), _FREE_FORM: dict(model.recipe)}, arrays
 
 
-def model_of(description: Any, arrays: Mapping[str, NDArray[Any]]) -> NativeModel:
-    """The model that `described` has made these of.
+def model_of(description: Any, arrays: Mapping[str, NDArray[Any]]) -> tuple[NativeModel, frozenset[str]]:
+    """The model that `described` has made these of, and the names of the arrays that it has.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type, or an array is missing, of another type, or belongs to nothing.
+        ValueError: a field is missing, unknown or of another type, or an array is missing or of another type.
     """
     reader = _Reader(arrays)
     model = reader.value(description, NativeModel, "")
-    if unused := sorted(set(arrays) - reader.used):
-        raise ValueError(f"the array {shown(unused[0])} belongs to nothing in the model")
     assert isinstance(model, NativeModel)
-    return model
+    return model, frozenset(reader.used)
 
 
 def _joined(name: str, part: str | int) -> str:
@@ -74,6 +71,7 @@ class _Reader:
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._arrays = arrays
         self._objects: dict[str, Any] = {}
+        self._hints: dict[type[Any], dict[str, Any]] = {}
         self.used: set[str] = set()
 
     def value(self, raw: Any, kind: Any, name: str) -> Any:
@@ -107,7 +105,9 @@ class _Reader:
             return self._objects[raw]
         if not isinstance(raw, dict):
             raise ValueError(f"{name or 'the model'} is {shown(raw)}, expected an object")
-        hints = _hints(kind)
+        if kind not in self._hints:
+            self._hints[kind] = typing.get_type_hints(kind)
+        hints = self._hints[kind]
         if unknown := sorted(set(raw) - set(hints)):
             raise ValueError(f"{name or 'the model'} has a field {shown(unknown[0])}, which this version does not know")
         values: dict[str, Any] = {}
@@ -137,11 +137,6 @@ class _Reader:
             raise ValueError(f"{name} is an array of {array.dtype}, expected {' or '.join(map(str, expected))}")
         self.used.add(raw)
         return array
-
-
-@functools.cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def _number(raw: Any, kind: Any, name: str) -> Any:

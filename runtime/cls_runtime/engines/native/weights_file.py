@@ -32,7 +32,7 @@ def write(model: NativeModel, path: Path) -> None:
     _check_byte_order()
     description, arrays = described(model)
     text = json.dumps(description, separators=(",", ":"), sort_keys=True, allow_nan=False)
-    check_sizes(model_of(parsed(text), arrays))
+    check_sizes(model_of(parsed(text), arrays)[0])
     write_tensors(path, arrays, {"format": FORMAT, "version": VERSION, "model": text})
 
 
@@ -53,8 +53,10 @@ def read(path: Path) -> NativeModel:
                 f"{path} has native weights of version {shown(version)}, this cls-export reads {VERSION}; "
                 "install the version that exported the bundle, or export it again"
             )
-        model = model_of(parsed(metadata.get("model", "")), arrays)
+        model, used = model_of(parsed(metadata.get("model", "")), arrays)
         check_sizes(model)
+        if unused := sorted(set(arrays) - used):
+            raise ValueError(f"the array {shown(unused[0])} belongs to nothing in the model")
     except (OSError, ValueError) as error:
         if is_shortage(error):
             raise
