@@ -16,12 +16,12 @@ CLS_INLINE typename V::F smoothed(const float *x, const float *smoothing) {
     return V::load(x);
 }
 
-struct Range {
+struct Limits {
     float low, high;
 };
 
 template <class V, bool kSmoothed>
-CLS_INLINE Range range_of(const float *x, int depth, const float *smoothing) {
+CLS_INLINE Limits limits_of(const float *x, int depth, const float *smoothing) {
     typename V::F low[2] = {V::zero(), V::zero()}, high[2] = {V::zero(), V::zero()};
     for (int i = 0; i < depth; i += 2 * kLanes) {
         for (int part = 0; part < 2; ++part) {
@@ -36,15 +36,15 @@ CLS_INLINE Range range_of(const float *x, int depth, const float *smoothing) {
 
 template <class V, bool kSmoothed>
 CLS_INLINE RowScale quantize_row(const float *x, int depth, const float *smoothing, uint8_t *q) {
-    Range range = range_of<V, kSmoothed>(x, depth, smoothing);
-    float size = range.high - range.low;
+    Limits limits = limits_of<V, kSmoothed>(x, depth, smoothing);
+    float size = limits.high - limits.low;
     if (!(size >= 1e-30f && size <= FLT_MAX)) {
         memset(q, 0, size_t(depth));
         return {0.0f, 0};
     }
     float inverse = 255.0f / size;
     const float k2To23 = 8388608.0f;  // a number below 256 and this keep no bits behind the point: half to even
-    int32_t zero = int32_t(-range.low * inverse + k2To23 - k2To23);
+    int32_t zero = int32_t(-limits.low * inverse + k2To23 - k2To23);
     typename V::F inverses = V::set(inverse);
     typename V::I zeros = V::set_int(zero);
     for (int i = 0; i < depth; i += 4 * kLanes) {
