@@ -32,59 +32,51 @@ CLS_INLINE typename V::F distance_biases(const Sight &sight, int query, int key)
     return V::load(biases);
 }
 
-// Where one of 16 keys from `key` on is not seen, -infinity.
+// Numbers [low, high) of 16 scores; -infinity for the others.
 template <class V>
-CLS_INLINE typename V::F unseen_removed(typename V::F scores, const Sight &sight, int query, int key) {
-    int low = 0, high = sight.tokens;
-    if (sight.window > 0) {
-        low = query - least(query, sight.window);
-        high = query + least(sight.tokens - query, sight.window + 1);
-    }
-    if (low <= key && key + kLanes <= high) return scores;
+CLS_INLINE typename V::F within(typename V::F scores, int low, int high) {
     static const float kIndices[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     typename V::F index = V::load(kIndices), none = V::set(-__builtin_inff());
-    scores = V::select(V::less(index, V::set(static_cast<float>(high - key))), scores, none);
-    return V::select(V::less(index, V::set(static_cast<float>(low - key))), none, scores);
+    scores = V::select(V::less(index, V::set(static_cast<float>(high))), scores, none);
+    return V::select(V::less(index, V::set(static_cast<float>(low))), none, scores);
 }
 
-// scores [count], a multiple of 16, of the keys from a multiple of 16 on -> e^(score - the largest); gives 1 / their sum.
+// row *= factor
 template <class V>
-CLS_INLINE float softmax_numerators(float *scores, int count) {
-    typename V::F largest = V::set(-__builtin_inff()), total = V::zero();
-    for (int k = 0; k < count; k += kLanes) largest = V::max(largest, V::load(scores + k));
-    typename V::F top = V::set(V::largest(largest));
-    for (int k = 0; k < count; k += kLanes) {
-        typename V::F e = exp<V>(V::sub(V::load(scores + k), top));
-        V::store(scores + k, e);
-        total = V::add(total, e);
-    }
-    return 1.0f / V::sum(total);
+CLS_INLINE void scale(float *row, int width, float factor) {
+    for (int k = 0; k < width; k += kLanes) V::store(row + k, V::mul(V::load(row + k), V::set(factor)));
 }
 
-// C [rows x 16 * vectors] = A B by tiles of at most 16 * kColumns columns; rows is at most highest_tile<V>(kColumns).
-template <class V, int kColumns, class Finish>
-CLS_INLINE void row_of_tiles(int rows, Matrix a, Matrix b, int depth, int vectors, const Finish &finish) {
-    int first = 0;
-    for (; first + kColumns <= vectors; first += kColumns) {
-        tile<V, kColumns>(rows, a, {b.data + kLanes * first, b.stride}, depth,
-                          [&](int r, int c, typename V::F acc) { finish(r, first + c, acc); });
+// 16 rows of 16 numbers, `stride` apart -> their transpose, rows kPanel apart. Only the first `count` rows are read; the others are zeros.
+CLS_INLINE void transpose_block(const float *rows, int64_t stride, int count, float *out) {
+    typedef float Lanes __attribute__((vector_size(64)));
+    Lanes a[kLanes], b[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i++) {
+        a[i] = Lanes{};
+        if (i < count) memcpy(&a[i], rows + i * stride, sizeof(Lanes));
     }
-    if constexpr (kColumns > 1) {
-        for (; first < vectors; first++) {
-            tile<V, 1>(rows, a, {b.data + kLanes * first, b.stride}, depth,
-                       [&](int r, int, typename V::F acc) { finish(r, first, acc); });
+    // Each step: of rows i and i + 8, the first halves interleaved and then the second halves.
+#pragma GCC unroll 4
+    for (int step = 0; step < 4; step++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kLanes / 2; i++) {
+            b[2 * i] = __builtin_shufflevector(a[i], a[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
         }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; i++) a[i] = b[i];
     }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i++) memcpy(out + i * kPanel, &a[i], sizeof(Lanes));
 }
 
 // Keys of a head [tokens][stride] -> panels [tokens / 64][head_stride][64], the last padded with zeros to 16.
-template <class V>
-void transpose_keys(Matrix keys, int tokens, int head_stride, float *panels) {
+inline void transpose_keys(Matrix keys, int tokens, int head_stride, float *panels) {
     for (int key = 0; key < tokens; key += kLanes) {
         float *panel = panels + static_cast<int64_t>(key / kPanel) * kPanel * head_stride + key % kPanel;
-        int count = least(kLanes, tokens - key);
-        for (int d = 0; d < head_stride; d++)
-            for (int j = 0; j < kLanes; j++) panel[d * kPanel + j] = j < count ? keys.data[(key + j) * keys.stride + d] : 0.0f;
+        for (int d = 0; d < head_stride; d += kLanes)
+            transpose_block(keys.data + key * keys.stride + d, keys.stride, least(kLanes, tokens - key), panel + d * kPanel);
     }
 }
 
@@ -99,47 +91,78 @@ struct HeadAttention {
     Sight sight;
 };
 
+// Which keys a query sees: [low, high).
+struct Range {
+    int low, high;
+};
+
+CLS_INLINE Range seen_by(const Sight &sight, int query, int rows) {
+    if (sight.window == 0) return {0, sight.tokens};
+    return {query - least(query, sight.window), query + least(sight.tokens - query, sight.window + rows)};
+}
+
+// scores [count] of the keys from `first` on -> e^(score - the largest); gives 1 / their sum.
+template <class V>
+CLS_INLINE float softmax_numerators(float *scores, const Sight &sight, int query, int first, int count) {
+    if (sight.distances)
+        for (int k = 0; k < count; k += kLanes)
+            V::store(scores + k, V::add(V::load(scores + k), distance_biases<V>(sight, query, first + k)));
+    Range seen = seen_by(sight, query, 1);
+    for (int k = 0; k < count; k += kLanes) {
+        if (seen.low <= first + k && first + k + kLanes <= seen.high) continue;
+        V::store(scores + k, within<V>(V::load(scores + k), seen.low - first - k, seen.high - first - k));
+    }
+    typename V::F largest = V::set(-__builtin_inff()), total = V::zero();
+    for (int k = 0; k < count; k += kLanes) largest = V::max(largest, V::load(scores + k));
+    typename V::F top = V::set(V::largest(largest));
+    for (int k = 0; k < count; k += kLanes) {
+        typename V::F e = exp<V>(V::sub(V::load(scores + k), top));
+        V::store(scores + k, e);
+        total = V::add(total, e);
+    }
+    return 1.0f / V::sum(total);
+}
+
 // Queries [query, query + rows) against the keys that any of them sees.
 template <class V, int kColumns>
 void attend_tile(const HeadAttention &head, int query, int rows, float *scores) {
-    const Sight &sight = head.sight;
-    int low = 0, high = sight.tokens;
-    if (sight.window > 0) {
-        low = (query - least(query, sight.window)) / kPanel * kPanel;
-        high = query + least(sight.tokens - query, sight.window + rows);
-    }
-    int count = static_cast<int>(rounded_up(high - low, kLanes));
+    Range seen = seen_by(head.sight, query, rows);
+    int low = seen.low / kPanel * kPanel;
+    int count = static_cast<int>(rounded_up(seen.high - low, kLanes));
     Matrix queries = {head.queries.data + query * head.queries.stride, head.queries.stride};
     for (int done = 0; done < count; done += kPanel) {
         const float *panel = head.key_panels + static_cast<int64_t>(low + done) * head.head_stride;
-        int vectors = least(kPanel, count - done) / kLanes;
-        row_of_tiles<V, kColumns>(rows, queries, {panel, kPanel}, head.head_stride, vectors, [&](int r, int c, typename V::F acc) {
-            int key = low + done + kLanes * c;
-            if (sight.distances) acc = V::add(acc, distance_biases<V>(sight, query + r, key));
-            V::store(scores + static_cast<int64_t>(r) * count + done + kLanes * c, unseen_removed<V>(acc, sight, query + r, key));
-        });
+        row_of_tiles<V, kColumns>(rows, queries, {panel, kPanel}, head.head_stride, least(kPanel, count - done) / kLanes, scores + done, count);
     }
     float inverses[kHighestTile];
-    for (int r = 0; r < rows; r++) inverses[r] = softmax_numerators<V>(scores + static_cast<int64_t>(r) * count, count);
-    Matrix values = {head.values.data + low * head.values.stride, head.values.stride};
+    for (int r = 0; r < rows; r++)
+        inverses[r] = softmax_numerators<V>(scores + static_cast<int64_t>(r) * count, head.sight, query + r, low, count);
     float *context = head.context + query * head.context_stride;
-    row_of_tiles<V, kColumns>(rows, {scores, count}, values, high - low, head.head_stride / kLanes, [&](int r, int c, typename V::F acc) {
-        V::store(context + r * head.context_stride + kLanes * c, V::mul(acc, V::set(inverses[r])));
-    });
+    row_of_tiles<V, kColumns>(rows, {scores, count}, {head.values.data + low * head.values.stride, head.values.stride}, seen.high - low,
+                              head.head_stride / kLanes, context, head.context_stride);
+    for (int r = 0; r < rows; r++) scale<V>(context + r * head.context_stride, head.head_stride, inverses[r]);
+}
+
+// The values of a head one after another, where many queries read them: a text's rows are too far apart for caches and page tables.
+inline Matrix values_together(Matrix values, int tokens, int head_stride, float *copy) {
+    if (tokens <= kPanel) return values;
+    for (int t = 0; t < tokens; t++)
+        memcpy(copy + static_cast<int64_t>(t) * head_stride, values.data + t * values.stride, sizeof(float) * static_cast<size_t>(head_stride));
+    return {copy, head_stride};
 }
 
 template <class V>
 void attend(const TextAttention &text, void *scratch) {
     constexpr int kColumns = kRegisters<V> == 32 ? 2 : 1;
-    float *key_panels = static_cast<float *>(scratch);
-    float *scores = key_panels + rounded_up(text.tokens, kPanel) * text.head_stride;
+    int64_t numbers = rounded_up(text.tokens, kPanel) * text.head_stride;
+    float *key_panels = static_cast<float *>(scratch), *values = key_panels + numbers, *scores = values + numbers;
     for (int h = 0; h < text.heads; h++) {
         int64_t offset = static_cast<int64_t>(h) * text.head_stride;
-        transpose_keys<V>({text.keys + offset, text.stride}, text.tokens, text.head_stride, key_panels);
+        transpose_keys({text.keys + offset, text.stride}, text.tokens, text.head_stride, key_panels);
         const float *distances = text.distances ? text.distances + h * text.distance_stride : nullptr;
         HeadAttention head = {{text.queries + offset, text.stride},
                               key_panels,
-                              {text.values + offset, text.stride},
+                              values_together({text.values + offset, text.stride}, text.tokens, text.head_stride, values),
                               text.context + offset,
                               text.context_stride,
                               text.head_stride,
@@ -158,8 +181,7 @@ void queries_by_head(const RowAttention &text, float *u) {
         for (int h = 0; h < text.heads; h++) {
             int first = h * text.head_stride;
             float *out = u + static_cast<int64_t>(h) * product.width + column;
-            tile<V, 4>(1, {text.query + first, 0}, {panel + static_cast<int64_t>(first) * kPanel, kPanel}, text.head_stride,
-                       [&](int, int c, typename V::F acc) { V::store(out + kLanes * c, acc); });
+            tile<V, 1, 4>({text.query + first, 0}, {panel + static_cast<int64_t>(first) * kPanel, kPanel}, text.head_stride, false, out, 0);
         }
     }
 }
@@ -238,21 +260,14 @@ void attend_row(const RowAttention &text, void *scratch) {
     queries_by_head<V>(text, u);
     row_scores<V>(text, u, width, scores, stride);
     for (int h = 0; h < text.heads; h++) {
-        Sight sight = {text.distances ? text.distances + h * text.distance_stride : nullptr, text.distance_stride, text.max_length, text.tokens, 0};
-        float *row = scores + h * stride;
-        for (int key = 0; key < text.tokens; key += kLanes) {
-            typename V::F values = V::load(row + key);
-            if (sight.distances) values = V::add(values, distance_biases<V>(sight, text.row, key));
-            V::store(row + key, unseen_removed<V>(values, sight, text.row, key));
-        }
-        inverses[h] = softmax_numerators<V>(row, static_cast<int>(stride));
+        const float *distances = text.distances ? text.distances + h * text.distance_stride : nullptr;
+        Sight sight = {distances, text.distance_stride, text.max_length, text.tokens, 0};
+        inverses[h] = softmax_numerators<V>(scores + h * stride, sight, text.row, 0, static_cast<int>(stride));
     }
     for_row_tiles(text.heads, highest_tile<V>(kColumns), [&](int first, int count) {
-        row_of_tiles<V, kColumns>(count, {scores + first * stride, stride}, {text.hidden, text.stride}, text.tokens, width / kLanes,
-                                  [&](int r, int v, typename V::F acc) {
-                                      float *out = c + static_cast<int64_t>(first + r) * width + kLanes * v;
-                                      V::store(out, V::mul(acc, V::set(inverses[first + r])));
-                                  });
+        float *rows = c + static_cast<int64_t>(first) * width;
+        row_of_tiles<V, kColumns>(count, {scores + first * stride, stride}, {text.hidden, text.stride}, text.tokens, width / kLanes, rows, width);
+        for (int r = 0; r < count; r++) scale<V>(rows + static_cast<int64_t>(r) * width, width, inverses[first + r]);
     });
     context_of_heads<V>(text, c);
 }

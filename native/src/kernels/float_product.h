@@ -1,7 +1,7 @@
 // Product of float32 rows with a packed float32 weight (rules 2 and 4 of kernels.h).
 //
-// A panel of 64 columns stays in cache while all rows of a block pass. A tile's sums go through a buffer in the cache, so that the
-// activations are compiled once and not into each shape of tile.
+// A part of a panel of 64 columns stays in cache while the rows of a block pass. Their sums lie in a buffer in the cache, so that a long
+// depth is taken in parts, and activations are compiled once and not into each shape of tile.
 #pragma once
 
 #include "../kernels.h"
@@ -11,20 +11,24 @@
 namespace cls {
 namespace {
 
+constexpr int kBlockRows = 48;    // rows whose sums the buffer holds
+constexpr int kDepthInCache = 512;  // inputs of a part of a panel: 128 KiB
+
 template <class V, cls_activation kActivation>
-void finish_rows(const float *sums, int rows, const Epilogue &epilogue, int64_t first_row, int column, float *y, int64_t y_stride) {
+void finish_rows(const float *sums, int rows, const float *bias, const Epilogue &epilogue, int64_t first_row, int column, float *y,
+                 int64_t y_stride) {
     for (int r = 0; r < rows; r++) {
         float *out = y + (first_row + r) * y_stride + column;
         const float *residual = epilogue.residual ? epilogue.residual + (first_row + r) * epilogue.residual_stride + column : nullptr;
         for (int c = 0; c < kPanel; c += kLanes) {
-            typename V::F value = activated<V, kActivation>(V::load(sums + r * kPanel + c));
+            typename V::F value = activated<V, kActivation>(V::add(V::load(sums + r * kPanel + c), V::load(bias + c)));
             V::store(out + c, residual ? V::add(value, V::load(residual + c)) : value);
         }
     }
 }
 
-using FinishRows = void (*)(const float *sums, int rows, const Epilogue &epilogue, int64_t first_row, int column, float *y,
-                            int64_t y_stride);
+using FinishRows = void (*)(const float *sums, int rows, const float *bias, const Epilogue &epilogue, int64_t first_row, int column,
+                            float *y, int64_t y_stride);
 
 template <class V>
 FinishRows finish_rows_of(Activation activation) {
@@ -41,37 +45,46 @@ FinishRows finish_rows_of(Activation activation) {
     return finish_rows<V, CLS_IDENTITY>;
 }
 
-// sums [rows][64] = x [rows][depth] times one panel, plus its bias, by tiles of 16 * kColumns columns.
+// sums [rows][64] by tiles of 16 * kColumns columns.
 template <class V, int kColumns>
-void panel_sums(Matrix x, int rows, const float *panel, int depth, const float *bias, float *sums) {
-    for (int column = 0; column < kPanel; column += kLanes * kColumns) {
-        tile<V, kColumns>(rows, x, {panel + column, kPanel}, depth, [&](int r, int c, typename V::F acc) {
-            int n = column + kLanes * c;
-            V::store(sums + r * kPanel + n, V::add(acc, V::load(bias + n)));
+void panel_tiles(int rows, Matrix x, const float *panel, int depth, bool more, float *sums) {
+    Tile tile = tile_of<V, kColumns>(rows);
+    for (int column = 0; column < kPanel; column += kLanes * kColumns)
+        tile(x, {panel + column, kPanel}, depth, more, sums + column, kPanel);
+}
+
+// sums [rows][64] = x [rows][depth] times a panel.
+template <class V>
+void panel_sums(int rows, Matrix x, const float *panel, int depth, float *sums) {
+    constexpr int kTallest = highest_tile<V>(kRegisters<V> == 32 ? 4 : 1);
+    for (int k = 0; k < depth; k += kDepthInCache) {
+        int part = least(kDepthInCache, depth - k);
+        for_row_tiles(rows, kTallest, [&](int first, int count) {
+            Matrix block = {x.data + first * x.stride + k, x.stride};
+            const float *weights = panel + static_cast<int64_t>(k) * kPanel;
+            float *out = sums + first * kPanel;
+            if (count <= highest_tile<V>(4)) {
+                panel_tiles<V, 4>(count, block, weights, part, k > 0, out);
+            } else if (count <= highest_tile<V>(2)) {
+                panel_tiles<V, 2>(count, block, weights, part, k > 0, out);
+            } else {
+                panel_tiles<V, 1>(count, block, weights, part, k > 0, out);
+            }
         });
     }
 }
 
 template <class V>
 void float_product(const float *x, int64_t x_stride, int rows, const Product &product, const Epilogue &epilogue, float *y, int64_t y_stride) {
-    constexpr int kTallColumns = kRegisters<V> == 32 ? 4 : 1;  // of the tiles that many rows are cut into
     FinishRows finish = finish_rows_of<V>(epilogue.activation);
-    float sums[kHighestTile * kPanel];
-    for (int column = 0; column < product.width; column += kPanel) {
-        const float *panel = product.floats + static_cast<int64_t>(column) * product.depth;
-        const float *bias = product.bias + column;
-        for_row_tiles(rows, highest_tile<V>(kTallColumns), [&](int first, int count) {
-            Matrix block = {x + first * x_stride, x_stride};
-            if (count <= highest_tile<V>(4)) {
-                panel_sums<V, 4>(block, count, panel, product.depth, bias, sums);
-            } else if (count <= highest_tile<V>(2)) {
-                panel_sums<V, 2>(block, count, panel, product.depth, bias, sums);
-            } else {
-                panel_sums<V, 1>(block, count, panel, product.depth, bias, sums);
-            }
-            finish(sums, count, epilogue, first, column, y, y_stride);
-        });
-    }
+    float sums[kBlockRows * kPanel];
+    for_row_tiles(rows, kBlockRows, [&](int first, int count) {
+        for (int column = 0; column < product.width; column += kPanel) {
+            const float *panel = product.floats + static_cast<int64_t>(column) * product.depth;
+            panel_sums<V>(count, {x + first * x_stride, x_stride}, panel, product.depth, sums);
+            finish(sums, count, product.bias + column, epilogue, first, column, y, y_stride);
+        }
+    });
 }
 
 }  // namespace

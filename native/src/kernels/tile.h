@@ -3,6 +3,7 @@
 // A number of C is one chain over the depth, acc = fma(a, b, acc) from 0, whatever the shape of the tile: so tiles may be of any shape.
 #pragma once
 
+#include "../model.h"
 #include "../support.h"
 
 namespace cls {
@@ -41,36 +42,51 @@ struct Matrix {
     int64_t stride;
 };
 
-// Calls finish(row, column, acc) for each vector of C.
-template <class V, int kRows, int kColumns, class Finish>
-CLS_INLINE void fixed_tile(Matrix a, Matrix b, int depth, const Finish &finish) {
+// C = A B, or the chains of C go on where `more`.
+template <class V, int kRows, int kColumns>
+void tile(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride) {
     typename V::F acc[kRows][kColumns];
-    for (int r = 0; r < kRows; r++)
-        for (int c = 0; c < kColumns; c++) acc[r][c] = V::zero();
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows * kColumns; i++)
+        acc[i / kColumns][i % kColumns] = more ? V::load(c + i / kColumns * c_stride + i % kColumns * kLanes) : V::zero();
     for (int k = 0; k < depth; k++) {
         typename V::F weights[kColumns];
-        for (int c = 0; c < kColumns; c++) weights[c] = V::load(b.data + k * b.stride + 16 * c);
+#pragma GCC unroll 4
+        for (int j = 0; j < kColumns; j++) weights[j] = V::load(b.data + k * b.stride + kLanes * j);
+#pragma GCC unroll 16
         for (int r = 0; r < kRows; r++) {
             typename V::F x = V::set(a.data[r * a.stride + k]);
-            for (int c = 0; c < kColumns; c++) acc[r][c] = V::fma(x, weights[c], acc[r][c]);
+#pragma GCC unroll 4
+            for (int j = 0; j < kColumns; j++) acc[r][j] = V::fma(x, weights[j], acc[r][j]);
         }
     }
-    for (int r = 0; r < kRows; r++)
-        for (int c = 0; c < kColumns; c++) finish(r, c, acc[r][c]);
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows * kColumns; i++) V::store(c + i / kColumns * c_stride + i % kColumns * kLanes, acc[i / kColumns][i % kColumns]);
 }
 
-template <class V, int kRows, int kColumns, class Finish>
-CLS_INLINE void tile_up_to(int rows, Matrix a, Matrix b, int depth, const Finish &finish) {
+using Tile = void (*)(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride);
+
+// The tile of `rows`, 1 to highest_tile<V>(kColumns).
+template <class V, int kColumns, int kRows = highest_tile<V>(kColumns)>
+Tile tile_of(int rows) {
     if constexpr (kRows > 1) {
-        if (rows < kRows) return tile_up_to<V, kRows - 1, kColumns>(rows, a, b, depth, finish);
+        if (rows < kRows) return tile_of<V, kColumns, kRows - 1>(rows);
     }
-    fixed_tile<V, kRows, kColumns>(a, b, depth, finish);
+    return tile<V, kRows, kColumns>;
 }
 
-// `rows` is 1 to highest_tile<V>(kColumns).
-template <class V, int kColumns, class Finish>
-CLS_INLINE void tile(int rows, Matrix a, Matrix b, int depth, const Finish &finish) {
-    tile_up_to<V, highest_tile<V>(kColumns), kColumns>(rows, a, b, depth, finish);
+// C [rows x 16 * vectors] by tiles of at most 16 * kColumns columns; rows is at most highest_tile<V>(kColumns).
+template <class V, int kColumns>
+void row_of_tiles(int rows, Matrix a, Matrix b, int depth, int vectors, float *c, int64_t c_stride) {
+    int first = 0;
+    if (vectors >= kColumns) {
+        Tile wide = tile_of<V, kColumns>(rows);
+        for (; first + kColumns <= vectors; first += kColumns)
+            wide(a, {b.data + kLanes * first, b.stride}, depth, false, c + kLanes * first, c_stride);
+    }
+    if (first == vectors) return;
+    Tile narrow = tile_of<V, 1>(rows);
+    for (; first < vectors; first++) narrow(a, {b.data + kLanes * first, b.stride}, depth, false, c + kLanes * first, c_stride);
 }
 
 }  // namespace
