@@ -45,7 +45,7 @@ struct Team {
     void *allocation;
     Lock lock;
     Condition turn;  // a caller's
-    alignas(64) int32_t callers;
+    int32_t callers;
     int32_t closing;
 };
 

@@ -8,31 +8,9 @@
 #include <string.h>
 
 #include "../src/cls_native.h"
+#include "random_values.h"
 
-namespace cls_tests {
-
-class Random {
-public:
-    explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x632be59bd9b4e019u) {}
-
-    uint32_t next() {  // splitmix64
-        uint64_t x = state_ += 0x9e3779b97f4a7c15u;
-        x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-        x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-        return static_cast<uint32_t>((x ^ (x >> 31)) >> 32);
-    }
-    // From `low` to `high`, both among them.
-    int32_t between(int32_t low, int32_t high) {
-        const uint64_t count = static_cast<uint64_t>(static_cast<int64_t>(high) - low) + 1;
-        return static_cast<int32_t>(low + static_cast<int64_t>(next() * count >> 32));
-    }
-    bool chance(int in) { return between(1, in) == 1; }
-    // From -1 to 1.
-    float signed_unit() { return static_cast<float>(next()) * (2.0f / 4294967296.0f) - 1.0f; }
-
-private:
-    uint64_t state_;
-};
+namespace test {
 
 // Allocations that are freed together.
 class Pool {
@@ -66,7 +44,7 @@ struct Places {
 };
 
 struct RandomModel {
-    explicit RandomModel(uint64_t seed) : random(seed) { make(); }
+    explicit RandomModel(uint64_t seed) : random{seed} { make(); }
 
     Random random;
     Pool pool;
@@ -92,19 +70,19 @@ private:
 
     float *numbers(Places of, float size, float middle) {
         float *values = pool.take<float>(of.width);
-        for (int32_t i = 0; i < of.width; ++i) values[i] = of.count[i] ? middle + size * random.signed_unit() : 0.0f;
+        for (int32_t i = 0; i < of.width; ++i) values[i] = of.count[i] ? middle + size * random.uniform() : 0.0f;
         return values;
     }
 
     cls_norm norm(Places of, int32_t size) { return {size, 1e-12f, numbers(of, 0.5f, 1.0f), numbers(of, 0.2f, 0.0f)}; }
-    cls_norm maybe_norm(Places of, int32_t size) { return random.chance(4) ? cls_norm{size, 1e-5f, nullptr, nullptr} : norm(of, size); }
+    cls_norm maybe_norm(Places of, int32_t size) { return random.once_in(4) ? cls_norm{size, 1e-5f, nullptr, nullptr} : norm(of, size); }
 
     void fill_integers(cls_product &product, Places inputs, Places outputs) {
         int8_t *integers = pool.take<int8_t>(static_cast<int64_t>(inputs.width) * outputs.width);
         int32_t *sums = pool.take<int32_t>(outputs.width);
         float *scales = pool.take<float>(outputs.width);
         for (int32_t n = 0; n < outputs.width; ++n) {
-            scales[n] = outputs.count[n] ? (1.5f + random.signed_unit()) / 1500.0f : 0.0f;
+            scales[n] = outputs.count[n] ? (1.5f + random.uniform()) / 1500.0f : 0.0f;
             int8_t *panel = integers + static_cast<int64_t>(n / 64) * inputs.width * 64 + n % 64 * 4;
             for (int32_t k = 0; k < inputs.width; ++k) {
                 const int32_t value = outputs.count[n] && inputs.count[k] ? random.between(-127, 127) : 0;
@@ -115,7 +93,7 @@ private:
         product.integers = integers;
         product.scales = scales;
         product.sums = sums;
-        if (!random.chance(3)) product.smoothing = numbers(inputs, 0.5f, 1.0f);
+        if (!random.once_in(3)) product.smoothing = numbers(inputs, 0.5f, 1.0f);
     }
 
     void fill_floats(cls_product &product, Places inputs, Places outputs) {
@@ -123,7 +101,7 @@ private:
         for (int32_t n = 0; n < outputs.width; ++n) {
             float *panel = floats + static_cast<int64_t>(n / 64) * inputs.width * 64 + n % 64;
             for (int32_t k = 0; k < inputs.width; ++k) {
-                if (outputs.count[n] && inputs.count[k]) panel[static_cast<int64_t>(k) * 64] = 0.15f * random.signed_unit();
+                if (outputs.count[n] && inputs.count[k]) panel[static_cast<int64_t>(k) * 64] = 0.15f * random.uniform();
             }
         }
         product.floats = floats;
@@ -141,12 +119,12 @@ private:
         }
         return product;
     }
-    cls_product product(Places inputs, Places outputs) { return product(inputs, outputs, random.chance(2)); }
+    cls_product product(Places inputs, Places outputs) { return product(inputs, outputs, random.once_in(2)); }
 
     float *table(int32_t rows, Places of) {
         float *values = pool.take<float>(static_cast<int64_t>(rows) * of.width);
         for (int64_t i = 0; i < static_cast<int64_t>(rows) * of.width; ++i) {
-            if (of.count[i % of.width]) values[i] = random.signed_unit();
+            if (of.count[i % of.width]) values[i] = random.uniform();
         }
         return values;
     }
@@ -155,7 +133,7 @@ private:
     uint16_t *half_table(int32_t rows, Places of) {
         uint16_t *values = pool.take<uint16_t>(static_cast<int64_t>(rows) * of.width);
         for (int64_t i = 0; i < static_cast<int64_t>(rows) * of.width; ++i) {
-            const uint16_t bits = static_cast<uint16_t>(random.between(0, 0x3fff) | (random.chance(2) ? 0x8000 : 0));
+            const uint16_t bits = static_cast<uint16_t>(random.between(0, 0x3fff) | (random.once_in(2) ? 0x8000 : 0));
             if (of.count[i % of.width]) values[i] = bits;
         }
         return values;
@@ -163,21 +141,21 @@ private:
 
     void make_embeddings() {
         cls_embeddings &embeddings = spec.embeddings;
-        const bool projects = random.chance(4);
+        const bool projects = random.once_in(4);
         const int32_t size = projects ? random.between(3, 100) : hidden_size;
         embedded_ = projects ? places(size) : hidden_;
         embeddings.stride = embedded_.width;
         embeddings.vocabulary = random.between(2, 60);
-        embeddings.half_words = random.chance(2);
+        embeddings.half_words = random.once_in(2);
         embeddings.words = embeddings.half_words ? static_cast<void *>(half_table(embeddings.vocabulary, embedded_))
                                                  : static_cast<void *>(table(embeddings.vocabulary, embedded_));
-        if (!random.chance(3)) {
+        if (!random.once_in(3)) {
             embeddings.types = random.between(1, 3);
             embeddings.token_types = table(embeddings.types, embedded_);
         }
         embeddings.position_padding_id = -1;
-        if (!random.chance(4)) {
-            const bool roberta = random.chance(3);
+        if (!random.once_in(4)) {
+            const bool roberta = random.once_in(3);
             if (roberta) embeddings.position_padding_id = random.between(0, embeddings.vocabulary - 1);
             if (!roberta) embeddings.position_offset = random.between(0, 2);
             embeddings.positions = spec.max_length + (roberta ? embeddings.position_padding_id + 1 : embeddings.position_offset);
@@ -192,8 +170,8 @@ private:
         const int64_t count = static_cast<int64_t>(spec.max_length) * made.half;
         float *cosines = pool.take<float>(count), *sines = pool.take<float>(count);
         for (int64_t i = 0; i < count; ++i) {
-            cosines[i] = random.signed_unit();
-            sines[i] = random.signed_unit();
+            cosines[i] = random.uniform();
+            sines[i] = random.uniform();
         }
         made.cosines = cosines;
         made.sines = sines;
@@ -205,7 +183,7 @@ private:
         const int64_t count = static_cast<int64_t>(spec.heads) * layer.distance_stride;
         float *distances = pool.take<float>(count);
         for (int64_t i = 0; i < count; ++i) {
-            if (i % layer.distance_stride < 2 * spec.max_length - 1) distances[i] = random.signed_unit();
+            if (i % layer.distance_stride < 2 * spec.max_length - 1) distances[i] = random.uniform();
         }
         layer.distances = distances;
     }
@@ -213,7 +191,7 @@ private:
     cls_layer make_layer(bool one_row, bool pre_norm, bool rotates, bool has_distances) {
         cls_layer layer = {};
         layer.pre_norm = pre_norm;
-        layer.gated = random.chance(3);
+        layer.gated = random.once_in(3);
         layer.activation = static_cast<cls_activation>(random.between(CLS_IDENTITY, CLS_SIGMOID));
         if (one_row) {
             layer.query = product(hidden_, attention_);
@@ -221,7 +199,7 @@ private:
             layer.value_by_head = product(hidden_, attention_, true);
         } else {
             layer.query_key_value = product(hidden_, projected_);
-            if (random.chance(3)) layer.window = random.between(1, 12);
+            if (random.once_in(3)) layer.window = random.between(1, 12);
             if (rotates) layer.rotation = rotation();
         }
         if (has_distances) add_distances(layer);
@@ -235,11 +213,11 @@ private:
 
     void make_layers() {
         spec.layer_count = random.between(1, 3);
-        spec.one_row = !spec.mean_pooled && random.chance(2);
-        const bool pre_norm = random.chance(3), rotates = !spec.one_row && random.chance(3), has_distances = random.chance(4);
+        spec.one_row = !spec.mean_pooled && random.once_in(2);
+        const bool pre_norm = random.once_in(3), rotates = !spec.one_row && random.once_in(3), has_distances = random.once_in(4);
         cls_layer *layers = pool.take<cls_layer>(spec.layer_count);
         for (int32_t i = 0; i < spec.layer_count; ++i) {
-            const bool again = i > 0 && !(spec.one_row && i + 1 == spec.layer_count) && random.chance(4);
+            const bool again = i > 0 && !(spec.one_row && i + 1 == spec.layer_count) && random.once_in(4);
             layers[i] = again ? layers[i - 1] : make_layer(spec.one_row && i + 1 == spec.layer_count, pre_norm, rotates, has_distances);
         }
         spec.layers = layers;
@@ -255,9 +233,9 @@ private:
         for (int32_t i = 0; i < steps; ++i) {
             const int32_t size = random.between(1, 140);
             const Places outputs = places(size);
-            products[i] = product(inputs, outputs, !random.chance(3));
+            products[i] = product(inputs, outputs, !random.once_in(3));
             activations[i] = static_cast<cls_activation>(random.between(CLS_IDENTITY, CLS_TANH));
-            norms[i] = random.chance(3) ? norm(outputs, size) : cls_norm{size, 0.0f, nullptr, nullptr};
+            norms[i] = random.once_in(3) ? norm(outputs, size) : cls_norm{size, 0.0f, nullptr, nullptr};
             inputs = outputs;
             spec.widths[output] = size;
         }
@@ -265,7 +243,7 @@ private:
     }
 
     void make() {
-        spec.max_length = random.chance(3) ? random.between(100, 300) : random.between(2, 70);
+        spec.max_length = random.once_in(3) ? random.between(100, 300) : random.between(2, 70);
         hidden_size = spec.hidden = random.between(2, 200);
         spec.heads = random.between(1, 5);
         head_size = 2 * random.between(1, 20);
@@ -279,12 +257,12 @@ private:
         spec.hidden_stride = hidden_.width;
         spec.attention_width = attention_.width;
         spec.feed_forward_stride = inner_.width;
-        spec.mean_pooled = random.chance(3);
+        spec.mean_pooled = random.once_in(3);
         make_embeddings();
         make_layers();
         make_head(CLS_SENTENCE, random.between(0, 2));
-        if (random.chance(2)) make_head(CLS_POOLER, 1);
-        if (random.chance(2)) make_head(CLS_LOGITS, random.between(1, 3));
+        if (random.once_in(2)) make_head(CLS_POOLER, 1);
+        if (random.once_in(2)) make_head(CLS_LOGITS, random.between(1, 3));
         if (!spec.one_row) spec.widths[CLS_TOKENS] = hidden_size;
     }
 };
@@ -297,8 +275,8 @@ struct RandomBatch {
             const int32_t left = most_tokens - batch.tokens;
             if (text > 0 && left < 1) break;
             const int32_t most = spec.max_length < left || text == 0 ? spec.max_length : left;
-            lengths[text] = random.chance(2) ? random.between(1, most) : random.between(1, most < 30 ? most : 30);
-            unpooled[text] = random.chance(3) ? random.between(0, lengths[text] + 2) : 0;
+            lengths[text] = random.once_in(2) ? random.between(1, most) : random.between(1, most < 30 ? most : 30);
+            unpooled[text] = random.once_in(3) ? random.between(0, lengths[text] + 2) : 0;
             batch.tokens += lengths[text];
             batch.texts = text + 1;
         }
@@ -309,8 +287,8 @@ struct RandomBatch {
         }
         batch.input_ids = ids;
         batch.lengths = lengths;
-        batch.token_type_ids = random.chance(3) ? nullptr : types;
-        batch.unpooled = random.chance(2) ? nullptr : unpooled;
+        batch.token_type_ids = random.once_in(3) ? nullptr : types;
+        batch.unpooled = random.once_in(2) ? nullptr : unpooled;
     }
 
     Pool pool;
@@ -330,4 +308,4 @@ inline cls_batch part_of(const cls_batch &batch, int32_t first, int32_t texts, i
     return part;
 }
 
-}  // namespace cls_tests
+}  // namespace test
