@@ -1,0 +1,161 @@
+"""What `verify` finds of a bundle's native weights: figures by the engine's own thresholds, and the bits of the export."""
+
+import dataclasses
+import shutil
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from bundle_builder import EXACT, HIDDEN
+from golden_bundle import TEXTS, build_golden_bundle
+from native_bundle import NAMES, add_native
+from native_library import needs_native
+
+from cls_runtime import Bundle, Encoder
+from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
+from cls_runtime.bundle.manifest import EngineParity, read_manifest
+from cls_runtime.bundle.parity import vector_bits
+from cls_runtime.commands import verify as command
+from cls_runtime.verifying.recorded import recorded_bits, recorded_parity, same_bits
+from cls_runtime.verifying.text_rows import TextRows
+from cls_runtime.verifying.vector_checks import as_computed
+from cls_runtime.verifying.verification import verify
+
+
+class Fixed:
+    """An encoder of vectors that are known."""
+
+    def __init__(self, manifest, vectors):
+        self.manifest, self.vectors = manifest, vectors
+
+    def encode(self, texts, *, output="sentence"):
+        return self.vectors[output]
+
+    def encode_with_report(self, texts, *, output="sentence"):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def golden_folder(tmp_path_factory):
+    """Read-only by agreement."""
+    return build_golden_bundle(tmp_path_factory.mktemp("native") / "tiny", variants={"fp32": None, "int8": None})
+
+
+def test_one_bit_of_one_vector_is_told(golden_folder):
+    golden = read_golden(golden_folder / GOLDEN_NAME)
+    vectors = {name: golden.vectors[name] for name in ("cls", "pooler")}
+    bits = {name: vector_bits(rows) for name, rows in vectors.items()}
+    manifest = read_manifest(golden_folder)
+    found = same_bits(Fixed(manifest, vectors), golden, bits)
+    assert (found.passed, found.message) == (True, f"{2 * len(TEXTS)} vectors bit for bit those of the export (cls, pooler)")
+    vectors["pooler"] = vectors["pooler"].copy()
+    vectors["pooler"][3, 2] = np.nextafter(vectors["pooler"][3, 2], np.float32(2))
+    found = same_bits(Fixed(manifest, vectors), golden, bits)
+    assert not found.passed
+    assert found.message.startswith(f"pooler ({len(TEXTS)} vectors) is not bit for bit what the export computed; expected the same bits on")
+    assert found.figures == {"vectors": 2 * len(TEXTS), "outputs_that_differ": 1}
+
+
+def test_figures_on_record_are_the_engines_own(golden_folder):
+    manifest = read_manifest(golden_folder)
+    own = EngineParity(parity={"cls": dataclasses.replace(EXACT, mean_cosine=0.9997)}, batch_invariance_max_abs=0.0, bits={"cls": "0" * 64})
+    fp32 = dataclasses.replace(manifest.variants["fp32"], engine_parity={"native": own})
+    held = dataclasses.replace(manifest, variants={"fp32": fp32}, fingerprint="")
+    assert recorded_parity(held, "fp32", "native", "cls").mean_cosine == 0.9997
+    assert recorded_parity(held, "fp32", "native", "pooler") is None
+    assert recorded_parity(held, "fp32", "native", "logits") is None
+    assert recorded_parity(held, "fp32", "onnxruntime", "cls") == EXACT
+    assert recorded_parity(held, "fp32", "openvino", "cls") is None
+    assert recorded_parity(held, "bf16", "openvino", "cls") is None
+    assert recorded_bits(held, "fp32", "native") == {"cls": "0" * 64}
+    assert recorded_bits(held, "fp32", "onnxruntime") == recorded_bits(held, "bf16", "native") == {}
+
+
+@needs_native
+class TestOnTheLibrary:
+    @pytest.fixture(scope="class")
+    def intact(self, golden_folder, tmp_path_factory):
+        """With the bits that the library gives, of both variants. Read-only by agreement."""
+        folder = add_native(shutil.copytree(golden_folder, tmp_path_factory.mktemp("intact") / "tiny"))
+        golden = read_golden(folder / GOLDEN_NAME)
+        figures = {}
+        for variant in NAMES:
+            with Encoder.load(folder, engine="native", variant=variant, on_overflow="truncate") as encoder:
+                rows = {name: as_computed(encoder, TEXTS, output=name) for name in encoder.manifest.recorded_outputs}
+            parity = {name: TextRows.of(rows[name]).figures(golden.vectors[name]) for name in ("cls", "pooler")}
+            bits = {name: vector_bits(vectors) for name, vectors in rows.items()}
+            figures[variant] = EngineParity(parity=parity, batch_invariance_max_abs=0.0, bits=bits)
+        return add_native(folder, **figures)
+
+    @pytest.fixture
+    def own(self, intact, tmp_path):
+        return shutil.copytree(intact, tmp_path / "own")
+
+    def test_an_intact_bundle_passes(self, intact):
+        report = verify(intact, engines=["native"])
+        assert report.passed, report.failures
+        bits = {check.variant: check for check in report.checks if check.name == "bits"}
+        assert set(bits) == set(NAMES)
+        assert bits["int8"].message == f"{3 * len(TEXTS)} vectors bit for bit those of the export (cls, pooler, logits)"
+        invariance = [check.figures["max_abs"] for check in report.checks if check.name == "batch invariance"]
+        assert invariance == [0.0, 0.0]
+        assert verify(intact).passed
+
+    def test_auto_takes_it(self, intact):
+        assert {check.engine for check in verify(intact, variants=["auto"], engines=["auto"]).checks[2:]} == {"native"}
+
+    def test_weights_that_are_a_little_off_are_found_by_the_bits(self, own, tmp_path):
+        """By less than any threshold; the hashes are made to fit."""
+        manifest = read_manifest(own)
+        nudged = build_golden_bundle(
+            tmp_path / "nudged", variants={"fp32": None}, change_weights=lambda table: table * np.float32(1 + 1e-7)
+        )
+        other = add_native(nudged)
+        shutil.copy(other / NAMES["fp32"], own / NAMES["fp32"])
+        add_figures = {name: entry.engine_parity["native"] for name, entry in manifest.variants.items()}
+        rewritten = read_manifest(own)
+        add_native_hashes(own, rewritten, add_figures)
+        report = verify(own, variants=["fp32"], engines=["native"])
+        assert [check.name for check in report.failures] == ["bits"]
+
+    def test_a_coarse_int8_misses_the_engines_own_thresholds(self, own):
+        """Damage that int8 of the graph may have, and native int8 may not."""
+        from cls_runtime.bundle.golden import Golden, write_golden
+
+        golden = read_golden(own / GOLDEN_NAME)
+        rng = np.random.default_rng(1)
+        vectors = {
+            name: rows + rng.normal(size=rows.shape).astype(np.float32) * 0.03 * np.abs(rows).mean()
+            for name, rows in golden.vectors.items()
+        }
+        write_golden(own / GOLDEN_NAME, Golden(texts=golden.texts, vectors=vectors, token_ids=golden.token_ids))
+        failures = {check.name: check.message for check in verify(own, variants=["int8"], engines=["native"]).failures}
+        assert "cosine" in failures["golden cls"]
+
+    def test_a_damaged_file_is_a_failed_check(self, own):
+        path = own / NAMES["int8"]
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.write_bytes(data)
+        failures = [(check.name, check.message) for check in verify(own, engines=["native"]).failures]
+        assert failures[0][0] == "files"
+        assert NAMES["int8"] in failures[0][1]
+
+    def test_the_command_tells_of_it(self, own, tmp_path, capsys):
+        junit = tmp_path / "report.xml"
+        assert command.main([str(own), "--engine", "native", "--junit", str(junit)]) == 0
+        assert "bits" in capsys.readouterr().out
+        cases = {(case.get("classname"), case.get("name")) for case in ET.parse(junit).iter("testcase")}
+        assert ("cls-verify.int8.native", "bits") in cases
+
+
+def add_native_hashes(folder, manifest, figures):
+    """The manifest with the sizes and hashes that the native files have now."""
+    from bundle_builder import describe, write_manifest
+
+    variants = {
+        name: dataclasses.replace(entry, engine_files={"native": (describe(folder, NAMES[name]),)}, engine_parity={"native": figures[name]})
+        for name, entry in manifest.variants.items()
+    }
+    write_manifest(folder, dataclasses.replace(manifest, variants=variants, fingerprint=""))
+    assert Bundle.open(folder).manifest.hidden_size == HIDDEN
