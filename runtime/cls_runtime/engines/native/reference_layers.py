@@ -6,7 +6,6 @@ T tokens, R rows, H hidden, A heads, D head size; all but T and R padded as in `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,22 @@ from numpy.typing import NDArray
 from cls_runtime.engines.base import Float32
 from cls_runtime.engines.native.exact_arithmetic import Arithmetic
 from cls_runtime.engines.native.functions import activated, exp
-from cls_runtime.engines.native.weights import GROUP, LANES, PANEL, Activation, Layer, Norm, OneRow, Product, Rotation, padded
+from cls_runtime.engines.native.weights import (
+    LANES,
+    Activation,
+    Layer,
+    Norm,
+    OneRow,
+    Product,
+    Rotation,
+    padded,
+    unpacked_floats,
+    unpacked_integers,
+)
 
-_ONE = np.float32(1)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _EXACT_DEPTH = 512  # a sum of so many products of 8 bits is below 2^24, and float32 holds it whatever the order
-_SMALLEST_RANGE = np.float32(1e-30)
+_SMALLEST_RANGE, _LARGEST = np.float32(1e-30), np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,19 @@ class Parts:
 
     def _float_product(self, x: Float32, product: Product) -> Float32:
         assert product.floats is not None
-        panels = self._arithmetic.product(x, product.floats)  # [N / 64, R, 64]
-        return _of_panels(panels) + product.bias
+        return self._arithmetic.product(x, unpacked_floats(product.floats)) + product.bias
 
     def _integer_product(self, x: Float32, product: Product) -> Float32:
         assert product.integers is not None
         assert product.sums is not None
         assert product.scales is not None
         rows = quantized(x, product.smoothing)
-        panels = np.zeros((len(product.integers), len(x), PANEL), dtype=np.int32)
-        step = _EXACT_DEPTH // GROUP
-        for group in range(0, product.integers.shape[1], step):
-            part = product.integers[:, group : group + step].transpose(0, 1, 3, 2).reshape(len(panels), -1, PANEL)
-            columns = rows.integers[:, group * GROUP : group * GROUP + part.shape[1]]
-            panels += (columns @ part.astype(np.float32)).astype(np.int32)
-        counted = (_of_panels(panels) - rows.zeros * product.sums).astype(np.float32)
+        weight = unpacked_integers(product.integers)
+        total = np.zeros((len(x), product.width), dtype=np.int32)
+        for k in range(0, len(weight), _EXACT_DEPTH):
+            part = slice(k, k + _EXACT_DEPTH)
+            total += (rows.integers[:, part] @ weight[part].astype(np.float32)).astype(np.int32)
+        counted = (total - rows.zeros * product.sums).astype(np.float32)
         return self._arithmetic.fma(counted, rows.scales * product.scales, product.bias)
 
     def norm(self, x: Float32, norm: Norm | None) -> Float32:
@@ -92,7 +100,7 @@ class Parts:
         parts = three.reshape(tokens, 3, width)[:, :, : heads * head_stride].reshape(tokens, 3, heads, head_stride)
         queries, keys, values = parts.transpose(1, 2, 0, 3)  # [A, T, D] each
         if layer.rotation is not None:
-            queries, keys = rotated(queries, layer.rotation), rotated(keys, layer.rotation)
+            queries, keys = self._rotated(queries, layer.rotation), self._rotated(keys, layer.rotation)
         scores = self._arithmetic.product(queries, np.swapaxes(keys, -1, -2))
         places = np.arange(tokens)
         distances = places - places[:, None]
@@ -113,17 +121,27 @@ class Parts:
         assert keys is not None
         assert values is not None
         taken = heads * head_stride
-        by_head = keys[:, :taken].reshape(len(keys), heads, head_stride, PANEL).transpose(1, 2, 0, 3).reshape(heads, head_stride, -1)
+        by_head = unpacked_floats(keys)[:taken].reshape(heads, head_stride, -1)
         u = self._arithmetic.product(query[:taken].reshape(heads, 1, head_stride), by_head)[:, 0]  # [A, H]
         scores = self._arithmetic.dot_products(u, x)
         if layer.distances is not None:
             scores = scores + layer.distances[:, np.arange(len(x)) - row + max_length - 1]
         powers, inverse = self._softmax(scores, None)
         c = self._arithmetic.product(powers, x) * inverse  # [A, H]
-        columns = values.transpose(1, 0, 2).reshape(values.shape[1], -1)[:, :taken].reshape(-1, heads, head_stride).transpose(1, 0, 2)
+        columns = unpacked_floats(values)[:, :taken].reshape(-1, heads, head_stride).transpose(1, 0, 2)
         context = np.zeros_like(query)
         context[:taken] = self._arithmetic.product(c[:, None], columns).ravel() + one_row.value_by_head.bias[:taken]
         return context
+
+    def _rotated(self, x: Float32, rotation: Rotation) -> Float32:
+        """[A, T, D]: the first half of a head turned with the second (rule 12)."""
+        tokens, half = x.shape[1], rotation.cosines.shape[1]
+        cosines, sines = rotation.cosines[:tokens], rotation.sines[:tokens]
+        first, second = x[..., :half], x[..., half : 2 * half]
+        turned = x.copy()
+        turned[..., :half] = self._arithmetic.fma(first, cosines, -(second * sines))
+        turned[..., half : 2 * half] = self._arithmetic.fma(second, cosines, first * sines)
+        return turned
 
     def _softmax(self, scores: Float32, seen: NDArray[np.bool_] | None) -> tuple[Float32, Float32]:
         """e^(score - the largest) of each key, and 1 / their sum, [..., 1]."""
@@ -143,29 +161,14 @@ class Parts:
 def quantized(x: Float32, smoothing: Float32 | None) -> Rows:
     """Each row in 8 bits, with a scale and a zero of its own (rule 7)."""
     values = x if smoothing is None else x * smoothing
-    low = np.minimum(values.min(axis=1, keepdims=True), np.float32(0))
-    high = np.maximum(values.max(axis=1, keepdims=True), np.float32(0))
+    # fmin and fmax pass over what is not a number.
+    low = np.fmin.reduce(values, axis=1, keepdims=True, initial=_ZERO)
+    high = np.fmax.reduce(values, axis=1, keepdims=True, initial=_ZERO)
     width = high - low
-    counts = width >= _SMALLEST_RANGE
+    counts = (width >= _SMALLEST_RANGE) & (width <= _LARGEST)
     divisor = np.where(counts, width, _ONE)
     inverse = np.float32(255) / divisor
-    zeros = np.where(counts, np.rint(-low * inverse), np.float32(0))
-    integers = np.clip(np.rint(values * inverse) + zeros, 0, 255)
+    zeros = np.where(counts, np.rint(-low * inverse), _ZERO)
+    integers = np.minimum(np.fmax(np.rint(values * inverse) + zeros, _ZERO), np.float32(255))
     integers[~counts[:, 0]] = 0
-    return Rows(integers, np.where(counts, width / np.float32(255), np.float32(0)), zeros.astype(np.int32))
-
-
-def rotated(x: Float32, rotation: Rotation) -> Float32:
-    """[A, T, D]: the first half of a head turned with the second."""
-    tokens, half = x.shape[1], rotation.cosines.shape[1]
-    cosines, sines = rotation.cosines[:tokens], rotation.sines[:tokens]
-    first, second = x[..., :half], x[..., half : 2 * half]
-    turned = x.copy()
-    turned[..., :half] = first * cosines - second * sines
-    turned[..., half : 2 * half] = second * cosines + first * sines
-    return turned
-
-
-def _of_panels(panels: NDArray[Any]) -> NDArray[Any]:
-    """[N / 64, R, 64] -> [R, N]."""
-    return panels.transpose(1, 0, 2).reshape(panels.shape[1], -1)
+    return Rows(integers, np.where(counts, width / np.float32(255), _ZERO), zeros.astype(np.int32))
