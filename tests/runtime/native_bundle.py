@@ -6,6 +6,7 @@ The layer's query is its bias alone, q for every token, so that softmax(rows q) 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +33,26 @@ from cls_runtime.engines.native.weights_file import write
 NAMES = {"fp32": "native/weights_fp32.safetensors", "int8": "native/weights.safetensors"}
 
 
-def add_native(folder: Path, **parity: EngineParity) -> Path:
-    """Writes native weights for each of the bundle's variants that has a native form. `parity` gives figures other than perfect ones."""
+def add_native(folder: Path) -> Path:
+    """Writes native weights for each of the bundle's variants that has a native form, with perfect figures."""
     manifest = read_manifest(folder)
-    (folder / "native").mkdir(exist_ok=True)
+    (folder / "native").mkdir()
+    for name in [name for name in NAMES if name in manifest.variants]:
+        write(native_model(folder, manifest, integers=name == "int8"), folder / NAMES[name])
+    return describe_native(folder, EngineParity(parity={manifest.sentence_output: EXACT}, batch_invariance_max_abs=0.0))
+
+
+def describe_native(folder: Path, parity: EngineParity | Mapping[str, EngineParity]) -> Path:
+    """Rewrites the manifest with the native files as they are now, and these figures, of all variants or by variant."""
+    manifest = read_manifest(folder)
     variants = dict(manifest.variants)
     for name in [name for name in NAMES if name in variants]:
-        write(native_model(folder, manifest, integers=name == "int8"), folder / NAMES[name])
         entry = variants[name]
-        own = EngineParity(parity={manifest.sentence_output: EXACT}, batch_invariance_max_abs=0.0)
         variants[name] = dataclasses.replace(
             entry,
-            engines=("native", *entry.engines),
+            engines=("native", *(engine for engine in entry.engines if engine != "native")),
             engine_files={**entry.engine_files, "native": (describe(folder, NAMES[name]),)},
-            engine_parity={**entry.engine_parity, "native": parity.get(name, own)},
+            engine_parity={"native": parity if isinstance(parity, EngineParity) else parity[name]},
         )
     write_manifest(folder, dataclasses.replace(manifest, variants=variants, fingerprint=""))
     return folder

@@ -1,15 +1,19 @@
 """The runtime needs neither PyTorch nor the exporter's packages, and an engine only when one is used."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from native_bundle import add_native
+from native_library import needs_native
 
 from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.engines.choice import choose
 
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "cls_exporter")
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = ("onnxruntime", "openvino", "cls_export_native")
 
 PROBE = """
 import sys
@@ -60,6 +64,13 @@ def test_the_probe_sees_what_is_loaded(bundle, name):
 def test_the_probe_sees_the_engine_and_no_other(bundle):
     (engine,) = loaded(USE.format(folder=str(bundle)), ENGINES)
     assert engine == choose(read_manifest(bundle)).engine
+
+
+@needs_native
+def test_the_native_engine_loads_no_other(bundle, tmp_path):
+    folder = add_native(Path(shutil.copytree(bundle, tmp_path / "native")))
+    use = USE.format(folder=str(folder)).replace("threads=2", 'threads=2, engine="native"')
+    assert loaded(use, (*HEAVY, *ENGINES)) == ["cls_export_native"]
 
 
 def test_nothing_global_changes(bundle):

@@ -28,6 +28,8 @@ from cls_runtime.engines.native.structures import GRAPH_OUTPUT_OF
 
 TEXTS = ["the cat", "a", "dog runs, the cat sleeps", "", "xyz 123", ("the cat", "a dog runs"), "the dog sleeps " * 4]
 
+SENTENCE = ("sentence_embedding",)  # the tiny graph's pooler is of the sentence, and a model's of row 0
+
 
 def int32(*values):
     return np.array(values, dtype=np.int32)
@@ -54,7 +56,9 @@ def alone(batch, text):
 
 @needs_native
 class TestRuns:
-    @pytest.mark.parametrize("options", [{}, {"pooling": "mean", "token_rows": True}, {"type_ids": False}, {"token_rows": True}], ids=str)
+    @pytest.mark.parametrize(
+        "options", [{}, {"pooling": "mean", "token_rows": True, "outputs": SENTENCE}, {"type_ids": False}, {"token_rows": True}], ids=str
+    )
     def test_the_vectors_are_those_of_the_graph(self, tmp_path, options):
         folder = add_native(build_bundle(tmp_path / "bundle", **options))
         bundle = Bundle.open(folder)

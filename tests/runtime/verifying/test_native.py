@@ -6,12 +6,12 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from bundle_builder import EXACT, HIDDEN
-from golden_bundle import TEXTS, build_golden_bundle
-from native_bundle import NAMES, add_native
+from bundle_builder import EXACT, build_bundle
+from golden_bundle import TEXTS, build_golden_bundle, replace_golden
+from native_bundle import NAMES, add_native, describe_native
 from native_library import needs_native
 
-from cls_runtime import Bundle, Encoder
+from cls_runtime import Encoder
 from cls_runtime.bundle.golden import GOLDEN_NAME, read_golden
 from cls_runtime.bundle.manifest import EngineParity, read_manifest
 from cls_runtime.bundle.parity import vector_bits
@@ -39,6 +39,21 @@ class Fixed:
 def golden_folder(tmp_path_factory):
     """Read-only by agreement."""
     return build_golden_bundle(tmp_path_factory.mktemp("native") / "tiny", variants={"fp32": None, "int8": None})
+
+
+@pytest.fixture(scope="module")
+def intact(golden_folder, tmp_path_factory):
+    """With the bits that the library gives, of both variants. Read-only by agreement."""
+    folder = add_native(shutil.copytree(golden_folder, tmp_path_factory.mktemp("intact") / "tiny"))
+    golden = read_golden(folder / GOLDEN_NAME)
+    figures = {}
+    for variant in NAMES:
+        with Encoder.load(folder, engine="native", variant=variant, on_overflow="truncate") as encoder:
+            rows = {name: as_computed(encoder, TEXTS, output=name) for name in encoder.manifest.recorded_outputs}
+        parity = {name: TextRows.of(rows[name]).figures(golden.vectors[name]) for name in ("cls", "pooler")}
+        bits = {name: vector_bits(vectors) for name, vectors in rows.items()}
+        figures[variant] = EngineParity(parity=parity, batch_invariance_max_abs=0.0, bits=bits)
+    return describe_native(folder, figures)
 
 
 def test_one_bit_of_one_vector_is_told(golden_folder):
@@ -73,20 +88,6 @@ def test_figures_on_record_are_the_engines_own(golden_folder):
 
 @needs_native
 class TestOnTheLibrary:
-    @pytest.fixture(scope="class")
-    def intact(self, golden_folder, tmp_path_factory):
-        """With the bits that the library gives, of both variants. Read-only by agreement."""
-        folder = add_native(shutil.copytree(golden_folder, tmp_path_factory.mktemp("intact") / "tiny"))
-        golden = read_golden(folder / GOLDEN_NAME)
-        figures = {}
-        for variant in NAMES:
-            with Encoder.load(folder, engine="native", variant=variant, on_overflow="truncate") as encoder:
-                rows = {name: as_computed(encoder, TEXTS, output=name) for name in encoder.manifest.recorded_outputs}
-            parity = {name: TextRows.of(rows[name]).figures(golden.vectors[name]) for name in ("cls", "pooler")}
-            bits = {name: vector_bits(vectors) for name, vectors in rows.items()}
-            figures[variant] = EngineParity(parity=parity, batch_invariance_max_abs=0.0, bits=bits)
-        return add_native(folder, **figures)
-
     @pytest.fixture
     def own(self, intact, tmp_path):
         return shutil.copytree(intact, tmp_path / "own")
@@ -106,31 +107,30 @@ class TestOnTheLibrary:
 
     def test_weights_that_are_a_little_off_are_found_by_the_bits(self, own, tmp_path):
         """By less than any threshold; the hashes are made to fit."""
-        manifest = read_manifest(own)
-        nudged = build_golden_bundle(
-            tmp_path / "nudged", variants={"fp32": None}, change_weights=lambda table: table * np.float32(1 + 1e-7)
-        )
-        other = add_native(nudged)
-        shutil.copy(other / NAMES["fp32"], own / NAMES["fp32"])
-        add_figures = {name: entry.engine_parity["native"] for name, entry in manifest.variants.items()}
-        rewritten = read_manifest(own)
-        add_native_hashes(own, rewritten, add_figures)
+        figures = {name: entry.engine_parity["native"] for name, entry in read_manifest(own).variants.items()}
+        other = build_bundle(tmp_path / "other", change_weights=lambda table: table * np.float32(1 + 1e-6))
+        shutil.copy(add_native(other) / NAMES["fp32"], own / NAMES["fp32"])
+        describe_native(own, figures)
         report = verify(own, variants=["fp32"], engines=["native"])
         assert [check.name for check in report.failures] == ["bits"]
 
-    def test_a_coarse_int8_misses_the_engines_own_thresholds(self, own):
-        """Damage that int8 of the graph may have, and native int8 may not."""
-        from cls_runtime.bundle.golden import Golden, write_golden
-
+    def test_int8_that_only_the_graph_might_have_misses(self, own):
+        """A mean cosine of 0.9994, which is enough for the graph's int8."""
         golden = read_golden(own / GOLDEN_NAME)
-        rng = np.random.default_rng(1)
-        vectors = {
-            name: rows + rng.normal(size=rows.shape).astype(np.float32) * 0.03 * np.abs(rows).mean()
-            for name, rows in golden.vectors.items()
-        }
-        write_golden(own / GOLDEN_NAME, Golden(texts=golden.texts, vectors=vectors, token_ids=golden.token_ids))
-        failures = {check.name: check.message for check in verify(own, variants=["int8"], engines=["native"]).failures}
-        assert "cosine" in failures["golden cls"]
+
+        def turned(rows):
+            """By an angle whose cosine is 0.9994."""
+            other = np.random.default_rng(1).normal(size=rows.shape)
+            other -= rows * (other * rows).sum(1, keepdims=True) / (rows * rows).sum(1, keepdims=True)
+            other *= np.linalg.norm(rows, axis=1, keepdims=True) / np.linalg.norm(other, axis=1, keepdims=True)
+            return (0.9994 * rows + np.sqrt(1 - 0.9994**2) * other).astype(np.float32)
+
+        replace_golden(own, dataclasses.replace(golden, vectors={name: turned(rows) for name, rows in golden.vectors.items()}))
+        entries = {name: entry.engine_parity["native"] for name, entry in read_manifest(own).variants.items()}
+        describe_native(own, {name: dataclasses.replace(entry, parity={}) for name, entry in entries.items()})
+        failures = {check.engine: check.message for check in verify(own, variants=["int8"]).failures if check.name == "golden cls"}
+        assert "mean_cosine" in failures["native"]
+        assert "expected at least 0.9996" in failures["native"]
 
     def test_a_damaged_file_is_a_failed_check(self, own):
         path = own / NAMES["int8"]
@@ -147,15 +147,3 @@ class TestOnTheLibrary:
         assert "bits" in capsys.readouterr().out
         cases = {(case.get("classname"), case.get("name")) for case in ET.parse(junit).iter("testcase")}
         assert ("cls-verify.int8.native", "bits") in cases
-
-
-def add_native_hashes(folder, manifest, figures):
-    """The manifest with the sizes and hashes that the native files have now."""
-    from bundle_builder import describe, write_manifest
-
-    variants = {
-        name: dataclasses.replace(entry, engine_files={"native": (describe(folder, NAMES[name]),)}, engine_parity={"native": figures[name]})
-        for name, entry in manifest.variants.items()
-    }
-    write_manifest(folder, dataclasses.replace(manifest, variants=variants, fingerprint=""))
-    assert Bundle.open(folder).manifest.hidden_size == HIDDEN
