@@ -1,12 +1,12 @@
 // exp and the activations, as templates over the vector type. Every path and cls_runtime/engines/native/reference.py compute these formulas
 // in this order; the polynomials come from native/fit_functions.py, which also says what each is near to.
 //
-// Errors against exact arithmetic, over all of float32's range (native/tests/functions.cpp holds them):
-//   exp           relative 1.3e-7 + 1.5e-8 |x|; 0 below -87.33; above 88.37 as at 88.37
-//   gelu          absolute 2.5e-7, from |x| = 1 on relative to |x|
-//   gelu_coarse   absolute 2e-6, likewise; exactly x or 0 from |x| = 6.2 on
-//   gelu_tanh, silu  as gelu
-//   tanh, sigmoid absolute 1.5e-7
+// Errors against exact arithmetic, over all of float32's range, absolute up to |x| = 1 and relative to |x| from there on
+// (native/tests/functions.cpp holds them):
+//   exp                      relative 1e-7 + 1.5e-8 |x|; 0 below -87.33; above 88.37 as at 88.37
+//   gelu, gelu_tanh, silu    1e-7
+//   gelu_coarse              1.6e-6; exactly x or 0 from |x| = 6.2 on
+//   tanh, sigmoid            1e-7, and of tanh also 2e-7 relative to it
 // What is not a number stays so; of infinities gelu_coarse is not a number.
 #pragma once
 
