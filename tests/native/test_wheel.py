@@ -25,7 +25,7 @@ NATIVE = ROOT / "native"
 
 
 def test_both_distributions_have_one_version_and_one_license() -> None:
-    package = (NATIVE / "cls_export_native" / "__init__.py").read_text()
+    package = (NATIVE / "python" / "cls_export_native" / "__init__.py").read_text()
     assert re.findall(r'^__version__ = "(.+)"$', package, flags=re.MULTILINE) == [__version__]
     assert (NATIVE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     with open(NATIVE / "pyproject.toml", "rb") as file:
@@ -33,7 +33,7 @@ def test_both_distributions_have_one_version_and_one_license() -> None:
 
 
 def test_a_package_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(NATIVE)
+    monkeypatch.syspath_prepend(NATIVE / "python")
     monkeypatch.delitem(sys.modules, "cls_export_native", raising=False)
     import cls_export_native
 
