@@ -1,13 +1,16 @@
-// Quantized rows times int8 weights: rules 3 and 4 of kernels.h.
+// Quantized rows times int8 weights: rules 3 and 4 of kernels.h. y may be the residual.
 //
-// A tile of up to Dot::kRows rows and Dot::kColumns columns keeps its sums in registers over the whole depth. A panel of 64 columns is the outer
-// loop: its weights stay in the first or second cache while all rows pass. The sums of a tile then go through what follows the product.
+// A tile of up to Dot::kRows rows and Dot::kColumns columns keeps its sums in registers. A panel of 64 columns is the outer loop: its weights
+// stay in the first or second cache while all rows pass. The sums then go through what follows the product.
 //
-// A `Dot` multiplies bytes and adds up, four inputs at a time, for the 16 columns of a V::I (vector/dot_*.h):
-//   Weights, Inputs        4 inputs of 16 columns; 16 inputs of a row
-//   weights(p), inputs(q)  loaded
-//   add<step>(s, w, x)     s + the products of w with the inputs 4 * step to 4 * step + 3 of x, which are q - kOffset
-//   kRows, kColumns        of a tile
+// A `Dot` multiplies bytes and adds up, for the 16 columns of a V::I (vector/dot_*.h):
+//   kRows, kColumns          of a tile
+//   kSteps                   in which 16 inputs are taken
+//   kOffset                  is taken from the inputs before they are multiplied
+//   kBlockInputs, kBlockRows the inputs and rows for which weights are made ready at once
+//   Columns, Rows            weights and inputs of a tile, made ready; at(k) and at(row, k) give those from input k on
+//   weights<step>(p, v)      of 16 columns
+//   add<step>(s, w, x)       s + the step's products
 #pragma once
 
 #include "../kernels.h"
@@ -17,106 +20,143 @@
 namespace cls {
 namespace {
 
-constexpr int kGroup = 4;    // inputs of a step of a dot product
-constexpr int kInputs = 16;  // inputs of a row that are loaded at once
+// Loops over what lies in registers: a loop that stays one would take it to memory.
+#define CLS_UNROLLED _Pragma("GCC unroll 64")
 
-// Products of the inputs 4 * kStep to 4 * kStep + 3.
-template <class V, class Dot, int kRows, int kVectors, int kStep>
-CLS_INLINE void add_step(const int8_t *weights, const typename Dot::Inputs (&inputs)[kRows], typename V::I (&sums)[kRows][kVectors]) {
-    for (int v = 0; v < kVectors; ++v) {
-        typename Dot::Weights w = Dot::weights(weights + (kStep * kPanel + v * kLanes) * kGroup);
-        for (int r = 0; r < kRows; ++r) sums[r][v] = Dot::template add<kStep>(sums[r][v], w, inputs[r]);
+constexpr int kGroup = 4;    // inputs of a column that lie together
+constexpr int kInputs = 16;  // inputs of a turn of the innermost loop
+constexpr int kLine = 64;    // bytes of a cache line
+
+// `whole` cut into `count` parts as equal as can be: the first, which is the largest. 13 rows are tiles of 5 + 4 + 4, not 6 + 6 + 1.
+CLS_INLINE int part(int64_t whole, int count) { return int((whole + count - 1) / count); }
+
+// What a tile fetches for the next panel while it computes: so many cache lines a turn.
+struct Ahead {
+    const int8_t *weights;
+    int lines;
+};
+
+// The steps from kStep on of a turn.
+template <class V, class Dot, int kRows, int kVectors, int kStep = 0>
+CLS_INLINE void add_steps(typename Dot::TurnWeights weights, const typename Dot::TurnInputs (&inputs)[kRows],
+                          typename V::I (&sums)[kRows][kVectors]) {
+    if constexpr (kStep < Dot::kSteps) {
+        CLS_UNROLLED for (int v = 0; v < kVectors; ++v) {
+            typename Dot::Weights w = Dot::template weights<kStep>(weights, v);
+            CLS_UNROLLED for (int r = 0; r < kRows; ++r) sums[r][v] = Dot::template add<kStep>(sums[r][v], w, inputs[r]);
+        }
+        add_steps<V, Dot, kRows, kVectors, kStep + 1>(weights, inputs, sums);
     }
 }
 
-// The sums of (q - zero) * w: the column's sums times the zero point are what they begin with.
-template <class V, class Dot, int kRows>
-static void integer_tile(const uint8_t *q, const RowScale *scales, const Product &product, int64_t column, typename V::I *results) {
-    constexpr int kVectors = Dot::kColumns / kLanes;
-    int64_t depth = product.depth;
-    typename V::I sums[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r) {
-        typename V::I factor = V::set_int(Dot::kOffset - scales[r].zero);
-        for (int v = 0; v < kVectors; ++v) sums[r][v] = V::mul_int(V::load_int(product.sums + column + v * kLanes), factor);
-    }
-    const int8_t *weights = product.integers + column / kPanel * kPanel * depth + column % kPanel * kGroup;
-    for (int64_t k = 0; k < depth; k += kInputs, weights += kInputs * kPanel) {
-        typename Dot::Inputs inputs[kRows];
-        for (int r = 0; r < kRows; ++r) inputs[r] = Dot::inputs(q + r * depth + k);
-        add_step<V, Dot, kRows, kVectors, 0>(weights, inputs, sums);
-        add_step<V, Dot, kRows, kVectors, 1>(weights, inputs, sums);
-        add_step<V, Dot, kRows, kVectors, 2>(weights, inputs, sums);
-        add_step<V, Dot, kRows, kVectors, 3>(weights, inputs, sums);
-    }
-    for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) results[r * kVectors + v] = sums[r][v];
-    }
-}
+// The arguments of a product, for all its parts.
+template <class V, class Dot>
+struct IntegerProduct {
+    static constexpr int kVectors = Dot::kColumns / kLanes;
 
-// A tile of `rows` rows, at most kMost.
-template <class V, class Dot, int kMost>
-CLS_INLINE void integer_tile_of(int rows, const uint8_t *q, const RowScale *scales, const Product &product, int64_t column,
-                                typename V::I *results) {
-    if constexpr (kMost > 1) {
-        if (rows < kMost) return integer_tile_of<V, Dot, kMost - 1>(rows, q, scales, product, column, results);
-    }
-    integer_tile<V, Dot, kMost>(q, scales, product, column, results);
-}
+    const uint8_t *q;
+    const RowScale *scales;
+    int rows;
+    const Product &product;
+    const Epilogue &epilogue;
+    float *y;
+    int64_t y_stride;
 
-// Scales, bias, activation and residual of a tile's sums.
-template <class V, class Dot, cls_activation kActivation, bool kResidual>
-CLS_INLINE void finish_tile(const typename V::I *sums, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue,
-                            int64_t row, int64_t column, float *y, int64_t y_stride) {
-    constexpr int kVectors = Dot::kColumns / kLanes;
-    for (int v = 0; v < kVectors; ++v, column += kLanes) {
-        typename V::F column_scales = V::load(product.scales + column), bias = V::load(product.bias + column);
-        for (int r = 0; r < rows; ++r) {
-            typename V::F scale = V::mul(V::set(scales[row + r].scale), column_scales);
-            typename V::F value = activated<V, kActivation>(V::fma(V::to_float(sums[r * kVectors + v]), scale, bias));
-            if constexpr (kResidual) value = V::add(value, V::load(epilogue.residual + (row + r) * epilogue.residual_stride + column));
-            V::store(y + (row + r) * y_stride + column, value);
+    template <Activation kActivation>
+    void run() const {
+        int blocks = part(rows, Dot::kBlockRows);
+        for (int64_t column = 0; column < product.width; column += Dot::kColumns) {
+            Ahead ahead = next_panel(column, blocks);
+            int64_t row = 0;
+            for (int left = blocks; left > 0; --left) {
+                int block_rows = part(rows - row, left);
+                typename V::I sums[Dot::kBlockRows * kVectors];
+                add_block(row, block_rows, column, ahead, sums);
+                if (epilogue.residual) {
+                    finish<kActivation, true>(sums, row, block_rows, column);
+                } else {
+                    finish<kActivation, false>(sums, row, block_rows, column);
+                }
+                row += block_rows;
+                ahead.weights += int64_t{ahead.lines} * kLine * (product.depth / kInputs);
+            }
         }
     }
-}
 
-// Row tiles are as equal as can be: 13 rows are 5 + 4 + 4, not 6 + 6 + 1.
-template <class V, class Dot, cls_activation kActivation, bool kResidual>
-static void integer_product_with(const uint8_t *q, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue, float *y,
-                                 int64_t y_stride) {
-    int tiles = (rows + Dot::kRows - 1) / Dot::kRows;
-    for (int64_t column = 0; column < product.width; column += Dot::kColumns) {
-        int64_t row = 0;
-        for (int left = tiles; left > 0; --left) {
-            int tile_rows = int((rows - row + left - 1) / left);
-            typename V::I sums[Dot::kRows * Dot::kColumns / kLanes];
-            integer_tile_of<V, Dot, Dot::kRows>(tile_rows, q + row * product.depth, scales + row, product, column, sums);
-            finish_tile<V, Dot, kActivation, kResidual>(sums, scales, tile_rows, product, epilogue, row, column, y, y_stride);
-            row += tile_rows;
+    // Few rows leave no time to fetch ahead: then the memory decides, and the order in which it is read does best.
+    Ahead next_panel(int64_t column, int blocks) const {
+        const int kFewBlocks = 3;
+        bool fetches = Dot::kColumns == kPanel && blocks > kFewBlocks && column + kPanel < product.width;
+        return {product.integers + (column + kPanel) * product.depth, fetches ? part(kInputs, blocks) : 0};
+    }
+
+    // The sums of (q - zero) * w of some rows.
+    void add_block(int64_t row, int block_rows, int64_t column, Ahead ahead, typename V::I *sums) const {
+        int64_t depth = product.depth;
+        const int8_t *weights = product.integers + column / kPanel * kPanel * depth + column % kPanel * kGroup;
+        for (int64_t begin = 0; begin < depth; begin += Dot::kBlockInputs) {
+            int inputs = int(least<int64_t>(Dot::kBlockInputs, depth - begin));
+            typename Dot::Columns columns(weights + begin * kPanel, inputs);
+            int done = 0;
+            for (int left = part(block_rows, Dot::kRows); left > 0; --left) {
+                int tile_rows = part(block_rows - done, left);
+                add_tile<Dot::kRows>(tile_rows, columns, row + done, column, begin, inputs, ahead, sums + done * kVectors);
+                done += tile_rows;
+            }
         }
     }
-}
 
-template <class V, class Dot, cls_activation kActivation>
-static void integer_product_activated(const uint8_t *q, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue,
-                                      float *y, int64_t y_stride) {
-    if (epilogue.residual) {
-        integer_product_with<V, Dot, kActivation, true>(q, scales, rows, product, epilogue, y, y_stride);
-    } else {
-        integer_product_with<V, Dot, kActivation, false>(q, scales, rows, product, epilogue, y, y_stride);
+    // A tile of `tile_rows` rows, at most kMost.
+    template <int kMost>
+    void add_tile(int tile_rows, const typename Dot::Columns &columns, int64_t row, int64_t column, int64_t begin, int inputs, Ahead ahead,
+                  typename V::I *sums) const {
+        if constexpr (kMost > 1) {
+            if (tile_rows < kMost) return add_tile<kMost - 1>(tile_rows, columns, row, column, begin, inputs, ahead, sums);
+        }
+        add_rows<kMost>(columns, row, column, begin, inputs, ahead, sums);
     }
-}
+
+    template <int kRows>
+    void add_rows(const typename Dot::Columns &columns, int64_t row, int64_t column, int64_t begin, int inputs, Ahead ahead,
+                  typename V::I *results) const {
+        typename V::I sums[kRows][kVectors];
+        CLS_UNROLLED for (int i = 0; i < kRows * kVectors; ++i) {
+            sums[i / kVectors][i % kVectors] = begin > 0 ? results[i] : without_zero(row + i / kVectors, column + i % kVectors * kLanes);
+        }
+        typename Dot::template Rows<kRows> tile(q + row * product.depth + begin, product.depth, inputs);
+        for (int k = 0; k < inputs; k += kInputs) {
+            for (int i = 0; i < ahead.lines; ++i, ahead.weights += kLine) __builtin_prefetch(ahead.weights);
+            typename Dot::TurnInputs turn[kRows];
+            CLS_UNROLLED for (int r = 0; r < kRows; ++r) turn[r] = tile.at(r, k);
+            add_steps<V, Dot, kRows, kVectors>(columns.at(k), turn, sums);
+        }
+        CLS_UNROLLED for (int i = 0; i < kRows * kVectors; ++i) results[i] = sums[i / kVectors][i % kVectors];
+    }
+
+    // What sums begin with: the zero point's share of the products.
+    inline __attribute__((always_inline)) typename V::I without_zero(int64_t row, int64_t column) const {
+        return V::mul_int(V::load_int(product.sums + column), V::set_int(Dot::kOffset - scales[row].zero));
+    }
+
+    // Scales, bias, activation and residual.
+    template <Activation kActivation, bool kResidual>
+    void finish(const typename V::I *sums, int64_t row, int block_rows, int64_t column) const {
+        for (int v = 0; v < kVectors; ++v, column += kLanes) {
+            typename V::F column_scales = V::load(product.scales + column), bias = V::load(product.bias + column);
+            for (int r = 0; r < block_rows; ++r) {
+                typename V::F scale = V::mul(V::set(scales[row + r].scale), column_scales);
+                typename V::F value = activated<V, kActivation>(V::fma(V::to_float(sums[r * kVectors + v]), scale, bias));
+                if constexpr (kResidual) value = V::add(value, V::load(epilogue.residual + (row + r) * epilogue.residual_stride + column));
+                V::store(y + (row + r) * y_stride + column, value);
+            }
+        }
+    }
+};
 
 template <class V, class Dot>
-static void integer_product(const uint8_t *q, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue, float *y,
-                            int64_t y_stride) {
-    using Function = void (*)(const uint8_t *, const RowScale *, int, const Product &, const Epilogue &, float *, int64_t);
-    static constexpr Function kByActivation[] = {
-        integer_product_activated<V, Dot, CLS_IDENTITY>,    integer_product_activated<V, Dot, CLS_GELU>,
-        integer_product_activated<V, Dot, CLS_GELU_COARSE>, integer_product_activated<V, Dot, CLS_GELU_TANH>,
-        integer_product_activated<V, Dot, CLS_RELU>,        integer_product_activated<V, Dot, CLS_SILU>,
-        integer_product_activated<V, Dot, CLS_TANH>,        integer_product_activated<V, Dot, CLS_SIGMOID>,
-    };
-    kByActivation[epilogue.activation](q, scales, rows, product, epilogue, y, y_stride);
+CLS_INLINE void integer_product(const uint8_t *q, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue, float *y,
+                                int64_t y_stride) {
+    with_activation(epilogue.activation, IntegerProduct<V, Dot>{q, scales, rows, product, epilogue, y, y_stride});
 }
 
 }  // namespace

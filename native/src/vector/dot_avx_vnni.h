@@ -2,22 +2,27 @@
 // that a CPU without AVX-VNNI can test what is built on this type.
 #pragma once
 
-#include <string.h>
-
 #include "avx2.h"
+#include "dot_in_place.h"
 
 namespace cls {
 namespace {
 
 struct DotAvxVnni {
+    static constexpr int kRows = 6, kColumns = 16, kSteps = 4, kOffset = 0, kBlockInputs = kAllInputs, kBlockRows = kRows;
+    using Columns = ColumnsInPlace;
+    template <int kTileRows>
+    using Rows = RowsInPlace;
+    using TurnWeights = const int8_t *;
+    using TurnInputs = const uint8_t *;
     using Weights = Avx2::I;
-    using Inputs = const uint8_t *;
-    static constexpr int kRows = 6, kColumns = 16, kOffset = 0;
 
-    CLS_INLINE Weights weights(const int8_t *p) { return Avx2::load_int(reinterpret_cast<const int32_t *>(p)); }
-    CLS_INLINE Inputs inputs(const uint8_t *q) { return q; }
     template <int kStep>
-    CLS_INLINE Avx2::I add(Avx2::I sums, Weights w, Inputs x) {
+    CLS_INLINE Weights weights(TurnWeights p, int) {
+        return Avx2::load_int(reinterpret_cast<const int32_t *>(p + kStep * 256));
+    }
+    template <int kStep>
+    CLS_INLINE Avx2::I add(Avx2::I sums, Weights w, TurnInputs x) {
         int32_t four;
         memcpy(&four, x + 4 * kStep, sizeof four);
         __m256i all = _mm256_set1_epi32(four);

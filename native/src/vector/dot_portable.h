@@ -1,20 +1,27 @@
 // Dot products of bytes in plain C++.
 #pragma once
 
+#include "dot_in_place.h"
 #include "portable.h"
 
 namespace cls {
 namespace {
 
 struct DotPortable {
+    static constexpr int kRows = 4, kColumns = 16, kSteps = 4, kOffset = 0, kBlockInputs = kAllInputs, kBlockRows = kRows;
+    using Columns = ColumnsInPlace;
+    template <int kTileRows>
+    using Rows = RowsInPlace;
+    using TurnWeights = const int8_t *;
+    using TurnInputs = const uint8_t *;
     using Weights = const int8_t *;
-    using Inputs = const uint8_t *;
-    static constexpr int kRows = 4, kColumns = 16, kOffset = 0;
 
-    CLS_INLINE Weights weights(const int8_t *p) { return p; }
-    CLS_INLINE Inputs inputs(const uint8_t *q) { return q; }
     template <int kStep>
-    CLS_INLINE Portable::I add(Portable::I sums, Weights w, Inputs x) {
+    CLS_INLINE Weights weights(TurnWeights p, int) {
+        return p + kStep * 256;
+    }
+    template <int kStep>
+    CLS_INLINE Portable::I add(Portable::I sums, Weights w, TurnInputs x) {
         for (int i = 0; i < 16; ++i) {
             int products = 0;
             for (int j = 0; j < 4; ++j) products += x[4 * kStep + j] * w[4 * i + j];
