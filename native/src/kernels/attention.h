@@ -181,7 +181,7 @@ void queries_by_head(const RowAttention &text, float *u) {
         for (int h = 0; h < text.heads; h++) {
             int first = h * text.head_stride;
             float *out = u + static_cast<int64_t>(h) * product.width + column;
-            tile<V, 1, 4>({text.query + first, 0}, {panel + static_cast<int64_t>(first) * kPanel, kPanel}, text.head_stride, false, out, 0);
+            tile<V, 1, 4>({text.query + first, 0}, {panel + static_cast<int64_t>(first) * kPanel, kPanel}, text.head_stride, false, out, 0, {});
         }
     }
 }

@@ -45,43 +45,50 @@ FinishRows finish_rows_of(Activation activation) {
     return finish_rows<V, CLS_IDENTITY>;
 }
 
-// sums [rows][64] by tiles of 16 * kColumns columns.
+// sums [rows][64] of a tile's rows by tiles of 16 * kColumns columns. `fetch` is what the first one asks for, the next ones go on from there.
 template <class V, int kColumns>
-void panel_tiles(int rows, Matrix x, const float *panel, int depth, bool more, float *sums) {
+void panel_tiles(int rows, Matrix x, const float *panel, int depth, bool more, float *sums, Fetch fetch) {
     Tile tile = tile_of<V, kColumns>(rows);
-    for (int column = 0; column < kPanel; column += kLanes * kColumns)
-        tile(x, {panel + column, kPanel}, depth, more, sums + column, kPanel);
+    for (int column = 0; column < kPanel; column += kLanes * kColumns) {
+        tile(x, {panel + column, kPanel}, depth, more, sums + column, kPanel, fetch);
+        fetch.next += static_cast<int64_t>(depth / kFetchDepth) * fetch.lines * kLanes;
+    }
 }
 
-// sums [rows][64] = x [rows][depth] times a panel.
+// sums [rows][64] += x [rows][depth] times a part of a panel. Meanwhile the part behind it, of the same depth, is asked for.
 template <class V>
-void panel_sums(int rows, Matrix x, const float *panel, int depth, float *sums) {
-    constexpr int kTallest = highest_tile<V>(kRegisters<V> == 32 ? 4 : 1);
-    for (int k = 0; k < depth; k += kDepthInCache) {
-        int part = least(kDepthInCache, depth - k);
-        for_row_tiles(rows, kTallest, [&](int first, int count) {
-            Matrix block = {x.data + first * x.stride + k, x.stride};
-            const float *weights = panel + static_cast<int64_t>(k) * kPanel;
-            float *out = sums + first * kPanel;
-            if (count <= highest_tile<V>(4)) {
-                panel_tiles<V, 4>(count, block, weights, part, k > 0, out);
-            } else if (count <= highest_tile<V>(2)) {
-                panel_tiles<V, 2>(count, block, weights, part, k > 0, out);
-            } else {
-                panel_tiles<V, 1>(count, block, weights, part, k > 0, out);
-            }
-        });
-    }
+void part_sums(int rows, Matrix x, const float *part, int depth, bool more, float *sums) {
+    constexpr int kColumns = kRegisters<V> == 32 ? 4 : 1, kTallest = highest_tile<V>(kColumns);
+    const int tiles = (rows + kTallest - 1) / kTallest * (kPanel / kLanes / kColumns), lines = kFetchDepth * kPanel / kLanes;
+    Fetch fetch = {part + static_cast<int64_t>(depth) * kPanel, (lines + tiles - 1) / tiles};
+    if (rows <= highest_tile<V>(4)) fetch.lines = 0;  // one pass in order, which the CPU sees by itself
+    for_row_tiles(rows, kTallest, [&](int first, int count) {
+        Matrix block = {x.data + first * x.stride, x.stride};
+        float *out = sums + first * kPanel;
+        if (count <= highest_tile<V>(4)) {
+            panel_tiles<V, 4>(count, block, part, depth, more, out, fetch);
+        } else if (count <= highest_tile<V>(2)) {
+            panel_tiles<V, 2>(count, block, part, depth, more, out, fetch);
+        } else {
+            panel_tiles<V, 1>(count, block, part, depth, more, out, fetch);
+        }
+        fetch.next += static_cast<int64_t>(depth / kFetchDepth) * fetch.lines * kLanes * (kPanel / kLanes / kColumns);
+    });
 }
 
 template <class V>
 void float_product(const float *x, int64_t x_stride, int rows, const Product &product, const Epilogue &epilogue, float *y, int64_t y_stride) {
     FinishRows finish = finish_rows_of<V>(epilogue.activation);
     float sums[kBlockRows * kPanel];
+    const int parts = (product.depth + kDepthInCache - 1) / kDepthInCache;
+    const int part = static_cast<int>(rounded_up((product.depth + parts - 1) / parts, kPanel));
     for_row_tiles(rows, kBlockRows, [&](int first, int count) {
         for (int column = 0; column < product.width; column += kPanel) {
             const float *panel = product.floats + static_cast<int64_t>(column) * product.depth;
-            panel_sums<V>(count, {x + first * x_stride, x_stride}, panel, product.depth, sums);
+            for (int k = 0; k < product.depth; k += part) {
+                part_sums<V>(count, {x + first * x_stride + k, x_stride}, panel + static_cast<int64_t>(k) * kPanel,
+                             least(part, product.depth - k), k > 0, sums);
+            }
             finish(sums, count, product.bias + column, epilogue, first, column, y, y_stride);
         }
     });

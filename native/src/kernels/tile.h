@@ -42,29 +42,41 @@ struct Matrix {
     int64_t stride;
 };
 
+// What a tile asks for while it computes: `lines` cache lines, one after another, every kFetchDepth steps of the depth.
+struct Fetch {
+    const float *next = nullptr;
+    int lines = 0;
+};
+
+constexpr int kFetchDepth = 8;
+
 // C = A B, or the chains of C go on where `more`.
 template <class V, int kRows, int kColumns>
-void tile(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride) {
+void tile(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride, Fetch fetch) {
     typename V::F acc[kRows][kColumns];
 #pragma GCC unroll 32
     for (int i = 0; i < kRows * kColumns; i++)
         acc[i / kColumns][i % kColumns] = more ? V::load(c + i / kColumns * c_stride + i % kColumns * kLanes) : V::zero();
-    for (int k = 0; k < depth; k++) {
-        typename V::F weights[kColumns];
+    for (int begin = 0; begin < depth; begin += kFetchDepth) {
+        for (int line = 0; line < fetch.lines; line++, fetch.next += kLanes) __builtin_prefetch(fetch.next, 0, 2);
+        const int end = least(begin + kFetchDepth, depth);
+        for (int k = begin; k < end; k++) {
+            typename V::F weights[kColumns];
 #pragma GCC unroll 4
-        for (int j = 0; j < kColumns; j++) weights[j] = V::load(b.data + k * b.stride + kLanes * j);
+            for (int j = 0; j < kColumns; j++) weights[j] = V::load(b.data + k * b.stride + kLanes * j);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; r++) {
-            typename V::F x = V::set(a.data[r * a.stride + k]);
+            for (int r = 0; r < kRows; r++) {
+                typename V::F x = V::set(a.data[r * a.stride + k]);
 #pragma GCC unroll 4
-            for (int j = 0; j < kColumns; j++) acc[r][j] = V::fma(x, weights[j], acc[r][j]);
+                for (int j = 0; j < kColumns; j++) acc[r][j] = V::fma(x, weights[j], acc[r][j]);
+            }
         }
     }
 #pragma GCC unroll 32
     for (int i = 0; i < kRows * kColumns; i++) V::store(c + i / kColumns * c_stride + i % kColumns * kLanes, acc[i / kColumns][i % kColumns]);
 }
 
-using Tile = void (*)(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride);
+using Tile = void (*)(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride, Fetch fetch);
 
 // The tile of `rows`, 1 to highest_tile<V>(kColumns).
 template <class V, int kColumns, int kRows = highest_tile<V>(kColumns)>
@@ -82,11 +94,11 @@ void row_of_tiles(int rows, Matrix a, Matrix b, int depth, int vectors, float *c
     if (vectors >= kColumns) {
         Tile wide = tile_of<V, kColumns>(rows);
         for (; first + kColumns <= vectors; first += kColumns)
-            wide(a, {b.data + kLanes * first, b.stride}, depth, false, c + kLanes * first, c_stride);
+            wide(a, {b.data + kLanes * first, b.stride}, depth, false, c + kLanes * first, c_stride, {});
     }
     if (first == vectors) return;
     Tile narrow = tile_of<V, 1>(rows);
-    for (; first < vectors; first++) narrow(a, {b.data + kLanes * first, b.stride}, depth, false, c + kLanes * first, c_stride);
+    for (; first < vectors; first++) narrow(a, {b.data + kLanes * first, b.stride}, depth, false, c + kLanes * first, c_stride, {});
 }
 
 }  // namespace
