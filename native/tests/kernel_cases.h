@@ -13,6 +13,7 @@ using namespace cls;
 struct Paths {
     const Kernels *all[8];
     int count;
+    Digest *digest;  // of what the portable path gave
 };
 
 // Runs `compute(kernels, out)` on each path, with `count` numbers of output that start as the same values, and says where two differ.
@@ -26,6 +27,9 @@ bool same_on(const Paths &paths, Random &random, const char *what, int64_t count
             out[i] = start ? start[i] : 77.0f;
         }
         compute(*paths.all[path], out.data);
+        for (int64_t i = 0; !path && i < count; i++) {
+            paths.digest->add(out[i]);
+        }
         for (int64_t i = 0; path && i < count; i++) {
             if (!same(expected[i], found[i])) {
                 printf("%s: %s differs from portable at %lld of %lld: %a, expected %a\n", what, paths.all[path]->name, (long long)i,
@@ -88,6 +92,9 @@ inline bool quantize_case(const Paths &paths, Random &random) {
     Numbers<uint8_t> expected(random, int64_t(rows) * depth), found(random, int64_t(rows) * depth);
     Numbers<RowScale> scales(random, rows), found_scales(random, rows);
     paths.all[0]->quantize(x.data(), x.stride, rows, depth, smooth, expected.data, scales.data);
+    for (int64_t i = 0; i < expected.count; i++) {
+        paths.digest->add(uint32_t(expected[i]));
+    }
     for (int path = 1; path < paths.count; path++) {
         paths.all[path]->quantize(x.data(), x.stride, rows, depth, smooth, found.data, found_scales.data);
         if (memcmp(expected.data, found.data, size_t(expected.count)) ||

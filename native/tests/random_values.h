@@ -87,4 +87,16 @@ inline bool same(float a, float b) {
     return memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b);
 }
 
+// One number for all that was computed, to compare machines by.
+struct Digest {
+    uint64_t state = 0xCBF29CE484222325u;  // FNV-1a, a word at a time
+
+    void add(uint32_t word) { state = (state ^ word) * 0x100000001B3u; }
+    void add(float value) {
+        uint32_t word;
+        memcpy(&word, &value, sizeof word);
+        add(value == value ? word : 0x7FC00000u);
+    }
+};
+
 }  // namespace test

@@ -46,7 +46,7 @@ def program(compiler: Compiler, name: str, folder: Path, *, library: Path, flags
     return build_program(compiler, [PROGRAMS / f"{name}.cpp"], folder / name, objects=objects, flags=[*flags, *elsewhere])
 
 
-def run(command: list[str | Path], *, timeout_s: float) -> str:
+def run(command: list[str | int | Path], *, timeout_s: float) -> str:
     """What it printed; an AssertionError with that and the finding where it fails."""
     environment = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "halt_on_error=1"}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout_s, env=environment)
