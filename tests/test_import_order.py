@@ -29,6 +29,7 @@ EXPORTER = [
     ("variants",),
     ("native",),
     ("gate",),
+    ("native_variants",),
     ("writing",),
     ("exporting",),
     ("command",),

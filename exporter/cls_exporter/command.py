@@ -154,8 +154,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def export_steps(config: ExportConfig) -> int:
-    """How often an export says what it does next: load, check, trace, compile, reference, and for each variant write and compare."""
-    return 5 + 2 * len(config.precisions)
+    """How often an export says what it does next: load, check, trace, compile, reference, for each variant write and compare, native."""
+    return 5 + 2 * len(config.precisions) + ("int8" in config.precisions)
 
 
 def default_output(model: str) -> Path:
@@ -289,10 +289,13 @@ def _parity_rows(report: ExportReport) -> list[tuple[str, ...]]:
         ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone against in a batch")
     ]
     for name, variant in report.manifest.variants.items():
-        for output, figures in variant.parity.items():
-            cosines = (f"{figures.mean_cosine:.8f}", f"{figures.min_cosine:.8f}")
-            differences = (f"{figures.max_abs:.1e}", f"{variant.batch_invariance_max_abs:.1e}")
-            rows.append((name, output, str(figures.texts), *cosines, *differences))
+        forms: dict[str, Variant | EngineParity] = {name: variant}
+        forms |= {f"{name} {engine}": held for engine, held in variant.engine_parity.items()}
+        for form, held in forms.items():
+            for output, figures in held.parity.items():
+                cosines = (f"{figures.mean_cosine:.8f}", f"{figures.min_cosine:.8f}")
+                differences = (f"{figures.max_abs:.1e}", f"{held.batch_invariance_max_abs:.1e}")
+                rows.append((form, output, str(figures.texts), *cosines, *differences))
     return rows
 
 

@@ -23,6 +23,7 @@ from cls_exporter.graph.graph_file import bundle_file
 from cls_exporter.graph.multiply_adds import multiply_adds
 from cls_exporter.graph.pipeline import Compiled, compile_graph
 from cls_exporter.graph.trace import trace
+from cls_exporter.native_variants import with_native_forms
 from cls_exporter.variants import CalibrationTexts, build_variant
 from cls_exporter.variants.variant import PACKED_ENGINE, Written, write_variant
 from cls_exporter.writing.companions import write_companions
@@ -119,6 +120,10 @@ def export(
             notes += built.notes
             steps.start("parity", f"Holding {name} to PyTorch on {len(golden.texts)} texts")
             variants[name] = _held(name, written, bundle, golden, prompted, pad_id=checkpoint.tokenizer.pad_token_id)
+        if "int8" in config.precisions:
+            steps.start("native", "Writing weights for our own kernels, and holding them to PyTorch")
+            native = with_native_forms(variants, checkpoint, bundle, golden, prompted, calibration=calibration)
+            variants, notes = dict(native.variants), notes + native.notes
         # Without the fingerprint of the manifest that had no variants: it is computed again.
         manifest = dataclasses.replace(bundle.manifest, variants=variants, files=(*bundle.manifest.files, *copies), fingerprint="")
         _write_manifest(folder, manifest)

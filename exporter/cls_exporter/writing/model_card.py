@@ -17,7 +17,7 @@ import yaml
 
 from cls_exporter.checkpoint.source_card import Stated
 from cls_exporter.writing.card_snippets import shown_prompt, snippets
-from cls_runtime.bundle.manifest import Manifest
+from cls_runtime.bundle.manifest import Manifest, ParityFigures
 
 CARD_NAME = "README.md"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -25,6 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re
 _TOOLS = {"cls-export": "cls-export", "torch": "PyTorch", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
 _FORMS = {
     "cuda": "the texts' tokens one after another, without padding, by operators that ONNX Runtime has for GPUs alone",
+    "native": "weights and scales for our own kernels, int8 with a scale for each row of activations; mapped into memory",
     "openvino": "products over batches of texts, not over rows of tokens",
 }
 _WORDS = {"cls": "the CLS row of the last layer", "mean": "the mean of the last layer's rows of all tokens"}
@@ -140,9 +141,17 @@ def _parity_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for name, variant in manifest.variants.items():
         megabytes = sum(file.size_bytes for file in variant.files) / 1e6
         for output, figures in variant.parity.items():
-            cosines = (figures.mean_cosine, figures.p1_cosine, figures.min_cosine)
-            numbers = (*(f"{cosine:.7f}" for cosine in cosines), f"{figures.max_abs:.1e}")
-            yield name, output, code(variant.files[0].path), f"{megabytes:.1f}", *numbers
+            yield name, output, code(variant.files[0].path), f"{megabytes:.1f}", *_numbers(figures)
+        for engine, own in variant.engine_parity.items():
+            files = variant.engine_files[engine]
+            megabytes = sum(file.size_bytes for file in files) / 1e6
+            for output, figures in own.parity.items():
+                yield f"{name}, {engine}", output, code(files[0].path), f"{megabytes:.1f}", *_numbers(figures)
+
+
+def _numbers(figures: ParityFigures) -> tuple[str, ...]:
+    cosines = (figures.mean_cosine, figures.p1_cosine, figures.min_cosine)
+    return (*(f"{cosine:.7f}" for cosine in cosines), f"{figures.max_abs:.1e}")
 
 
 def _forms(manifest: Manifest) -> list[str]:
@@ -154,7 +163,7 @@ def _forms(manifest: Manifest) -> list[str]:
         (name, code(files[0].path), f"{sum(file.size_bytes for file in files) / 1e6:.1f}", f"`{engine}`", _FORMS.get(engine, ""))
         for name, engine, files in forms
     )
-    words = "The same numbers in a form that one engine of `cls_runtime` computes faster, held to PyTorch as its variant is:"
+    words = "The same weights in a form that one engine of `cls_runtime` computes faster, held to PyTorch as its variant is:"
     return [words, _table(("variant", "file", "MB", "engine", "form"), rows)]
 
 
