@@ -284,6 +284,7 @@ def edits() -> dict[str, tuple[Any, str]]:
         "an unknown activation": (put("layers.0.activation", "swish"), "layers.0.activation is 'swish', expected one of identity, gelu"),
         "an unknown field": (put("layers.0.dropout", 1), "layers.0 has a field 'dropout', which this version does not know"),
         "an unknown output": (put("widths.cls", 48), "widths has 'cls'"),
+        "an output of a strange name": (put("widths.\x1b[2J", "many"), r"widths\.'.x1b\[2J' is 'many', expected int"),
         "an unknown head": (put("output_heads.cls", []), "output_heads has 'cls', expected sentence, pooler, logits"),
         "a head without steps": (put("output_heads.sentence", []), "output_heads.sentence: steps is 0"),
         "a flag that is a number": (put("mean_pooled", 1), "mean_pooled is 1, expected bool"),

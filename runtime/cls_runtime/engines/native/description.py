@@ -126,7 +126,8 @@ class _Reader:
         keys, kind = arguments
         if typing.get_origin(keys) is Literal and (unknown := sorted(set(raw) - set(typing.get_args(keys)))):
             raise ValueError(f"{name} has {shown(unknown[0])}, expected {', '.join(typing.get_args(keys))}")
-        return types.MappingProxyType({key: self.value(raw[key], kind, _joined(name, key)) for key in sorted(raw)})
+        places = {key: _joined(name, key if key.isidentifier() else shown(key)) for key in sorted(raw)}
+        return types.MappingProxyType({key: self.value(raw[key], kind, place) for key, place in places.items()})
 
     def _array(self, raw: Any, kinds: list[Any], name: str) -> NDArray[Any]:
         if not isinstance(raw, str) or raw not in self._arrays:

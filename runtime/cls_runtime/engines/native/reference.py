@@ -1,6 +1,7 @@
 """The native engine in NumPy: what holds an export where the library is not installed, and what the library is tested against.
 
-With `exact=True` it gives the library's bits, slowly; without, as fast as NumPy multiplies, the same up to rounding.
+With `exact=True` it gives the library's bits, slowly; without, as fast as NumPy multiplies, the same up to rounding. Then texts are
+computed one by one, since BLAS adds up in another order for another number of rows: a text has the same vector in any batch.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class ReferenceEngine:
 
     def __init__(self, model: NativeModel, *, exact: bool = False) -> None:
         self._model: NativeModel | None = model
+        self._exact = exact
         self._parts = Parts(ExactArithmetic() if exact else FastArithmetic())
 
     def padding_tokens(self, batch: TokenBatch) -> int:  # noqa: ARG002  there is none
@@ -54,17 +56,37 @@ class ReferenceEngine:
         model = self._model
         if model is None:
             raise ClosedError("the engine is closed; load the bundle again")
-        names = [_OUTPUT_OF_GRAPH.get(name, name) for name in outputs]
-        if unknown := [name for name in names if name not in model.widths]:
-            raise EngineError(f"the model has no output {unknown[0]!r}, expected one of {', '.join(model.widths)}")
+        names = [_OUTPUT_OF_GRAPH.get(name, "") for name in outputs]
+        for output, name in zip(outputs, names, strict=True):
+            if name not in model.widths:
+                held = ", ".join(GRAPH_OUTPUTS[item] for item in OUTPUTS if item in model.widths)
+                raise EngineError(f"the model has no output {output!r}, expected one of {held}")
         check_batch(batch, model)
+        parts = [batch] if self._exact else _texts_of(batch)
         # Numbers may be large or tiny as in the library, which says nothing either.
         with np.errstate(all="ignore"):
-            return _Run(model, self._parts, batch).outputs(names)
+            made = [_Run(model, self._parts, part).outputs(names) for part in parts]
+        return [np.concatenate(rows) for rows in zip(*made, strict=True)]
 
     def close(self) -> None:
         """Lets the model go. May be called more than once."""
         self._model = None
+
+
+def _texts_of(batch: TokenBatch) -> list[TokenBatch]:
+    """Each text as a batch of its own."""
+    types, unpooled = batch.token_type_ids, batch.unpooled
+    texts = []
+    for index, (begin, end) in enumerate(pairwise(batch.offsets)):
+        texts.append(
+            TokenBatch(
+                input_ids=batch.input_ids[begin:end],
+                lengths=batch.lengths[index : index + 1],
+                token_type_ids=None if types is None else types[begin:end],
+                unpooled=None if unpooled is None else unpooled[index : index + 1],
+            )
+        )
+    return texts
 
 
 def check_batch(batch: TokenBatch, model: NativeModel) -> None:

@@ -46,10 +46,11 @@ class Rows:
 
 
 class Parts:
-    """What a layer does to rows, in one arithmetic."""
+    """What a layer does to rows, in one arithmetic. Weights stay unpacked, as float32, once they were needed."""
 
     def __init__(self, arithmetic: Arithmetic) -> None:
         self._arithmetic = arithmetic
+        self._unpacked: dict[int, tuple[Product, Float32]] = {}
 
     def product(self, x: Float32, product: Product, activation: Activation = "identity", residual: Float32 | None = None) -> Float32:
         """[R, K] -> [R, N]: product, bias, activation, residual (rules 2 to 4)."""
@@ -58,21 +59,31 @@ class Parts:
         return y if residual is None else y + residual
 
     def _float_product(self, x: Float32, product: Product) -> Float32:
-        assert product.floats is not None
-        return self._arithmetic.product(x, unpacked_floats(product.floats)) + product.bias
+        return self._arithmetic.product(x, self._weight(product)) + product.bias
 
     def _integer_product(self, x: Float32, product: Product) -> Float32:
-        assert product.integers is not None
         assert product.sums is not None
         assert product.scales is not None
         rows = quantized(x, product.smoothing)
-        weight = unpacked_integers(product.integers)
+        weight = self._weight(product)
         total = np.zeros((len(x), product.width), dtype=np.int32)
         for k in range(0, len(weight), _EXACT_DEPTH):
             part = slice(k, k + _EXACT_DEPTH)
-            total += (rows.integers[:, part] @ weight[part].astype(np.float32)).astype(np.int32)
+            total += (rows.integers[:, part] @ weight[part]).astype(np.int32)
         counted = (total - rows.zeros * product.sums).astype(np.float32)
         return self._arithmetic.fma(counted, rows.scales * product.scales, product.bias)
+
+    def _weight(self, product: Product) -> Float32:
+        """[K, N]: the floats, or the integers as floats."""
+        if (held := self._unpacked.get(id(product))) is not None:
+            return held[1]
+        if product.floats is not None:
+            weight = unpacked_floats(product.floats)
+        else:
+            assert product.integers is not None
+            weight = unpacked_integers(product.integers).astype(np.float32)
+        self._unpacked[id(product)] = product, weight  # with the product, or another one could have its number
+        return weight
 
     def norm(self, x: Float32, norm: Norm | None) -> Float32:
         """[R, H] -> [R, H] (rule 6); without a norm the rows as they are."""
@@ -117,18 +128,15 @@ class Parts:
         self, query: Float32, x: Float32, row: int, layer: Layer, one_row: OneRow, heads: int, head_stride: int, max_length: int
     ) -> Float32:
         """A query [attention width] against a text's rows, [T, H] -> context [attention width] (rule 9)."""
-        keys, values = one_row.key_by_head.floats, one_row.value_by_head.floats
-        assert keys is not None
-        assert values is not None
         taken = heads * head_stride
-        by_head = unpacked_floats(keys)[:taken].reshape(heads, head_stride, -1)
+        by_head = self._weight(one_row.key_by_head)[:taken].reshape(heads, head_stride, -1)
         u = self._arithmetic.product(query[:taken].reshape(heads, 1, head_stride), by_head)[:, 0]  # [A, H]
         scores = self._arithmetic.dot_products(u, x)
         if layer.distances is not None:
             scores = scores + layer.distances[:, np.arange(len(x)) - row + max_length - 1]
         powers, inverse = self._softmax(scores, None)
         c = self._arithmetic.product(powers, x) * inverse  # [A, H]
-        columns = unpacked_floats(values)[:, :taken].reshape(-1, heads, head_stride).transpose(1, 0, 2)
+        columns = self._weight(one_row.value_by_head)[:, :taken].reshape(-1, heads, head_stride).transpose(1, 0, 2)
         context = np.zeros_like(query)
         context[:taken] = self._arithmetic.product(c[:, None], columns).ravel() + one_row.value_by_head.bias[:taken]
         return context
