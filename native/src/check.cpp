@@ -231,14 +231,22 @@ void attend_row_case(const Kernels &kernels, Memory &memory, float *out) {
 }
 
 struct Case {
-    const char *name;
+    const char *difference;
     void (*run)(const Kernels &, Memory &, float *);
 };
 
 constexpr Case kCases[] = {
-    {"quantize", quantize_case}, {"integer_product", integer_product_case}, {"float_product", float_product_case}, {"norm", norm_case},
-    {"gate", gate_case},         {"rotate", rotate_case},                   {"embed", embed_case},                 {"attend", attend_case},
-    {"mean", mean_case},         {"attend_row", attend_row_case},           {"activate", activate_case},
+    {"quantize differs", quantize_case},
+    {"integer_product differs", integer_product_case},
+    {"float_product differs", float_product_case},
+    {"norm differs", norm_case},
+    {"gate differs", gate_case},
+    {"rotate differs", rotate_case},
+    {"embed differs", embed_case},
+    {"attend differs", attend_case},
+    {"attend_row differs", attend_row_case},
+    {"mean differs", mean_case},
+    {"activate differs", activate_case},
 };
 
 // What a kernel does not write stays as it was, so that a number too many or too few shows.
@@ -254,7 +262,7 @@ void find_in(Memory &memory, const Kernels &reference, const Kernels *const *tes
         for (int i = 0; i < count; ++i) {
             if (differences[i]) continue;
             run_on_clean(of, *tested[i], memory, memory.found);
-            if (memcmp(memory.expected, memory.found, sizeof memory.expected)) differences[i] = of.name;
+            if (memcmp(memory.expected, memory.found, sizeof memory.expected)) differences[i] = of.difference;
         }
     }
 }
@@ -266,7 +274,7 @@ void find_differences(const Kernels &reference, const Kernels *const *tested, in
     const size_t kLine = 64;
     size_t scratch = size_t(attention_scratch(kMostTokens, 3, 16, 128));
     void *block = malloc(sizeof(Memory) + scratch + kLine);
-    for (int i = 0; i < count; ++i) differences[i] = block ? nullptr : "no memory for the check";
+    for (int i = 0; i < count; ++i) differences[i] = block ? nullptr : "no memory to check it";
     if (!block) return;
     Memory &memory = *static_cast<Memory *>(block);
     uintptr_t behind = reinterpret_cast<uintptr_t>(block) + sizeof(Memory);
@@ -277,9 +285,9 @@ void find_differences(const Kernels &reference, const Kernels *const *tested, in
 
 const char *difference(const Kernels &tested, const Kernels &reference) {
     const Kernels *one = &tested;
-    const char *name;
-    find_differences(reference, &one, 1, &name);
-    return name;
+    const char *what;
+    find_differences(reference, &one, 1, &what);
+    return what;
 }
 
 }  // namespace cls

@@ -41,7 +41,7 @@ Chosen chosen;
 
 // "avx2: integer_product differs"
 void append_line(char *text, const char *path, const char *what) {
-    const char *const parts[] = {path, ": ", what, " differs\n"};
+    const char *const parts[] = {path, ": ", what, "\n"};
     for (const char *part : parts) strncat(text, part, sizeof chosen.differing - strlen(text) - 1);
 }
 

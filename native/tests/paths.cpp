@@ -64,8 +64,8 @@ void gate_too_far(const float *x, int64_t x_stride, int rows, int width, Activat
     y[width] = 0;
 }
 
-void rotate_without_remainder(float *x, int64_t stride, int rows, int first_position, int heads, int head_stride, const Rotation &rotation) {
-    if (rotation.half % 16 != 15) portable().rotate(x, stride, rows, first_position, heads, head_stride, rotation);
+void rotate_without_remainder(float *x, int64_t stride, int rows, int first, int heads, int head_stride, const Rotation &rotation) {
+    if (rotation.half % 16 != 15) portable().rotate(x, stride, rows, first, heads, head_stride, rotation);
 }
 
 void embed_without_types(const Embeddings &embeddings, const int32_t *ids, const int32_t *, const int32_t *positions, int rows, float *y,
@@ -95,7 +95,7 @@ void activate_silu_for_sigmoid(float *x, int64_t stride, int rows, int width, Ac
 
 void check_broken(const char *name, const Kernels &broken) {
     const char *found = difference(broken, portable());
-    check(found && !strcmp(found, name), name, found);
+    check(found && !strncmp(found, name, strlen(name)) && !strcmp(found + strlen(name), " differs"), name, found);
 }
 
 void check_every_broken_kernel() {
