@@ -20,7 +20,7 @@
 namespace cls {
 namespace {
 
-// Loops over what lies in registers: a loop that stays one would take it to memory.
+// Before loops over what lies in registers, which a loop that is not unrolled takes to memory.
 #define CLS_UNROLLED _Pragma("GCC unroll 64")
 
 constexpr int kGroup = 4;    // inputs of a column that lie together
@@ -30,11 +30,20 @@ constexpr int kLine = 64;    // bytes of a cache line
 // `whole` cut into `count` parts as equal as can be: the first, which is the largest. 13 rows are tiles of 5 + 4 + 4, not 6 + 6 + 1.
 CLS_INLINE int part(int64_t whole, int count) { return int((whole + count - 1) / count); }
 
-// What a tile fetches for the next panel while it computes: so many cache lines a turn.
+// Weights of the columns that come next, fetched while a tile computes: so many cache lines a turn, into the first cache or the second.
 struct Ahead {
     const int8_t *weights;
     int lines;
+    bool first_cache;
 };
+
+CLS_INLINE void fetch(const int8_t *weights, bool first_cache) {
+    if (first_cache) {
+        __builtin_prefetch(weights, 0, 3);
+    } else {
+        __builtin_prefetch(weights, 0, 2);
+    }
+}
 
 // The steps from kStep on of a turn.
 template <class V, class Dot, int kRows, int kVectors, int kStep = 0>
@@ -66,7 +75,7 @@ struct IntegerProduct {
     void run() const {
         int blocks = part(rows, Dot::kBlockRows);
         for (int64_t column = 0; column < product.width; column += Dot::kColumns) {
-            Ahead ahead = next_panel(column, blocks);
+            Ahead ahead = next_columns(column);
             int64_t row = 0;
             for (int left = blocks; left > 0; --left) {
                 int block_rows = part(rows - row, left);
@@ -78,25 +87,28 @@ struct IntegerProduct {
                     finish<kActivation, false>(sums, row, block_rows, column);
                 }
                 row += block_rows;
-                ahead.weights += int64_t{ahead.lines} * kLine * (product.depth / kInputs);
             }
         }
     }
 
-    // Few rows leave no time to fetch ahead: then the memory decides, and the order in which it is read does best.
-    Ahead next_panel(int64_t column, int blocks) const {
-        const int kFewBlocks = 3;
-        bool fetches = Dot::kColumns == kPanel && blocks > kFewBlocks && column + kPanel < product.width;
-        return {product.integers + (column + kPanel) * product.depth, fetches ? part(kInputs, blocks) : 0};
+    const int8_t *weights_of(int64_t column) const {
+        return product.integers + column / kPanel * kPanel * product.depth + column % kPanel * kGroup;
+    }
+
+    // Panels read in order by one tile need no help. Few tiles leave too little time for all of a panel to arrive in the first cache.
+    Ahead next_columns(int64_t column) const {
+        constexpr bool kWholePanel = Dot::kColumns == kPanel;
+        const int kFewTiles = 3, kLinesOfTurn = kInputs * Dot::kColumns / kLine;
+        int tiles = part(rows, Dot::kRows);
+        if (column + Dot::kColumns >= product.width || (kWholePanel && tiles == 1)) return {nullptr, 0, false};
+        return {weights_of(column + Dot::kColumns), part(kLinesOfTurn, tiles), !kWholePanel || tiles > kFewTiles};
     }
 
     // The sums of (q - zero) * w of some rows.
-    void add_block(int64_t row, int block_rows, int64_t column, Ahead ahead, typename V::I *sums) const {
-        int64_t depth = product.depth;
-        const int8_t *weights = product.integers + column / kPanel * kPanel * depth + column % kPanel * kGroup;
-        for (int64_t begin = 0; begin < depth; begin += Dot::kBlockInputs) {
-            int inputs = int(least<int64_t>(Dot::kBlockInputs, depth - begin));
-            typename Dot::Columns columns(weights + begin * kPanel, inputs);
+    void add_block(int64_t row, int block_rows, int64_t column, Ahead &ahead, typename V::I *sums) const {
+        for (int64_t begin = 0; begin < product.depth; begin += Dot::kBlockInputs) {
+            int inputs = int(least<int64_t>(Dot::kBlockInputs, product.depth - begin));
+            typename Dot::Columns columns(weights_of(column) + begin * kPanel, inputs);
             int done = 0;
             for (int left = part(block_rows, Dot::kRows); left > 0; --left) {
                 int tile_rows = part(block_rows - done, left);
@@ -108,7 +120,7 @@ struct IntegerProduct {
 
     // A tile of `tile_rows` rows, at most kMost.
     template <int kMost>
-    void add_tile(int tile_rows, const typename Dot::Columns &columns, int64_t row, int64_t column, int64_t begin, int inputs, Ahead ahead,
+    void add_tile(int tile_rows, const typename Dot::Columns &columns, int64_t row, int64_t column, int64_t begin, int inputs, Ahead &ahead,
                   typename V::I *sums) const {
         if constexpr (kMost > 1) {
             if (tile_rows < kMost) return add_tile<kMost - 1>(tile_rows, columns, row, column, begin, inputs, ahead, sums);
@@ -117,19 +129,23 @@ struct IntegerProduct {
     }
 
     template <int kRows>
-    void add_rows(const typename Dot::Columns &columns, int64_t row, int64_t column, int64_t begin, int inputs, Ahead ahead,
+    void add_rows(const typename Dot::Columns &columns, int64_t row, int64_t column, int64_t begin, int inputs, Ahead &ahead,
                   typename V::I *results) const {
         typename V::I sums[kRows][kVectors];
         CLS_UNROLLED for (int i = 0; i < kRows * kVectors; ++i) {
             sums[i / kVectors][i % kVectors] = begin > 0 ? results[i] : without_zero(row + i / kVectors, column + i % kVectors * kLanes);
         }
         typename Dot::template Rows<kRows> tile(q + row * product.depth + begin, product.depth, inputs);
+        const int8_t *next = ahead.weights;
+        const int lines = ahead.lines;
+        const bool first_cache = ahead.first_cache;
         for (int k = 0; k < inputs; k += kInputs) {
-            for (int i = 0; i < ahead.lines; ++i, ahead.weights += kLine) __builtin_prefetch(ahead.weights);
+            for (int i = 0; i < lines; ++i, next += kLine * kPanel / Dot::kColumns) fetch(next, first_cache);
             typename Dot::TurnInputs turn[kRows];
             CLS_UNROLLED for (int r = 0; r < kRows; ++r) turn[r] = tile.at(r, k);
             add_steps<V, Dot, kRows, kVectors>(columns.at(k), turn, sums);
         }
+        ahead.weights = next;
         CLS_UNROLLED for (int i = 0; i < kRows * kVectors; ++i) results[i] = sums[i / kVectors][i % kVectors];
     }
 
