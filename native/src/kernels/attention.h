@@ -128,59 +128,33 @@ CLS_INLINE typename V::F seen_scores(const float *scores, const Sight &sight, Ra
     return within<V>(values, seen.low - key, seen.high - key);
 }
 
-// scores [count] of the keys from `first` on -> e^(score - the largest); gives their sum.
-template <class V>
-CLS_INLINE float softmax_numerators(float *scores, const Sight &sight, int query, int first, int count) {
-    Range seen = seen_by(sight, query, 1);
-    typename V::F largest = V::set(-__builtin_inff()), total = V::zero();
-    for (int k = 0; k < count; k += kLanes) {
-        typename V::F values = seen_scores<V>(scores + k, sight, seen, query, first + k);
-        V::store(scores + k, values);
-        largest = V::max(largest, values);
-    }
-    typename V::F top = V::set(V::largest(largest));
-    for (int k = 0; k < count; k += kLanes) {
-        typename V::F e = exp<V>(V::sub(V::load(scores + k), top));
-        V::store(scores + k, e);
-        total = V::add(total, e);
-    }
-    return V::sum(total);
-}
-
-// The same for few keys, which stay in registers.
-template <class V, int kVectors>
-CLS_INLINE float short_softmax_numerators(float *scores, const Sight &sight, int query, int first) {
-    Range seen = seen_by(sight, query, 1);
-    typename V::F values[kVectors], largest = V::set(-__builtin_inff()), total = V::zero();
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; i++) {
-        values[i] = seen_scores<V>(scores + kLanes * i, sight, seen, query, first + kLanes * i);
-        largest = V::max(largest, values[i]);
-    }
-    typename V::F top = V::set(V::largest(largest));
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; i++) {
-        typename V::F e = exp<V>(V::sub(values[i], top));
-        V::store(scores + kLanes * i, e);
-        total = V::add(total, e);
-    }
-    return V::sum(total);
-}
-
-// scores [rows][count] -> numerators, and the inverse of each row's sum.
+// scores [rows][count] of the keys from `first` on -> e^(score - the row's largest), and the inverse of each row's sum. Three passes, so
+// that no row waits for another's reductions.
 template <class V>
 void softmax_rows(float *scores, int rows, const Sight &sight, int query, int first, int count, float *inverses) {
+    float tops[kHighestTile], totals[kHighestTile * kLanes];
     for (int r = 0; r < rows; r++) {
         float *row = scores + static_cast<int64_t>(r) * count;
-        switch (count / kLanes) {
-            case 1: inverses[r] = short_softmax_numerators<V, 1>(row, sight, query + r, first); break;
-            case 2: inverses[r] = short_softmax_numerators<V, 2>(row, sight, query + r, first); break;
-            case 3: inverses[r] = short_softmax_numerators<V, 3>(row, sight, query + r, first); break;
-            case 4: inverses[r] = short_softmax_numerators<V, 4>(row, sight, query + r, first); break;
-            default: inverses[r] = softmax_numerators<V>(row, sight, query + r, first, count);
+        Range seen = seen_by(sight, query + r, 1);
+        typename V::F largest = V::set(-__builtin_inff());
+        for (int k = 0; k < count; k += kLanes) {
+            typename V::F values = seen_scores<V>(row + k, sight, seen, query + r, first + k);
+            V::store(row + k, values);
+            largest = V::max(largest, values);
         }
+        tops[r] = V::largest(largest);
     }
-    for (int r = 0; r < rows; r++) inverses[r] = 1.0f / inverses[r];
+    for (int r = 0; r < rows; r++) {
+        float *row = scores + static_cast<int64_t>(r) * count;
+        typename V::F top = V::set(tops[r]), total = V::zero();
+        for (int k = 0; k < count; k += kLanes) {
+            typename V::F e = exp<V>(V::sub(V::load(row + k), top));
+            V::store(row + k, e);
+            total = V::add(total, e);
+        }
+        V::store(totals + r * kLanes, total);
+    }
+    for (int r = 0; r < rows; r++) inverses[r] = 1.0f / V::sum(V::load(totals + r * kLanes));
 }
 
 // Queries [query, query + rows) against the keys that any of them sees.
