@@ -109,6 +109,11 @@ struct HeadAttention {
     Sight sight;
 };
 
+// How far apart rows of `count` scores lie: an odd number of cache lines, so that a tile's rows fall into different sets of a cache.
+constexpr int64_t apart(int count) {
+    return count + (count / kLanes % 2 == 0 ? kLanes : 0);
+}
+
 // Which keys a query sees: [low, high).
 struct Range {
     int low, high;
@@ -128,13 +133,13 @@ CLS_INLINE typename V::F seen_scores(const float *scores, const Sight &sight, Ra
     return within<V>(values, seen.low - key, seen.high - key);
 }
 
-// scores [rows][count] of the keys from `first` on -> e^(score - the row's largest), and the inverse of each row's sum. Three passes, so
+// scores [rows][stride], `count` of each row, of the keys from `first` on -> e^(score - the row's largest), and the inverse of each row's sum. Three passes, so
 // that no row waits for another's reductions.
 template <class V>
-void softmax_rows(float *scores, int rows, const Sight &sight, int query, int first, int count, float *inverses) {
+void softmax_rows(float *scores, int64_t stride, int rows, const Sight &sight, int query, int first, int count, float *inverses) {
     float tops[kHighestTile], totals[kHighestTile * kLanes];
     for (int r = 0; r < rows; r++) {
-        float *row = scores + static_cast<int64_t>(r) * count;
+        float *row = scores + r * stride;
         Range seen = seen_by(sight, query + r, 1);
         typename V::F largest = V::set(-__builtin_inff());
         for (int k = 0; k < count; k += kLanes) {
@@ -145,7 +150,7 @@ void softmax_rows(float *scores, int rows, const Sight &sight, int query, int fi
         tops[r] = V::largest(largest);
     }
     for (int r = 0; r < rows; r++) {
-        float *row = scores + static_cast<int64_t>(r) * count;
+        float *row = scores + r * stride;
         typename V::F top = V::set(tops[r]), total = V::zero();
         for (int k = 0; k < count; k += kLanes) {
             typename V::F e = exp<V>(V::sub(V::load(row + k), top));
@@ -163,15 +168,16 @@ void attend_tile(const HeadAttention &head, int query, int rows, float *scores) 
     Range seen = seen_by(head.sight, query, rows);
     int low = seen.low / kPanel * kPanel;
     int count = static_cast<int>(rounded_up(seen.high - low, kLanes));
+    int64_t stride = apart(count);
     Matrix queries = {head.queries.data + query * head.queries.stride, head.queries.stride};
     for (int done = 0; done < count; done += kPanel) {
         const float *panel = head.key_panels + static_cast<int64_t>(low + done) * head.head_stride;
-        row_of_tiles<V, kColumns>(rows, queries, {panel, kPanel}, head.head_stride, least(kPanel, count - done) / kLanes, scores + done, count);
+        row_of_tiles<V, kColumns>(rows, queries, {panel, kPanel}, head.head_stride, least(kPanel, count - done) / kLanes, scores + done, stride);
     }
     float inverses[kHighestTile];
-    softmax_rows<V>(scores, rows, head.sight, query, low, count, inverses);
+    softmax_rows<V>(scores, stride, rows, head.sight, query, low, count, inverses);
     float *context = head.context + query * head.context_stride;
-    row_of_tiles<V, kColumns>(rows, {scores, count}, {head.values.data + low * head.values.stride, head.values.stride}, seen.high - low,
+    row_of_tiles<V, kColumns>(rows, {scores, stride}, {head.values.data + low * head.values.stride, head.values.stride}, seen.high - low,
                               head.head_stride / kLanes, context, head.context_stride);
     for (int r = 0; r < rows; r++) scale<V>(context + r * head.context_stride, head.head_stride, inverses[r]);
 }
@@ -285,7 +291,8 @@ template <class V>
 void attend_row(const RowAttention &text, void *scratch) {
     constexpr int kColumns = kRegisters<V> == 32 ? 4 : 1;
     const int width = text.key_by_head->width;
-    const int64_t stride = rounded_up(text.tokens, kLanes);
+    const int count = static_cast<int>(rounded_up(text.tokens, kLanes));
+    const int64_t stride = apart(count);
     float *u = static_cast<float *>(scratch);
     float *c = u + static_cast<int64_t>(text.heads) * width;
     float *scores = c + static_cast<int64_t>(text.heads) * width;
@@ -295,7 +302,7 @@ void attend_row(const RowAttention &text, void *scratch) {
     for (int h = 0; h < text.heads; h++) {
         const float *distances = text.distances ? text.distances + h * text.distance_stride : nullptr;
         Sight sight = {distances, text.distance_stride, text.max_length, text.tokens, 0};
-        softmax_rows<V>(scores + h * stride, 1, sight, text.row, 0, static_cast<int>(stride), inverses + h);
+        softmax_rows<V>(scores + h * stride, stride, 1, sight, text.row, 0, count, inverses + h);
     }
     for_row_tiles(text.heads, highest_tile<V>(kColumns), [&](int first, int count) {
         float *rows = c + static_cast<int64_t>(first) * width;
