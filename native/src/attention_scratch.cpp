@@ -6,8 +6,9 @@ namespace cls {
 
 int64_t attention_scratch(int tokens, int heads, int head_stride, int hidden_stride) {
     const int64_t kRows = 16;  // at least kHighestTile of kernels/tile.h
-    int64_t all_rows = 2 * rounded_up(tokens, kPanel) * head_stride + kRows * rounded_up(tokens, kPanel);
-    int64_t one_row = 2 * static_cast<int64_t>(heads) * hidden_stride + heads * (rounded_up(tokens, kLanes) + 1);
+    const int64_t scores = rounded_up(tokens, kPanel) + kLanes;
+    int64_t all_rows = 2 * rounded_up(tokens, kPanel) * head_stride + kRows * scores;
+    int64_t one_row = heads * (2 * static_cast<int64_t>(hidden_stride) + scores + 1);
     return rounded_up(static_cast<int64_t>(sizeof(float)) * greatest(all_rows, one_row), kPanel);
 }
 

@@ -47,36 +47,54 @@ CLS_INLINE void scale(float *row, int width, float factor) {
     for (int k = 0; k < width; k += kLanes) V::store(row + k, V::mul(V::load(row + k), V::set(factor)));
 }
 
-// 16 rows of 16 numbers, `stride` apart -> their transpose, rows kPanel apart. Only the first `count` rows are read; the others are zeros.
-CLS_INLINE void transpose_block(const float *rows, int64_t stride, int count, float *out) {
-    typedef float Lanes __attribute__((vector_size(64)));
-    Lanes a[kLanes], b[kLanes];
+// Loads of 4 or 16 numbers as one value that the compiler shuffles, whatever the CPU has.
+typedef float Four __attribute__((vector_size(16)));
+typedef float Sixteen __attribute__((vector_size(64)));
+
+// 4 rows of 4 numbers, `stride` apart -> their transpose, rows kPanel apart. Rows from `count` on are zeros, and not read.
+CLS_INLINE void transpose_4(const float *rows, int64_t stride, int count, float *out) {
+    Four a[4] = {};
+    for (int i = 0; i < least(count, 4); i++) memcpy(&a[i], rows + i * stride, sizeof(Four));
+    Four even_low = __builtin_shufflevector(a[0], a[2], 0, 4, 1, 5), even_high = __builtin_shufflevector(a[0], a[2], 2, 6, 3, 7);
+    Four odd_low = __builtin_shufflevector(a[1], a[3], 0, 4, 1, 5), odd_high = __builtin_shufflevector(a[1], a[3], 2, 6, 3, 7);
+    Four columns[4] = {__builtin_shufflevector(even_low, odd_low, 0, 4, 1, 5), __builtin_shufflevector(even_low, odd_low, 2, 6, 3, 7),
+                       __builtin_shufflevector(even_high, odd_high, 0, 4, 1, 5), __builtin_shufflevector(even_high, odd_high, 2, 6, 3, 7)};
+    for (int i = 0; i < 4; i++) memcpy(out + i * kPanel, &columns[i], sizeof(Four));
+}
+
+// The same of 16 rows of 16. Each step interleaves the first halves of rows i and i + 8, and then their second halves.
+CLS_INLINE void transpose_16(const float *rows, int64_t stride, int count, float *out) {
+    Sixteen a[16] = {}, b[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; i++) {
-        a[i] = Lanes{};
-        if (i < count) memcpy(&a[i], rows + i * stride, sizeof(Lanes));
-    }
-    // Each step: of rows i and i + 8, the first halves interleaved and then the second halves.
+    for (int i = 0; i < 16; i++)
+        if (i < count) memcpy(&a[i], rows + i * stride, sizeof(Sixteen));
 #pragma GCC unroll 4
     for (int step = 0; step < 4; step++) {
 #pragma GCC unroll 8
-        for (int i = 0; i < kLanes / 2; i++) {
+        for (int i = 0; i < 8; i++) {
             b[2 * i] = __builtin_shufflevector(a[i], a[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
             b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
         }
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; i++) a[i] = b[i];
+        for (int i = 0; i < 16; i++) a[i] = b[i];
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; i++) memcpy(out + i * kPanel, &a[i], sizeof(Lanes));
+    for (int i = 0; i < 16; i++) memcpy(out + i * kPanel, &a[i], sizeof(Sixteen));
 }
 
 // Keys of a head [tokens][stride] -> panels [tokens / 64][head_stride][64], the last padded with zeros to 16.
-inline void transpose_keys(Matrix keys, int tokens, int head_stride, float *panels) {
-    for (int key = 0; key < tokens; key += kLanes) {
+template <class V>
+void transpose_keys(Matrix keys, int tokens, int head_stride, float *panels) {
+    constexpr int kStep = kRegisters<V> == 32 ? 16 : 4;
+    constexpr auto transpose = kStep == 16 ? transpose_16 : transpose_4;
+    for (int key = 0; key < rounded_up(tokens, kLanes); key += kStep) {
         float *panel = panels + static_cast<int64_t>(key / kPanel) * kPanel * head_stride + key % kPanel;
-        for (int d = 0; d < head_stride; d += kLanes)
-            transpose_block(keys.data + key * keys.stride + d, keys.stride, least(kLanes, tokens - key), panel + d * kPanel);
+        const float *rows = keys.data + key * keys.stride;
+        if (key + kStep <= tokens) {
+            for (int d = 0; d < head_stride; d += kStep) transpose(rows + d, keys.stride, kStep, panel + d * kPanel);
+        } else {
+            for (int d = 0; d < head_stride; d += kStep) transpose(rows + d, keys.stride, tokens - key, panel + d * kPanel);
+        }
     }
 }
 
@@ -91,6 +109,11 @@ struct HeadAttention {
     Sight sight;
 };
 
+// How far apart rows of `count` scores lie: an odd number of cache lines, so that a tile's rows fall into different sets of a cache.
+constexpr int64_t apart(int count) {
+    return count + (count / kLanes % 2 == 0 ? kLanes : 0);
+}
+
 // Which keys a query sees: [low, high).
 struct Range {
     int low, high;
@@ -101,26 +124,42 @@ CLS_INLINE Range seen_by(const Sight &sight, int query, int rows) {
     return {query - least(query, sight.window), query + least(sight.tokens - query, sight.window + rows)};
 }
 
-// scores [count] of the keys from `first` on -> e^(score - the largest); gives 1 / their sum.
+// 16 scores of a query and the keys from `key` on, with what the layer adds; -infinity where a key is not seen.
 template <class V>
-CLS_INLINE float softmax_numerators(float *scores, const Sight &sight, int query, int first, int count) {
-    if (sight.distances)
-        for (int k = 0; k < count; k += kLanes)
-            V::store(scores + k, V::add(V::load(scores + k), distance_biases<V>(sight, query, first + k)));
-    Range seen = seen_by(sight, query, 1);
-    for (int k = 0; k < count; k += kLanes) {
-        if (seen.low <= first + k && first + k + kLanes <= seen.high) continue;
-        V::store(scores + k, within<V>(V::load(scores + k), seen.low - first - k, seen.high - first - k));
+CLS_INLINE typename V::F seen_scores(const float *scores, const Sight &sight, Range seen, int query, int key) {
+    typename V::F values = V::load(scores);
+    if (sight.distances) values = V::add(values, distance_biases<V>(sight, query, key));
+    if (seen.low <= key && key + kLanes <= seen.high) return values;
+    return within<V>(values, seen.low - key, seen.high - key);
+}
+
+// scores [rows][stride], `count` of each row, of the keys from `first` on -> e^(score - the row's largest), and the inverse of each row's sum. Three passes, so
+// that no row waits for another's reductions.
+template <class V>
+void softmax_rows(float *scores, int64_t stride, int rows, const Sight &sight, int query, int first, int count, float *inverses) {
+    float tops[kHighestTile], totals[kHighestTile * kLanes];
+    for (int r = 0; r < rows; r++) {
+        float *row = scores + r * stride;
+        Range seen = seen_by(sight, query + r, 1);
+        typename V::F largest = V::set(-__builtin_inff());
+        for (int k = 0; k < count; k += kLanes) {
+            typename V::F values = seen_scores<V>(row + k, sight, seen, query + r, first + k);
+            V::store(row + k, values);
+            largest = V::max(largest, values);
+        }
+        tops[r] = V::largest(largest);
     }
-    typename V::F largest = V::set(-__builtin_inff()), total = V::zero();
-    for (int k = 0; k < count; k += kLanes) largest = V::max(largest, V::load(scores + k));
-    typename V::F top = V::set(V::largest(largest));
-    for (int k = 0; k < count; k += kLanes) {
-        typename V::F e = exp<V>(V::sub(V::load(scores + k), top));
-        V::store(scores + k, e);
-        total = V::add(total, e);
+    for (int r = 0; r < rows; r++) {
+        float *row = scores + r * stride;
+        typename V::F top = V::set(tops[r]), total = V::zero();
+        for (int k = 0; k < count; k += kLanes) {
+            typename V::F e = exp<V>(V::sub(V::load(row + k), top));
+            V::store(row + k, e);
+            total = V::add(total, e);
+        }
+        V::store(totals + r * kLanes, total);
     }
-    return 1.0f / V::sum(total);
+    for (int r = 0; r < rows; r++) inverses[r] = 1.0f / V::sum(V::load(totals + r * kLanes));
 }
 
 // Queries [query, query + rows) against the keys that any of them sees.
@@ -129,16 +168,16 @@ void attend_tile(const HeadAttention &head, int query, int rows, float *scores) 
     Range seen = seen_by(head.sight, query, rows);
     int low = seen.low / kPanel * kPanel;
     int count = static_cast<int>(rounded_up(seen.high - low, kLanes));
+    int64_t stride = apart(count);
     Matrix queries = {head.queries.data + query * head.queries.stride, head.queries.stride};
     for (int done = 0; done < count; done += kPanel) {
         const float *panel = head.key_panels + static_cast<int64_t>(low + done) * head.head_stride;
-        row_of_tiles<V, kColumns>(rows, queries, {panel, kPanel}, head.head_stride, least(kPanel, count - done) / kLanes, scores + done, count);
+        row_of_tiles<V, kColumns>(rows, queries, {panel, kPanel}, head.head_stride, least(kPanel, count - done) / kLanes, scores + done, stride);
     }
     float inverses[kHighestTile];
-    for (int r = 0; r < rows; r++)
-        inverses[r] = softmax_numerators<V>(scores + static_cast<int64_t>(r) * count, head.sight, query + r, low, count);
+    softmax_rows<V>(scores, stride, rows, head.sight, query, low, count, inverses);
     float *context = head.context + query * head.context_stride;
-    row_of_tiles<V, kColumns>(rows, {scores, count}, {head.values.data + low * head.values.stride, head.values.stride}, seen.high - low,
+    row_of_tiles<V, kColumns>(rows, {scores, stride}, {head.values.data + low * head.values.stride, head.values.stride}, seen.high - low,
                               head.head_stride / kLanes, context, head.context_stride);
     for (int r = 0; r < rows; r++) scale<V>(context + r * head.context_stride, head.head_stride, inverses[r]);
 }
@@ -158,7 +197,7 @@ void attend(const TextAttention &text, void *scratch) {
     float *key_panels = static_cast<float *>(scratch), *values = key_panels + numbers, *scores = values + numbers;
     for (int h = 0; h < text.heads; h++) {
         int64_t offset = static_cast<int64_t>(h) * text.head_stride;
-        transpose_keys({text.keys + offset, text.stride}, text.tokens, text.head_stride, key_panels);
+        transpose_keys<V>({text.keys + offset, text.stride}, text.tokens, text.head_stride, key_panels);
         const float *distances = text.distances ? text.distances + h * text.distance_stride : nullptr;
         HeadAttention head = {{text.queries + offset, text.stride},
                               key_panels,
@@ -252,7 +291,8 @@ template <class V>
 void attend_row(const RowAttention &text, void *scratch) {
     constexpr int kColumns = kRegisters<V> == 32 ? 4 : 1;
     const int width = text.key_by_head->width;
-    const int64_t stride = rounded_up(text.tokens, kLanes);
+    const int count = static_cast<int>(rounded_up(text.tokens, kLanes));
+    const int64_t stride = apart(count);
     float *u = static_cast<float *>(scratch);
     float *c = u + static_cast<int64_t>(text.heads) * width;
     float *scores = c + static_cast<int64_t>(text.heads) * width;
@@ -262,7 +302,7 @@ void attend_row(const RowAttention &text, void *scratch) {
     for (int h = 0; h < text.heads; h++) {
         const float *distances = text.distances ? text.distances + h * text.distance_stride : nullptr;
         Sight sight = {distances, text.distance_stride, text.max_length, text.tokens, 0};
-        inverses[h] = softmax_numerators<V>(scores + h * stride, sight, text.row, 0, static_cast<int>(stride));
+        softmax_rows<V>(scores + h * stride, stride, 1, sight, text.row, 0, count, inverses + h);
     }
     for_row_tiles(text.heads, highest_tile<V>(kColumns), [&](int first, int count) {
         float *rows = c + static_cast<int64_t>(first) * width;
