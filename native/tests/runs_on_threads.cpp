@@ -31,10 +31,11 @@ using test::RandomModel;
 #endif
 
 // Sanitizers give null for what the system would not give either.
-extern "C" const char *__asan_default_options();
-extern "C" const char *__tsan_default_options();
-extern "C" const char *__asan_default_options() { return "allocator_may_return_null=1"; }
-extern "C" const char *__tsan_default_options() { return "allocator_may_return_null=1"; }
+#define FOR_SANITIZERS extern "C" __attribute__((visibility("default")))
+FOR_SANITIZERS const char *__asan_default_options();
+FOR_SANITIZERS const char *__tsan_default_options();
+const char *__asan_default_options() { return "allocator_may_return_null=1"; }
+const char *__tsan_default_options() { return "allocator_may_return_null=1"; }
 
 namespace {
 
