@@ -11,8 +11,8 @@
 
 namespace {
 
-using cls_tests::RandomBatch;
-using cls_tests::RandomModel;
+using test::RandomBatch;
+using test::RandomModel;
 using test::Digest;
 
 // The names of `cls_usable_kernels`, one after another.
@@ -56,7 +56,7 @@ bool same_rows(const float *found, const float *expected, int64_t count, const c
 bool same_alone(cls_model *model, const cls_batch &batch, int output, int width, const float *expected, float *out, const char *kernels) {
     int32_t token = 0;
     for (int32_t text = 0; text < batch.texts; text++) {
-        const cls_batch alone = cls_tests::part_of(batch, text, 1, token);
+        const cls_batch alone = test::part_of(batch, text, 1, token);
         const float *rows = expected + int64_t(output == CLS_TOKENS ? token : text) * width;
         if (!ran(model, alone, output, out, kernels) || !same_rows(out, rows, rows_of(alone, output) * width, kernels, output, "alone")) {
             return false;
@@ -102,7 +102,7 @@ bool same_outputs(cls_model *model, const cls_model_spec &spec, const cls_batch 
 
 bool same_everywhere(int64_t number, const Names &kernels, Digest &digest) {
     RandomModel made{uint64_t(number)};
-    const RandomBatch batch(made.spec, made.random, made.random.between(1, 6), 200);
+    const RandomBatch batch(made.spec, made.random, made.random.between(1, 4), 60);
     Expected expected;
     for (int i = kernels.count - 1; i >= 0; i--) {
         cls_model *model = nullptr;

@@ -59,7 +59,7 @@ struct Rows {
 };
 
 inline int panels(Random &random, int most) {
-    return kPanel * random.size(most);
+    return kPanel * random.size(most, 2);
 }
 
 inline Activation an_activation(Random &random) {
@@ -202,7 +202,7 @@ inline bool activate_case(const Paths &paths, Random &random) {
 }
 
 inline bool rotate_case(const Paths &paths, Random &random) {
-    const int rows = random.size(100), heads = random.size(4), head_stride = 16 * random.size(6);
+    const int rows = random.size(100), heads = random.size(4, 2), head_stride = 16 * random.size(6, 3);
     const int half = random.once_in(2) ? head_stride / 2 : random.between(1, head_stride / 2);
     const int first = random.between(0, 20);
     const Rows x(random, rows, heads * head_stride, false);
@@ -274,7 +274,7 @@ struct Scratch {
 };
 
 inline bool attend_case(const Paths &paths, Random &random) {
-    const int tokens = random.size(200), heads = random.size(4), head_stride = 16 * random.size(8), width = heads * head_stride;
+    const int tokens = random.size(200), heads = random.size(4, 2), head_stride = 16 * random.size(8, 3), width = heads * head_stride;
     const Rows x(random, tokens, int(3 * rounded_up(width, kPanel)), false);
     const Distances distances(random, heads, tokens);
     TextAttention text = {};
@@ -291,7 +291,7 @@ inline bool attend_case(const Paths &paths, Random &random) {
 }
 
 inline bool attend_row_case(const Paths &paths, Random &random) {
-    const int tokens = random.size(200), heads = random.size(4), head_stride = 16 * random.size(6), hidden = panels(random, 4);
+    const int tokens = random.size(200), heads = random.size(4, 2), head_stride = 16 * random.size(6, 3), hidden = panels(random, 4);
     const int width = int(rounded_up(heads * head_stride, kPanel));
     const Rows x(random, tokens, hidden, false);
     const FloatProduct key_by_head(random, width, hidden), value_by_head(random, hidden, width);
@@ -304,7 +304,7 @@ inline bool attend_row_case(const Paths &paths, Random &random) {
     text.key_by_head = &key_by_head.product, text.value_by_head = &value_by_head.product;
     text.distances = distances.data(), text.distance_stride = distances.stride, text.max_length = distances.max_length;
     const Scratch scratch(attention_scratch(tokens, heads, head_stride, hidden));
-    return same_on(paths, random, "attend_row", query.count, nullptr, [&](const Kernels &kernels, float *out) {
+    return same_on(paths, random, "attend_row", width, nullptr, [&](const Kernels &kernels, float *out) {
         text.context = out;
         kernels.attend_row(text, scratch.memory);
     });

@@ -22,8 +22,8 @@ struct Random {
     // In [low, high].
     int between(int low, int high) { return low + int(bits() % uint64_t(high - low + 1)); }
     bool once_in(int times) { return between(1, times) == 1; }
-    // Small sizes most of the time.
-    int size(int largest) { return once_in(4) ? between(1, largest) : between(1, largest < 8 ? largest : 8); }
+    // Small most of the time, so that many cases fit into a minute, and up to `largest` now and then.
+    int size(int largest, int usual = 8) { return between(1, largest < usual || once_in(20) ? largest : usual); }
     float uniform() { return float(int64_t(bits() >> 40) - (1 << 23)) / float(1 << 23); }
 };
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "native" / "tests"
 # A finding ends the program. gcc sees uninitialized values where sanitizers add code.
 SANITIZED = {
-    "address": "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error".split(),
-    "thread": "-O1 -g -fsanitize=thread -Wno-error".split(),
+    "address": "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error".split(),
+    "thread": "-O1 -g1 -fsanitize=thread -Wno-error".split(),
 }
 
 
