@@ -8,6 +8,7 @@ Nothing here needs PyTorch: golden.npz holds its vectors. `against` asks a live 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +25,11 @@ from cls_runtime.bundle.manifest import MANIFEST_NAME, Output, read_manifest
 from cls_runtime.bundle.parity import Thresholds, thresholds_for
 from cls_runtime.bundle.places import find_bundle
 from cls_runtime.encoder import Encoder
+from cls_runtime.encoding.options import EncoderOptions
 from cls_runtime.encoding.texts import Text
 from cls_runtime.engines.devices import GPU_ENGINES, Device, check_device
+from cls_runtime.engines.native import load as native
+from cls_runtime.engines.native.library import PORTABLE
 from cls_runtime.errors import BundleError, ClsError, HubError, MissingExtraError, UsageError
 from cls_runtime.verifying import input_checks, vector_checks
 from cls_runtime.verifying.file_check import files_finding
@@ -210,7 +214,7 @@ class Verification:
             checks["batch invariance"] = lambda loaded: vector_checks.batch_invariance(loaded.once, probes, thresholds)
         bits = recorded_bits(bundle.manifest, variant, engine)
         if golden is not None and bits:
-            checks["bits"] = lambda loaded: same_bits(loaded.once, self._held_golden(), bits)
+            checks["bits"] = partial(self._bits_check, bundle, variant, bits)
         if golden is not None:
             checks["truncation"] = lambda loaded: vector_checks.truncation(loaded.once, golden, thresholds)
         checks["refusals"] = lambda loaded: input_checks.refusals(loaded.encoder, bundle)
@@ -219,6 +223,16 @@ class Verification:
     def _golden_check(self, bundle: Bundle, variant: str, output: Output, held_to: Thresholds, loaded: _Loaded) -> Finding:
         recorded = recorded_parity(bundle.manifest, variant, loaded.encoder.info.engine, output)
         return vector_checks.golden_vectors(loaded.once, self._held_golden(), output, held_to, recorded=recorded)
+
+    def _bits_check(self, bundle: Bundle, variant: str, bits: Mapping[Output, str], loaded: _Loaded) -> Finding:
+        with contextlib.ExitStack() as opened:
+
+            def portable() -> Encoder:
+                engine = native.load(bundle, variant=variant, threads=loaded.encoder.info.threads, kernels=PORTABLE)
+                options = EncoderOptions(variant=variant, on_overflow="truncate", on_invalid="keep")
+                return opened.enter_context(Encoder.of(bundle, engine, options))
+
+            return same_bits(loaded.once, self._held_golden(), bits, portable=lambda: vector_checks.EncodedOnce(portable()))
 
 
 def verify(

@@ -56,19 +56,48 @@ def intact(golden_folder, tmp_path_factory):
     return describe_native(folder, figures)
 
 
-def test_one_bit_of_one_vector_is_told(golden_folder):
-    golden = read_golden(golden_folder / GOLDEN_NAME)
-    vectors = {name: golden.vectors[name] for name in ("cls", "pooler")}
-    bits = {name: vector_bits(rows) for name, rows in vectors.items()}
-    manifest = read_manifest(golden_folder)
-    found = same_bits(Fixed(manifest, vectors), golden, bits)
-    assert (found.passed, found.message) == (True, f"{2 * len(TEXTS)} vectors bit for bit those of the export (cls, pooler)")
-    vectors["pooler"] = vectors["pooler"].copy()
-    vectors["pooler"][3, 2] = np.nextafter(vectors["pooler"][3, 2], np.float32(2))
-    found = same_bits(Fixed(manifest, vectors), golden, bits)
-    assert not found.passed
-    assert found.message.startswith(f"pooler ({len(TEXTS)} vectors) is not bit for bit what the export computed; expected the same bits on")
-    assert found.figures == {"vectors": 2 * len(TEXTS), "outputs_that_differ": 1}
+class TestBits:
+    @pytest.fixture
+    def held(self, golden_folder):
+        """The golden vectors, as if they were what the export's library gave, and the bits."""
+        golden = read_golden(golden_folder / GOLDEN_NAME)
+        vectors = {name: golden.vectors[name] for name in ("cls", "pooler")}
+        manifest = read_manifest(golden_folder)
+        bits = {name: vector_bits(rows) for name, rows in vectors.items()}
+
+        def check(found, portable):
+            return same_bits(Fixed(manifest, found), golden, bits, portable=lambda: Fixed(manifest, portable))
+
+        return vectors, check
+
+    def nudged(self, vectors):
+        """One bit of one vector of the pooler."""
+        rows = vectors["pooler"].copy()
+        rows[3, 2] = np.nextafter(rows[3, 2], np.float32(2))
+        return {**vectors, "pooler": rows}
+
+    def test_the_same(self, held):
+        vectors, check = held
+        found = check(vectors, None)
+        assert (found.passed, found.message) == (True, f"{2 * len(TEXTS)} vectors bit for bit those of the export (cls, pooler)")
+        assert found.figures == {"vectors": 2 * len(TEXTS), "other_than_portable": 0}
+
+    def test_kernels_that_are_wrong(self, held):
+        vectors, check = held
+        found = check(self.nudged(vectors), vectors)
+        assert not found.passed
+        assert found.message.startswith(
+            "pooler is not bit for bit what the export computed; 1 of 18 vectors differ from those of the portable"
+        )
+        assert found.figures["other_than_portable"] == 1
+
+    def test_another_library_or_other_weights(self, held):
+        vectors, check = held
+        other = self.nudged(vectors)
+        found = check(other, other)
+        assert not found.passed
+        assert "the portable kernels give the same: compare cls-export-native's version" in found.message
+        assert found.figures["other_than_portable"] == 0
 
 
 def test_figures_on_record_are_the_engines_own(golden_folder):
@@ -112,7 +141,9 @@ class TestOnTheLibrary:
         shutil.copy(add_native(other) / NAMES["fp32"], own / NAMES["fp32"])
         describe_native(own, figures)
         report = verify(own, variants=["fp32"], engines=["native"])
-        assert [check.name for check in report.failures] == ["bits"]
+        (failure,) = report.failures
+        assert failure.name == "bits"
+        assert "the portable kernels give the same: compare cls-export-native's version" in failure.message
 
     def test_int8_that_only_the_graph_might_have_misses(self, own):
         """A mean cosine of 0.9994, which is enough for the graph's int8."""

@@ -12,6 +12,7 @@ from cls_runtime.engines.native.structures import ABI, BatchSpec, ModelSpec
 from cls_runtime.errors import EngineError, MissingExtraError
 
 PACKAGE, DISTRIBUTION = "cls_export_native", "cls-export-native"
+PORTABLE = "portable"  # the kernels that every CPU has, which all others equal
 _INSTALL = "run: pip install --force-reinstall cls-export[native]"
 
 # cls_open, cls_run and their like return one of these; 0 is success.
