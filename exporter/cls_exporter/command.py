@@ -15,7 +15,7 @@ from typing import Any, get_args
 from cls_exporter.config import ExportConfig, ExportReport, Layout, PoolingChoice, Precision
 from cls_runtime.bundle import manifest as manifests
 from cls_runtime.bundle.hub_names import cached_id, hub_name
-from cls_runtime.bundle.manifest import Manifest, TokenizerChoice
+from cls_runtime.bundle.manifest import EngineParity, Manifest, TokenizerChoice, Variant
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
 from cls_runtime.errors import MissingExtraError, UsageError
@@ -288,14 +288,13 @@ def _parity_rows(report: ExportReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone against in a batch")
     ]
+    held: dict[str, Variant | EngineParity] = {}
     for name, variant in report.manifest.variants.items():
-        forms: dict[str, Variant | EngineParity] = {name: variant}
-        forms |= {f"{name} {engine}": held for engine, held in variant.engine_parity.items()}
-        for form, held in forms.items():
-            for output, figures in held.parity.items():
-                cosines = (f"{figures.mean_cosine:.8f}", f"{figures.min_cosine:.8f}")
-                differences = (f"{figures.max_abs:.1e}", f"{held.batch_invariance_max_abs:.1e}")
-                rows.append((form, output, str(figures.texts), *cosines, *differences))
+        held |= {name: variant, **{f"{name} {engine}": own for engine, own in variant.engine_parity.items()}}
+    for name, form in held.items():
+        for output, figures in form.parity.items():
+            cosines = (f"{figures.mean_cosine:.8f}", f"{figures.min_cosine:.8f}")
+            rows.append((name, output, str(figures.texts), *cosines, f"{figures.max_abs:.1e}", f"{form.batch_invariance_max_abs:.1e}"))
     return rows
 
 
