@@ -1,7 +1,7 @@
 // Quantized rows times int8 weights: rules 3 and 4 of kernels.h. y may be the residual.
 //
-// A tile of up to Dot::kRows rows and Dot::kColumns columns keeps its sums in registers. A panel of 64 columns is the outer loop: its weights
-// stay in the first or second cache while all rows pass. The sums then go through what follows the product.
+// A tile of up to Dot::kRows rows and Dot::kColumns columns keeps its sums in registers. Columns are the outer loop: their weights stay in
+// the first or second cache while all rows pass. The sums then go through what follows the product.
 //
 // A `Dot` multiplies bytes and adds up, for the 16 columns of a V::I (vector/dot_*.h):
 //   kRows, kColumns          of a tile
@@ -73,6 +73,7 @@ struct IntegerProduct {
 
     template <Activation kActivation>
     void run() const {
+        if (rows < 1) return;
         int blocks = part(rows, Dot::kBlockRows);
         for (int64_t column = 0; column < product.width; column += Dot::kColumns) {
             Ahead ahead = next_columns(column);
@@ -170,8 +171,8 @@ struct IntegerProduct {
 };
 
 template <class V, class Dot>
-CLS_INLINE void integer_product(const uint8_t *q, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue, float *y,
-                                int64_t y_stride) {
+CLS_INLINE void integer_product(const uint8_t *q, const RowScale *scales, int rows, const Product &product, const Epilogue &epilogue,
+                                float *y, int64_t y_stride) {
     with_activation(epilogue.activation, IntegerProduct<V, Dot>{q, scales, rows, product, epilogue, y, y_stride});
 }
 

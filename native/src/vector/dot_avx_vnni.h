@@ -1,5 +1,5 @@
-// Dot products of bytes with AVX-VNNI: vpdpbusd, 8 columns a register. With CLS_VNNI_BY_AVX512VL the same instruction in AVX512VL's encoding, so
-// that a CPU without AVX-VNNI can test what is built on this type.
+// Dot products of bytes with AVX-VNNI: vpdpbusd, 8 columns a register. With CLS_VNNI_BY_AVX512VL the same instruction in AVX512VL's
+// encoding, so that a CPU without AVX-VNNI can test what is built on this type.
 #pragma once
 
 #include "avx2.h"

@@ -8,7 +8,7 @@ namespace cls {
 namespace {
 
 struct DotPortable {
-    static constexpr int kRows = 4, kColumns = 16, kSteps = 4, kOffset = 0, kBlockInputs = kAllInputs, kBlockRows = kRows;
+    static constexpr int kRows = 1, kColumns = 16, kSteps = 4, kOffset = 0, kBlockInputs = kAllInputs, kBlockRows = kRows;
     using Columns = ColumnsInPlace;
     template <int kTileRows>
     using Rows = RowsInPlace;
@@ -22,9 +22,9 @@ struct DotPortable {
     }
     template <int kStep>
     CLS_INLINE Portable::I add(Portable::I sums, Weights w, TurnInputs x) {
+        int x0 = x[4 * kStep], x1 = x[4 * kStep + 1], x2 = x[4 * kStep + 2], x3 = x[4 * kStep + 3];
         for (int i = 0; i < 16; ++i) {
-            int products = 0;
-            for (int j = 0; j < 4; ++j) products += x[4 * kStep + j] * w[4 * i + j];
+            int products = x0 * w[4 * i] + x1 * w[4 * i + 1] + x2 * w[4 * i + 2] + x3 * w[4 * i + 3];
             sums.of[i] = int32_t(uint32_t(sums.of[i]) + uint32_t(products));
         }
         return sums;

@@ -15,7 +15,11 @@ int main() {
         return 77;
     }
     const cls::Kernels tested = cls::table<cls::Avx2, cls::DotAvxVnni>("avx_vnni by AVX512VL");
-    const test::Paths paths = {{&cls::kPortable, &tested}, 2};
+    test::Digest digest;
+    test::Paths paths = {};
+    paths.digest = &digest;
+    paths.all[paths.count++] = &cls::kPortable;
+    paths.all[paths.count++] = &tested;
     const int kCases = 2000;
     for (int number = 0; number < kCases; number++) {
         test::Random random = {uint64_t(number)};
