@@ -1,13 +1,16 @@
 // Microseconds and GFLOP/s of attention and of float products, of each path that this CPU runs, on one thread, beside the peak of fused
 // multiply-adds in registers. The least of many repeats; what is not called cold is in cache.
+// Built with the library's objects (build_library.build_program):
+//
+//   attention
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "../src/kernels.h"
-#include "../src/support.h"
+#include "kernels.h"
+#include "support.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -127,8 +130,8 @@ void time_attend(const cls::Kernels &kernels, int tokens, int heads, int head_st
     text.context = context;
     text.context_stride = width;
     double seconds = least_seconds([&] { kernels.attend(text, scratch); });
-    printf("%-12s attend      %4d tokens, %d heads of %d: %9.1f us %7.1f GFLOP/s\n", kernels.name, tokens, heads, head_stride, 1e6 * seconds,
-           4e-9 * tokens * tokens * width / seconds);
+    printf("%-12s attend      %4d tokens, %d heads of %d: %9.1f us %7.1f GFLOP/s\n", kernels.name, tokens, heads, head_stride,
+           1e6 * seconds, 4e-9 * tokens * tokens * width / seconds);
     free(rows);
     free(context);
     free(scratch);
@@ -155,8 +158,8 @@ void time_attend_row(const cls::Kernels &kernels, int tokens, int heads, int hea
     text.value_by_head = &values;
     text.context = context;
     double seconds = least_seconds([&] { kernels.attend_row(text, scratch); });
-    printf("%-12s attend_row  %4d tokens, %d heads of %d: %9.1f us %7.1f GFLOP/s\n", kernels.name, tokens, heads, head_stride, 1e6 * seconds,
-           4e-9 * width * (width + static_cast<double>(tokens) * heads) / seconds);
+    printf("%-12s attend_row  %4d tokens, %d heads of %d: %9.1f us %7.1f GFLOP/s\n", kernels.name, tokens, heads, head_stride,
+           1e6 * seconds, 4e-9 * width * (width + static_cast<double>(tokens) * heads) / seconds);
     free(x);
     free(query);
     free(bias);

@@ -1,4 +1,5 @@
-// How much working memory the attention of a text takes: the same for every path, the largest of what kernels/attention.h lays out.
+// How much working memory the attention of a text takes: the same for every path, the larger of what kernels/attention.h and
+// kernels/row_attention.h lay out.
 #include "kernels.h"
 #include "support.h"
 

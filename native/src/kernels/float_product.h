@@ -45,7 +45,8 @@ FinishRows finish_rows_of(Activation activation) {
     return finish_rows<V, CLS_IDENTITY>;
 }
 
-// sums [rows][64] of a tile's rows by tiles of 16 * kColumns columns. `fetch` is what the first one asks for, the next ones go on from there.
+// sums [rows][64] of a tile's rows by tiles of 16 * kColumns columns. `fetch` is what the first one asks for; the next ones go on from
+// there.
 template <class V, int kColumns>
 void panel_tiles(int rows, Matrix x, const float *panel, int depth, bool more, float *sums, Fetch fetch) {
     Tile tile = tile_of<V, kColumns>(rows);
@@ -77,7 +78,8 @@ void part_sums(int rows, Matrix x, const float *part, int depth, bool more, floa
 }
 
 template <class V>
-void float_product(const float *x, int64_t x_stride, int rows, const Product &product, const Epilogue &epilogue, float *y, int64_t y_stride) {
+void float_product(const float *x, int64_t x_stride, int rows, const Product &product, const Epilogue &epilogue, float *y,
+                   int64_t y_stride) {
     FinishRows finish = finish_rows_of<V>(epilogue.activation);
     float sums[kBlockRows * kPanel];
     const int parts = (product.depth + kDepthInCache - 1) / kDepthInCache;

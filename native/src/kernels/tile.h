@@ -73,7 +73,8 @@ void tile(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride, 
         }
     }
 #pragma GCC unroll 32
-    for (int i = 0; i < kRows * kColumns; i++) V::store(c + i / kColumns * c_stride + i % kColumns * kLanes, acc[i / kColumns][i % kColumns]);
+    for (int i = 0; i < kRows * kColumns; i++)
+        V::store(c + i / kColumns * c_stride + i % kColumns * kLanes, acc[i / kColumns][i % kColumns]);
 }
 
 using Tile = void (*)(Matrix a, Matrix b, int depth, bool more, float *c, int64_t c_stride, Fetch fetch);

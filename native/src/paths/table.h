@@ -10,6 +10,7 @@
 #include "../kernels/pooling.h"
 #include "../kernels/quantization.h"
 #include "../kernels/rotation.h"
+#include "../kernels/row_attention.h"
 #include "paths.h"
 
 namespace cls {
