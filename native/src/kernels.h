@@ -36,7 +36,7 @@ struct RowScale {
 // What follows a product, in this order.
 struct Epilogue {
     Activation activation = CLS_IDENTITY;
-    const float *residual = nullptr;  // added; as the output, at `residual_stride`
+    const float *residual = nullptr;  // added; as the output, at `residual_stride`; may be the output itself
     int64_t residual_stride = 0;
 };
 
