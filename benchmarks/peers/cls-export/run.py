@@ -8,5 +8,6 @@ from cls_runtime.verifying.vector_checks import as_computed
 options = arguments()
 engine, variant = options.settings.split(":")
 encoder = Encoder.load(options.checkpoint, engine=engine, variant=variant, threads=options.threads, on_overflow="truncate")
-packages = ["numpy", "tokenizers", "openvino" if encoder.info.engine == "openvino" else "onnxruntime"]
+own = {"openvino": "openvino", "native": "cls-export-native"}
+packages = ["numpy", "tokenizers", own.get(encoder.info.engine, "onnxruntime")]
 serve(lambda texts: as_computed(encoder, texts), settings=f"{encoder.info.engine}, {encoder.info.variant}", packages=packages)

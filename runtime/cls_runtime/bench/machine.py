@@ -13,7 +13,7 @@ from cls_runtime.engines.cpu import available_cpus, cgroup_cpu_quota, cpu_featur
 from cls_runtime.engines.installed import installed_versions
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
-_PACKAGES = ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino")
+_PACKAGES = ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "openvino", "cls-export-native")
 
 
 def this_host() -> Host:
