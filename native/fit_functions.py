@@ -97,7 +97,7 @@ def nodes(low: float, high: float) -> Float64:
 
 def horner(coefficients: Float64, x: Float64) -> Float64:
     """The polynomial at x."""
-    return np.polynomial.polynomial.polyval(x, coefficients)
+    return np.asarray(np.polynomial.polynomial.polyval(x, coefficients), dtype=np.float64)
 
 
 def normal_tail(t: Float64) -> Float64:

@@ -74,7 +74,6 @@ void make_values(Memory &memory) {
     for (int8_t &integer : memory.integers) integer = int8_t(random.bits());
     for (uint8_t &byte : memory.bytes) byte = uint8_t(random.bits());
     for (uint16_t &half : memory.halves) half = uint16_t(random.bits() & 0xBFFF);  // finite, subnormal ones among them
-    for (int32_t &sum : memory.sums) sum = int32_t(random.bits() % 40000) - 20000;
     for (int i = 0; i < kMostDepth * 128; ++i) {  // every third column is as large as it can be, and so is the first row
         if (i / 4 % 3 == 0) memory.integers[i] = i / 4 % 2 ? 127 : -128;
     }
@@ -103,12 +102,22 @@ Epilogue epilogue_of(const Memory &memory, int i) {
     return epilogue;
 }
 
+// Of each column of `integers`, which a path may use as it likes.
+void sum_columns(const Product &product, int32_t *sums) {
+    for (int column = 0; column < product.width; ++column) {
+        const int8_t *panel = product.integers + int64_t(column / kPanel) * kPanel * product.depth;
+        sums[column] = 0;
+        for (int k = 0; k < product.depth; ++k) sums[column] += panel[(k / 4 * kPanel + column % kPanel) * 4 + k % 4];
+    }
+}
+
 void integer_product_case(const Kernels &kernels, Memory &memory, float *out) {
     Product product = {};
     product.integers = memory.integers, product.sums = memory.sums, product.scales = memory.scales, product.bias = memory.bias;
     for (int i = 0; i < 8; ++i) {
         product.depth = i % 2 ? 64 : kMostDepth;
         product.width = i % 4 ? 64 : 128;
+        sum_columns(product, memory.sums);
         kernels.integer_product(memory.bytes, memory.row_scales, kRowCounts[i], product, epilogue_of(memory, i), out, product.width + 16);
         out += kRowCounts[i] * (product.width + 16);
     }

@@ -5,8 +5,8 @@
 
 namespace cls {
 
-// For each of `count` tables: what differs from `reference`, "norm differs" for the first function that gives other bits or writes elsewhere;
-// null where nothing does. One that cannot be checked for want of memory counts as different.
+// For each of `count` tables: what differs from `reference`, "norm differs" for the first function that gives other bits or writes
+// elsewhere; null where nothing does. One that cannot be checked for want of memory counts as different.
 void find_differences(const Kernels &reference, const Kernels *const *tested, int count, const char **differences);
 
 // The same for one.
