@@ -4,6 +4,7 @@
 //  1. float32, round to nearest even, nothing flushed to zero, no contraction by the compiler; fma only where it is written.
 //  2. Float product: acc = 0; for k ascending acc = fma(x[k], w[k][n], acc); then acc + bias[n]. One accumulator a number, whatever the tile.
 //  3. Integer product: exact int32. y = fma(float(acc - zero * sums[n]), row_scale * scales[n], bias[n]).
+//     `sums` are the true sums of the columns: a path may multiply q - 128 and put that right with them.
 //  4. After that the activation; then, where there is a residual, y + residual.
 //  5. Sums over a row: 16 lanes, lane j takes j, j + 16, ... ascending; then lane j + lane j + 8, + 4, + 2, + 1.
 //  6. Norm: mean = sum(x) / size; d = x - mean, 0 in the padding; variance = sum by fma(d, d, lane) / size; r = 1 / sqrt(variance + epsilon);
