@@ -1,6 +1,6 @@
 // GOP/s of integer products (a multiplication and an addition are two operations), of each path that this CPU runs, on one thread, beside
 // the peak of vpdpbusd in registers. Hot: the same weights again and again, the least of many repeats. Cold: the weights of a model one
-// after another, as in a run; a quarter of the times are shorter than the one that is shown: other programs' share of the CPU counts little.
+// after another, as in a run; a quarter of the times are shorter than the one that is shown, so that other programs count little.
 //
 //   products [PATH [ACTIVATION]]
 //
