@@ -1,6 +1,6 @@
 // GOP/s of integer products (a multiplication and an addition are two operations), of each path that this CPU runs, on one thread, beside
 // the peak of vpdpbusd in registers. Hot: the same weights again and again, the least of many repeats. Cold: the weights of a model one
-// after another, as in a run; a quarter of the times are shorter than the one that is shown: other programs' share of the CPU counts little.
+// after another, as in a run; a quarter of the times are shorter than the one that is shown, so that other programs count little.
 //
 //   products [PATH [ACTIVATION]]
 //
@@ -28,6 +28,8 @@ constexpr int kMostTimes = 10000;
 struct Shape {
     int depth, width;
     int64_t model_bytes;  // of weights between two uses of the same ones
+
+    int64_t bytes() const { return int64_t{depth} * width; }
 };
 constexpr int64_t kSmall = 11 << 20, kBase = 85 << 20;
 constexpr Shape kShapes[] = {{384, 1152, kSmall}, {384, 384, kSmall}, {384, 1536, kSmall}, {1536, 384, kSmall},
@@ -64,43 +66,44 @@ void print_peak() {
 void print_peak() {}
 #endif
 
+// `count` numbers of one value, aligned to a cache line as the weights' file is.
 template <class T>
-T *filled(int64_t count, T value) {
-    T *data = static_cast<T *>(malloc(size_t(count) * sizeof(T)));
-    if (!data) {
-        fprintf(stderr, "no memory for %lld numbers\n", static_cast<long long>(count));
-        exit(2);
+struct Filled {
+    void *memory;
+    T *data;
+
+    Filled(int64_t count, T value) {
+        const uintptr_t kLine = 64;
+        memory = malloc(size_t(count) * sizeof(T) + kLine);
+        if (!memory) {
+            fprintf(stderr, "no memory for %lld numbers\n", static_cast<long long>(count));
+            exit(2);
+        }
+        data = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(memory) + kLine - 1) / kLine * kLine);
+        for (int64_t i = 0; i < count; i++) data[i] = value;
     }
-    for (int64_t i = 0; i < count; i++) data[i] = value;
-    return data;
-}
+    Filled(const Filled &) = delete;
+    ~Filled() { free(memory); }
+};
 
 // A product of a shape, with as many weights as a model has, one copy after another.
 struct Weights {
-    cls::Product product = {};
-    int8_t *integers;
-    float *scales, *bias;
-    int32_t *sums;
     int copies;
+    Filled<int8_t> integers;
+    Filled<float> scales, bias;
+    Filled<int32_t> sums;
+    cls::Product product = {};
 
-    explicit Weights(const Shape &shape) {
-        int64_t bytes = int64_t{shape.depth} * shape.width;
-        copies = int(shape.model_bytes / bytes + 1);
-        integers = filled<int8_t>(bytes * copies, 3);
-        scales = filled(shape.width, 1e-3f);
-        bias = filled(shape.width, 1e-2f);
-        sums = filled(shape.width, 3 * shape.depth);
+    explicit Weights(const Shape &shape)
+        : copies(int(shape.model_bytes / shape.bytes() + 1)),
+          integers(shape.bytes() * copies, 3),
+          scales(shape.width, 1e-3f),
+          bias(shape.width, 1e-2f),
+          sums(shape.width, 3 * shape.depth) {
         product.depth = shape.depth, product.width = shape.width;
-        product.integers = integers, product.scales = scales, product.bias = bias, product.sums = sums;
+        product.scales = scales.data, product.bias = bias.data, product.sums = sums.data;
     }
-    Weights(const Weights &) = delete;
-    ~Weights() {
-        free(integers);
-        free(scales);
-        free(bias);
-        free(sums);
-    }
-    void use(int copy) { product.integers = integers + int64_t{copy} * product.depth * product.width; }
+    void use(int copy) { product.integers = integers.data + int64_t{copy} * product.depth * product.width; }
 };
 
 int shorter(const void *a, const void *b) {
@@ -132,21 +135,18 @@ void print_path(const cls::Kernels &kernels, cls::Activation activation) {
     printf("\n");
     for (const Shape &shape : kShapes) {
         Weights weights(shape);
-        uint8_t *q = filled<uint8_t>(int64_t{kMostRows} * shape.depth, 200);
-        cls::RowScale *scales = filled<cls::RowScale>(kMostRows, {1e-3f, 100});
-        float *y = filled(int64_t{kMostRows} * shape.width, 0.0f);
+        Filled<uint8_t> q(int64_t{kMostRows} * shape.depth, 200);
+        Filled<cls::RowScale> scales(kMostRows, {1e-3f, 100});
+        Filled<float> y(int64_t{kMostRows} * shape.width, 0.0f);
         printf("%4d -> %4d", shape.depth, shape.width);
         for (int rows : kRowCounts) {
             double operations = 2e-9 * rows * shape.depth * shape.width;
-            double hot = seconds(kernels, weights, rows, false, activation, q, scales, y);
-            double cold = seconds(kernels, weights, rows, true, activation, q, scales, y);
+            double hot = seconds(kernels, weights, rows, false, activation, q.data, scales.data, y.data);
+            double cold = seconds(kernels, weights, rows, true, activation, q.data, scales.data, y.data);
             printf(" | %3.0f  %3.0f", operations / hot, operations / cold);
         }
         printf("\n");
         fflush(stdout);
-        free(q);
-        free(scales);
-        free(y);
     }
 }
 
