@@ -10,23 +10,28 @@ namespace cls {
 
 constexpr int64_t kAlignment = 64;
 
-// Hands out pieces of a block one after another. Without a block it only counts, so that one function gives both sizes and places.
+// Hands out pieces of a block one after another. Without a block it only counts, so that one function gives both sizes and places: what
+// is larger than a number of bytes can be counts as INT64_MAX.
 class Carver {
 public:
     explicit Carver(unsigned char *block) : block_(block) {}
 
     template <class T>
-    T *take(int64_t count) {
+    T *take(int64_t rows, int64_t width = 1) {
         T *piece = block_ ? reinterpret_cast<T *>(block_ + used_) : nullptr;
-        used_ += rounded_up(count * static_cast<int64_t>(sizeof(T)), kAlignment);
+        int64_t count, bytes;
+        too_large_ |= __builtin_mul_overflow(rows, width, &count);
+        too_large_ |= __builtin_mul_overflow(count, static_cast<int64_t>(sizeof(T)), &bytes);
+        too_large_ |= bytes > INT64_MAX - kAlignment || __builtin_add_overflow(used_, rounded_up(bytes, kAlignment), &used_);
         return piece;
     }
 
-    int64_t used() const { return used_; }
+    int64_t used() const { return too_large_ ? INT64_MAX : used_; }
 
 private:
     unsigned char *block_;
     int64_t used_ = 0;
+    bool too_large_ = false;
 };
 
 // A block that grows when more is asked for. What was in it is lost then.

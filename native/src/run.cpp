@@ -10,7 +10,8 @@ namespace {
 constexpr int kBlock = 48;             // rows that go through products one after another while they are in cache
 constexpr int kSmallestBlock = 8;      // a phase is not cut finer than so, to give more threads work
 constexpr int64_t kGroupTokens = 512;  // for each thread: texts together that go through the model at a time
-constexpr int64_t kKeptTokens = 1024;  // working memory for so many stays between runs
+constexpr int64_t kMostTokens = 8192;  // of a group, however many threads there are, unless one text has more
+constexpr int64_t kKeptTokens = 1024;  // working memory for so many at least stays between runs
 
 // Texts one after another that go through the model together.
 struct Group {
@@ -80,10 +81,10 @@ Buffers lay_out(const ModelSpec &spec, int threads, const Group &group, Carver &
     const Widths widths = widths_of(spec);
     const int64_t hidden = spec.hidden_stride, attention = spec.attention_width, rows = group.tokens;
     Buffers buffers;
-    buffers.hidden = carver.take<float>(rows * hidden);
-    buffers.normed = carver.take<float>(keeps_normed(spec) ? rows * hidden : 0);
-    buffers.projected = carver.take<float>(rows * 3 * attention);
-    buffers.context = carver.take<float>(rows * attention);
+    buffers.hidden = carver.take<float>(rows, hidden);
+    buffers.normed = carver.take<float>(keeps_normed(spec) ? rows : 0, hidden);
+    buffers.projected = carver.take<float>(rows, 3 * attention);
+    buffers.context = carver.take<float>(rows, attention);
     buffers.positions = carver.take<int32_t>(rows);
     buffers.types = carver.take<int32_t>(rows);
     buffers.places = carver.take<int32_t>(rows);
@@ -91,13 +92,13 @@ Buffers lay_out(const ModelSpec &spec, int threads, const Group &group, Carver &
     buffers.scratch = carver.take<Scratch>(threads);
     for (int i = 0; i < threads; ++i) {
         Scratch scratch;
-        scratch.quantized = carver.take<uint8_t>(kBlock * widths.deepest);
+        scratch.quantized = carver.take<uint8_t>(kBlock, widths.deepest);
         scratch.scales = carver.take<RowScale>(kBlock);
-        scratch.wide = carver.take<float>(kBlock * widths.wide);
-        scratch.narrow = carver.take<float>(kBlock * widths.narrow);
-        scratch.selected = carver.take<float>(kBlock * hidden);
-        scratch.query = carver.take<float>(kBlock * attention);
-        scratch.context = carver.take<float>(kBlock * attention);
+        scratch.wide = carver.take<float>(kBlock, widths.wide);
+        scratch.narrow = carver.take<float>(kBlock, widths.narrow);
+        scratch.selected = carver.take<float>(kBlock, hidden);
+        scratch.query = carver.take<float>(kBlock, attention);
+        scratch.context = carver.take<float>(kBlock, attention);
         scratch.attention = carver.take<unsigned char>(
             attention_scratch(group.longest, spec.heads, spec.head_stride, spec.hidden_stride));
         if (buffers.scratch) buffers.scratch[i] = scratch;
@@ -418,6 +419,9 @@ void run_group(const Pass &pass) {
     }
 }
 
+// Tokens of a group for so many threads.
+int64_t group_tokens(int threads) { return least(kGroupTokens * threads, kMostTokens); }
+
 // The texts from `text` on that go together: at most `most` tokens, but one text at least.
 Group group_from(const Batch &batch, int64_t text, int64_t token, int64_t most) {
     Group group = {text, 0, token, 0, 0};
@@ -438,7 +442,7 @@ int run(const cls_model &model, Crew &crew, const Batch &batch, cls_output outpu
     const int threads = model.team.threads;
     int result = CLS_OK;
     for (int64_t text = 0, token = 0; text < batch.texts && result == CLS_OK;) {
-        const int64_t most = kGroupTokens * workers(crew), left = batch.tokens - token;
+        const int64_t most = group_tokens(workers(crew)), left = batch.tokens - token;
         const int64_t groups = (left + most - 1) / most;
         const Group group = group_from(batch, text, token, (left + groups - 1) / groups);
         unsigned char *block = reserve(arena, bytes_for(model.spec, threads, group));
@@ -452,7 +456,8 @@ int run(const cls_model &model, Crew &crew, const Batch &batch, cls_output outpu
         text += group.texts;
         token += group.tokens;
     }
-    const Group kept = {0, kKeptTokens, 0, kKeptTokens, static_cast<int>(kKeptTokens)};
+    const int64_t tokens = greatest(kKeptTokens, group_tokens(threads));
+    const Group kept = {0, tokens, 0, tokens, static_cast<int>(least<int64_t>(tokens, model.spec.max_length))};
     trim(arena, bytes_for(model.spec, threads, kept));
     return result;
 }

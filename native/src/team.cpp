@@ -101,15 +101,15 @@ void helper_main(void *argument) {
     }
 }
 
+// Sees to it that the first `most` helpers that may work are awake.
 void wake_helpers(Team &team, int64_t most) {
     const int allowed = least(team.threads - read(team.callers), team.started);
-    for (int i = 0; i < allowed && most > 0; ++i) {
+    for (int i = 0; i < least<int64_t>(allowed, most); ++i) {
         if (!read(team.helpers[i].asleep)) continue;
         acquire(team.lock);
         write(team.helpers[i].asleep, 0);
         wake_one(team.helpers[i].wake);
         release(team.lock);
-        --most;
     }
 }
 
