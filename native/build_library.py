@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -189,10 +190,10 @@ def compile_objects(compiler: Compiler, folder: Path, flags: Sequence[str] = OPT
 
 def build_library(compiler: Compiler, folder: Path) -> Path:
     """Compiles and links the library into `folder`, without symbols, and returns its path."""
-    result = folder / compiler.target.library_name
     with tempfile.TemporaryDirectory() as objects:
-        compiler.run(["-shared", "-s", *compile_objects(compiler, Path(objects)), "-o", result, *compiler.link_flags])
-    return result
+        linked = Path(objects, compiler.target.library_name)
+        compiler.run(["-shared", "-s", *compile_objects(compiler, Path(objects)), "-o", linked, *compiler.link_flags])
+        return Path(shutil.move(linked, folder / linked.name))  # without what linkers of Windows put beside it
 
 
 def build_program(

@@ -124,7 +124,10 @@ inline bool integer_product_case(const Paths &paths, Random &random) {
         rows_scales[i] = {random.uniform() + 1, random.between(0, 255)};
     }
     for (int i = 0; i < width; i++) {
-        sums[i] = random.between(-128 * depth, 127 * depth);
+        sums[i] = 0;
+    }
+    for (int64_t i = 0; i < weights.count; i++) {
+        sums[i / (int64_t(depth) * kPanel) * kPanel + i / 4 % kPanel] += weights[i];
     }
     fill(random, scales, 0.01f);
     fill(random, bias);
