@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from build_library import Compiler, compiler_for, zig_command
 from native_programs import compile_library, program, run
+
+from build_library import Compiler, compiler_for, zig_command
 
 CASES = {"fuzz": 3000, "fuzz_models": 60}
 # Of qemu's CPUs: with all that it emulates, and with less. `max` of x86-64 has AVX2 and neither AVX512 nor VNNI.

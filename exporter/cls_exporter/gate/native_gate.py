@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from cls_exporter.errors import ParityError
 from cls_exporter.gate.parity_gate import hold_engine
@@ -14,7 +12,7 @@ from cls_exporter.graph.graph_file import bundle_file
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.variant import BundleFile, EngineParity
-from cls_runtime.engines.base import Batching, Engine, Float32, TokenBatch
+from cls_runtime.engines.base import Engine
 from cls_runtime.engines.cpu import available_cpus
 from cls_runtime.engines.native import weights_file
 from cls_runtime.engines.native.engine import NativeEngine
@@ -72,43 +70,4 @@ def _loaded(model: NativeModel) -> tuple[Engine, str]:
     try:
         return NativeEngine(model, threads=available_cpus()), ""
     except (MissingExtraError, EngineError) as error:
-        return _OneByOne(ReferenceEngine(model)), f"the native weights were held to PyTorch in NumPy, and no bits recorded: {error}"
-
-
-class _OneByOne:
-    """NumPy's multiplication adds up in another order for another number of rows; texts alone have the same bits in any batch."""
-
-    name = NATIVE
-    workers = 1
-    batching = Batching(token_budget=4096, full_tokens=4096, pads=False)
-
-    def __init__(self, engine: ReferenceEngine) -> None:
-        self._engine = engine
-        self.providers = engine.providers
-        self.close: Callable[[], None] = engine.close
-
-    def padding_tokens(self, batch: TokenBatch) -> int:
-        """None."""
-        return self._engine.padding_tokens(batch)
-
-    def run(self, batch: TokenBatch, outputs: Sequence[str]) -> list[Float32]:
-        """Each text's outputs, put together."""
-        rows = [self._engine.run(text, outputs) for text in _texts(batch)]
-        return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
-
-
-def _texts(batch: TokenBatch) -> list[TokenBatch]:
-    """A batch of each text."""
-    offsets = batch.offsets
-    texts = []
-    for place in range(batch.texts):
-        own = slice(offsets[place], offsets[place + 1])
-        texts.append(
-            TokenBatch(
-                batch.input_ids[own],
-                batch.lengths[place : place + 1],
-                None if batch.token_type_ids is None else batch.token_type_ids[own],
-                None if batch.unpooled is None else batch.unpooled[place : place + 1],
-            )
-        )
-    return texts
+        return ReferenceEngine(model), f"the native weights were held to PyTorch in NumPy, and no bits recorded: {error}"

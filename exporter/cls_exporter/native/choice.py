@@ -16,7 +16,7 @@ import torch
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.checkpoint.trial import outputs_of
 from cls_exporter.native.int8_model import int8_model
-from cls_exporter.native.ranges import input_ranges, merged
+from cls_exporter.native.ranges import Ranges, input_ranges, merged
 from cls_exporter.native.reasons import NotNativeError
 from cls_exporter.native.simulation import Simulation
 from cls_exporter.variants.calibration import token_batches
@@ -27,7 +27,8 @@ from cls_runtime.engines.base import Float32
 from cls_runtime.engines.native.weights import Layer, NativeModel, Product
 from cls_runtime.engines.padding import PaddedBatch
 
-ALPHAS = (0.6, 0.5, 0.7, 0.4)
+ALPHAS = (0.4, 0.5, 0.6, 0.7)
+FIRST_ALPHA = 0.6
 PROBE_TEXTS = 96
 RANGE_TEXTS = 384
 # What the probes must reach, with margin to the gate's bounds: other texts need more.
@@ -78,7 +79,7 @@ def int8_forms(model: NativeModel, checkpoint: Checkpoint, texts: CalibrationTex
     batches = list(token_batches(checkpoint, islice(texts.open(), 0, step * PROBE_TEXTS, step)))
     probes = _Probes(batches=batches, vectors=Simulation(model).outputs(batches))
     ranges = input_ranges(model, token_batches(checkpoint, _others(texts, step)))
-    tried = {alpha: probes.figures(int8_model(model, ranges, alpha=alpha)) for alpha in ALPHAS}
+    tried = _search(model, ranges, probes)
     alpha = min(tried, key=lambda item: _used_up(tried[item]))
     told = {str(item): [round(figures[0].mean_cosine, 6), round(figures[0].p1_cosine, 6)] for item, figures in tried.items()}
     ranges = merged(ranges, input_ranges(model, batches))
@@ -90,6 +91,18 @@ def int8_forms(model: NativeModel, checkpoint: Checkpoint, texts: CalibrationTex
             yield _told(form, alpha=alpha, tried=told, texts=texts)
     if not content:
         yield _told(form, alpha=alpha, tried=told, texts=texts)
+
+
+def _search(model: NativeModel, ranges: Ranges, probes: _Probes) -> dict[float, list[ParityFigures]]:
+    """The figures of exponents on either side of the first, as far as they get better."""
+    tried = {FIRST_ALPHA: probes.figures(int8_model(model, ranges, alpha=FIRST_ALPHA))}
+    first = ALPHAS.index(FIRST_ALPHA)
+    for side in (ALPHAS[first + 1 :], ALPHAS[:first][::-1]):
+        for alpha in side:
+            tried[alpha] = probes.figures(int8_model(model, ranges, alpha=alpha))
+            if _used_up(tried[alpha]) > min(map(_used_up, tried.values())):
+                break
+    return tried
 
 
 def _told(form: NativeModel, *, alpha: float, tried: Mapping[str, list[float]], texts: CalibrationTexts) -> NativeModel:

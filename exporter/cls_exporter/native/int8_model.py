@@ -121,5 +121,6 @@ def _with_quiet_raised(largest: Float64) -> Float64:
 
 def _half_words(embeddings: Embeddings) -> Embeddings:
     """Words in float16, unless one is beyond its range."""
-    words = embeddings.words.astype(np.float16)
+    with np.errstate(over="ignore"):
+        words = embeddings.words.astype(np.float16)
     return replace(embeddings, words=words) if np.isfinite(words).all() else embeddings

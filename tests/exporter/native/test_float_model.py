@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import HIDDEN, add_sentence_modules, edit_json, make_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from checkpoints import HIDDEN, add_sentence_modules, edit_json, make_checkpoint
 from cls_exporter.checkpoint import Checkpoint, load_checkpoint
 from cls_exporter.checkpoint.reference import checkpoint_token_ids, checkpoint_vectors
 from cls_exporter.config import ExportConfig
@@ -48,8 +48,7 @@ def native_vectors(model: NativeModel, checkpoint: Checkpoint, folder: Path) -> 
     outputs = ReferenceEngine(weights_file.read(path)).run(batch, [GRAPH_OUTPUTS[name] for name in names])
     rows: dict[str, Float32] = dict(zip(names, outputs, strict=True))
     if "tokens" in rows:
-        ends = batch.offsets
-        parts = [rows["tokens"][start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        parts = np.split(rows["tokens"], batch.offsets[1:-1])
         rows["tokens"] = np.concatenate([part[sampled_positions(len(part))] for part in parts])
     return rows
 
