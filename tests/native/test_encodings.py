@@ -23,7 +23,9 @@ def test_the_dot_products_of_avx_vnni_give_the_portable_bits(tmp_path: Path) -> 
     objects = compile_objects(compiler, tmp_path)
     source = PROGRAMS / "encodings" / "avx_vnni.cpp"
     flags = [*OPTIMIZED, *PATHS["x86_64"]["avx512_vnni"], f"-I{PROGRAMS}"]
-    done = subprocess.run([build_program(compiler, [source], tmp_path / "avx_vnni", objects=objects, flags=flags)], capture_output=True, text=True)
+    done = subprocess.run(
+        [build_program(compiler, [source], tmp_path / "avx_vnni", objects=objects, flags=flags)], capture_output=True, text=True
+    )
     if done.returncode == NOT_HERE:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
