@@ -255,9 +255,7 @@ def _check_variant(manifest: Manifest, engine: str, variant: str) -> None:
     if engine not in able:
         instead = "choose another engine or variant"
         if engine == NATIVE and variant in ENGINES[NATIVE].by_name:
-            instead = (
-                f"the bundle has no native weights of it: {instead}, or export it again; run: pip install cls-export[cpu] for an engine"
-            )
+            instead = "the bundle has no native weights of it: choose another engine (pip install cls-export[cpu]), or export it again"
         raise UsageError(f"variant {variant} is for {', '.join(able) or _NO_ENGINE}, not for {engine}; {instead}")
     if engine == NATIVE:
         return  # its kernels fit the CPU, whatever the graph assumes

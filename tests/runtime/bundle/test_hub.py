@@ -25,6 +25,8 @@ from bundle_builder import describe, write_manifest
 from bundle_layouts import in_the_cache
 from golden_bundle import build_golden_bundle
 from hub_server import TOKEN, Hub, files_of_folder
+from native_bundle import NAMES, add_native
+from native_library import needs_native
 
 from cls_runtime import BundleError, Encoder, HubError, UsageError, compare_bundles, verify
 from cls_runtime.bundle.manifest import MANIFEST_NAME, BundleFile, Manifest, read_manifest, to_json
@@ -114,6 +116,14 @@ def test_auto_fetches_what_it_takes(there):
     with Encoder.load(NAME, engine="onnxruntime") as encoder:
         assert encoder.info.variant == "int8"
     assert [path for path in there.files_asked() if path.startswith("onnx/")] == ["onnx/model_int8.onnx"]
+
+
+@needs_native
+def test_the_native_engine_fetches_its_weights_and_no_graph(hub, full, tmp_path):
+    hub.add(NAME, files_of_folder(add_native(Path(shutil.copytree(full, tmp_path / "native")))))
+    with Encoder.load(NAME, engine="native", variant="fp32") as encoder, Encoder.load(full, variant="fp32") as expected:
+        np.testing.assert_allclose(encoder.encode(TEXTS), expected.encode(TEXTS), rtol=0, atol=2e-6)
+    assert set(hub.files_asked()) == {MANIFEST_NAME, NAMES["fp32"], *COMPANIONS}
 
 
 @pytest.mark.parametrize(("engine", "graph"), [("onnxruntime", "onnx/model_int8.onnx"), ("openvino", "onnx/model_int8_openvino.onnx")])

@@ -16,6 +16,8 @@ from cls_runtime.engines.native.structures import GRAPH_OUTPUT_OF, OUTPUTS, Batc
 from cls_runtime.engines.native.weights import NativeModel
 from cls_runtime.errors import ClosedError, EngineError
 
+# Without padding a batch need only be large enough. Measured with all-MiniLM-L6-v2 in fp32 on two threads, 151 texts, CPU seconds of the
+# process: 0.63 with 64 tokens, 0.59 with 128, 0.57 to 0.59 from 256 to 2048.
 BATCHING = Batching(token_budget=512, full_tokens=512, pads=False)
 _OUTPUT_OF_GRAPH = {graph_name: name for name, graph_name in GRAPH_OUTPUT_OF.items()}
 

@@ -13,7 +13,7 @@ from cls_runtime.errors import EngineError, MissingExtraError
 
 PACKAGE, DISTRIBUTION = "cls_export_native", "cls-export-native"
 PORTABLE = "portable"  # the kernels that every CPU has, which all others equal
-_INSTALL = "run: pip install --force-reinstall cls-export[native]"
+_INSTALL = "run: pip install --force-reinstall cls-export-native, or name another engine"
 
 # cls_open, cls_run and their like return one of these; 0 is success.
 NO_MEMORY, BAD_INPUT, NO_KERNELS, NO_THREADS = 1, 2, 3, 4
