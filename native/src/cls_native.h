@@ -73,8 +73,9 @@ typedef struct {
 /* One layer. Post-norm: x = norm1(x + attention(x)); x = norm2(x + feed_forward(x)). Pre-norm: x = x + attention(norm1(x)); ...
  *
  * `query_key_value` gives [queries | keys | values], each A heads of `head_stride` padded to `attention_width`, the queries scaled already.
- * `key_by_head` and `value_by_head` are there in a last layer of which a row a text is needed, without rotation: `query` [H -> attention_width],
- * `key_by_head` [attention_width -> H] (row h * head_stride + d is W_k's column d of head h), `value_by_head` [H -> attention_width].
+ * `key_by_head` and `value_by_head` are there in a last layer of which a row a text is needed, without rotation:
+ * `query` [H -> attention_width], `key_by_head` [attention_width -> H] (row h * head_stride + d is W_k's column d of head h),
+ * `value_by_head` [H -> attention_width].
  */
 typedef struct {
     int32_t pre_norm;

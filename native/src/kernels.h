@@ -2,18 +2,18 @@
 //
 // Every path gives bit for bit what `paths/portable.cpp` gives. The rules, which also cls_runtime/engines/native/reference.py follows:
 //  1. float32, round to nearest even, nothing flushed to zero, no contraction by the compiler; fma only where it is written.
-//  2. Float product: acc = 0; for k ascending acc = fma(x[k], w[k][n], acc); then acc + bias[n]. One accumulator a number, whatever the tile.
+//  2. Float product: acc = 0; for k ascending acc = fma(x[k], w[k][n], acc); then acc + bias[n]. One accumulator a number, in any tile.
 //  3. Integer product: exact int32. y = fma(float(acc - zero * sums[n]), row_scale * scales[n], bias[n]).
 //     `sums` are the true sums of the columns: a path may multiply q - 128 and put that right with them.
 //  4. After that the activation; then, where there is a residual, y + residual.
 //  5. Sums over a row: 16 lanes, lane j takes j, j + 16, ... ascending; then lane j + lane j + 8, + 4, + 2, + 1.
-//  6. Norm: mean = sum(x) / size; d = x - mean, 0 in the padding; variance = sum by fma(d, d, lane) / size; r = 1 / sqrt(variance + epsilon);
-//     y = fma(d * r, scale, shift).
+//  6. Norm: mean = sum(x) / size; d = x - mean, 0 in the padding; variance = sum by fma(d, d, lane) / size;
+//     r = 1 / sqrt(variance + epsilon); y = fma(d * r, scale, shift).
 //  7. Quantization of a row: v = x * smoothing; lo = min(0, v...), hi = max(0, v...), without what is not a number; range = hi - lo. Below
 //     1e-30 or infinite: scale 0, zero 0, all zeros. Else scale = range / 255, inverse = 255 / range, zero = nearest_even(-lo * inverse),
 //     q = clamp(nearest_even(v * inverse) + zero, 0, 255), and 0 where v is not a number.
-//  8. Softmax over the keys of a text: m = the largest score; e = exp(s - m), 0 for keys that are not seen; total = lane sum of e, where lane j
-//     has the keys j, j + 16, ... of the text; context = chain over the keys ascending of fma(e, value, acc), times (1 / total).
+//  8. Softmax over the keys of a text: m = the largest score; e = exp(s - m), 0 for keys that are not seen; total = lane sum of e, where
+//     lane j has the keys j, j + 16, ... of the text; context = chain over the keys ascending of fma(e, value, acc), times (1 / total).
 //     Score = chain over d ascending of fma(query[d], key[d], acc), plus the distance's bias where there is one.
 //  9. One row a text (attend_row): u[h] = chain over d ascending of fma(query[h, d], key_by_head[h, d, :], acc); score[h][t] = lane sum by
 //     fma(u[h][k], x[t][k], lane) over the hidden size; softmax as 8; c[h] = chain over t of fma(e, x[t], acc), times (1 / total);

@@ -3,8 +3,8 @@
 //   fuzz [COUNT [SECONDS [FIRST [STEP]]]]
 //
 // Case number FIRST, FIRST + STEP, ... until COUNT are done or SECONDS have passed. A case is what its number makes it, so that one that
-// fails can be run alone: fuzz 1 60 NUMBER. Meant for builds with the address and undefined sanitizers. The digest at the end is the same on
-// every machine that has done the same cases.
+// fails can be run alone: fuzz 1 60 NUMBER. Meant for builds with the address and undefined sanitizers. The digest at the end is the same
+// on every machine that has done the same cases.
 #include <time.h>
 
 #include "kernel_cases.h"

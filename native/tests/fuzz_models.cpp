@@ -1,5 +1,5 @@
-// Random models and batches through the C interface, with the kernels of every path that this CPU runs, with one thread and with several, alone
-// and in a batch: bit for bit the same vectors.
+// Random models and batches through the C interface, with the kernels of every path that this CPU runs, with one thread and with several,
+// alone and in a batch: bit for bit the same vectors.
 //
 //   fuzz_models [COUNT [SECONDS [FIRST [STEP]]]]
 //

@@ -54,11 +54,11 @@ class NativeOnly(unittest.TestCase):
         self.assertEqual(rows.tobytes(), alone.tobytes())
         self.assertFalse(np.allclose(rows[0], rows[1]))
 
-    def test_each_precision_loads(self) -> None:
+    def test_each_variant_loads(self) -> None:
         found = {}
-        for precision in ("fp32", "int8"):
-            with Encoder.load(BUNDLE, precision=precision) as encoder:
-                found[precision] = encoder.encode(TEXTS)
+        for variant in ("fp32", "int8"):
+            with Encoder.load(BUNDLE, variant=variant) as encoder:
+                found[variant] = encoder.encode(TEXTS)
         cosines = np.sum(found["fp32"] * found["int8"], axis=1) / np.prod([np.linalg.norm(rows, axis=1) for rows in found.values()], axis=0)
         self.assertGreater(cosines.min(), 0.995)
         self.assertLess(cosines.min(), 1 - 1e-7)
