@@ -69,7 +69,9 @@ struct Tally {
 void tally(void *context, int64_t item, int worker) {
     Tally &tally = *static_cast<Tally *>(context);
     const bool known = worker >= 0 && worker < tally.threads;
-    if (!known || __atomic_exchange_n(&tally.busy[worker], 1, __ATOMIC_SEQ_CST)) return __atomic_store_n(&tally.wrong, true, __ATOMIC_SEQ_CST);
+    if (!known || __atomic_exchange_n(&tally.busy[worker], 1, __ATOMIC_SEQ_CST)) {
+        return __atomic_store_n(&tally.wrong, true, __ATOMIC_SEQ_CST);
+    }
     ++tally.done[item];
     __atomic_store_n(&tally.busy[worker], 0, __ATOMIC_SEQ_CST);
 }
