@@ -7,6 +7,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 DISPOSE ?=
 FUZZ_EXAMPLES ?= 2000
+KERNEL_FUZZ_CASES ?= 1000000
 BIN := .venv/bin
 # Files of tests side by side, in the order of tests/conftest.py; one file's tests share what its fixtures make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -62,8 +63,9 @@ test: setup test-runtime test-native test-openvino $(GPU_EXTRA) test-transformer
 test-fast: setup                ## the habit while working
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
-fuzz: setup                     ## new hostile inputs for every reader and command, until one gets through; FUZZ_EXAMPLES of each
+fuzz: setup                     ## new hostile inputs for every reader and command, until one gets through; FUZZ_EXAMPLES of each, KERNEL_FUZZ_CASES for our kernels
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz $(PARALLEL)
+	KERNEL_FUZZ_CASES=$(KERNEL_FUZZ_CASES) KERNEL_FUZZ_SECONDS=86400 $(BIN)/pytest tests/native/test_sanitized.py -k random -s -o timeout=0
 
 test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installed .venv-serve-lowest/.installed $(BUNDLE)  ## cls-export[cpu] alone and cls-export[cpu,serve], newest and oldest versions
 	.venv-cpu/bin/python -I tests/environments/runtime_only.py $(BUNDLE)

@@ -188,11 +188,11 @@ def compile_objects(compiler: Compiler, folder: Path, flags: Sequence[str] = OPT
         return [work.result() for work in [pool.submit(compiled, *item) for item in source_flags(compiler).items()]]
 
 
-def build_library(compiler: Compiler, folder: Path) -> Path:
+def build_library(compiler: Compiler, folder: Path, flags: Sequence[str] = OPTIMIZED) -> Path:
     """Compiles and links the library into `folder`, without symbols, and returns its path."""
     with tempfile.TemporaryDirectory() as objects:
         linked = Path(objects, compiler.target.library_name)
-        compiler.run(["-shared", "-s", *compile_objects(compiler, Path(objects)), "-o", linked, *compiler.link_flags])
+        compiler.run(["-shared", "-s", *compile_objects(compiler, Path(objects), flags), "-o", linked, *compiler.link_flags])
         return Path(shutil.move(linked, folder / linked.name))  # without what linkers of Windows put beside it
 
 

@@ -20,7 +20,7 @@ from cls_runtime import Encoder
 BUNDLE = Path(sys.argv.pop(1)) if len(sys.argv) > 1 else sys.exit(__doc__)
 OTHERS = ("onnxruntime", "openvino", "torch", "transformers", "onnx", "ziglang")
 MOST_BYTES = 30_000_000
-TEXTS = ["A cat sleeps on the roof.", "", "A cat sleeps on the roof.", "one " * 300]
+TEXTS = ["A cat sleeps on the roof.", "", "A cat sleeps on the roof.", "one " * 200]
 
 
 def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:

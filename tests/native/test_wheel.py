@@ -97,10 +97,11 @@ def test_the_wheel_of_this_machine_is_small_and_has_the_library(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TARGETS)
-def test_every_system_has_a_library(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.system != "linux"])
+def test_systems_that_nothing_runs_here_have_a_library(name: str, tmp_path: Path) -> None:
+    """Not optimized, which takes a fraction of the time."""
     if zig_command() is None:
         pytest.skip("ziglang is not here; `make setup` makes .venv-compiler")
-    library = build_library.build_library(compiler_for(target=name), tmp_path)
-    starts = {"linux": b"\x7fELF", "macos": b"\xcf\xfa\xed\xfe", "windows": b"MZ"}
+    library = build_library.build_library(compiler_for(target=name), tmp_path, ["-O0", "-fno-sanitize=undefined"])
+    starts = {"macos": b"\xcf\xfa\xed\xfe", "windows": b"MZ"}
     assert library.read_bytes().startswith(starts[TARGETS[name].system])
