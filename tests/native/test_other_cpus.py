@@ -12,7 +12,7 @@ from native_programs import compile_library, program, run
 
 from build_library import Compiler, compiler_for, zig_command
 
-CASES = {"fuzz": 3000, "fuzz_models": 60}
+CASES = {"fuzz": 2000, "fuzz_models": 12}
 # Of qemu's CPUs: with all that it emulates, and with less. `max` of x86-64 has AVX2 and neither AVX512 nor VNNI.
 CPUS = [
     ("aarch64", "max", {"portable", "neon_dotprod", "neon_i8mm"}),
