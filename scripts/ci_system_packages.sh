@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What tests need beside Python packages: chromium looks at the HTML report of cls-bench, qemu-user stands in for other CPUs, bubblewrap for a
-# container engine; nginx is in front of servers.
+# container engine; nginx is in front of servers; g++ compiles our kernels with sanitizers.
 # As root on Debian or Ubuntu it installs them; elsewhere it says which tests will be skipped. It never fails.
 set -uo pipefail
 
-declare -A PROGRAMS=([chromium]=chromium [qemu-user]=qemu-x86_64 [bubblewrap]=bwrap [nginx-light]=nginx)
+declare -A PROGRAMS=([chromium]=chromium [qemu-user]=qemu-x86_64 [bubblewrap]=bwrap [nginx-light]=nginx [g++]=g++)
 missing=()
 for package in "${!PROGRAMS[@]}"; do
     command -v "${PROGRAMS[$package]}" > /dev/null || missing+=("$package")
