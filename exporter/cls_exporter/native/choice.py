@@ -30,7 +30,7 @@ from cls_runtime.engines.padding import PaddedBatch
 ALPHAS = (0.4, 0.5, 0.6, 0.7)
 FIRST_ALPHA = 0.6
 PROBE_TEXTS = 96
-RANGE_TEXTS = 384
+RANGE_TEXTS = 160
 # What the probes must reach, with margin to the gate's bounds: other texts need more.
 MARGIN = {"mean_cosine": 0.9997, "p1_cosine": 0.9993, "min_cosine": 0.999}
 _ROWS = 4096  # of every token's, that are compared
