@@ -136,14 +136,14 @@ def _keepings(model: NativeModel) -> list[tuple[Product, ...]]:
     if not layers:
         return [()]
     half = layers[len(layers) // 2 :]
+    downs = tuple(layer.down for layer in layers)
     sets = [
         (),
-        (layers[-1].down,),
-        tuple(layer.down for layer in layers[-2:]),
-        tuple(_products(layers[-1])),
-        (*_products(layers[-1]), *(layer.down for layer in half)),
-        tuple(product for layer in half for product in _products(layer)),
-        tuple(product for layer in layers for product in _products(layer)),
+        tuple(layer.down for layer in half),
+        downs,
+        (*downs, *(layer.up for layer in half)),
+        (*downs, *(layer.up for layer in layers)),
+        (*downs, *(product for layer in layers for product in _products(layer))),
     ]
     known: set[frozenset[int]] = set()
     kept = []
