@@ -177,7 +177,7 @@ def test_a_bar_names_the_steps_on_a_terminal(fake, monkeypatch, stream, options,
     assert command.main(["org/tiny-bert", "--int8", *options]) == 0
     text = sys.stderr.getvalue()
     for done, step in enumerate(("Loading", "Tracing", "Comparing")):
-        assert (re.search(rf"{step}: +\d+%\|[^|]*\| {done}/9 ", text) is not None) is shown
+        assert (re.search(rf"{step}: +\d+%\|[^|]*\| {done}/10 ", text) is not None) is shown
     assert ("\r" in text) is shown
 
 

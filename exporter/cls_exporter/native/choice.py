@@ -30,7 +30,7 @@ from cls_runtime.engines.padding import PaddedBatch
 ALPHAS = (0.4, 0.5, 0.6, 0.7)
 FIRST_ALPHA = 0.6
 PROBE_TEXTS = 96
-RANGE_TEXTS = 384
+RANGE_TEXTS = 160
 # What the probes must reach, with margin to the gate's bounds: other texts need more.
 MARGIN = {"mean_cosine": 0.9997, "p1_cosine": 0.9993, "min_cosine": 0.999}
 _ROWS = 4096  # of every token's, that are compared
@@ -136,14 +136,14 @@ def _keepings(model: NativeModel) -> list[tuple[Product, ...]]:
     if not layers:
         return [()]
     half = layers[len(layers) // 2 :]
+    downs = tuple(layer.down for layer in layers)
     sets = [
         (),
-        (layers[-1].down,),
-        tuple(layer.down for layer in layers[-2:]),
-        tuple(_products(layers[-1])),
-        (*_products(layers[-1]), *(layer.down for layer in half)),
-        tuple(product for layer in half for product in _products(layer)),
-        tuple(product for layer in layers for product in _products(layer)),
+        tuple(layer.down for layer in half),
+        downs,
+        (*downs, *(layer.up for layer in half)),
+        (*downs, *(layer.up for layer in layers)),
+        (*downs, *(product for layer in layers for product in _products(layer))),
     ]
     known: set[frozenset[int]] = set()
     kept = []

@@ -163,7 +163,7 @@ def _forms(manifest: Manifest) -> list[str]:
         (name, code(files[0].path), f"{sum(file.size_bytes for file in files) / 1e6:.1f}", f"`{engine}`", _FORMS.get(engine, ""))
         for name, engine, files in forms
     )
-    words = "The same weights in a form that one engine of `cls_runtime` computes faster, held to PyTorch as its variant is:"
+    words = "The same numbers in a form that one engine of `cls_runtime` computes faster, held to PyTorch as its variant is:"
     return [words, _table(("variant", "file", "MB", "engine", "form"), rows)]
 
 
