@@ -143,6 +143,7 @@ def _keepings(model: NativeModel) -> list[tuple[Product, ...]]:
         downs,
         (*downs, *(layer.up for layer in half)),
         (*downs, *(layer.up for layer in layers)),
+        (*downs, *(layer.up for layer in layers), *(product for layer in half for product in _products(layer)[:2])),
         (*downs, *(product for layer in layers for product in _products(layer))),
     ]
     known: set[frozenset[int]] = set()
