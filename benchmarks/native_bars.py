@@ -48,7 +48,7 @@ VNNI = {"avx512_vnni", "avx_vnni"}
 class Amounts:
     """How much is measured."""
 
-    texts: int = 1500
+    texts: int = 1000
     rounds: int = 10
     requests: int = 300
     starts: int = 9
