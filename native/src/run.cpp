@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kBlock = 48;             // rows that go through products one after another while they are in cache
 constexpr int kSmallestBlock = 8;      // a phase is not cut finer than so, to give more threads work
-constexpr int64_t kGroupTokens = 512;  // for each thread: texts together that go through the model at a time
+constexpr int64_t kGroupTokens = 240;  // for each thread: texts together that go through the model at a time
 constexpr int64_t kMostTokens = 8192;  // of a group, however many threads there are, unless one text has more
 constexpr int64_t kKeptTokens = 1024;  // working memory for so many at least stays between runs
 
