@@ -26,6 +26,8 @@ COMMAND = re.compile(r"^(?:\$ )?((?:cls-[a-z]+) .*)$")
 FLAG = re.compile(r"--[a-z][a-z0-9-]+")
 PACKAGES = {"cls_runtime": ROOT / "runtime" / "cls_runtime", "cls_exporter": ROOT / "exporter" / "cls_exporter"}
 SOURCE_FOLDERS = ("exporter", "runtime", "tests", "scripts", "benchmarks", "docs")
+# A bundle has a folder of this name too, so what a page names in it may be a bundle's.
+KERNELS = "native"
 # Of pages whose names must hold today; the changelog tells what once was.
 CURRENT_PAGES = [page for page in PAGES if page.name not in {"CHANGELOG.md", "SECURITY.md"} and page.parent != ROOT / "models"]
 
@@ -118,7 +120,7 @@ def files_in(folder: Path) -> list[Path]:
 
 def files_of_the_repository() -> list[str]:
     """The files and folders of the two packages and of those beside them: `/runtime/cls_runtime/encoder.py`, `/runtime/cls_runtime/`."""
-    paths = [ROOT / folder / path for folder in SOURCE_FOLDERS for path in (Path(), *files_in(ROOT / folder))]
+    paths = [ROOT / folder / path for folder in (*SOURCE_FOLDERS, KERNELS) for path in (Path(), *files_in(ROOT / folder))]
     return [f"/{path.relative_to(ROOT).as_posix()}{'/' if path.is_dir() else ''}" for path in paths]
 
 
@@ -194,7 +196,7 @@ def test_what_the_walks_name_is_defined() -> None:
     defined = set(re.findall(r"^ *(?:async def|def|class) (\w+)|^([A-Z_]+) = ", source, re.MULTILINE))
     known = {name for names in defined for name in names if name}
     _, walks = ARCHITECTURE.read_text(encoding="utf-8").split("## A text: ")
-    names = [name for name in re.findall(r"`([A-Za-z_][\w.]*)`", walks) if Path(name).suffix not in {".py", ".json", ".npz"}]
+    names = [name for name in re.findall(r"`([A-Za-z_][\w.]*)`", walks) if Path(name).suffix not in {".py", ".json", ".npz", ".h", ".cpp"}]
     named = {part for name in names for part in name.split(".")}
     assert len(named) > 50
     assert named <= known, f"not in the code: {', '.join(sorted(named - known))}"
