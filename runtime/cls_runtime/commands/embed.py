@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*ENGINE_NAMES, RAY),
         type=engine_name,
         default="auto",
-        help="what computes (default: auto, onnxruntime before openvino); ray: auto on each worker of a Ray cluster, cuda with --ray-gpus",
+        help="what computes (default: auto, the fastest that is installed and has what it needs in BUNDLE); ray: auto on each worker of a "
+        "Ray cluster, cuda with --ray-gpus",
     )
     add_device(parser)
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: what the machine allows; on Ray 2 a worker)")

@@ -179,7 +179,7 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
         UsageError: none of those installed computes the variant, or the GPU wheel is all there is.
     """
     installed = automatic_engines()
-    if installed == (NATIVE,) and not any(is_for(entry, NATIVE) for entry in manifest.variants.values()):
+    if installed == (NATIVE,) and not _has_native_weights(manifest):
         raise MissingExtraError(
             "the bundle has no weights for engine native, and no other engine is installed; run: pip install cls-export[cpu]"
         )
@@ -200,7 +200,11 @@ def auto_engines(manifest: Manifest, variant: str) -> tuple[str, ...]:
 
 def is_for(entry: Variant, engine: str) -> bool:
     """Whether a variant is for an engine; the native one needs weights of its own."""
-    return engine in entry.engines and (engine != NATIVE or engine in entry.engine_files)
+    return engine in entry.engines and (engine != NATIVE or bool(entry.engine_files.get(engine)))
+
+
+def _has_native_weights(manifest: Manifest) -> bool:
+    return any(is_for(entry, NATIVE) for entry in manifest.variants.values())
 
 
 def graph_variant(variant: str) -> str:
@@ -240,6 +244,10 @@ def _choose_variant(manifest: Manifest, engines: Sequence[str]) -> tuple[str, tu
         if None in objections:
             return variant, tuple(passed_over)
         passed_over.append(f"variant {variant}: passed over, {objections[0]}")
+    if tuple(engines) == (NATIVE,) and not _has_native_weights(manifest):
+        raise BundleError(
+            "the bundle has no weights for engine native: choose another engine (pip install cls-export[cpu]), or export it again"
+        )
     held = ", ".join(manifest.variants) or "none"
     raise BundleError(f"no variant for {', '.join(engines)} ({'; '.join(passed_over)}); the bundle has {held}, name one with variant=...")
 

@@ -130,7 +130,7 @@ DAMAGE = {
         lambda f: move_graph(f, "onnx/model.ort"),
         "has the graph 'onnx/model.ort', expected a name in .onnx",
     ),
-    "no variants": (lambda f: edit_deciding(f, lambda raw: raw.update(variants={})), "no variant for onnxruntime"),
+    "no variants": (lambda f: edit_deciding(f, lambda raw: raw.update(variants={})), "no variant for .*; the bundle has none"),
     "tokenizer not named": (lambda f: edit_deciding(f, lambda raw: raw.update(files=[])), "names no tokenizer.json"),
 }
 

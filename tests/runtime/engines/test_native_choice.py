@@ -62,6 +62,7 @@ def test_auto_takes_it_alone(manifest, installed):
     [
         PLAIN,
         dataclasses.replace(NATIVE, engine_files={}),
+        dataclasses.replace(NATIVE, engine_files={"native": ()}),
         dataclasses.replace(NATIVE, engines=PLAIN.engines),
         dataclasses.replace(NATIVE, engine_parity={}),
         dataclasses.replace(NATIVE, engine_parity={"native": dataclasses.replace(OWN, batch_invariance_max_abs=1e-9)}),
@@ -69,7 +70,7 @@ def test_auto_takes_it_alone(manifest, installed):
             NATIVE, engine_parity={"native": dataclasses.replace(OWN, parity={"cls": dataclasses.replace(EXACT, min_cosine=0.9989)})}
         ),
     ],
-    ids=["no weights", "no file", "another engine's", "no figures", "the batch counts", "a figure misses"],
+    ids=["no weights", "no file", "an empty list of files", "another engine's", "no figures", "the batch counts", "a figure misses"],
 )
 def test_auto_takes_onnxruntime_where_the_bundle_is_not_for_it(manifest, entry):
     chosen = choose(manifest(int8=entry))
@@ -128,8 +129,10 @@ def test_by_name(manifest):
         choose(manifest(fp32=NATIVE, int8=PLAIN), engine="native", variant="int8")
     with pytest.raises(UsageError, match="variant fp16 is for onnxruntime, openvino, cuda, not for native; choose another"):
         choose(manifest(fp16=PLAIN), engine="native", variant="fp16")
-    with pytest.raises(BundleError, match="no variant for native"):
+    with pytest.raises(BundleError, match=r"no weights for engine native: choose another engine .*, or export it again"):
         choose(manifest(fp32=PLAIN), engine="native")
+    with pytest.raises(BundleError, match=r"no variant for native .*; the bundle has int8, name one"):
+        choose(manifest(int8=dataclasses.replace(NATIVE, engine_parity={})), engine="native")
 
 
 @pytest.mark.parametrize("variant", ["auto", "int8"])

@@ -7,6 +7,8 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -311,6 +313,9 @@ class TestLibrary:
             ("raise ImportError('no such wheel')", r"is installed but broken \(no such wheel\)"),
             ("def library():\n    raise FileNotFoundError('x.so is missing')", r"is installed but broken \(x.so is missing\)"),
             ("def library():\n    return '/nowhere/x.so'", r"/nowhere/x.so cannot be loaded \(.*\); run: pip install --force-reinstall"),
+            ("def library():\n    return None", r"is installed but broken \(.*NoneType"),
+            ("def library(:", r"is installed but broken \(invalid syntax"),
+            ("import a_module_that_nobody_has", r"is installed but broken \(No module named 'a_module_that_nobody_has'\)"),
             ("import _ctypes\ndef library():\n    return _ctypes.__file__", r"cannot be loaded \(.*cls_abi"),
         ],
     )
@@ -323,6 +328,12 @@ class TestLibrary:
                 library.library()
         finally:
             sys.modules.pop("broken_native", None)
+
+    def test_a_library_that_lacks_a_function(self, monkeypatch):
+        only = SimpleNamespace(cls_abi=Mock(return_value=library.ABI))
+        monkeypatch.setattr(library.ctypes, "CDLL", lambda path: only)
+        with pytest.raises(EngineError, match=r"x.so lacks a function \(.*cls_all_kernels.*\); run: pip install --force-reinstall"):
+            library._loaded(Path("x.so"))
 
     @needs_native
     def test_a_library_of_another_version(self, monkeypatch):

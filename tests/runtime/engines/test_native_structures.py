@@ -129,6 +129,17 @@ def test_arrays_that_are_laid_out_otherwise_are_copied_and_held():
     np.testing.assert_array_equal(numbers_at(held.spec.embeddings.words, np.ascontiguousarray(words)), words)
 
 
+def test_arrays_at_odd_addresses_are_copied():
+    model = random_model(KINDS["float"])
+    bias = model.layers[0].up.bias
+    odd = np.frombuffer(b"\0" + bias.tobytes(), dtype=np.float32, offset=1)
+    object.__setattr__(model.layers[0].up, "bias", odd)
+    held = held_model(model)
+    (first, *_) = (LayerSpec * held.spec.layer_count).from_address(held.spec.layers)
+    assert first.up.bias % 4 == 0
+    np.testing.assert_array_equal(numbers_at(first.up.bias, bias), bias)
+
+
 def test_arrays_of_a_mapped_file_are_not_copied(tmp_path):
     from cls_runtime.engines.native.weights_file import read, write
 

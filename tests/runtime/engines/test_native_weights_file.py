@@ -208,8 +208,8 @@ def test_a_big_endian_machine_is_told(path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_no_such_file(path: Path) -> None:
     for content, reason in (
-        (b"", "expected at most"),
-        (b"\x01\0\0", "expected at most"),
+        (b"", "it has 0 bytes, expected 8"),
+        (b"\x01\0\0", "it has 3 bytes, expected 8"),
         (b"\xff" * 8, "its header has 18,446,744,073,709,551,615 bytes, expected at most 16,777,216"),
         ((9).to_bytes(8, "little") + b"{}", "it ends within its header of 9 bytes"),
         (with_header(b"\xff\xfe", b""), "its header is not JSON"),

@@ -63,9 +63,9 @@ def _path() -> Path:
     try:
         package = import_module(PACKAGE)
         return Path(package.library())
-    except ModuleNotFoundError:
-        raise MissingExtraError(f"{DISTRIBUTION} is not installed; run: pip install cls-export[native]") from None
-    except (ImportError, AttributeError, OSError) as error:  # a folder of that name on the path has no function `library`
+    except Exception as error:  # noqa: BLE001  whatever a package that is cut or another's raises; a mere folder has no `library`
+        if isinstance(error, ModuleNotFoundError) and error.name in (None, PACKAGE):
+            raise MissingExtraError(f"{DISTRIBUTION} is not installed; run: pip install cls-export[native]") from None
         raise EngineError(f"{DISTRIBUTION} is installed but broken ({error}); {_INSTALL}") from None
 
 
@@ -83,6 +83,15 @@ def _loaded(path: Path) -> ctypes.CDLL:
             f"{DISTRIBUTION} has the interface {found}, this version of cls-export expects {ABI}; run: pip install --upgrade "
             "cls-export[native]"
         )
+    try:
+        _declare(loaded)
+    except AttributeError as error:
+        raise EngineError(f"{path} lacks a function ({error}); {_INSTALL}") from None
+    return loaded
+
+
+def _declare(loaded: ctypes.CDLL) -> None:
+    """Says what the functions take and give."""
     for name in ("cls_all_kernels", "cls_usable_kernels", "cls_differing_kernels"):
         function = getattr(loaded, name)
         function.restype, function.argtypes = ctypes.c_char_p, ()
@@ -92,7 +101,6 @@ def _loaded(path: Path) -> ctypes.CDLL:
     loaded.cls_run.restype = ctypes.c_int
     loaded.cls_run.argtypes = (ctypes.c_void_p, ctypes.POINTER(BatchSpec), ctypes.c_int, ctypes.c_void_p)
     loaded.cls_close.restype, loaded.cls_close.argtypes = None, (ctypes.c_void_p,)
-    return loaded
 
 
 def _text(value: bytes | None) -> str:

@@ -155,7 +155,7 @@ class HeldModel:
 
 
 def held_model(model: NativeModel) -> HeldModel:
-    """The model as the library reads it; arrays that are contiguous already are not copied."""
+    """The model as the library reads it; arrays that are contiguous and aligned already are not copied."""
     return _Builder().model(model)
 
 
@@ -265,9 +265,9 @@ class _Builder:
         """Where an array's numbers lie; None for none."""
         if array is None:
             return None
-        contiguous = np.ascontiguousarray(array, dtype=kind)
-        self._held.append(contiguous)
-        return int(contiguous.ctypes.data)
+        readable = np.require(array, kind, ["C_CONTIGUOUS", "ALIGNED"])
+        self._held.append(readable)
+        return int(readable.ctypes.data)
 
     def structures(self, kind: type[ctypes.Structure], items: Sequence[ctypes.Structure]) -> int | None:
         """Where an array of structures lies; None for none."""

@@ -78,7 +78,9 @@ def map_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     with open_regular(path) as file:
         prefix = file.read(_LENGTH_BYTES)
         length = int.from_bytes(prefix, "little")
-        if len(prefix) < _LENGTH_BYTES or length > MAX_HEADER_BYTES:
+        if len(prefix) < _LENGTH_BYTES:
+            raise ValueError(f"it has {len(prefix)} bytes, expected {_LENGTH_BYTES} with its header's length first")
+        if length > MAX_HEADER_BYTES:
             raise ValueError(f"its header has {length:,} bytes, expected at most {MAX_HEADER_BYTES:,}")
         text = file.read(length)
         if len(text) < length:
