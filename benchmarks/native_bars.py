@@ -25,7 +25,7 @@ import engines
 import numpy as np
 
 from cls_runtime import Encoder
-from cls_runtime.bench.bars import BarRecord, Figure, empty_bars, measure_bars
+from cls_runtime.bench.bars import BarRecord, BarsFile, Figure, bars_table, empty_bars, measure_bars, read_bars
 from cls_runtime.bench.plan import PlannedSide
 from cls_runtime.bench.spread import spread, times_as_fast
 from cls_runtime.bench.starts import starts
@@ -217,6 +217,19 @@ BARS: Mapping[str, Callable[[Subject, Amounts], BarRecord]] = {
     "start": start,
     "bits": bits,
 }
+
+
+def table(held: BarsFile) -> str:
+    """The bars as docs/native.md has them."""
+    from cls_runtime.bench.table import markdown
+
+    made = bars_table(held, tuple(BARS))
+    return f"{markdown(made)}\n\n{made.caption}"
+
+
+def read(path: Path) -> BarsFile:
+    """The file of a run."""
+    return read_bars(path)
 
 
 def main() -> int:

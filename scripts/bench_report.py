@@ -32,7 +32,7 @@ from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.commands.bench import report_lines
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/gpu.md", "docs/runtime.md", "docs/serving.md")
+PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/gpu.md", "docs/native.md", "docs/runtime.md", "docs/serving.md")
 NOT_MEASURED = "*Not measured: no run of benchmarks/gpu.py on a GPU is recorded for this version.*"
 BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w./-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
 MARK = re.compile(r"<!-- bench:")
@@ -124,6 +124,13 @@ def _serving_peers(path: Path) -> str:
     return table
 
 
+def _native_bars(path: Path) -> str:
+    """The native engine beside ONNX Runtime, by benchmarks/native_bars.py."""
+    script = _script("native_bars")
+    table: str = script.table(script.read(path))
+    return table
+
+
 _INSTEAD: Mapping[str, str] = {
     "transformers:as_given": "the usual transformers loop",
     "sentence-transformers:onnx_int8": "sentence-transformers' ONNX int8",
@@ -162,6 +169,7 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
     "against_peers_sentence": _peers_sentence,
     "serving_bars": _serving_bars,
     "serving_peers": _serving_peers,
+    "native_bars": _native_bars,
     "gpu": _gpu,
 }
 

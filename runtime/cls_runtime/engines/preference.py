@@ -12,14 +12,9 @@ _WHY_FIRST = {
     "native": "it was measured faster on CPUs with {kind}, and its vectors are the same bits on every machine",
     "onnxruntime": "exports are checked on it, it starts faster and holds half the memory",
 }
-# The variants that the native engine computes faster than ONNX Runtime does, by what a CPU has for it, the best first; see
-# docs/adr/0006-engines.md. On a CPU that has none of these `auto` takes the native engine where it is the only one.
-NATIVE_IS_FASTER: dict[str, tuple[str, ...]] = {
-    "avx512_vnni": ("int8", "fp32"),
-    "avx_vnni": ("int8", "fp32"),
-    "avx2": ("int8", "fp32"),
-    "asimddp": ("int8", "fp32"),
-}
+# The variants that the native engine was measured to compute faster than ONNX Runtime does, by what a CPU has for it, the best first; see
+# docs/adr/0013-native-kernels.md. Other kinds of CPU have not been measured: there `auto` takes it where it is the only one.
+NATIVE_IS_FASTER: dict[str, tuple[str, ...]] = {"avx512_vnni": ("int8", "fp32")}
 
 
 def preferred_engine(candidates: Sequence[str], variant: str) -> tuple[str, str]:
