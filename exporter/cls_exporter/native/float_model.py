@@ -12,6 +12,7 @@ from cls_exporter.native.heads import heads_of
 from cls_exporter.native.layers import LayerParts, Positions, layer_of
 from cls_exporter.native.packing import Heads, norm
 from cls_exporter.native.reasons import NotNativeError
+from cls_runtime.engines.native.sizes import check_sizes
 from cls_runtime.engines.native.weights import Layer, NativeModel
 
 
@@ -32,8 +33,7 @@ def float_model(checkpoint: Checkpoint) -> NativeModel:
     length = checkpoint.max_length
     positions = [Positions()] * len(modules) if family.positions is None else family.positions(encoder, heads, length)
     one_row = model.pooling == "cls" and not model.token_rows and not family.rotates
-    output_heads = heads_of(model)
-    return NativeModel(
+    made = NativeModel(
         hidden_size=int(checkpoint.config.hidden_size),
         heads=heads.count,
         head_size=heads.size,
@@ -42,10 +42,15 @@ def float_model(checkpoint: Checkpoint) -> NativeModel:
         embeddings=family.embeddings(encoder, length),
         layers=_layers_of(modules, [family.parts(layer) for layer in modules], heads, positions, one_row=one_row),
         final_norm=None if family.final_norm is None else norm(family.final_norm(encoder)),
-        output_heads=output_heads,
+        output_heads=heads_of(model),
         widths=_widths(checkpoint),
         recipe={"weights": "float32"},
     )
+    try:
+        check_sizes(made)
+    except ValueError as error:
+        raise NotNativeError(f"a model of these sizes ({error})") from None
+    return made
 
 
 def _head_size(checkpoint: Checkpoint) -> int:

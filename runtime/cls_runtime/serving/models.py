@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.prompts import known_prompts
+from cls_runtime.engines.needed_files import graph_files
 from cls_runtime.errors import UsageError
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.refusal import Refusal
@@ -54,7 +55,7 @@ class ServedModel:
             "variant": about.variant,
             "engine": about.engine,
             "threads": about.threads,
-            "graph_bytes": sum(file.size_bytes for file in manifest.variants[about.variant].files),
+            "graph_bytes": sum(file.size_bytes for file in graph_files(manifest, variant=about.variant, engine=about.engine)),
             "outputs": list(self.encoder.outputs),
             "hidden_size": manifest.hidden_size,
             "max_length": manifest.max_length,

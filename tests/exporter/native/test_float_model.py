@@ -21,7 +21,7 @@ from cls_exporter.native.families import FAMILIES
 from cls_runtime.bundle.token_sample import sampled_positions
 from cls_runtime.bundle.variant import GRAPH_OUTPUTS
 from cls_runtime.engines.base import Float32
-from cls_runtime.engines.native import weights_file
+from cls_runtime.engines.native import sizes, weights_file
 from cls_runtime.engines.native.reference import ReferenceEngine
 from cls_runtime.engines.native.weights import NativeModel
 
@@ -139,6 +139,13 @@ def test_what_the_kernels_do_not_compute_has_a_reason(tmp_path: Path, name: str)
     family, changes, reason = REASONS[name]
     checkpoint = loaded(make_checkpoint(tmp_path / "checkpoint", family, changes=changes), {})
     with pytest.raises(NotNativeError, match=reason):
+        float_model(checkpoint)
+
+
+def test_sizes_beyond_the_kernels_are_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = loaded(make_checkpoint(tmp_path / "checkpoint"), {})
+    monkeypatch.setattr(sizes, "MAX_LENGTH", checkpoint.max_length - 1)
+    with pytest.raises(NotNativeError, match=r"a model of these sizes \(max_length is "):
         float_model(checkpoint)
 
 

@@ -123,7 +123,9 @@ def _facts(model: ServedModel) -> list[tuple[str, str]]:
 def _parity(model: ServedModel) -> str:
     """The figures that the manifest has of the variant served, and what they are held to."""
     variant, engine = model.encoder.info.variant, model.encoder.info.engine
-    entry = model.encoder.manifest.variants[variant]
+    entry = model.encoder.manifest.variants.get(variant)
+    if entry is None:  # the engine makes it itself, such as bf16
+        return ""
     parity = entry.engine_parity[engine].parity if engine in entry.engine_parity else entry.parity
     if not parity:
         return ""
