@@ -1,25 +1,28 @@
 """Which exponent balances a model's channels, and which products become int8: what held-out calibration texts say.
 
 Of a model whose outputs are of one row, the last layer stays in float32: it costs little there, and its errors would reach the vector
-unaveraged. Where every row counts all products begin as int8, and as many go back as the texts ask for, the last layers' first.
+unaveraged. Where every row counts all products begin as int8, and as many go back as the texts ask for: those first that cost most.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
 from cls_exporter.checkpoint import Checkpoint
 from cls_exporter.checkpoint.trial import outputs_of
-from cls_exporter.native.int8_model import int8_model
+from cls_exporter.native.int8_model import Int8Products
+from cls_exporter.native.moments import input_moments
 from cls_exporter.native.ranges import Ranges, input_ranges, merged
 from cls_exporter.native.reasons import NotNativeError
 from cls_exporter.native.simulation import Simulation
-from cls_exporter.variants.calibration import token_batches
+from cls_exporter.variants.calibration import random_words, token_batches
 from cls_exporter.variants.calibration_texts import CalibrationTexts
 from cls_runtime.bundle.parity import parity_figures, shortfalls, thresholds_for
 from cls_runtime.bundle.variant import ParityFigures
@@ -30,10 +33,13 @@ from cls_runtime.engines.padding import PaddedBatch
 ALPHAS = (0.4, 0.5, 0.6, 0.7)
 FIRST_ALPHA = 0.6
 PROBE_TEXTS = 96
-RANGE_TEXTS = 160
+RANGE_TEXTS = 96
 # What the probes must reach, with margin to the gate's bounds: other texts need more.
 MARGIN = {"mean_cosine": 0.9997, "p1_cosine": 0.9993, "min_cosine": 0.999}
 _ROWS = 4096  # of every token's, that are compared
+_FEW = 8  # of so many probes, one is a few words long, too: about as many as there are among the texts that an export is held to
+_MOST_WORDS = 3
+_FORMS = 8  # at most, after the first
 
 Vectors = Mapping[str, Float32]
 
@@ -70,57 +76,104 @@ class _Probes:
         vectors = Simulation(model).outputs(self.batches)
         return [parity_figures(_some(rows), _some(vectors[name])) for name, rows in self.vectors.items() if name != "logits"]
 
+    def loss(self, model: NativeModel) -> float:
+        """What is missing to a cosine of 1 on average, of the output that loses most."""
+        return max(1 - float(figures.mean_cosine) for figures in self.figures(model))
+
 
 def int8_forms(model: NativeModel, checkpoint: Checkpoint, texts: CalibrationTexts) -> Iterator[NativeModel]:
     """Forms with int8 products, each with more of them in float32 than the one before: from the first that the probes are content with."""
-    if model.layers[-1].one_row is None:
-        texts = texts.with_beginnings()
-    step = max(2, texts.count // PROBE_TEXTS)
-    batches = list(token_batches(checkpoint, islice(texts.open(), 0, step * PROBE_TEXTS, step)))
+    every_row = model.layers[-1].one_row is None
+    probed, rest = _split(texts)
+    batches = list(token_batches(checkpoint, iter(_with_some_beginnings(probed, _FEW if every_row else 0))))
     probes = _Probes(batches=batches, vectors=Simulation(model).outputs(batches))
-    ranges = input_ranges(model, token_batches(checkpoint, _others(texts, step)))
+    measured = list(token_batches(checkpoint, iter(_with_some_beginnings(rest, 1 if every_row else 0))))
+    ranges = input_ranges(model, measured)
     tried = _search(model, ranges, probes)
     alpha = min(tried, key=lambda item: _used_up(tried[item]))
-    told = {str(item): [round(figures[0].mean_cosine, 6), round(figures[0].p1_cosine, 6)] for item, figures in tried.items()}
-    ranges = merged(ranges, input_ranges(model, batches))
-    content = False
-    for kept in _keepings(model):
-        form = int8_model(model, ranges, alpha=alpha, kept=[id(product) for product in kept])
-        content = content or _used_up(tried[alpha] if not kept else probes.figures(form)) <= 1
-        if content:
-            yield _told(form, alpha=alpha, tried=told, texts=texts)
-    if not content:
-        yield _told(form, alpha=alpha, tried=told, texts=texts)
+    nearest = Int8Products(model, merged(ranges, input_ranges(model, batches)), alpha=alpha)
+    descent = nearest.with_moments(input_moments(model, nearest.factors, measured, random_words(checkpoint, iter(measured))))
+    ways = {"nearest": nearest, "descent": descent}
+    figures = {way: probes.figures(made.model()) for way, made in ways.items()}
+    way = min(figures, key=lambda item: _used_up(figures[item]))
+    recipe = {
+        "smoothing_alpha": alpha,
+        "alphas_tried": _in_short(tried),
+        "weight_rounding": way,
+        "roundings_tried": _in_short(figures),
+        "calibration_sha256": texts.sha256,
+    }
+    for kept in _keepings(model, ways[way], probes, figures[way]):
+        yield _told(ways[way].model(kept=kept), recipe)
 
 
 def _search(model: NativeModel, ranges: Ranges, probes: _Probes) -> dict[float, list[ParityFigures]]:
     """The figures of exponents on either side of the first, as far as they get better."""
-    tried = {FIRST_ALPHA: probes.figures(int8_model(model, ranges, alpha=FIRST_ALPHA))}
+
+    def figures(alpha: float) -> list[ParityFigures]:
+        return probes.figures(Int8Products(model, ranges, alpha=alpha).model())
+
+    tried = {FIRST_ALPHA: figures(FIRST_ALPHA)}
     first = ALPHAS.index(FIRST_ALPHA)
     for side in (ALPHAS[first + 1 :], ALPHAS[:first][::-1]):
         for alpha in side:
-            tried[alpha] = probes.figures(int8_model(model, ranges, alpha=alpha))
+            tried[alpha] = figures(alpha)
             if _used_up(tried[alpha]) > min(map(_used_up, tried.values())):
                 break
     return tried
 
 
-def _told(form: NativeModel, *, alpha: float, tried: Mapping[str, list[float]], texts: CalibrationTexts) -> NativeModel:
+def _keepings(model: NativeModel, made: Int8Products, probes: _Probes, figures: Sequence[ParityFigures]) -> Iterator[frozenset[int]]:
+    """Which products stay in float32, more each time: from the fewest that the probes are content with to all of them.
+
+    Those go back first whose int8 form costs the probes most for each of its multiply-adds. `figures` are of the form that keeps none.
+    """
+    times = Counter(id(product) for layer in model.layers if layer.one_row is None for product in _products(layer))
+    sizes = {id(product): product.depth * product.width for layer in model.layers for product in _products(layer)}
+    if not times:
+        yield frozenset()
+        return
+    content, order = _used_up(figures) <= 1, list(times)
+    if content:
+        yield frozenset()
+    costs = {key: probes.loss(made.model(kept=set(times) - {key})) for key in times}
+    order.sort(key=lambda key: -costs[key] / (sizes[key] * times[key]))
+    fewest = 0 if content else _fewest(order, made, probes)
+    step = max(1, len(order) // _FORMS)
+    counts = [*range(fewest + step if content else fewest, len(order), step), len(order)]
+    yield from (frozenset(order[:count]) for count in counts)
+
+
+def _fewest(order: Sequence[int], made: Int8Products, probes: _Probes) -> int:
+    """How many of the first products must stay in float32, by halving what is left to try."""
+    low, high = 1, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if _used_up(probes.figures(made.model(kept=order[:middle]))) <= 1:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _in_short(tried: Mapping[Any, Sequence[ParityFigures]]) -> dict[str, list[float]]:
+    """Mean and 1st percentile cosine of the first output of each thing tried."""
+    return {str(name): [round(figures[0].mean_cosine, 6), round(figures[0].p1_cosine, 6)] for name, figures in tried.items()}
+
+
+def _told(form: NativeModel, recipe: Mapping[str, Any]) -> NativeModel:
     """The form with a recipe that says how it was made."""
     counts = _counts(form)
-    recipe = {
+    whole = {
         "weights": "int8, symmetric, a scale for each column",
         "activations": "uint8, a scale and zero point for each row, found when it is computed",
         "compute": "int8 products with exact sums; attention, norms, activations and float32_products in float32",
-        "smoothing_alpha": alpha,
-        "alphas_tried": dict(tried),
-        "weight_rounding": "nearest",
+        **recipe,
         "int8_products": counts["int8"],
         "float32_products": counts["float32"],
         "words": str(form.embeddings.words.dtype),
-        "calibration_sha256": texts.sha256,
     }
-    return replace(form, recipe=recipe)
+    return replace(form, recipe=whole)
 
 
 def _counts(form: NativeModel) -> dict[str, int]:
@@ -130,44 +183,29 @@ def _counts(form: NativeModel) -> dict[str, int]:
     return {"int8": int8, "float32": len(products) - int8}
 
 
-def _keepings(model: NativeModel) -> list[tuple[Product, ...]]:
-    """The products that stay in float32, each set larger than the one before; a last layer of one row is none of them."""
-    layers = [layer for layer in model.layers if layer.one_row is None]
-    if not layers:
-        return [()]
-    half = layers[len(layers) // 2 :]
-    downs = tuple(layer.down for layer in layers)
-    sets = [
-        (),
-        tuple(layer.down for layer in half),
-        downs,
-        (*downs, *(layer.up for layer in half)),
-        (*downs, *(layer.up for layer in layers)),
-        (*downs, *(layer.up for layer in layers), *(product for layer in half for product in _products(layer)[:2])),
-        (*downs, *(product for layer in layers for product in _products(layer))),
-    ]
-    known: set[frozenset[int]] = set()
-    kept = []
-    for each in sets:
-        key = frozenset(map(id, each))
-        if key not in known:
-            known.add(key)
-            kept.append(each)
-    return kept
-
-
 def _products(layer: Layer) -> list[Product]:
     """Those over all rows of the layer."""
     own = [] if layer.query_key_value is None else [layer.query_key_value]
     return [*own, layer.attention_output, layer.up, layer.down]
 
 
-def _others(texts: CalibrationTexts, step: int) -> Iterator[str]:
-    """Texts that are no probes, evenly spread."""
+def _split(texts: CalibrationTexts) -> tuple[list[str], list[str]]:
+    """Texts that forms are tried on, and as many others that ranges and moments come from; evenly spread."""
+    step = max(2, texts.count // PROBE_TEXTS)
+    probed = list(islice(texts.open(), 0, step * PROBE_TEXTS, step))
     others = texts.count - len(range(0, texts.count, step))
     every = max(1, others // RANGE_TEXTS)
     rest = (text for place, text in enumerate(texts.open()) if place % step)
-    return islice(rest, 0, every * RANGE_TEXTS, every)
+    return probed, list(islice(rest, 0, every * RANGE_TEXTS, every))
+
+
+def _with_some_beginnings(texts: Sequence[str], every: int) -> list[str]:
+    """The texts, and the first one, two or three words of each of `every` so many; 0 for none.
+
+    A few tokens have the special ones beside them, whose rows make up most of a short text's mean and few of a long one's.
+    """
+    chosen = texts[::every] if every else ()
+    return [*texts, *(" ".join(text.split()[: 1 + place % _MOST_WORDS]) for place, text in enumerate(chosen))]
 
 
 def _some(rows: Float32) -> Float32:

@@ -201,8 +201,14 @@ class Simulation:
 
 def in_steps(rows: Tensor) -> Tensor:
     """Each row as 256 steps from its lowest number, or zero, to its highest; times the step."""
+    integers, step = integers_of(rows)
+    return integers * step
+
+
+def integers_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's numbers in steps from zero, -255 to 255, and the row's step."""
     low = rows.amin(-1, keepdim=True).clamp(max=0)
     high = rows.amax(-1, keepdim=True).clamp(min=0)
     step = ((high - low) / _STEPS).clamp(min=torch.finfo(torch.float32).tiny)
     zero = torch.round(-low / step)
-    return (torch.clamp(torch.round(rows / step) + zero, 0, _STEPS) - zero) * step
+    return torch.clamp(torch.round(rows / step) + zero, 0, _STEPS) - zero, step

@@ -137,6 +137,12 @@ def with_random_words(batches: Iterable[PaddedBatch], *, special: Collection[int
         yield PaddedBatch(ids, batch.attention_mask, batch.token_type_ids)
 
 
+def random_words(checkpoint: Checkpoint, batches: Iterable[PaddedBatch]) -> Iterator[PaddedBatch]:
+    """`with_random_words` of the checkpoint's vocabulary."""
+    vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
+    return with_random_words(batches, special=checkpoint.tokenizer.all_special_ids, vocabulary=vocabulary)
+
+
 def input_moments(
     model: ir.Model,
     scales: Mapping[str, InputScale],

@@ -36,10 +36,10 @@ from cls_exporter.variants.calibration import (
     activation_ranges,
     input_moments,
     merged,
+    random_words,
     sentence_embeddings,
     token_batches,
     with_quiet_channels_raised,
-    with_random_words,
 )
 from cls_exporter.variants.calibration_texts import CalibrationTexts
 from cls_exporter.variants.kept_products import keepings
@@ -82,7 +82,7 @@ def build_int8(model: ir.Model, *, checkpoint: Checkpoint, texts: CalibrationTex
     rows, kept, notes = _with_room(model, form, probes)
     others = activation_ranges(rows, token_batches(checkpoint, _without_every(texts.open(), step)))
     if not form.one_row:  # a short text has no other tokens that make up for one whose numbers are clipped
-        others = merged(others, activation_ranges(rows, _random_words(checkpoint, token_batches(checkpoint, texts.open()))))
+        others = merged(others, activation_ranges(rows, random_words(checkpoint, token_batches(checkpoint, texts.open()))))
     ranges = merged(others, activation_ranges(rows, probes))
     reference = sentence_embeddings(rows, probes)
     by_alpha = _search(rows, others or ranges, probes, reference)
@@ -264,7 +264,7 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
         return token_batches(checkpoint, _spread(texts, CORRECTION_TEXTS))
 
     def words() -> Iterator[PaddedBatch]:
-        return _random_words(checkpoint, batches())
+        return random_words(checkpoint, batches())
 
     weights = _weights(smoothed)
     ways: dict[str, dict[str, QuantizedWeight]] = {"descent": {}, "nearest": {}}
@@ -283,11 +283,6 @@ def _rounded(smoothed: _Smoothed, checkpoint: Checkpoint, texts: CalibrationText
     return {
         way: _quantized(smoothed, stored, corrected_biases(smoothed.model, smoothed.scales, stored, means)) for way, stored in ways.items()
     }
-
-
-def _random_words(checkpoint: Checkpoint, batches: Iterator[PaddedBatch]) -> Iterator[PaddedBatch]:
-    vocabulary = min(len(checkpoint.tokenizer), int(checkpoint.config.vocab_size))
-    return with_random_words(batches, special=checkpoint.tokenizer.all_special_ids, vocabulary=vocabulary)
 
 
 def _quantized(smoothed: _Smoothed, weights: Mapping[str, QuantizedWeight], biases: Mapping[str, Float32]) -> ir.Model:
