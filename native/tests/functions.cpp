@@ -5,6 +5,7 @@
 // Prints the largest errors and exits with 1 where one is larger than kernels/functions.h says.
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/functions.h"
@@ -43,9 +44,11 @@ long double exact(cls::Activation activation, long double x) {
     }
 }
 
+uint32_t step = 9973;
+
 // Every `step`th float32 from 0 up, of both signs.
 template <class Each>
-void for_floats(uint32_t step, const Each &each) {
+void for_floats(const Each &each) {
     for (uint32_t bits = 0; bits < 0x7F800000u; bits += step) {
         float x;
         memcpy(&x, &bits, sizeof x);
@@ -58,7 +61,7 @@ void for_floats(uint32_t step, const Each &each) {
 void check_activation(cls::Activation activation, const char *name, double allowed) {
     double worst = 0;
     float at = 0;
-    for_floats(9973, [&](float x) {
+    for_floats([&](float x) {
         double error = double(fabsl(value_of(activation, x) - exact(activation, x))) / fmax(1.0, fabs(double(x)));
         if (error > worst) worst = error, at = x;
     });
@@ -69,7 +72,7 @@ void check_activation(cls::Activation activation, const char *name, double allow
 
 void check_exp() {
     double worst = 0, beyond = 0;
-    for_floats(9973, [&](float x) {
+    for_floats([&](float x) {
         float found = exp_of(x);
         if (x < -87.33f) {
             check(found == 0, "exp is 0 below -87.33", double(x));
@@ -89,7 +92,7 @@ void check_exp() {
 }
 
 void check_gelu_coarse() {
-    for_floats(9973, [](float x) {
+    for_floats([](float x) {
         float found = value_of(CLS_GELU_COARSE, x);
         if (fabsf(x) >= 6.2f) check(found == (x > 0 ? x : 0), "gelu_coarse is x or 0 from 6.2 on", double(x));
     });
@@ -99,7 +102,7 @@ void check_gelu_coarse() {
 // Near zero relative as well: what a pooler adds up is small.
 void check_tanh() {
     double worst = 0;
-    for_floats(9973, [&](float x) {
+    for_floats([&](float x) {
         if (fabsf(x) > 1e-30f && fabsf(x) < 20) worst = fmax(worst, double(fabsl(value_of(CLS_TANH, x) / tanhl(x) - 1)));
     });
     printf("tanh: relative error %.3g\n", worst);
@@ -108,7 +111,8 @@ void check_tanh() {
 
 }  // namespace
 
-int main() {
+int main(int count, char **arguments) {
+    if (count > 1) step = uint32_t(strtoul(arguments[1], nullptr, 10));
     check_exp();
     check_activation(CLS_IDENTITY, "identity", 0);
     check_activation(CLS_GELU, "gelu", 1e-7);
