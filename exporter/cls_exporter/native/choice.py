@@ -39,7 +39,6 @@ MARGIN = {"mean_cosine": 0.9997, "p1_cosine": 0.9993, "min_cosine": 0.999}
 _ROWS = 4096  # of every token's, that are compared
 _FEW = 8  # of so many probes, one is a few words long, too: about as many as there are among the texts that an export is held to
 _MOST_WORDS = 3
-_FORMS = 8  # at most, after the first
 
 Vectors = Mapping[str, Float32]
 
@@ -65,7 +64,7 @@ def check_follows(model: NativeModel, checkpoint: Checkpoint, texts: Sequence[st
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Probes:
+class Probes:
     """Held-out texts, and the float32 model's vectors of them."""
 
     batches: Sequence[PaddedBatch]
@@ -86,7 +85,7 @@ def int8_forms(model: NativeModel, checkpoint: Checkpoint, texts: CalibrationTex
     every_row = model.layers[-1].one_row is None
     probed, rest = _split(texts)
     batches = list(token_batches(checkpoint, iter(_with_some_beginnings(probed, _FEW if every_row else 0))))
-    probes = _Probes(batches=batches, vectors=Simulation(model).outputs(batches))
+    probes = Probes(batches=batches, vectors=Simulation(model).outputs(batches))
     measured = list(token_batches(checkpoint, iter(_with_some_beginnings(rest, 1 if every_row else 0))))
     ranges = input_ranges(model, measured)
     tried = _search(model, ranges, probes)
@@ -107,7 +106,7 @@ def int8_forms(model: NativeModel, checkpoint: Checkpoint, texts: CalibrationTex
         yield _told(ways[way].model(kept=kept), recipe)
 
 
-def _search(model: NativeModel, ranges: Ranges, probes: _Probes) -> dict[float, list[ParityFigures]]:
+def _search(model: NativeModel, ranges: Ranges, probes: Probes) -> dict[float, list[ParityFigures]]:
     """The figures of exponents on either side of the first, as far as they get better."""
 
     def figures(alpha: float) -> list[ParityFigures]:
@@ -123,7 +122,7 @@ def _search(model: NativeModel, ranges: Ranges, probes: _Probes) -> dict[float, 
     return tried
 
 
-def _keepings(model: NativeModel, made: Int8Products, probes: _Probes, figures: Sequence[ParityFigures]) -> Iterator[frozenset[int]]:
+def _keepings(model: NativeModel, made: Int8Products, probes: Probes, figures: Sequence[ParityFigures]) -> Iterator[frozenset[int]]:
     """Which products stay in float32, more each time: from the fewest that the probes are content with to all of them.
 
     Those go back first whose int8 form costs the probes most for each of its multiply-adds. `figures` are of the form that keeps none.
@@ -139,12 +138,23 @@ def _keepings(model: NativeModel, made: Int8Products, probes: _Probes, figures: 
     costs = {key: probes.loss(made.model(kept=set(times) - {key})) for key in times}
     order.sort(key=lambda key: -costs[key] / (sizes[key] * times[key]))
     fewest = 0 if content else _fewest(order, made, probes)
-    step = max(1, len(order) // _FORMS)
-    counts = [*range(fewest + step if content else fewest, len(order), step), len(order)]
-    yield from (frozenset(order[:count]) for count in counts)
+    yield from (frozenset(order[:count]) for count in _more_and_more(max(fewest, 1), len(order)))
 
 
-def _fewest(order: Sequence[int], made: Int8Products, probes: _Probes) -> int:
+def _more_and_more(first: int, last: int) -> Iterator[int]:
+    """From first to last: the next one, two further, four further, and so on.
+
+    >>> list(_more_and_more(9, 24))
+    [9, 10, 12, 16, 24]
+    """
+    count, step = first, 1
+    while count < last:
+        yield count
+        count, step = count + step, 2 * step
+    yield last
+
+
+def _fewest(order: Sequence[int], made: Int8Products, probes: Probes) -> int:
     """How many of the first products must stay in float32, by halving what is left to try."""
     low, high = 1, len(order)
     while low < high:

@@ -19,7 +19,7 @@ from cls_exporter.gate.native_gate import hold_native
 from cls_exporter.gate.parity_texts import builtin_texts
 from cls_exporter.graph.graph_file import bundle_file
 from cls_exporter.native import float_model
-from cls_exporter.native.int8_model import int8_model
+from cls_exporter.native.int8_model import Int8Products
 from cls_exporter.native.ranges import input_ranges
 from cls_exporter.variants.calibration import token_batches
 from cls_exporter.writing.companions import write_companions
@@ -39,7 +39,7 @@ class Case:
         self.checkpoint: Checkpoint = load_checkpoint(str(make_checkpoint(folder / "checkpoint")), config=ExportConfig(pooler=True))
         self.model: NativeModel = float_model(self.checkpoint)
         ranges = input_ranges(self.model, token_batches(self.checkpoint, iter(TEXTS)))
-        self.int8 = int8_model(self.model, ranges, alpha=0.6)
+        self.int8 = Int8Products(self.model, ranges, alpha=0.6).model()
         self.golden = Golden(
             texts=TEXTS,
             vectors=checkpoint_vectors(self.checkpoint, TEXTS),

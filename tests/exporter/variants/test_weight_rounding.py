@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from cls_exporter.graph.passes.static_quantization import QuantizedWeight
 from cls_exporter.variants import weight_rounding
-from cls_exporter.variants.weight_rounding import round_by_descent, round_to_nearest
+from cls_exporter.variants.weight_rounding import ANY_PAIR, LARGEST_PAIR, round_by_descent, round_to_nearest
 
 WEIGHTS = arrays.arrays(
     np.float32,
@@ -49,6 +49,25 @@ def test_no_pair_can_saturate_16_bits_and_no_number_is_a_step_off(weight):
         assert np.abs(stored.integers.astype(int)).max() <= 127
         error = np.abs(weight / stored.scales.astype(np.float64) - stored.integers)
         assert error.max() <= 1.5 + 1e-6  # half a step to the nearest, and one more where its neighbour leaves no room
+
+
+@given(WEIGHTS)
+def test_without_a_limit_for_pairs_every_column_has_127_steps(weight):
+    for stored in (
+        round_to_nearest(weight, largest_pair=ANY_PAIR),
+        round_by_descent(weight, moments_of(len(weight)), largest_pair=ANY_PAIR),
+    ):
+        scales = np.maximum(np.abs(weight.astype(np.float64)).max(0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+        np.testing.assert_array_equal(stored.scales, scales)
+        assert np.abs(stored.integers.astype(int)).max() <= 127
+        assert np.abs(weight / scales.astype(np.float64) - stored.integers).max() <= 1 + 1e-6
+
+
+def test_without_a_limit_for_pairs_the_error_is_smaller():
+    weight = np.random.default_rng(3).standard_normal((64, 8)).astype(np.float32)
+    moments = moments_of(64)
+    free, bound = (round_by_descent(weight, moments, largest_pair=pair) for pair in (ANY_PAIR, LARGEST_PAIR))
+    assert (loss(weight, free, moments) * free.scales**2).sum() < (loss(weight, bound, moments) * bound.scales**2).sum()
 
 
 def test_a_column_uses_the_room_that_it_has():
