@@ -58,4 +58,5 @@ def _with_unseen(moments: Float64) -> Float64:
     """The padding, which nothing uses, stays as it is."""
     own = np.diagonal(moments)
     used = own > 0
-    return moments + np.diag(np.where(used, np.rint(UNSEEN * own.sum() / max(1, used.sum())), 0.0))
+    whole: Float64 = moments + np.diag(np.where(used, np.rint(UNSEEN * own.sum() / max(1, used.sum())), 0.0))
+    return whole
