@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import engines
@@ -189,18 +189,16 @@ def _both(subject: Subject) -> Iterator[Mapping[str, Encoder]]:
 
 
 def _texts_of(encoder: Encoder, tokens: int, count: int) -> list[str]:
-    """Distinct texts of exactly so many tokens, special ones included."""
+    """Distinct texts of exactly so many tokens, special ones included, where words of the sentences give them."""
     words = " ".join(docstring_sentences(4000)).split()
     texts: list[str] = []
-    for place in range(0, len(words), 7):
-        text = words[place]
-        for following in range(place + 1, place + tokens + 1):
-            encoder.encode([text])
-            if encoder.last_report.tokens >= tokens:
+    for place in range(0, len(words) - tokens, 7):
+        for following in range(place + tokens // 2, place + tokens):
+            text = " ".join(words[place:following])
+            found = len(encoder.tokens([text])[0].tokens)
+            if found >= tokens:
+                texts += [text] * (found == tokens)
                 break
-            text += f" {words[following % len(words)]}"
-        if encoder.last_report.tokens == tokens:
-            texts.append(text)
         if len(texts) == count:
             break
     return texts
@@ -240,10 +238,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="too briefly to count")
     parser.add_argument("--json", type=Path, help="keeps every bar; those that are not measured stay as they are")
+    parser.add_argument("--texts", type=int, help=f"of a round of int8 and fp32 (default: {Amounts.texts})")
+    parser.add_argument("--rounds", type=int, help=f"default: {Amounts.rounds}")
     options = parser.parse_args()
     manifest = read_manifest(options.bundle)
     subject = Subject(bundle=options.bundle, threads=options.threads, wide=manifest.hidden_size >= WIDE)
     amounts = QUICK if options.quick else Amounts()
+    amounts = replace(amounts, texts=options.texts or amounts.texts, rounds=options.rounds or amounts.rounds)
     try:
         empty = empty_bars(fingerprint=manifest.fingerprint, variant="int8", cpus=f"engine threads: {options.threads}")
         chosen = {key: functools.partial(BARS[key], subject, amounts) for key in options.bars}
