@@ -138,7 +138,7 @@ def test_the_manifest(bundle: Path, checkpoint: Path) -> None:
     assert list(manifest.variants) == ["fp32", "fp16", "int8"]
     variant = manifest.variants["fp32"]
     assert [file.path for file in variant.files] == ["onnx/model.onnx"]
-    assert variant.recipe == {"weights": "float32", "compute": "float32"}
+    assert variant.recipe == {"weights": "float32", "compute": "float32", "native": {"weights": "float32"}}
     assert set(variant.parity) == {"cls", "pooler"}
     assert variant.parity["cls"].texts == len(read_golden(bundle / "golden.npz").texts)
     assert variant.parity["cls"].min_cosine >= 0.999999

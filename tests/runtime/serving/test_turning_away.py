@@ -128,16 +128,16 @@ def test_there_is_no_look_at_every_request(server, monkeypatch):
 
 
 def test_answers_that_nobody_takes_do_not_pile_up(server, full):
-    """A client that only sends is read no further than its answers are taken."""
+    """A client that only sends is read no further than its answers are taken, and its connection ends where it takes too long."""
     with server.client() as client:
         client.socket.settimeout(1.0)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         flood = memoryview(post("/v1/embeddings") * 60_000)
         sent = 0
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
             while sent < len(flood):
                 sent += client.socket.send(flood[sent : sent + 2**16])
-        waiting = max(one.transport.get_write_buffer_size() for one in list(server.server._connections.connections))
+        waiting = max((one.transport.get_write_buffer_size() for one in list(server.server._connections.connections)), default=0)
         assert waiting < 2**20
 
 
