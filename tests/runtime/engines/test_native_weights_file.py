@@ -3,7 +3,8 @@
 import dataclasses
 import gc
 import json
-import multiprocessing
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -142,22 +143,21 @@ def test_arrays_are_read_only_and_keep_the_file_mapped(path: Path) -> None:
     assert np.isfinite(bias).all()
 
 
-def _mapped_kind(path: str, queue: Any) -> None:
-    model = weights_file.read(Path(path))
-    model.layers[0].up.bias.sum()
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    queue.put([line.split()[1] for line in lines if line.endswith(path)])
+_HOW_IT_IS_MAPPED = """
+import sys
+from pathlib import Path
+from cls_runtime.engines.native import weights_file
+model = weights_file.read(Path(sys.argv[1]))
+model.layers[0].up.bias.sum()
+print(*[line.split()[1] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(sys.argv[1])])
+"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process has mapped is told by Linux alone")
 def test_processes_share_the_file(path: Path) -> None:
     written(path)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_mapped_kind, args=(str(path), queue))
-    process.start()
-    assert queue.get(timeout=60) == ["r--s"]
-    process.join()
+    done = subprocess.run([sys.executable, "-c", _HOW_IT_IS_MAPPED, path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["r--s"]
 
 
 def test_two_threads_read_and_compute_at_once(path: Path) -> None:
