@@ -131,7 +131,8 @@ class TestOnTheLibrary:
         assert invariance == [0.0, 0.0]
         assert verify(intact).passed
 
-    def test_auto_takes_it(self, intact):
+    def test_auto_takes_it(self, intact, monkeypatch):
+        monkeypatch.setattr("cls_runtime.engines.preference.cpu_features", lambda: frozenset({"avx512_vnni"}))
         assert {check.engine for check in verify(intact, variants=["auto"], engines=["auto"]).checks[2:]} == {"native"}
 
     def test_weights_that_are_a_little_off_are_found_by_the_bits(self, own, tmp_path):
