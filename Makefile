@@ -150,8 +150,9 @@ $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_whe
 	.venv-compiler/bin/python scripts/native_wheels.py --here
 	@touch $@
 
-.venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt
+.venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt | $(KERNELS_WHEEL)/.built
 	$(call environment,.venv-transformers4,constraints-transformers4.txt) -e ".[export,cpu]" --group test
+	$(call kernels,.venv-transformers4)
 	@touch $@
 
 .venv-cpu/.installed: dist/.built constraints.txt
