@@ -99,8 +99,8 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 	.venv-jobs/bin/python -m pytest tests/runtime/jobs -m timing
 	$(call dispose,.venv-jobs)
 
-interop:                        ## other programs load a bundle and clients ask cls-serve, each in its own environment, two at a time; one that fails does not stop the others
-	$(MAKE) --keep-going --jobs 2 --output-sync=target $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+interop:                        ## other programs load a bundle and clients ask cls-serve, each in its own environment; one that fails does not stop the others
+	$(MAKE) --keep-going $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 $(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(FORMS:%=$(BUNDLE)-%)
 	$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py -k "$* or apart"
