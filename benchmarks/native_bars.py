@@ -169,7 +169,7 @@ def _other_ways(subject: Subject, variant: str, texts: Sequence[str], families: 
             start += size
         yield "batches of any size", np.concatenate(parts)
     for family in families[1:]:
-        some = texts if family != "portable" else texts[: len(texts) // 20]
+        some = texts if family != "portable" else texts[: len(texts) // 200]
         with _on_family(subject, variant, family) as encoder:
             yield f"kernels {family}", encoder.encode(some)
 

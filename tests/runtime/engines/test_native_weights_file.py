@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_mutations import mutated
 from native_models import KINDS, random_batch, random_model
-from safetensors import safe_open
 
 from cls_runtime.bundle.typed_json import parsed
 from cls_runtime.engines.native import weights_file
@@ -90,6 +89,7 @@ def test_what_is_written_is_read(name: str, path: Path) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_file_is_a_safetensors_file(name: str, path: Path) -> None:
+    safe_open = pytest.importorskip("safetensors", reason="what reads the file in its own way").safe_open
     model = random_model(KINDS[name])
     weights_file.write(model, path)
     arrays = described(model)[1]
