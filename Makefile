@@ -33,7 +33,7 @@ RESULTS = benchmarks/results/$(CPU_KIND)
 # Modules of tests that ask nothing of transformers beyond what an export of every family in every variant holds already.
 WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish or test_model_card
 # Tests that ask nothing of an engine, or are about a checkout and not the wheel.
-WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py
+WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py engines/test_native_weights_file.py engines/test_native_arithmetic.py engines/test_native_reference.py engines/test_native_structures.py
 # Our own kernels, and where this machine's wheel of them lies; the folder is empty where there is nothing that compiles them.
 KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.toml')
 KERNELS_WHEEL := dist/native/here
