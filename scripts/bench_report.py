@@ -23,6 +23,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -103,30 +104,9 @@ def _graph_sentence(path: Path) -> str:
     )
 
 
-def _peers(path: Path) -> str:
-    """The table that benchmarks/text_to_vectors.py makes of its own results."""
-    script = _script("text_to_vectors")
-    table: str = script.table(script.read(path))
-    return table
-
-
-def _serving_bars(path: Path) -> str:
-    """What cls-serve holds, by benchmarks/serving_bars.py."""
-    script = _script("serving_bars")
-    table: str = script.table(script.read(path))
-    return table
-
-
-def _serving_peers(path: Path) -> str:
-    """cls-serve beside other servers, by benchmarks/serving_peers.py."""
-    script = _script("serving_peers")
-    table: str = script.table(script.read(path))
-    return table
-
-
-def _native_bars(path: Path) -> str:
-    """The native engine beside ONNX Runtime, by benchmarks/native_bars.py."""
-    script = _script("native_bars")
+def _own_table(script_name: str, path: Path) -> str:
+    """The table that a script in benchmarks/ makes of its own results."""
+    script = _script(script_name)
     table: str = script.table(script.read(path))
     return table
 
@@ -165,11 +145,11 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
     "terminal": _terminal,
     "graph_table": _graph_table,
     "graph_sentence": _graph_sentence,
-    "against_peers": _peers,
+    "against_peers": partial(_own_table, "text_to_vectors"),
     "against_peers_sentence": _peers_sentence,
-    "serving_bars": _serving_bars,
-    "serving_peers": _serving_peers,
-    "native_bars": _native_bars,
+    "serving_bars": partial(_own_table, "serving_bars"),
+    "serving_peers": partial(_own_table, "serving_peers"),
+    "native_bars": partial(_own_table, "native_bars"),
     "gpu": _gpu,
 }
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cls_exporter.checkpoint import Checkpoint
-from cls_exporter.gate.native_gate import FILE_NAMES, NATIVE, HeldForm, hold_native
+from cls_exporter.gate.native_gate import FILE_NAMES, HeldForm, hold_native
 from cls_exporter.gate.prompted_batch import PromptedBatch
 from cls_exporter.native import NotNativeError, check_follows, float_model, int8_forms
 from cls_exporter.variants import CalibrationTexts
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.golden import Golden
 from cls_runtime.bundle.manifest import Variant
+from cls_runtime.engines.preference import NATIVE
 
 _TRIAL_TEXTS = 8
 

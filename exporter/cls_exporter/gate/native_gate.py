@@ -18,9 +18,9 @@ from cls_runtime.engines.native import weights_file
 from cls_runtime.engines.native.engine import NativeEngine
 from cls_runtime.engines.native.reference import ReferenceEngine
 from cls_runtime.engines.native.weights import NativeModel
+from cls_runtime.engines.preference import NATIVE
 from cls_runtime.errors import EngineError, MissingExtraError
 
-NATIVE = "native"
 FILE_NAMES = {"int8": "native/weights.safetensors", "fp32": "native/weights_fp32.safetensors"}
 
 

@@ -29,6 +29,7 @@ from cls_runtime.bundle.variant import ParityFigures
 from cls_runtime.engines.base import Float32
 from cls_runtime.engines.native.weights import Layer, NativeModel, Product
 from cls_runtime.engines.padding import PaddedBatch
+from cls_runtime.engines.preference import NATIVE
 
 ALPHAS = (0.4, 0.5, 0.6, 0.7)
 FIRST_ALPHA = 0.6
@@ -59,7 +60,7 @@ def check_follows(model: NativeModel, checkpoint: Checkpoint, texts: Sequence[st
             expected[name].append(output.reshape(-1, output.shape[-1]).numpy())
     for held, rows in expected.items():
         figures = parity_figures(np.concatenate(rows), vectors[held])
-        if missed := shortfalls(figures, thresholds_for("fp32", held, engine="native")):
+        if missed := shortfalls(figures, thresholds_for("fp32", held, engine=NATIVE)):
             raise NotNativeError(f"something of {checkpoint.architecture.model_type} with its settings: {held} would have {missed[0]}")
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cls_exporter.graph.passes.smoothing import power_of_two
+from cls_exporter.graph.passes.smoothing import balance
 from cls_exporter.native.moments import Moments
 from cls_exporter.native.ranges import Ranges
 from cls_exporter.variants.weight_rounding import ANY_PAIR, round_by_descent, round_to_nearest
@@ -125,11 +125,8 @@ class Int8Products:
         return {**factors, id(layer.down): self._factors_for(layer.down, _with_quiet_raised(self._ranges[id(layer.down)]))}
 
     def _factors_for(self, product: Product, largest: Float64) -> Float64:
-        """What each input is divided by and its weights are multiplied with: about |x|^alpha / |W|^(1 - alpha)."""
         weight = np.abs(unpacked_floats(_floats(product))).max(1).astype(np.float64)
-        dead = (largest < 1e-5) | (weight < 1e-8)
-        largest, weight = np.where(dead, 1.0, largest), np.where(dead, 1.0, weight)
-        return power_of_two(self._alpha * np.log2(largest) - (1 - self._alpha) * np.log2(weight)).astype(np.float64)
+        return balance(largest, weight, alpha=self._alpha).astype(np.float64)
 
 
 def _floats(product: Product) -> Float32:

@@ -85,14 +85,21 @@ def smoothing_factors(model: ir.Model, ranges: Mapping[str, ChannelRange], *, al
             continue
         activation = np.max([ranges[name].largest for name in names], axis=0)
         weight = np.max([np.abs(array).max(1) for array in weights], axis=0).astype(np.float64)
-        dead = (activation < 1e-5) | (weight < 1e-8)
-        activation, weight = np.where(dead, 1.0, activation), np.where(dead, 1.0, weight)
-        shared = power_of_two(alpha * np.log2(activation) - (1 - alpha) * np.log2(weight))
-        factors.update(dict.fromkeys(names, shared))
+        factors.update(dict.fromkeys(names, balance(activation, weight, alpha=alpha)))
     return factors
 
 
-def power_of_two(exponents: Float64) -> Float32:
+def balance(activation: Float64, weight: Float64, *, alpha: float) -> Float32:
+    """What each channel of an input is divided by and its weights are multiplied with: about |x|^alpha / |W|^(1 - alpha), float32 [K].
+
+    1 for a channel of which one or the other is next to nothing.
+    """
+    dead = (activation < 1e-5) | (weight < 1e-8)
+    activation, weight = np.where(dead, 1.0, activation), np.where(dead, 1.0, weight)
+    return _power_of_two(alpha * np.log2(activation) - (1 - alpha) * np.log2(weight))
+
+
+def _power_of_two(exponents: Float64) -> Float32:
     """2 to the nearest of the steps, float32; every bit of it is the same on every machine."""
     eighth = math.sqrt(math.sqrt(math.sqrt(2.0)))  # a square root is rounded the same everywhere, a power is not
     between = np.cumprod([1.0, *[eighth] * (STEPS_IN_A_DOUBLING - 1)])

@@ -11,9 +11,8 @@ from cls_runtime.engines.native.library import library
 from cls_runtime.engines.native.structures import OutputName
 from cls_runtime.engines.native.weights import NativeModel
 from cls_runtime.engines.native.weights_file import read
+from cls_runtime.engines.preference import NATIVE
 from cls_runtime.errors import BundleError, UsageError
-
-NAME = "native"
 
 
 def load(
@@ -27,7 +26,7 @@ def load(
     """Loads a variant's weights; see `EngineModule.load`. `kernels` names a kernel family that this CPU runs; None takes the best."""
     library()  # says what is missing before files are read
     entry = bundle.manifest.variants.get(variant)
-    files = () if entry is None else entry.engine_files.get(NAME, ())
+    files = () if entry is None else entry.engine_files.get(NATIVE, ())
     if not files:
         raise UsageError(f"bundle {bundle.folder} has no {variant} weights for engine native; export it again, or use another engine")
     path = bundle.locate(files[0])
