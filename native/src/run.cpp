@@ -326,7 +326,6 @@ void attend_selected(const Pass &pass, const Layer &layer, int64_t first, int te
     const float *queried = layer.pre_norm ? normalized(pass.kernels, layer.attention_norm, scratch.selected, hidden, texts, scratch.narrow)
                                           : scratch.selected;
     multiply(pass.kernels, layer.query, queried, hidden, texts, Epilogue(), scratch.query, width, scratch);
-    memset(scratch.context, 0, static_cast<size_t>(texts * width) * sizeof(float));
     for (int text = 0; text < texts; ++text) {
         const int64_t number = pass.group.first_text + first + text;
         RowAttention attention;
@@ -354,11 +353,12 @@ void finish_selected(const Pass &pass, int64_t first, int texts, const Scratch &
     for (int text = 0; text < texts; ++text) {
         const int64_t row = pass.buffers.starts[first + text] + row_of(pass.batch, pass.output, pass.group.first_text + first + text);
         memcpy(scratch.selected + text * hidden, pass.buffers.hidden + row * hidden, static_cast<size_t>(hidden) * sizeof(float));
+        if (spec.one_row) continue;  // attend_selected makes its context
         memcpy(scratch.context + text * width, pass.buffers.context + row * width, static_cast<size_t>(width) * sizeof(float));
     }
     if (spec.layer_count > 0) {
         const Layer &last = spec.layers[spec.layer_count - 1];
-        if (!has_weights(last.query_key_value)) attend_selected(pass, last, first, texts, scratch);
+        if (spec.one_row) attend_selected(pass, last, first, texts, scratch);
         finish_layer(pass, last, scratch.selected, scratch.context, texts, scratch);
     }
     normalize(pass.kernels, spec.final_norm, scratch.selected, hidden, texts, hidden);
