@@ -17,15 +17,15 @@ GIVEN := --minilm-bundle=$(BUNDLE) --minilm-mean-bundle=$(MEAN_BUNDLE)
 # For other programs: a bundle of its CLS row in each layout, and `mean`, with the model's own pooling; fp32 alone.
 LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
-# The programs of docs/integrations.md and docs/vector-index.md; development is .venv itself.
+# The programs of docs/integrations/README.md and docs/guides/vector-index.md; development is .venv itself.
 INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
-# The clients of docs/serving.md, which ask cls-serve.
+# The clients of docs/guides/serve.md, which ask cls-serve.
 CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm llama_index openai openai_js
 # What they ask for beside all-MiniLM-L6-v2: small models with prompts, with one logit and with several.
 SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
-# What the results of `make gpu` are called; docs/gpu.md reads those of an H100.
+# What the results of `make gpu` are called; docs/guides/gpu.md reads those of an H100.
 CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
@@ -220,7 +220,7 @@ $(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%
 	mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-# Those that import cls-export get its wheel, with the extra that docs/integrations.md names.
+# Those that import cls-export get its wheel, with the extra that docs/integrations/README.md names.
 .venv-interop/faiss/.installed .venv-interop/langchain/.installed: EXTRA := [cpu]
 .venv-interop/optimum/.installed .venv-interop/sentence_transformers/.installed: EXTRA := [optimum]
 .venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built

@@ -3,7 +3,7 @@
     python benchmarks/vector_index.py BUNDLE --corpus sentences.txt --queries some_of_them.txt
 
 Neighbours are those by cosine of fp32 vectors, the text itself not counted. Every search is exact, so it finds what the indexes of
-docs/vector-index.md find; what is lost is lost by the numbers. Prints one JSON document.
+docs/guides/vector-index.md find; what is lost is lost by the numbers. Prints one JSON document.
 """
 
 from __future__ import annotations

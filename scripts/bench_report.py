@@ -1,4 +1,4 @@
-"""Fills in the benchmark figures of the documentation (`PAGES`) from benchmarks/results/; nobody types one.
+"""Fills in the benchmark figures of the documentation (`marked_pages`) from benchmarks/results/; nobody types one.
 
     python scripts/bench_report.py            writes the pages
     python scripts/bench_report.py --check    writes nothing; ends with 1 where a page is not what it would write
@@ -33,10 +33,15 @@ from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.commands.bench import report_lines
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "benchmarks/README.md", "docs/commands.md", "docs/gpu.md", "docs/native.md", "docs/runtime.md", "docs/serving.md")
 NOT_MEASURED = "*Not measured: no run of benchmarks/gpu.py on a GPU is recorded for this version.*"
 BLOCK = re.compile(r"<!-- bench:begin (?P<what>[a-z_]+) (?P<file>[\w./-]+) -->\n(?P<body>.*?)<!-- bench:end -->", re.DOTALL)
 MARK = re.compile(r"<!-- bench:")
+
+
+def marked_pages(root: Path = ROOT) -> list[Path]:
+    """The pages that have a figure."""
+    pages = (*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / "benchmarks").glob("*.md"))
+    return [page for page in sorted(pages) if "<!-- bench:begin" in page.read_text(encoding="utf-8")]
 
 
 def filled(page: str, *, root: Path = ROOT) -> str:
@@ -173,8 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a page differs")
     options = parser.parse_args(argv)
     differing = 0
-    for name in PAGES:
-        path = ROOT / name
+    for path in marked_pages():
+        name = path.relative_to(ROOT).as_posix()
         before = path.read_text(encoding="utf-8")
         try:
             after = filled(before)

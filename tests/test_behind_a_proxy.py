@@ -1,4 +1,4 @@
-"""docs/serving.md's nginx in front of two servers on unix sockets, one of them restarted after the other."""
+"""docs/guides/serve.md's nginx in front of two servers on unix sockets, one of them restarted after the other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class Proxy:
 
 def configuration(folder: Path, replicas: tuple[Replica, ...], port: int) -> str:
     """The page's lines, with these servers in place of its, a free port, and no certificate."""
-    (lines,) = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (lines,) = re.findall(
+        r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "guides" / "serve.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     changes = [
         (r"unix:/run/cls/serve\.sock", f"unix:{replicas[0].place}"),
         (r"embeddings-1:8080", f"unix:{replicas[1].place}"),

@@ -21,7 +21,10 @@ from cls_runtime import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = sorted(path for folder in (".", "docs", "docs/adr", "models", "benchmarks") for path in (ROOT / folder).glob("*.md"))
+PAGES = [
+    *(page for folder in (".", "models", "benchmarks") for page in sorted((ROOT / folder).glob("*.md"))),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"^(?:\$ )?((?:cls-[a-z]+) .*)$")
 FLAG = re.compile(r"--[a-z][a-z0-9-]+")
 PACKAGES = {"cls_runtime": ROOT / "runtime" / "cls_runtime", "cls_exporter": ROOT / "exporter" / "cls_exporter"}
@@ -202,12 +205,12 @@ def test_what_the_walks_name_is_defined() -> None:
     assert named <= known, f"not in the code: {', '.join(sorted(named - known))}"
 
 
-@pytest.mark.parametrize("name", ["runtime.md", "verifying.md"])
+@pytest.mark.parametrize("name", ["embed.md", "verify.md"])
 def test_examples_that_load_a_bundle_run_as_written(name: str, tmp_path: Path) -> None:
     """On a tiny bundle under the names that the pages use."""
     pytest.importorskip("onnxruntime")
     shutil.copytree(build_golden_bundle(tmp_path / "models" / "all-MiniLM-L6-v2", max_length=48), tmp_path / "models" / "upgrade")
-    examples = [example for example in fenced(ROOT / "docs" / name, "python") if "models/all-MiniLM-L6-v2" in example]
+    examples = [example for example in fenced(ROOT / "docs" / "guides" / name, "python") if "models/all-MiniLM-L6-v2" in example]
     assert len(examples) >= 2
     for example in examples:
         done = subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from cls_exporter.writing.card_snippets import snippets as card_snippets
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Pooling, Source, SourcePooling, Variant
 
 ROOT = snippets.ROOT
-# Rows of the table of docs/serving.md: the client, its environments, and the package that the version is of.
+# Rows of the table of docs/guides/serve.md: the client, its environments, and the package that the version is of.
 CLIENTS = (
     ("openai, python and npm", "openai", "openai"),
     ("openai, python and npm", "openai_js", "openai"),
@@ -91,7 +91,7 @@ def test_a_cards_lines_are_found_by_their_program() -> None:
 
 
 def test_a_snippet_without_a_comment_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"integrations\.md:2: a snippet without"):
+    with pytest.raises(ValueError, match=r"README\.md:2: a snippet without"):
         list(snippets._cases("```python\nprint()\n```\n"))
 
 
@@ -102,7 +102,7 @@ def test_environments_are_the_same_in_the_page_in_make_and_on_disk() -> None:
     in_the_page = {case.environment for case in snippets.cases()}
     assert (
         set(listed["INTEROP"].split()) == in_the_page | {"faiss"} == on_disk - clients | {"development"}
-    )  # faiss is docs/vector-index.md's
+    )  # faiss is docs/guides/vector-index.md's
     assert set(listed["CLIENTS"].split()) == clients == {snippet.environment for snippet in client_snippets.snippets()}
 
 
@@ -133,7 +133,7 @@ def test_the_page_names_the_versions_of_the_clients() -> None:
 
 
 def test_a_clients_lines_must_say_where_they_run() -> None:
-    with pytest.raises(ValueError, match=r"serving\.md:4: a snippet without"):
+    with pytest.raises(ValueError, match=r"serve\.md:4: a snippet without"):
         list(client_snippets._snippets("## Clients\n\n```python\nvectors = 1\n```\n"))
     marks = "environment=x server=embedding result=vectors"
     with pytest.raises(ValueError, match="vectors is not assigned"):

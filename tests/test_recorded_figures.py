@@ -139,7 +139,7 @@ def test_the_recorded_first_vector_comes_in_time(kind: str, variant: str, record
 @pytest.mark.skipif(not SERVING, reason="not recorded: run benchmarks/serving_bars.py with --json")
 @pytest.mark.parametrize("path", SERVING, ids=lambda path: path.parent.name)
 def test_the_recorded_figures_of_the_server_reach_its_bars_but_those_that_are_known_to_be_missed(path: Path) -> None:
-    """Each line of its table of bars; docs/adr/0011 says why two are missed, and docs/serving.md that they are."""
+    """Each line of its table of bars; docs/adr/0011 says why two are missed, and docs/guides/serve.md that they are."""
     missed = serving_bars.missed(path)
     assert [line.partition(":")[0] for line in missed] == ["overhead", "clients"], missed
-    assert "Two bars are missed" in (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert "Two bars are missed" in (Path(__file__).resolve().parent.parent / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")

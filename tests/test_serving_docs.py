@@ -1,4 +1,4 @@
-"""docs/serving.md against the code: every option, variable, status, endpoint, bound and metric, and no other."""
+"""docs/guides/serve.md against the code: every option, variable, status, endpoint, bound and metric, and no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cls_runtime.serving.record import CancelReason
 from cls_runtime.serving.refusal import STATUS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
 # A request that is asked for by its name as a method and a path.
 PATH = re.compile(r"/[\w/{}.]*")
 
@@ -63,7 +63,7 @@ def test_every_option_is_there_with_its_variable() -> None:
 
 
 def test_every_option_is_among_the_commands() -> None:
-    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     (found,) = re.findall(r"^## cls-serve$(.*?)^## ", page, re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"`(--[a-z-]+)", found)) == set(options()) - {"BUNDLE..."}
 

@@ -1,4 +1,4 @@
-"""The script behind the table of docs/vector-index.md."""
+"""The script behind the table of docs/guides/vector-index.md."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
-        """Vectors of texts or text pairs, as the model was trained to give them; docs/runtime.md has more on each option.
+        """Vectors of texts or text pairs, as the model was trained to give them; docs/guides/embed.md has more on each option.
 
         Args:
             texts: any iterable of str or of pairs (str, str); not a str.

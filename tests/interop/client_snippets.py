@@ -1,4 +1,4 @@
-"""The lines of code below "Clients" of docs/serving.md as test cases: each is run as it stands, with other texts and a test's server.
+"""The lines of code below "Clients" of docs/guides/serve.md as test cases: each is run as it stands, with other texts and a test's server.
 
 A comment before a snippet says in which client's environment it runs, which server of client_servers.py it asks, and by what name the
 code calls what it got:
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from snippets import ROOT, TEXTS_IN_SNIPPETS
 
-PAGE = ROOT / "docs" / "serving.md"
+PAGE = ROOT / "docs" / "guides" / "serve.md"
 RESULTS = ("vectors", "similarities", "ranking", "predictions")
 URL, KEY, QUERY = "http://127.0.0.1:8080", '"my-key"', '"a question"'
 _SNIPPET = re.compile(r"(?:^<!-- client: (?P<marks>.*?) -->\n)?^```(?P<language>python|js)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The lines of code of docs/integrations.md and of bundles' own cards as test cases: each is run as it stands, on other texts.
+"""The lines of code of docs/integrations/README.md and of bundles' own cards as test cases: each is run as it stands, on other texts.
 
 A comment before a snippet of the page says on which bundles of all-MiniLM-L6-v2 it runs and what its `vectors` must be:
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "integrations.md"
+PAGE = ROOT / "docs" / "integrations" / "README.md"
 CARD_NAME = "README.md"
 # Where the lines run that a card has below the heading of a program.
 CARD_PROGRAMS = {

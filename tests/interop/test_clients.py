@@ -1,7 +1,7 @@
 """Clients of OpenAI, TEI, Cohere and Jina talk to cls-serve unchanged and get what `Encoder` gives. Run by `make interop`.
 
-Each client has a program in its folder here, which asks in every way that it knows, and lines in docs/serving.md, which are run as they
-stand.
+Each client has a program in its folder here, which asks in every way that it knows, and lines in docs/guides/serve.md, which are run as
+they stand.
 """
 
 from __future__ import annotations

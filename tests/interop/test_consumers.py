@@ -1,6 +1,6 @@
 """Other programs load the bundle unchanged and give PyTorch's vectors. Run by `make interop`, which makes their environments.
 
-The lines that are run are those of docs/integrations.md and those of each bundle's own card.
+The lines that are run are those of docs/integrations/README.md and those of each bundle's own card.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/vector-index.md as it stands: its commands make the files, its programs search them in faiss. Run by `make interop-faiss`."""
+"""docs/guides/vector-index.md as it stands: its commands make the files, its programs search them in faiss. Run by `make interop-faiss`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snippets import ROOT, TEXTS_IN_SNIPPETS
 from cls_runtime import Encoder
 from cls_runtime.bench.texts import docstring_sentences
 
-PAGE = ROOT / "docs" / "vector-index.md"
+PAGE = ROOT / "docs" / "guides" / "vector-index.md"
 HOME = ROOT / ".venv-interop" / "faiss" / "bin"
 QUERIES = slice(0, 600, 40)
 # The share of the ten nearest by fp32 that is found; measured 0.96 and 1.0, of CLS vectors. By wrong bytes not even the text itself is.

@@ -105,7 +105,7 @@ def test_a_first_vector_opens_one_graph_and_hashes_none(make_bundle):
 def test_memory_does_not_grow_with_the_corpus(make_bundle, engine):
     """On a tiny model: what could grow with the corpus is what the runtime and the engine hold, not the weights.
 
-    Measured, in MiB: ONNX Runtime 150 after 10,000 texts and after 200,000; OpenVINO 294 and 304; with a real model docs/runtime.md.
+    Measured, in MiB: ONNX Runtime 150 after 10,000 texts and after 200,000; OpenVINO 294 and 304; with a real model docs/guides/embed.md.
     This process is so small that the allocators' steps count, 4 MiB.
     """
     settled, last = map(float, run(MEMORY, make_bundle(max_length=128), engine).split())

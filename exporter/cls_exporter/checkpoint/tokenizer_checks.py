@@ -29,7 +29,7 @@ def readable(serialized: bytes, name: str) -> Tokenizer:
         tokenizer.no_padding()
     except ValueError as error:
         raise CheckpointError(
-            f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/bundle-format.md says what it may"
+            f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/reference/bundle.md says what it may"
         ) from None
     return tokenizer
 

@@ -1,7 +1,7 @@
 """The files beside the graph: configuration, tokenizer, and what sentence-transformers reads (`writing.sentence_files`).
 
-They are what other programs read (docs/bundle-format.md says which reads what), so they are written in the oldest schema that all of them
-know, and here alone: what transformers itself writes changes with its versions. The same checkpoint gives the same bytes.
+They are what other programs read (docs/reference/bundle.md says which reads what), so they are written in the oldest schema that all of
+them know, and here alone: what transformers itself writes changes with its versions. The same checkpoint gives the same bytes.
 """
 
 from __future__ import annotations

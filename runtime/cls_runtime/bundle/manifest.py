@@ -1,7 +1,7 @@
 """`cls_export.json`, the manifest of a bundle, as frozen dataclasses.
 
 The file is the single description of a bundle: what it was made from, what its graph computes, and how close each variant is to PyTorch.
-Format: docs/bundle-format.md, schema version 1.
+Format: docs/reference/bundle.md, schema version 1.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class TextTokenizer:
                 parts = tuple(self._cuts.shortened(part) for part in whole)
         raise TextError(
             f"text {index} has {characters(text):,} characters, and which tokens the model takes of it is not settled by "
-            f"{LONG_CHARACTERS[-1]:,} of them (docs/runtime.md, Long texts); shorten it, or split it at blanks",
+            f"{LONG_CHARACTERS[-1]:,} of them (docs/guides/embed.md, Long texts); shorten it, or split it at blanks",
             index=index,
         )
 

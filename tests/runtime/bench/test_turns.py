@@ -88,7 +88,7 @@ def has_a_restless_neighbour(now):
 
 @pytest.mark.parametrize("slowness", [heats_up, has_a_neighbour, has_a_restless_neighbour])
 def test_ratios_stay_where_times_do_not(slowness):
-    """What docs/benchmarking.md promises of two runs: the ratios agree within 10%, though the second took much longer in all."""
+    """What docs/guides/benchmark.md promises of two runs: the ratios agree within 10%, though the second took much longer in all."""
     quiet, busy = ratio(lambda now: 1.0), ratio(slowness)
     assert busy[0] == pytest.approx(quiet[0], rel=0.10)
     assert busy[1] > 1.15 * quiet[1]

@@ -465,7 +465,7 @@ def test_its_log_in_json_is_json_from_the_first_line_to_the_last(golden_bundle, 
 
 @pytest.mark.timing
 def test_it_is_ready_within_a_second(golden_bundle, tmp_path):
-    """A floor for any machine, of a small bundle; docs/serving.md has the figure of a real one on a quiet machine."""
+    """A floor for any machine, of a small bundle; docs/guides/serve.md has the figure of a real one on a quiet machine."""
     took = []
     for _ in range(3):
         began = time.monotonic()

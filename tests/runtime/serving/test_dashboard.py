@@ -1,4 +1,4 @@
-"""docs/serving-dashboard.json asks for nothing that /metrics has not, and shows every metric that it has."""
+"""deploy/grafana-dashboard.json asks for nothing that /metrics has not, and shows every metric that it has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-DASHBOARD = Path(__file__).resolve().parents[3] / "docs" / "serving-dashboard.json"
+DASHBOARD = Path(__file__).resolve().parents[3] / "deploy" / "grafana-dashboard.json"
 OWN = re.compile(r"\b(?:cls|process)_\w+")
 # Prometheus' own labels of what it scrapes.
 TARGET_LABELS = {"job", "instance"}
