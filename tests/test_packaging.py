@@ -26,7 +26,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "cls_exporter")
 ENGINES = ("onnxruntime", "openvino")
-MADE_OF_TORCH = ("cls_runtime.integrations.sentence_transformers",)  # a torch.nn.Module for a program that brings torch
+MADE_OF_TORCH = ("cls_runtime.integrations.sentence_transformers.module",)  # a torch.nn.Module for a program that brings torch
 NOT_INSTALLED = (*ENGINES, "langchain_core")  # what a module of the runtime may import and not find
 
 

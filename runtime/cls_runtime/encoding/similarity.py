@@ -49,6 +49,30 @@ def similarity(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> F
     return _FUNCTIONS[function](first, second).astype(np.float32)
 
 
+def similarity_pairwise(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> Float32:
+    """Of each vector of `a` with the one of `b` that has its place, the higher the more alike.
+
+    >>> similarity_pairwise([[1, 0], [1, 1]], [[1, 0], [2, 0]], function="dot").tolist()
+    [1.0, 2.0]
+
+    Args:
+        a: [n, width], or a vector [width].
+        b: [n, width], or a vector [width].
+        function: as of `similarity`.
+
+    Returns:
+        float32 [n], or [] of two vectors, computed in float64.
+
+    Raises:
+        UsageError: as `similarity`, or not as many of one as of the other.
+    """
+    first, second = _vectors("a", a), _vectors("b", b)
+    if first.shape[1] != second.shape[1] or (len(first) != len(second) and 1 not in (len(first), len(second))):
+        raise UsageError(f"a has shape {list(first.shape)}, b {list(second.shape)}; expected as many vectors, of one width")
+    result = _PAIRWISE[function](first, second).astype(np.float32)
+    return np.asarray(result[0]) if np.ndim(a) == np.ndim(b) == 1 else result
+
+
 def _vectors(name: str, given: ArrayLike) -> Float64:
     try:
         vectors = real_numbers(given).astype(np.float64)
@@ -60,7 +84,11 @@ def _vectors(name: str, given: ArrayLike) -> Float64:
 
 
 def _cosine(a: Float64, b: Float64) -> Float64:
-    return _dot(*(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _LEAST_NORM) for rows in (a, b)))
+    return _dot(_of_unit_length(a), _of_unit_length(b))
+
+
+def _of_unit_length(rows: Float64) -> Float64:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _LEAST_NORM))
 
 
 def _dot(a: Float64, b: Float64) -> Float64:
@@ -68,11 +96,19 @@ def _dot(a: Float64, b: Float64) -> Float64:
 
 
 def _euclidean(a: Float64, b: Float64) -> Float64:
-    return _by_difference(a, b, lambda differences: -np.sqrt(np.square(differences).sum(-1)))
+    return _by_difference(a, b, _negative_length)
 
 
 def _manhattan(a: Float64, b: Float64) -> Float64:
-    return _by_difference(a, b, lambda differences: -np.abs(differences).sum(-1))
+    return _by_difference(a, b, _negative_steps)
+
+
+def _negative_length(differences: Float64) -> Float64:
+    return np.asarray(-np.sqrt(np.square(differences).sum(-1)))
+
+
+def _negative_steps(differences: Float64) -> Float64:
+    return np.asarray(-np.abs(differences).sum(-1))
 
 
 def _by_difference(a: Float64, b: Float64, function: Callable[[Float64], Any]) -> Float64:
@@ -90,4 +126,10 @@ _FUNCTIONS: Mapping[SimilarityFunction, Callable[[Float64, Float64], Float64]] =
     "dot": _dot,
     "euclidean": _euclidean,
     "manhattan": _manhattan,
+}
+_PAIRWISE: Mapping[SimilarityFunction, Callable[[Float64, Float64], Float64]] = {
+    "cosine": lambda a, b: (_of_unit_length(a) * _of_unit_length(b)).sum(-1),
+    "dot": lambda a, b: (a * b).sum(-1),
+    "euclidean": lambda a, b: _negative_length(a - b),
+    "manhattan": lambda a, b: _negative_steps(a - b),
 }

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cls_runtime.bundle.manifest import LogitsActivation
 from cls_runtime.encoding.overflow import TruncationSide
 from cls_runtime.encoding.report import EncodeReport
+from cls_runtime.encoding.scores import scores_of
 from cls_runtime.serving import work
 from cls_runtime.serving.endpoint import Call
 from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.refusal import Refusal
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 def activation_of(model: ServedModel) -> LogitsActivation:
@@ -32,35 +28,6 @@ def activation_of(model: ServedModel) -> LogitsActivation:
     if len(model.labels) > 1:
         return "softmax" if named in (None, "identity") else named
     return named or "sigmoid"
-
-
-def scores_of(logits: Float32, activation: LogitsActivation) -> Float64:
-    """Scores [n, labels] of logits [n, labels], in float64: a sigmoid tells no large logits apart in float32, and order is all of a rank.
-
-    >>> scores_of(np.array([[0.0, 0.0]], np.float32), "softmax").tolist()
-    [[0.5, 0.5]]
-    """
-    return _ACTIVATIONS[activation](logits.astype(np.float64))
-
-
-def _softmax(logits: Float64) -> Float64:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _gelu(logits: Float64) -> Float64:
-    flat = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in logits.ravel().tolist()]
-    return np.array(flat).reshape(logits.shape)
-
-
-_ACTIVATIONS: Mapping[LogitsActivation, Callable[[Float64], Float64]] = {
-    "identity": lambda logits: logits,
-    "sigmoid": lambda logits: np.exp(-np.logaddexp(0, -logits)),
-    "softmax": _softmax,
-    "tanh": np.tanh,
-    "relu": lambda logits: np.maximum(logits, 0),
-    "gelu": _gelu,
-}
 
 
 @dataclass(frozen=True)

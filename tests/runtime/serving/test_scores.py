@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cls_runtime import Encoder
 from cls_runtime.bundle.manifest import LogitsActivation
+from cls_runtime.encoding.scores import scores_of
 from cls_runtime.serving.models import Need, ServedModel, ServedModels
 from cls_runtime.serving.refusal import Refusal
-from cls_runtime.serving.scores import scores_of
 
 ACTIVATIONS = {
     "identity": "Identity",

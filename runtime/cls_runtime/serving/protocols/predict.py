@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from cls_runtime.bundle.manifest import LogitsActivation
+from cls_runtime.encoding.scores import scores_of
 from cls_runtime.encoding.texts import Text
 from cls_runtime.serving import work
 from cls_runtime.serving.answers import JsonResponse, items
@@ -18,7 +19,7 @@ from cls_runtime.serving.bodies import OtherVectors, Side, truncation_side
 from cls_runtime.serving.endpoint import Call, Endpoint
 from cls_runtime.serving.protocols import tei
 from cls_runtime.serving.refusal import Refusal
-from cls_runtime.serving.scores import activation_of, scores_of
+from cls_runtime.serving.scores import activation_of
 
 _FUNCTIONS: Mapping[str, LogitsActivation] = {"sigmoid": "sigmoid", "softmax": "softmax", "none": "identity"}
 

@@ -52,6 +52,8 @@ class ClsEncoderModule(torch.nn.Module):
         UsageError: the bundle has no such output.
     """
 
+    __module__ = "cls_runtime.integrations.sentence_transformers"  # by which saved models name it
+
     def __init__(self, bundle: str | os.PathLike[str] | Encoder, *, output: Output = "sentence", normalize: bool | None = None) -> None:
         super().__init__()
         self.encoder = bundle if isinstance(bundle, Encoder) else Encoder.load(bundle)
