@@ -45,6 +45,18 @@ class RuntimeOnly(unittest.TestCase):
         self.assertTrue(np.array_equal(rows[0], rows[2]))
         self.assertFalse(np.allclose(rows[0], rows[1]))
 
+    def test_the_classes_of_sentence_transformers_need_no_more(self) -> None:
+        from cls_runtime import MissingExtraError
+        from cls_runtime.integrations.sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(BUNDLE, device="cpu")
+        rows = model.encode(["A cat sleeps on the roof.", "one text"], normalize_embeddings=True)
+        self.assertEqual((rows.shape, rows.dtype, model.encode("one text").shape), ((2, 384), np.float32, (384,)))
+        self.assertEqual(model.encode(["one text", "another"], precision="ubinary").shape, (2, 48))
+        self.assertAlmostEqual(float(model.similarity(rows, rows)[1, 1]), 1, places=5)
+        with self.assertRaisesRegex(MissingExtraError, "pip install torch"):
+            model.encode(["one text"], convert_to_tensor=True)
+
     def test_nothing_is_written_into_the_home_folder(self) -> None:
         program = "import sys; from cls_runtime import Encoder; Encoder.load(sys.argv[1]).encode(['one text'])"
         with tempfile.TemporaryDirectory() as home:
