@@ -365,6 +365,7 @@ def test_a_reranker(reranker: Path) -> None:
     assert all(item["text"] == documents[item["corpus_id"]] for item in ranks)
     assert len(model.rank("the cat", documents, top_k=1)) == 1
     assert model.rank("the cat", []) == []
+    assert model.rank("the cat", documents, apply_softmax=True, convert_to_tensor=True, num_workers=2, return_documents=True) == ranks
     raw = model.predict([("the cat", "a dog")], activation_fn="identity")
     np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-raw[0])), rtol=1e-6)
 

@@ -207,6 +207,11 @@ class CrossEncoder(EncoderModel):
         device: Any = None,
         pool: None = None,
         chunk_size: int | None = None,
+        *,
+        apply_softmax: bool | None = False,  # noqa: ARG002  without effect in 6 too, as the three below
+        convert_to_numpy: bool = True,  # noqa: ARG002
+        convert_to_tensor: bool = False,  # noqa: ARG002
+        num_workers: int = 0,  # noqa: ARG002
     ) -> list[dict[str, Any]]:
         """Documents by their score beside a query, the highest first.
 
@@ -223,6 +228,10 @@ class CrossEncoder(EncoderModel):
             device: as of `predict`.
             pool: None.
             chunk_size: no effect without a pool.
+            apply_softmax: no effect; an argument of version 5.
+            convert_to_numpy: no effect; likewise.
+            convert_to_tensor: no effect; likewise.
+            num_workers: no effect; likewise.
 
         Returns:
             Of each document `corpus_id` (its place in `documents`), `score` and perhaps `text`.
