@@ -378,8 +378,11 @@ def same_figures(make: Callable[[], Iterator[Any]], models: Models) -> None:
     for of_ours, of_theirs in zip(make(), make(), strict=True):  # one for each: they remember the first model's function
         found, expected = models.ours.evaluate(of_ours), of_theirs(models.theirs)
         assert found.keys() == expected.keys()
+        # A number at the border of two bytes falls on either side, and in nine pairs two neighbours that change places move a rank
+        # correlation by 0.02.
+        tolerance = 5e-2 if getattr(of_ours, "precision", None) in ("int8", "binary") else 1e-4
         for name, value in expected.items():
-            assert found[name] == pytest.approx(value, abs=1e-4, nan_ok=True), f"{type(of_ours).__name__} {name}"
+            assert found[name] == pytest.approx(value, abs=tolerance, nan_ok=True), f"{type(of_ours).__name__} {name}"
         assert models.ours.model_card_data.metrics[-1][0] is of_ours
 
 
