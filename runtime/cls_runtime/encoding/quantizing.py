@@ -75,7 +75,7 @@ def check_fits(vectors: Float32, dtype: DType, *, first_index: int, keep_invalid
         name, index = place_of(row, first_index, text)
         held = f"has {np.abs(vectors[row]).max():.3g} at most"
         if dtype == "float16":
-            held += ", float16 ends at 65504" if largest[row] > 1 else ", float16 makes zeros of it"
+            held += ", float16 ends at 65504" if largest[row] > 1 else ", which float16 rounds to zero"
         else:
-            held = f"has numbers that are not finite, for which {dtype} has no place"
+            held = f"has numbers that are not finite, which {dtype} cannot hold"
         raise InvalidVectorError(f"the vector of {name} {held}; use float32", index=index)

@@ -157,7 +157,7 @@ def warn_of_truncation(truncated: Sequence[Truncation], *, max_length: int, stac
     """One TruncationWarning for all of `truncated`, which is not empty."""
     worst = max(truncated, key=lambda item: item.removed_tokens)
     warnings.warn(
-        f"{len(truncated)} text(s) are longer than the {max_length} tokens that the model takes and were cut, text {worst.index} by "
+        f"{len(truncated)} text(s) exceed the model's {max_length} tokens and were truncated, text {worst.index} by "
         f"{worst.by}; Encoder.last_report lists them, on_overflow='truncate' accepts it, 'raise' refuses",
         TruncationWarning,
         stacklevel=stacklevel + 1,

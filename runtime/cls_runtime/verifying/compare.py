@@ -109,7 +109,7 @@ def require_compatible(manifest: Manifest, other: Manifest | str, *, variant: st
         )
     if variant is not None and other_variant is not None and variant != other_variant:
         raise CheckFailedError(
-            f"this bundle's vectors are {variant}, the others {other_variant}, of the same model: near, but not the same numbers; "
+            f"this bundle's vectors are {variant}, the others {other_variant}, of the same model: close, but not equal; "
             f"load the bundle with variant={other_variant!r}, or leave the variants out if the difference does not matter"
         )
 
@@ -174,9 +174,9 @@ def compare_bundles(
         if second.about.widths.get(name, width) != width
     ]
     if first.about.max_length != second.about.max_length:
-        objections.append(f"texts are cut at {first.about.max_length} tokens, by the other at {second.about.max_length}")
+        objections.append(f"texts are truncated at {first.about.max_length} tokens, in the other at {second.about.max_length}")
     objections += [
-        f"{name} cannot be compared, some text gets another number of tokens"
+        f"{name} cannot be compared, a text has another number of tokens"
         for name, rows in first.rows.items()
         if name in second.rows and len(rows.texts) != len(second.rows[name].texts)
     ]

@@ -113,7 +113,7 @@ class Verification:
             return
         self.bundle = bundle
         if not planned:
-            self._damage.append(f"the manifest of bundle {self.folder} names no variant; export the bundle again")
+            self._damage.append(f"the manifest of bundle {self.folder} has no variant; export the bundle again")
         try:
             self._golden = read_golden(bundle.companion(GOLDEN_NAME))
             self._probes = texts or self._golden.inputs
@@ -178,7 +178,7 @@ class Verification:
 
     def _held_golden(self) -> Golden:
         if self._golden is None:
-            raise BundleError(f"{GOLDEN_NAME} cannot be read; the check of the files says why")
+            raise BundleError(f"{GOLDEN_NAME} cannot be read; see the check of the files")
         return self._golden
 
     def _load(self, bundle: Bundle, variant: str, engine: str) -> _Loaded:
