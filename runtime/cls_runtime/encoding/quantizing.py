@@ -22,7 +22,7 @@ HALF_INFINITE, HALF_ZERO = 65520.0, 2.0**-25
 
 
 def quantized(vectors: Float32, dtype: DType, *, ranges: Float32 | None = None) -> NDArray[Any]:
-    """Vectors [n, width] as `dtype`: [n, width], or of `binary` and `ubinary` a bit a number, [n, width / 8] rounded up.
+    """Vectors [n, width] as `dtype`: [n, width], or for `binary` and `ubinary` one bit per dimension, [n, width / 8] rounded up.
 
     >>> quantized(np.array([[-0.5, 0.0, 0.5]], np.float32), "uint8", ranges=np.array([[-1] * 3, [1] * 3], np.float32)).tolist()
     [[63, 127, 191]]

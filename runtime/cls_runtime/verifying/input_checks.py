@@ -1,4 +1,4 @@
-"""The checks of what goes in: the tokens are those that PyTorch was given, and what is no text is refused.
+"""The checks of inputs: tokens equal PyTorch's, and what is not a text is refused.
 
 - `tokens`: the bundle's tokenizer gives the golden texts the tokens that transformers gave them at the export.
 - `refusals`: a wrong type, broken Unicode, a text that is too long and an invalid vector are errors; an empty text is none.
@@ -26,7 +26,7 @@ Float32 = NDArray[np.float32]
 
 
 def tokens(bundle: Bundle, golden: Golden) -> Finding:
-    """Holds the tokens of the golden texts to those that PyTorch was given."""
+    """Compares the tokens of the golden texts with PyTorch's."""
     expected = golden.token_ids
     if expected is None:
         message = f"{GOLDEN_NAME} holds no tokens to compare with (written by cls-export 0.1.0); export again to get them"
