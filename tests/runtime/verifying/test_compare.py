@@ -61,7 +61,7 @@ def test_another_space_is_refused_and_says_why(pair, changes, difference):
     assert differences(old, new)[0].startswith(difference)
     with pytest.raises(CheckFailedError, match=f"{old.fingerprint[:12]}, the others {new.fingerprint[:12]} .*{difference}"):
         require_compatible(old, new)
-    with pytest.raises(CheckFailedError, match="encode them again"):
+    with pytest.raises(CheckFailedError, match="encode the texts again"):
         require_compatible(old, new.fingerprint)
 
 
