@@ -75,12 +75,12 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         if not self.bundles:
-            raise UsageError("no BUNDLE is given, expected at least one folder made by cls-export; name it, or set CLS_SERVE_BUNDLE")
+            raise UsageError("no BUNDLE given, expected at least one folder made by cls-export; name it, or set CLS_SERVE_BUNDLE")
         if self.uds is not None and len(bytes(self.uds)) > _UDS_BYTES:
             raise UsageError(f"--uds has {len(bytes(self.uds))} bytes, a unix socket's path has at most {_UDS_BYTES}; choose a shorter one")
         for name in (*self.model_names, *self.cors_origins):
             if not name.strip() or not name.isprintable():
-                raise UsageError(f"--model-name and --cors-origin take names that can be printed, found {name!r}")
+                raise UsageError(f"--model-name and --cors-origin take printable names, found {name!r}")
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise UsageError(f"--cors-origin is {origin!r}, expected scheme://host[:port] without a path, or *")

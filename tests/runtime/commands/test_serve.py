@@ -155,7 +155,7 @@ def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_option(options_of
 
 def test_a_variable_of_no_option_is_told(options_of, capsys):
     options_of("a", CLS_SERVE_MAX_BATCH="3")
-    assert "CLS_SERVE_MAX_BATCH is no option" in capsys.readouterr().err
+    assert "CLS_SERVE_MAX_BATCH is not an option" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_check_says_what_it_found(golden_bundle, capsys):
     assert serve.main([str(golden_bundle), "--check", "--model-name", "mine", "--threads", "1"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"mine: fp32 on \w+, a graph of 0.0 MB, .*, 1 threads, fingerprint \w{64}", out)
-    assert "MB of memory are resident" in out
+    assert "MB of memory in use" in out
 
 
 def test_check_in_json(golden_bundle, capsys):

@@ -290,7 +290,7 @@ def test_what_does_not_end_in_time_is_503_and_the_end_comes(watched, held):
                 assert answer.headers["retry-after"]
                 assert "ending" in answer.json["message"]
         server.wait()
-        assert "4 requests were cut off" in server.log[-1]
+        assert "4 requests were cancelled" in server.log[-1]
         held.go.set()
 
 
@@ -340,8 +340,8 @@ def test_an_engine_that_hangs_does_not_hold_up_the_end_of_the_process(bundle, tm
             assert client.answer().status == 503
         _, log = process.communicate(timeout=60)
         assert process.returncode == 0, log
-        assert "1 requests were cut off" in log
-        assert "the process ends without it" in log
+        assert "1 requests were cancelled" in log
+        assert "the process exits without waiting for it" in log
         assert not place.exists()
 
 

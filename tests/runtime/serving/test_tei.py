@@ -78,8 +78,8 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
     [
         ("/embed", {"inputs": []}, 400, "Empty", r"inputs is an empty list; send at least one"),
         ("/embed", {}, 400, "Validation", r"inputs is missing"),
-        ("/embed", {"inputs": [1, 2]}, 400, "Validation", r"inputs\[0\] is no text; .*check_embedding_ctx_length"),
-        ("/embed", {"inputs": [[1, 2]]}, 400, "Validation", r"inputs\[0\] is no text; .*check_embedding_ctx_length"),
+        ("/embed", {"inputs": [1, 2]}, 400, "Validation", r"inputs\[0\] is not text; .*check_embedding_ctx_length"),
+        ("/embed", {"inputs": [[1, 2]]}, 400, "Validation", r"inputs\[0\] is not text; .*check_embedding_ctx_length"),
         ("/embed", {"inputs": "a", "normalize": "yes"}, 400, "Validation", r"normalize is a string, expected a boolean or null"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation", r"truncation_direction is 'up', expected left"),
         ("/embed", {"inputs": "a", "truncation_direction": 1}, 400, "Validation", r"truncation_direction is a whole number"),
@@ -93,7 +93,7 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
         ("/embed", b"{", 400, "Validation", r"the body is not JSON"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, 400, "Empty", r"inputs.sentences is an empty list"),
         ("/similarity", {"inputs": {"source_sentence": "a"}}, 400, "Validation", r"inputs.sentences is missing"),
-        ("/similarity", {"inputs": {"source_sentence": 1, "sentences": ["a"]}}, 400, "Validation", r"inputs.source_sentence is no text"),
+        ("/similarity", {"inputs": {"source_sentence": 1, "sentences": ["a"]}}, 400, "Validation", r"inputs.source_sentence is not text"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": "a"}}, 400, "Validation", r"inputs.sentences is a string"),
         ("/similarity", {"inputs": "a"}, 400, "Validation", r"inputs is a string, expected an object"),
         (
@@ -111,7 +111,7 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
             r"pooling asks for vectors",
         ),
         ("/tokenize", {"inputs": []}, 400, "Empty", r"inputs is an empty list"),
-        ("/tokenize", {"inputs": [1]}, 400, "Validation", r"inputs\[0\] is no text"),
+        ("/tokenize", {"inputs": [1]}, 400, "Validation", r"inputs\[0\] is not text"),
         ("/tokenize", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", r"prompt_name is 'x'"),
         ("/tokenize", {"inputs": "a", "add_special_tokens": 1}, 400, "Validation", r"add_special_tokens is a whole number"),
         ("/decode", {"ids": []}, 400, "Empty", r"ids is an empty list"),
