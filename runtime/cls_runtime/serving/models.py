@@ -70,7 +70,7 @@ class ServedModel:
         return (
             f"{self.name}{others}: {about['variant']} on {about['engine']}, graph of {about['graph_bytes'] / 1e6:.1f} MB, "
             f"{', '.join(about['outputs'])}, {about['hidden_size']} dimensions, at most {about['max_length']} tokens, "
-            f"{about['threads']} threads, fingerprint {self.fingerprint}"
+            f"{about['threads']} {'thread' if about['threads'] == 1 else 'threads'}, fingerprint {self.fingerprint}"
         )
 
     @cached_property

@@ -116,7 +116,7 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
         ("/tokenize", {"inputs": "a", "add_special_tokens": 1}, 400, "Validation", r"add_special_tokens is a whole number"),
         ("/decode", {"ids": []}, 400, "Empty", r"ids is an empty list"),
         ("/decode", {"ids": ["a"]}, 400, "Validation", r"ids\[0\] is a string, expected a whole number or a list"),
-        ("/decode", {"ids": [1, [2]]}, 400, "Validation", r"ids has numbers and lists"),
+        ("/decode", {"ids": [1, [2]]}, 400, "Validation", r"ids mixes numbers and lists"),
         ("/decode", {"ids": [1.5]}, 400, "Validation", r"ids\[0\] is a number"),
         ("/decode", {"ids": [True]}, 400, "Validation", r"ids\[0\] is a boolean"),
         ("/decode", {"ids": [[[1]]]}, 400, "Validation", r"ids\[0\]\[0\] is a list|ids\[\.\.\.\]|ids\[0\]"),
