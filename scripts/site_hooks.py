@@ -105,7 +105,7 @@ def help_of(command: str) -> str:
     program = f"import sys; sys.argv[:] = [{command!r}, '--help']; from {module} import {function} as run; sys.exit(run())"
     path = os.pathsep.join(str(ROOT / folder) for folder in ("runtime", "exporter"))
     environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": str(COLUMNS), "NO_COLOR": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], check=False, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise PluginError(f"{command} --help: exit code {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout.strip()
