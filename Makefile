@@ -127,9 +127,11 @@ gpu: .venv-cuda/.installed      ## on a machine with a GPU: the tests marked gpu
 	.venv-cuda/bin/python -m pytest tests -m gpu
 	.venv-cuda/bin/python benchmarks/gpu.py --models build/gpu --json benchmarks/results/gpu/$(CARD).json
 	.venv-cuda/bin/python scripts/bench_report.py
+	.venv-cuda/bin/python scripts/draw_speed.py
 
-bench-report: setup             ## the speed figures of the documentation, from benchmarks/results
+bench-report: setup             ## the speed figures and the chart of the documentation, from benchmarks/results
 	$(BIN)/python scripts/bench_report.py
+	$(BIN)/python scripts/draw_speed.py
 
 clean:                          ## what make made; bundles in models/ stay
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -205,7 +207,7 @@ $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_whe
 
 # With CUDA's libraries and PyTorch's build for it: many gigabytes, for machines that have a GPU.
 .venv-cuda/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu]" --group test
+	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu,bench]" --group test
 	@touch $@
 
 # What nobody should do: the one wheel first, then the other over it.

@@ -104,7 +104,20 @@ def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> Non
             lowest.setdefault(name, version.strip())
     extras = project["optional-dependencies"]
     promised = [line.split(">=") for line in project["dependencies"] + extras["cpu"] + extras["serve"]]
-    assert {name: ".".join([*bound.split("."), "0"][:3]) for name, bound in promised} == lowest
+    assert {name: padded(bound) for name, bound in promised} == lowest
+
+
+def test_the_exporters_lower_bounds_are_tested(project: dict[str, Any]) -> None:
+    """torch's apart: pyproject.toml says why."""
+    text = (ROOT / "constraints-transformers4.txt").read_text()
+    pinned = dict(line.split(";")[0].strip().split("==", 1) for line in text.splitlines() if "==" in line)
+    promised = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in project["optional-dependencies"]["export"])  # type: ignore[union-attr]
+    assert promised.pop("torch") < pinned["torch"]
+    assert {name: padded(bound) for name, bound in promised.items()} == {name: padded(pinned[name]) for name in promised}
+
+
+def padded(version: str) -> str:
+    return ".".join([*version.split("."), "0"][:3])
 
 
 # ---------------------------------------------------------------- the import arrow, by ruff
