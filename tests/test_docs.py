@@ -205,13 +205,15 @@ def test_what_the_walks_name_is_defined() -> None:
     assert named <= known, f"not in the code: {', '.join(sorted(named - known))}"
 
 
-@pytest.mark.parametrize("name", ["embed.md", "verify.md"])
+@pytest.mark.parametrize("name", ["embed.md", "verify.md", "upgrade.md"])
 def test_examples_that_load_a_bundle_run_as_written(name: str, tmp_path: Path) -> None:
     """On a tiny bundle under the names that the pages use."""
     pytest.importorskip("onnxruntime")
-    shutil.copytree(build_golden_bundle(tmp_path / "models" / "all-MiniLM-L6-v2", max_length=48), tmp_path / "models" / "upgrade")
-    examples = [example for example in fenced(ROOT / "docs" / "guides" / name, "python") if "models/all-MiniLM-L6-v2" in example]
-    assert len(examples) >= 2
+    bundle = build_golden_bundle(tmp_path / "models" / "bge-small-en-v1.5", max_length=48)
+    shutil.copytree(bundle, tmp_path / "models" / "upgrade")
+    (tmp_path / "texts.txt").write_text("one text\nanother one\n")
+    examples = [example for example in fenced(ROOT / "docs" / "guides" / name, "python") if f"models/{bundle.name}" in example]
+    assert examples
     for example in examples:
         done = subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{example}\n{done.stdout}{done.stderr}"

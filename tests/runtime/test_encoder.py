@@ -505,7 +505,7 @@ class TestOnAnEngineOfOnesOwn:
         assert watched_engine.closed
 
     def test_it_cannot_be_sent_to_another_process(self, watched):
-        with pytest.raises(TypeError, match="on an engine of one's own cannot be pickled"):
+        with pytest.raises(TypeError, match="made with Encoder.of cannot be pickled"):
             pickle.dumps(watched)
 
 

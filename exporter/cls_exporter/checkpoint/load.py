@@ -215,7 +215,7 @@ def _check_pooler(stored: FoundPooler, architecture: Architecture, *, allowed: b
     if stored.state.state == "untrained" and not allowed:
         raise CheckpointError(
             f"--pooler: the checkpoint's pooler was never trained ({stored.state.evidence}); its vectors mean nothing; export without "
-            "--pooler, or use --allow-untrained-pooler if you want them all the same"
+            "--pooler, or use --allow-untrained-pooler to export them anyway"
         )
 
 

@@ -62,7 +62,7 @@ def chosen_pooling(trained: str | None, asked: ExportConfig) -> Pooling:
     else:
         raise UnsupportedError(
             f"sentence-transformers pools this model by {trained}; supported are {' and '.join(_MADE_OF)}, which it was not trained for; "
-            f"export another model, or add --allow-pooling-mismatch if {_MADE_OF['cls']} is what you want all the same, and "
+            f"export another model, or add --allow-pooling-mismatch if you want {_MADE_OF['cls']} anyway, and "
             f"--pooling mean for {_MADE_OF['mean']}"
         )
     if chosen != trained and not allowed:

@@ -99,7 +99,7 @@ def notes_on(use: SentenceUse) -> tuple[str, ...]:
     """What the report says of it, but for the prompts' names."""
     notes = []
     if use.default_prompt:
-        notes.append(f"the prompt {shown(use.default_prompt)} goes before every text for which no other one is asked for")
+        notes.append(f"the prompt {shown(use.default_prompt)} goes before every text unless another is chosen")
     passage = next((name for name in _PASSAGES if use.prompts.get(name)), None)
     if passage is not None and "document" not in use.prompts:
         notes.append(f"encode_document adds no prompt, as in sentence-transformers; encode(texts, prompt_name={passage!r}) adds this one")

@@ -62,7 +62,7 @@ class Form:
         """
         if not self.unusual:
             raise GraphError(f"{self.model_type}: {found}; this version of transformers traces another graph, please report it")
-        return f"slower than usual: {found}; with {' and '.join(self.unusual)} the graph is another, its vectors are PyTorch's all the same"
+        return f"slower than usual: {found}; with {' and '.join(self.unusual)} the graph is another one; its vectors still match PyTorch's"
 
 
 @dataclass(frozen=True, kw_only=True)

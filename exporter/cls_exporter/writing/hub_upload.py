@@ -172,6 +172,6 @@ def _refuse_what_is_there(target: HubTarget, there: _There | None) -> None:
     if foreign and not target.force:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UsageError(
-            f"{target.repository} on the hub holds {foreign[0]!r}{more}, which no export wrote; --force uploads all the same (what has the "
+            f"{target.repository} on the hub holds {foreign[0]!r}{more}, which no export wrote; --force uploads anyway (what has the "
             "name of one of the bundle's files is replaced, the rest stays), or name another repository"
         )

@@ -96,16 +96,16 @@ def _one_or_all(values: Sequence[str]) -> str | list[str] | None:
 def _summary(manifest: Manifest) -> str:
     steps = [_WORDS[manifest.pooling], *(f"then {dense}" for dense in manifest.source_pooling.dense)]
     width = manifest.width(manifest.sentence_output)
-    words = f"An ONNX bundle of {code(manifest.source.name)}: a text becomes {width} numbers, {', '.join(steps)}."
+    words = f"An ONNX bundle of {code(manifest.source.name)}: it turns a text into {width} numbers, {', '.join(steps)}."
     if manifest.source_pooling.normalize:
-        words += " The lines of code below give vectors of length 1, as the source does; the graph's own are as long as they come."
+        words += " The code below gives vectors of length 1, as the source does; the graph itself does not normalize."
     return words
 
 
 def _warnings(manifest: Manifest) -> list[str]:
     mode = manifest.source_pooling.mode
     words = (
-        f"The source was trained with {mode} pooling. Another was asked for all the same (`--allow-pooling-mismatch`): these vectors were "
+        f"The source was trained with {mode} pooling and exported with another (`--allow-pooling-mismatch`): these vectors were "
         "not trained to mean anything."
     )
     return [] if mode in (None, manifest.pooling) else [words]
@@ -114,8 +114,8 @@ def _warnings(manifest: Manifest) -> list[str]:
 def _measured(manifest: Manifest) -> str:
     texts = max(figures.texts for variant in manifest.variants.values() for figures in variant.parity.values())
     return (
-        f"Against PyTorch in fp32, on {texts} texts from one token to more than fit in; an export that misses a threshold is none. "
-        "`cls-verify` measures it anywhere, without PyTorch."
+        f"Compared with PyTorch in fp32 on {texts} texts, from one token to more than the model takes. An export that misses a threshold "
+        "fails. `cls-verify` measures this on any machine, without PyTorch."
     )
 
 
@@ -163,7 +163,7 @@ def _forms(manifest: Manifest) -> list[str]:
         (name, code(files[0].path), f"{sum(file.size_bytes for file in files) / 1e6:.1f}", f"`{engine}`", _FORMS.get(engine, ""))
         for name, engine, files in forms
     )
-    words = "The same numbers in a form that one engine of `cls_runtime` computes faster, held to PyTorch as its variant is:"
+    words = "The same numbers in a form that one engine of `cls_runtime` computes faster, compared with PyTorch like the variant itself:"
     return [words, _table(("variant", "file", "MB", "engine", "form"), rows)]
 
 
@@ -172,9 +172,9 @@ def _prompts(manifest: Manifest) -> list[str]:
         return []
     words = ["The source puts these before a text, by name."]
     if manifest.default_prompt:
-        words.append(f"{code(str(manifest.default_prompt_name))} goes before every text for which no other is asked for.")
+        words.append(f"{code(str(manifest.default_prompt_name))} goes before every text unless another is chosen.")
     if not manifest.source_pooling.include_prompt:
-        words.append("The model reads a prompt's tokens, and the vector is made without them.")
+        words.append("The model reads a prompt's tokens, but the pooling leaves them out.")
     return ["## Prompts", " ".join(words), _json(dict(manifest.prompts))]
 
 

@@ -75,7 +75,7 @@ def test_a_default_prompt_that_names_something(folder: Path, prompts: dict[str, 
 
 def test_a_default_prompt_is_told(folder: Path) -> None:
     edit_json(folder / ROOT, {"prompts": {"query": "query: ", "other": "x"}, "default_prompt_name": "query"})
-    note = "the prompt 'query: ' goes before every text for which no other one is asked for"
+    note = "the prompt 'query: ' goes before every text unless another is chosen"
     assert note in load_checkpoint(str(folder)).notes
     edit_json(folder / ROOT, {"default_prompt_name": None})
     assert not any("prompt" in note for note in load_checkpoint(str(folder)).notes)

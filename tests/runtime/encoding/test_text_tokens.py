@@ -61,7 +61,7 @@ def test_whole_texts_longer_than_are_tokenized_in_parts(encoder: Encoder) -> Non
 
 def test_whole_and_how_to_cut_exclude_each_other(encoder: Encoder, bundle: Path) -> None:
     for options in ({"on_overflow": "raise"}, {"truncation_side": "left"}):
-        with pytest.raises(UsageError, match="whole texts are not cut"):
+        with pytest.raises(UsageError, match="whole=True truncates nothing"):
             encoder.tokens(["a"], whole=True, **options)
     with Encoder.load(bundle, on_overflow="raise") as strict:
         assert len(strict.tokens([LONG], whole=True)[0].ids) == 62

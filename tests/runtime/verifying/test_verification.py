@@ -565,7 +565,7 @@ def test_a_form_for_a_gpu_is_told_and_not_run_on_a_cpu(with_packed):
     ]
     (skipped,) = report.skipped
     assert (skipped.name, skipped.variant, skipped.engine) == ("load", "fp16", "cuda")
-    assert skipped.message == f"{PACKED} is fp16 for a GPU, held to PyTorch at the export; name --engine cuda to run it here"
+    assert skipped.message == f"{PACKED} is fp16 for a GPU, compared with PyTorch at export; run it here with --engine cuda"
 
 
 @pytest.mark.parametrize(
