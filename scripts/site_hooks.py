@@ -43,7 +43,7 @@ def project() -> dict[str, Any]:
 @cache
 def site() -> Site:
     """The site of this repository."""
-    return Site(ROOT, project()["urls"]["Repository"].rstrip("/"))
+    return Site(ROOT, project()["urls"]["Homepage"].rstrip("/"))
 
 
 def on_config(config: Any) -> Any:

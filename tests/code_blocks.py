@@ -139,7 +139,7 @@ def command_lines(block: Block) -> Iterator[list[str]]:
 
 def figures_blanked(line: str) -> str:
     """A line of output without what differs from run to run: numbers with their units, hashes, the width of columns."""
-    line = re.sub(r"\b(?=[a-f]*[0-9])[0-9a-f]{7,}\b", "#", line)
+    line = re.sub(r"(?<![\w.])(?=[a-f]*[0-9])[0-9a-f]{7,}(?![\w.])", "#", line)
     line = re.sub(r"[0-9][0-9.,]*(?:e[+-]?[0-9]+)?", "#", line)
     return " ".join(re.sub(r"# (?:bytes|kB|MB|GB|ms|s)\b", "# unit", line).split())
 
