@@ -39,7 +39,7 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check docs test test-fast fuzz gpu native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -80,6 +80,9 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installe
 test-native: .venv-native/.installed $(BUNDLE)  ## cls-export[native] alone: our own kernels without ONNX Runtime
 	if ls $(KERNELS_WHEEL)/*.whl > /dev/null 2>&1; then .venv-native/bin/python -I tests/environments/native_only.py $(BUNDLE); fi
 	$(call dispose,.venv-native)
+
+release: .venv-release/.installed .venv-compiler/.installed  ## what a release uploads, built, checked and tried in fresh environments: dist/release
+	.venv-release/bin/python scripts/release.py
 
 native-wheels: .venv-compiler/.installed  ## wheels of our own kernels for each system, in dist/native
 	.venv-compiler/bin/python scripts/native_wheels.py
@@ -153,6 +156,10 @@ clean:                          ## what make made; bundles in models/ stay
 
 $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_wheels.py
 	.venv-compiler/bin/python scripts/native_wheels.py --here
+	@touch $@
+
+.venv-release/.installed: constraints.txt
+	$(call environment,.venv-release,constraints.txt) build twine
 	@touch $@
 
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt | $(KERNELS_WHEEL)/.built
