@@ -21,6 +21,7 @@ PAGES_OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
+    "examples/README.md": "examples.md",
 }
 # Where images outside docs/ lie on the site.
 ASSETS = "repository/"
