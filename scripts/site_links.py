@@ -81,18 +81,20 @@ class Site:
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
     """`text` with `change` applied to all that is neither a code block nor code in a line."""
-    parts, end = [], 0
-    for code in _CODE.finditer(text):
-        parts += [change(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*parts, change(text[end:])])
+    code = [match[0] for match in _CODE.finditer(text)]
+    prose = [change(part) for part in prose_of(text)]
+    return "".join(part for pair in zip(prose, [*code, ""], strict=True) for part in pair)
+
+
+def prose_of(text: str) -> list[str]:
+    """What stands before, between and behind the code of a page."""
+    starts, ends = [match.start() for match in _CODE.finditer(text)], [match.end() for match in _CODE.finditer(text)]
+    return [text[start:end] for start, end in zip([0, *ends], [*starts, len(text)], strict=True)]
 
 
 def targets(text: str) -> list[str]:
     """What a page links to, as it is written."""
-    found: list[str] = []
-    outside_code(text, lambda prose: found.extend(_TARGET.findall(prose)) or prose)
-    return found
+    return [target for prose in prose_of(text) for target in _TARGET.findall(prose)]
 
 
 def resolved(target: str, path: str) -> str | None:

@@ -51,11 +51,12 @@ def broken_links(text: str, page: Path) -> list[str]:
         name, _, anchor = target.partition("#")
         if "://" in target or target.startswith("mailto:"):
             continue
-        file = (page.parent / name).resolve() if name else page
-        read = file.read_text(encoding="utf-8") if name and file.suffix == ".md" and file.is_file() else text
-        headings = anchors(read) if file.suffix == ".md" else {anchor}
-        if not file.exists() or (anchor and anchor not in headings):
+        file = (page.parent / name).resolve()
+        if name and not file.exists():
             broken.append(target)
+        elif anchor and (not name or file.suffix == ".md"):
+            there = anchors(file.read_text(encoding="utf-8") if name else text)
+            broken += [target] if anchor not in there else []
     return broken
 
 
