@@ -19,13 +19,13 @@ LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
 # The programs of docs/integrations/README.md and docs/guides/vector-index.md; development is .venv itself.
 INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
-# The clients of docs/guides/serve.md, which ask cls-serve.
+# The clients of cls-serve in docs/guides/serve.md.
 CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm llama_index openai openai_js
-# What they ask for beside all-MiniLM-L6-v2: small models with prompts, with one logit and with several.
+# The small models that they use besides all-MiniLM-L6-v2: with prompts, with one logit and with several.
 SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
-# What the results of `make gpu` are called; docs/guides/gpu.md reads those of an H100.
+# The name of the results of `make gpu`; docs/guides/gpu.md shows those of an H100.
 CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)

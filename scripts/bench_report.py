@@ -16,6 +16,7 @@ has a file a card, of which there may be none: a figure of a GPU then says that 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import importlib.util
 import itertools
@@ -29,8 +30,9 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from cls_runtime.bench.bars import read_bars
 from cls_runtime.bench.results import read_results
-from cls_runtime.bench.table import markdown
+from cls_runtime.bench.table import Table, markdown
 from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.commands.bench import report_lines
 
@@ -172,6 +174,36 @@ def _peers_short(path: Path) -> str:
     return "\n".join(rows)
 
 
+def _serving_latency(path: Path) -> str:
+    """How long a request takes at each rate: of the table of a server the lines and columns that sizing needs."""
+    (table,) = (table for table in all_tables(read_results(path)) if table.key == "serving")
+    columns = [table.header.index(name) for name in ("load", "answered/s", "p50 ms", "p95 ms", "p99 ms")]
+    rows = [tuple(row[column].removeprefix("cls-serve, ") for column in columns) for row in table.rows if row[1].endswith("%")]
+    return markdown(dataclasses.replace(table, header=tuple(table.header[column] for column in columns), rows=tuple(rows), label_columns=1))
+
+
+def _serving_missed(path: Path) -> str:
+    """The bars of a server that are missed."""
+    held = read_bars(path)
+    rows = [
+        (record.test, figure.name, f"{figure.value:.2f} {figure.unit}".strip(), f"at {word} {bar:g} {figure.unit}".strip())
+        for record in held.bars.values()
+        for figure in record.figures
+        for word, bar in (("most", figure.most), ("least", figure.least))
+        if bar is not None and not figure.holds
+    ]
+    return markdown(
+        Table(
+            key="serving_missed",
+            title="Bars that are missed",
+            caption="",
+            header=("test", "figure", "measured", "bar"),
+            rows=tuple(rows),
+            label_columns=4,
+        )
+    )
+
+
 def _gpu(path: Path) -> str:
     """All that benchmarks/gpu.py measured on a card."""
     script = benchmark_script("gpu")
@@ -187,6 +219,8 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
     "graph_sentence": _graph_sentence,
     "against_peers": partial(_own_table, "text_to_vectors"),
     "peers_short": _peers_short,
+    "serving_latency": _serving_latency,
+    "serving_missed": _serving_missed,
     "serving_bars": partial(_own_table, "serving_bars"),
     "serving_peers": partial(_own_table, "serving_peers"),
     "native_bars": partial(_own_table, "native_bars"),

@@ -21,6 +21,7 @@ PAGES_OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/serving.md": "serving.md",
     "examples/README.md": "examples.md",
 }
 # Where images outside docs/ lie on the site.
