@@ -44,8 +44,9 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
     When the block raises (Ctrl-C included), the temporary folder is removed and an existing bundle stays as it was.
 
     Example:
-        >>> with staged(Path("models/bert"), force=False) as folder:  # doctest: +SKIP
+        >>> with staged(Path("models/new"), force=False) as folder:
         ...     (folder / "config.json").write_text("{}")
+        2
 
     Raises:
         UsageError: `target` exists and `force` is false, or it is not a bundle and nothing else, so that it must not be replaced, or it

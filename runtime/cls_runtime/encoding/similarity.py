@@ -27,7 +27,7 @@ _LEAST_NORM = 1e-12
 def similarity(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> Float32:
     """Of each vector of `a` with each of `b`, the higher the more alike: distances are negative.
 
-    >>> similarity([[1, 0], [1, 1]], [2, 0], function="cosine").round(4).tolist()
+    >>> similarity([[1, 0], [1, 1]], [2, 0], function="cosine").astype(float).round(4).tolist()
     [[1.0], [0.7071]]
     >>> similarity([[1, 0], [1, 1]], [2, 0], function="manhattan").tolist()
     [[-1.0], [-2.0]]
