@@ -29,7 +29,7 @@ def readable(serialized: bytes, name: str) -> Tokenizer:
         tokenizer.no_padding()
     except ValueError as error:
         raise CheckpointError(
-            f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/reference/bundle.md says what it may"
+            f"the tokenizer of {name} cannot be used in a bundle: {one_line(error)}; see docs/reference/bundle.md"
         ) from None
     return tokenizer
 
@@ -43,13 +43,13 @@ def check_settings(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     if tokenizer.split_special_tokens:
         raise UnsupportedError(
             f"the tokenizer of {name} has split_special_tokens true: a text that holds {shown_name(tokenizer.sep_token or '[SEP]')} gets "
-            "other tokens than by a tokenizer.json, which cannot say that; supported is false; remove it from tokenizer_config.json"
+            "tokens that tokenizer.json cannot express; supported is false; remove it from tokenizer_config.json"
         )
     if tokenizer.truncation_side != "right":
         raise UnsupportedError(
-            f"the tokenizer of {name} has truncation_side {shown(tokenizer.truncation_side)}: of a long text the beginning is cut off; "
-            "supported is 'right', as every reader of a bundle cuts; change truncation_side in tokenizer_config.json, or the direction of "
-            "truncation in tokenizer.json"
+            f"the tokenizer of {name} has truncation_side {shown(tokenizer.truncation_side)}: it cuts off the beginning of "
+            "a long text; supported is 'right', as for every reader of a bundle; change truncation_side in tokenizer_config.json, or the "
+            "direction of truncation in tokenizer.json"
         )
 
 
