@@ -238,7 +238,7 @@ class _Oracle:
 
 
 def _in_words(text: Text, prompt: str) -> str:
-    return f"{shown(text)} behind the prompt {shown(prompt)}" if prompt else shown(text)
+    return f"{shown(text)} with the prompt {shown(prompt)}" if prompt else shown(text)
 
 
 def _pairs() -> tuple[Text, ...]:

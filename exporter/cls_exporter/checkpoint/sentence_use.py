@@ -123,7 +123,7 @@ def _prompts(settings: Mapping[str, Any], *, unsaid: tuple[str, ...]) -> tuple[d
     default = settings.get("default_prompt_name")
     if default is not None and (not isinstance(default, str) or default not in {*prompts, *unsaid}):
         raise CheckpointError(
-            f"{ROOT_SETTINGS} has default_prompt_name {shown(default)}, which is none of its prompts "
+            f"{ROOT_SETTINGS} has default_prompt_name {shown(default)}, which is not one of its prompts "
             f"({some_of(sorted(prompts)) or 'none'}); expected one of them or null"
         )
     return prompts, default if default in prompts else None

@@ -82,7 +82,7 @@ def check_words(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     unknown = getattr(backend.model, "unk_token", None)
     if type(backend.model).__name__ in ("WordPiece", "WordLevel") and backend.model.token_to_id(unknown) is None:
         raise CheckpointError(
-            f"the vocabulary of {name} has no {shown(unknown)}, the token for what is not in it; it is cut or of another kind of "
+            f"the vocabulary of {name} has no {shown(unknown)}, the token for unknown words; it is incomplete or belongs to another "
             "tokenizer; fetch vocab.txt, vocab.json or tokenizer.json again"
         )
     special = {*tokenizer.all_special_tokens, unknown}

@@ -337,7 +337,7 @@ def wider_rows(checkpoint: Checkpoint) -> Checkpoint:
         (cut_vectors, "gives vectors of 32 numbers, cls-export of 16"),
         (other_prompt, "reads the prompts {'.*'passage': 'the '.* \\(default None\\), cls-export reads {.*'query: '} \\(default None\\)"),
         (other_default, "\\(default None\\), cls-export reads .* \\(default 'passage'\\)"),
-        (prompt_left_out, r"gives another vector of '.*' behind the prompt 'query: ' than cls-export"),
+        (prompt_left_out, r"gives another vector of '.*' with the prompt 'query: ' than cls-export"),
         (other_rows, r"gives another vector of '.*' than cls-export"),
         (longer_texts, "reads a limit of 32 tokens from this folder, cls-export reads 40"),
         (wider_rows, "gives vectors of 32 numbers, cls-export of 64"),

@@ -88,7 +88,7 @@ def test_a_rerankers_prompts(reranker: Path) -> None:
         prompts={"a": "x: "}, default_prompt_name="a"
     )
     edit_json(reranker / ROOT, {"default_prompt_name": "query"})
-    with pytest.raises(CheckpointError, match=r"default_prompt_name 'query', which is none of its prompts \(a\)"):
+    with pytest.raises(CheckpointError, match=r"default_prompt_name 'query', which is not one of its prompts \(a\)"):
         load_checkpoint(str(reranker))
 
 

@@ -218,8 +218,8 @@ def nothing_is_left(folder: Path) -> None:
     ("model_type", "kind", "change", "message"),
     [
         *((name, None, no_vocabulary, "no vocabulary beside tokenizer_config.json") for name in checkpoints.all_families()),
-        ("bert", "BertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
-        ("distilbert", "DistilBertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
+        ("bert", "BertTokenizer", other_lines, "has no '[UNK]', the token for unknown words"),
+        ("distilbert", "DistilBertTokenizer", other_lines, "has no '[UNK]', the token for unknown words"),
         ("roberta", "RobertaTokenizer", empty_table, "has 0 tokens in its vocabulary and no word among them"),
         ("roberta", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),
         ("bert", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),

@@ -268,7 +268,7 @@ def test_poolings(folder: Path, changes: dict[str, Any], message: str) -> None:
         ("config_sentence_transformers.json", {"prompts": "query: "}, "has prompts 'query: '"),
         ("config_sentence_transformers.json", {"prompts": {"query": 7}}, "has prompts {'query': 7}"),
         ("config_sentence_transformers.json", {"prompts": {"query": ["a"]}}, "has prompts"),
-        ("config_sentence_transformers.json", {"prompts": {"a": "b"}, "default_prompt_name": "c"}, "which is none of its prompts (a)"),
+        ("config_sentence_transformers.json", {"prompts": {"a": "b"}, "default_prompt_name": "c"}, "which is not one of its prompts (a)"),
         ("config_sentence_transformers.json", {"default_prompt_name": 7}, "default_prompt_name 7, which is none"),
         ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, "default_prompt_name ['a'], which is none"),
         (
