@@ -62,7 +62,7 @@ def chosen_pooling(trained: str | None, asked: ExportConfig) -> Pooling:
     else:
         raise UnsupportedError(
             f"sentence-transformers pools this model by {trained}; supported are {' and '.join(_MADE_OF)}; export another model, or add "
-            f"--allow-pooling-mismatch to export {_MADE_OF['cls']}, with --pooling mean {_MADE_OF['mean']}, which it was not trained for"
+            f"--allow-pooling-mismatch to export {_MADE_OF['cls']} anyway (with --pooling mean: {_MADE_OF['mean']})"
         )
     if chosen != trained and not allowed:
         raise CheckpointError(

@@ -116,7 +116,7 @@ def test_which_pooling_is_exported(folder: Path, name: str, asked: str) -> None:
         assert (checkpoint.pooling, checkpoint.source_pooling.mode) == (trained, trained)
         assert not checkpoint.source_pooling.mismatch_allowed
     else:
-        message = f"^sentence-transformers pools this model by {trained}; supported are cls and mean, .*--allow-pooling-mismatch .*CLS row"
+        message = f"^sentence-transformers pools this model by {trained}; supported are cls and mean; .*--allow-pooling-mismatch .*CLS row"
         if asked != "auto":
             message = (
                 f"^--pooling {asked}: sentence-transformers pools this model by {trained}; .*add --allow-pooling-mismatch if it is what"
