@@ -17,15 +17,16 @@ GIVEN := --minilm-bundle=$(BUNDLE) --minilm-mean-bundle=$(MEAN_BUNDLE)
 # For other programs: a bundle of its CLS row in each layout, and `mean`, with the model's own pooling; fp32 alone.
 LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
-# The programs of docs/integrations/README.md and docs/guides/vector-index.md; development is .venv itself.
-INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
-# The clients of docs/guides/serve.md, which ask cls-serve.
+# The programs of docs/integrations and docs/guides/vector-index.md; development is .venv itself.
+INTEROP := chromadb development duckdb faiss fastembed haystack lancedb langchain llama_index openvino optimum sentence_transformers transformers_js txtai
+# The clients of cls-serve in docs/guides/serve.md. Some are programs too: one environment is for both.
 CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm llama_index openai openai_js
-# What they ask for beside all-MiniLM-L6-v2: small models with prompts, with one logit and with several.
+PROGRAMS := $(sort $(INTEROP) $(CLIENTS))
+# The small models that clients use besides all-MiniLM-L6-v2: with prompts, with one logit and with several.
 SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
-# What the results of `make gpu` are called; docs/guides/gpu.md reads those of an H100.
+# The name of the results of `make gpu`; docs/guides/gpu.md shows those of an H100.
 CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
@@ -39,7 +40,7 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check test test-fast fuzz gpu native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(PROGRAMS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -54,6 +55,9 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv-docs/.installed      ## the documentation as a site, in build/site; a broken link or anchor fails it
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
 
 test: setup test-runtime test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
@@ -78,6 +82,9 @@ test-native: .venv-native/.installed $(BUNDLE)  ## cls-export[native] alone: our
 	if ls $(KERNELS_WHEEL)/*.whl > /dev/null 2>&1; then .venv-native/bin/python -I tests/environments/native_only.py $(BUNDLE); fi
 	$(call dispose,.venv-native)
 
+release: .venv-release/.installed .venv-compiler/.installed  ## what a release uploads, built, checked and tried in fresh environments: dist/release
+	.venv-release/bin/python scripts/release.py
+
 native-wheels: .venv-compiler/.installed  ## wheels of our own kernels for each system, in dist/native
 	.venv-compiler/bin/python scripts/native_wheels.py
 
@@ -100,14 +107,13 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 	$(call dispose,.venv-jobs)
 
 interop:                        ## other programs load a bundle and clients ask cls-serve, each in its own environment; one that fails does not stop the others
-	$(MAKE) --keep-going $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+	$(MAKE) --keep-going $(PROGRAMS:%=interop-%)
 
-$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(FORMS:%=$(BUNDLE)-%)
-	$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py -k "$* or apart"
-	$(call dispose,.venv-interop/$*)
-
-$(CLIENTS:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE)-mean $(SERVED)
-	$(BIN)/pytest tests/interop/test_clients.py -k "[$*-"
+$(INTEROP:%=interop-%): $(FORMS:%=$(BUNDLE)-%)
+$(CLIENTS:%=interop-%): $(BUNDLE)-mean $(SERVED)
+$(PROGRAMS:%=interop-%): interop-%: .venv-interop/%/.installed
+	$(if $(filter $*,$(INTEROP)),$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py tests/interop/test_integrations.py -k "$* or apart")
+	$(if $(filter $*,$(CLIENTS)),$(BIN)/pytest tests/interop/test_clients.py -k "[$*-")
 	$(call dispose,.venv-interop/$*)
 
 demo: setup                     ## export, verify and use a real model, with explanations
@@ -124,9 +130,11 @@ gpu: .venv-cuda/.installed      ## on a machine with a GPU: the tests marked gpu
 	.venv-cuda/bin/python -m pytest tests -m gpu
 	.venv-cuda/bin/python benchmarks/gpu.py --models build/gpu --json benchmarks/results/gpu/$(CARD).json
 	.venv-cuda/bin/python scripts/bench_report.py
+	.venv-cuda/bin/python scripts/draw_speed.py
 
-bench-report: setup             ## the speed figures of the documentation, from benchmarks/results
+bench-report: setup             ## the speed figures and the chart of the documentation, from benchmarks/results
 	$(BIN)/python scripts/bench_report.py
+	$(BIN)/python scripts/draw_speed.py
 
 clean:                          ## what make made; bundles in models/ stay
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -148,6 +156,10 @@ clean:                          ## what make made; bundles in models/ stay
 
 $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_wheels.py
 	.venv-compiler/bin/python scripts/native_wheels.py --here
+	@touch $@
+
+.venv-release/.installed: constraints.txt
+	$(call environment,.venv-release,constraints.txt) build twine
 	@touch $@
 
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt | $(KERNELS_WHEEL)/.built
@@ -202,7 +214,7 @@ $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_whe
 
 # With CUDA's libraries and PyTorch's build for it: many gigabytes, for machines that have a GPU.
 .venv-cuda/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu]" --group test
+	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu,bench]" --group test
 	@touch $@
 
 # What nobody should do: the one wheel first, then the other over it.
@@ -220,12 +232,18 @@ $(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%
 	mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-# Those that import cls-export get its wheel, with the extra that docs/integrations/README.md names.
-.venv-interop/faiss/.installed .venv-interop/langchain/.installed: EXTRA := [cpu]
+# Those that import cls-export get its wheel, with the extra that docs/integrations names.
+IMPORTING := chromadb duckdb faiss haystack lancedb langchain llama_index txtai
+$(IMPORTING:%=.venv-interop/%/.installed): EXTRA := [cpu]
 .venv-interop/optimum/.installed .venv-interop/sentence_transformers/.installed: EXTRA := [optimum]
 .venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built
 	$(call environment,.venv-interop/$*,$<) --requirement $< $(if $(EXTRA),"$$(ls dist/*.whl)$(EXTRA)")
 	$(if $(EXTRA),.venv-interop/$*/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl)
+	@touch $@
+
+# What makes the site; --help of the commands needs the two that constraints.txt pins.
+.venv-docs/.installed: constraints-docs.txt constraints.txt
+	$(call environment,.venv-docs,constraints.txt) --requirement $<
 	@touch $@
 
 # What asks cls-serve for all that its description has.

@@ -237,7 +237,7 @@ def summary_lines(report: ExportReport) -> list[str]:
     ]
     lines += [f"  {name:9} {words}" for name, words in (("pooling", _pooling(manifest)), ("prompts", _prompts(manifest))) if words]
     if manifest.tokenizer is not None:
-        lines.append(f"  tokenizer {_TOKENIZERS[manifest.tokenizer]}, as was asked for")
+        lines.append(f"  tokenizer {_TOKENIZERS[manifest.tokenizer]}, as requested")
     full, exported = report.multiply_adds.get("full", 0), report.multiply_adds.get("exported", 0)
     if full and exported and round(100 * (1 - exported / full)) > 0:  # nothing is saved where all rows are needed
         lines.append(f"  work      {1 - exported / full:.0%} fewer multiply-adds than the full encoder, for a text of 128 tokens")
@@ -262,12 +262,10 @@ def _pooling(manifest: Manifest) -> str:
     """What a sentence's vector is made of, where it is not the CLS row as a matter of course."""
     source, made_of = manifest.source_pooling, _POOLINGS[manifest.pooling]
     if source.mismatch_allowed:
-        return f"trained with {source.mode} pooling; {made_of} was asked for all the same"
+        return f"trained with {source.mode} pooling; exported with {made_of}, as requested"
     if manifest.pooling == "cls":
         return ""
-    return (
-        f"{made_of}, as it was trained" if source.mode else f"{made_of}, as was asked for; the checkpoint does not say how it was trained"
-    )
+    return f"{made_of}, as trained" if source.mode else f"{made_of}, as requested; the checkpoint does not say how it was trained"
 
 
 def _prompts(manifest: Manifest) -> str:
@@ -286,7 +284,7 @@ def _files(report: ExportReport) -> list[tuple[str, int]]:
 
 def _parity_rows(report: ExportReport) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone against in a batch")
+        ("variant", "output", "texts", "mean cosine", "lowest cosine", "largest difference", "alone vs. batched")
     ]
     held: dict[str, Variant | EngineParity] = {}
     for name, variant in report.manifest.variants.items():

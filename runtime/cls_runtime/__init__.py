@@ -1,7 +1,7 @@
 """Text to CLS vectors from a bundle, without PyTorch.
 
 >>> from cls_runtime import Encoder
->>> with Encoder.load("models/all-MiniLM-L6-v2") as encoder:  # doctest: +SKIP
+>>> with Encoder.load("models/bge-small-en-v1.5") as encoder:
 ...     encoder.encode(["a text", "another"]).shape
 (2, 384)
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cls_runtime.verifying.same_vectors import assert_same_vectors
     from cls_runtime.verifying.verification import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchSummary",

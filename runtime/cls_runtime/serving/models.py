@@ -68,9 +68,9 @@ class ServedModel:
         about = self.document
         others = f" (also {', '.join(self.names[1:])})" if len(self.names) > 1 else ""
         return (
-            f"{self.name}{others}: {about['variant']} on {about['engine']}, a graph of {about['graph_bytes'] / 1e6:.1f} MB, "
-            f"{', '.join(about['outputs'])}, {about['hidden_size']} numbers, {about['max_length']} tokens at most, "
-            f"{about['threads']} threads, fingerprint {self.fingerprint}"
+            f"{self.name}{others}: {about['variant']} on {about['engine']}, graph of {about['graph_bytes'] / 1e6:.1f} MB, "
+            f"{', '.join(about['outputs'])}, {about['hidden_size']} dimensions, at most {about['max_length']} tokens, "
+            f"{about['threads']} {'thread' if about['threads'] == 1 else 'threads'}, fingerprint {self.fingerprint}"
         )
 
     @cached_property
@@ -144,7 +144,7 @@ class ServedModels:
         if model is None and name and not self._any_name:
             raise Refusal(
                 "unknown_model",
-                f"the model {name[:200]!r} is not served here, found {', '.join(self.names)}; name one of them or leave model out",
+                f"the model {name[:200]!r} is not served here, found {', '.join(self.names)}; name one of these or leave model out",
                 param="model",
                 code="model_not_found",
             )
@@ -160,8 +160,8 @@ class ServedModels:
         able = ", ".join(model.name for model in self.all if model.has(needs))
         return Refusal(
             "unsupported",
-            f"{found}, expected {'one, which is a score' if needs == 'score' else 'a classifier'}; "
-            + (f"name {able}" if able else "serve a bundle that was exported with --logits"),
+            f"{found}, expected {'one, the score' if needs == 'score' else 'a classifier'}; "
+            + (f"name {able}" if able else "serve a bundle exported with --logits"),
             param="model" if able else None,
         )
 
@@ -172,7 +172,7 @@ class ServedModels:
 
     def lines(self) -> list[str]:
         """What a server says of them when it starts, and of the memory that they take."""
-        return [*(model.line for model in self.all), f"{resident_bytes() / 1e6:.0f} MB of memory are resident"]
+        return [*(model.line for model in self.all), f"{resident_bytes() / 1e6:.0f} MB of memory in use"]
 
     def close(self) -> None:
         """Closes every Encoder."""

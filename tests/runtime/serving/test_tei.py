@@ -78,8 +78,8 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
     [
         ("/embed", {"inputs": []}, 400, "Empty", r"inputs is an empty list; send at least one"),
         ("/embed", {}, 400, "Validation", r"inputs is missing"),
-        ("/embed", {"inputs": [1, 2]}, 400, "Validation", r"inputs\[0\] is no text; .*check_embedding_ctx_length"),
-        ("/embed", {"inputs": [[1, 2]]}, 400, "Validation", r"inputs\[0\] is no text; .*check_embedding_ctx_length"),
+        ("/embed", {"inputs": [1, 2]}, 400, "Validation", r"inputs\[0\] is not text; .*check_embedding_ctx_length"),
+        ("/embed", {"inputs": [[1, 2]]}, 400, "Validation", r"inputs\[0\] is not text; .*check_embedding_ctx_length"),
         ("/embed", {"inputs": "a", "normalize": "yes"}, 400, "Validation", r"normalize is a string, expected a boolean or null"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, 422, "Validation", r"truncation_direction is 'up', expected left"),
         ("/embed", {"inputs": "a", "truncation_direction": 1}, 400, "Validation", r"truncation_direction is a whole number"),
@@ -93,7 +93,7 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
         ("/embed", b"{", 400, "Validation", r"the body is not JSON"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, 400, "Empty", r"inputs.sentences is an empty list"),
         ("/similarity", {"inputs": {"source_sentence": "a"}}, 400, "Validation", r"inputs.sentences is missing"),
-        ("/similarity", {"inputs": {"source_sentence": 1, "sentences": ["a"]}}, 400, "Validation", r"inputs.source_sentence is no text"),
+        ("/similarity", {"inputs": {"source_sentence": 1, "sentences": ["a"]}}, 400, "Validation", r"inputs.source_sentence is not text"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": "a"}}, 400, "Validation", r"inputs.sentences is a string"),
         ("/similarity", {"inputs": "a"}, 400, "Validation", r"inputs is a string, expected an object"),
         (
@@ -111,16 +111,16 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
             r"pooling asks for vectors",
         ),
         ("/tokenize", {"inputs": []}, 400, "Empty", r"inputs is an empty list"),
-        ("/tokenize", {"inputs": [1]}, 400, "Validation", r"inputs\[0\] is no text"),
+        ("/tokenize", {"inputs": [1]}, 400, "Validation", r"inputs\[0\] is not text"),
         ("/tokenize", {"inputs": "a", "prompt_name": "x"}, 422, "Validation", r"prompt_name is 'x'"),
         ("/tokenize", {"inputs": "a", "add_special_tokens": 1}, 400, "Validation", r"add_special_tokens is a whole number"),
         ("/decode", {"ids": []}, 400, "Empty", r"ids is an empty list"),
         ("/decode", {"ids": ["a"]}, 400, "Validation", r"ids\[0\] is a string, expected a whole number or a list"),
-        ("/decode", {"ids": [1, [2]]}, 400, "Validation", r"ids has numbers and lists"),
+        ("/decode", {"ids": [1, [2]]}, 400, "Validation", r"ids mixes numbers and lists"),
         ("/decode", {"ids": [1.5]}, 400, "Validation", r"ids\[0\] is a number"),
         ("/decode", {"ids": [True]}, 400, "Validation", r"ids\[0\] is a boolean"),
         ("/decode", {"ids": [[[1]]]}, 400, "Validation", r"ids\[0\]\[0\] is a list|ids\[\.\.\.\]|ids\[0\]"),
-        ("/decode", {"ids": [93]}, 422, "Tokenizer", r"ids: list 0 has the id 93, which is no token's; this model's are from 0 to 92"),
+        ("/decode", {"ids": [93]}, 422, "Tokenizer", r"ids: list 0 has the id 93, which no token has; this model's ids are 0 to 92"),
         ("/decode", {"ids": [[1], [-1]]}, 422, "Tokenizer", r"ids: list 1 has the id -1"),
         ("/decode", {"ids": [2**63]}, 422, "Tokenizer", r"ids: list 0"),
         ("/decode", {"ids": [2**70]}, 422, "Tokenizer", r"ids: list 0"),
@@ -184,7 +184,7 @@ def test_many_texts_are_tokenized_in_turns(served: Served) -> None:
 def test_an_error_far_in_names_its_place(served: Served) -> None:
     lists = [[5] * 100 for _ in range(1000)]
     lists[777] = [5, 999]
-    assert refused(served.post("/decode", {"ids": lists}), 422, "Tokenizer").startswith("ids: list 777 has the id 999, which is no token's")
+    assert refused(served.post("/decode", {"ids": lists}), 422, "Tokenizer").startswith("ids: list 777 has the id 999, which no token has")
 
 
 def test_many_empty_texts(served: Served) -> None:
