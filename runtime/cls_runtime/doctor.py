@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -148,11 +147,10 @@ def try_engine(name: str) -> EngineStatus:
             return EngineStatus(name=name, works=True, detail=native_probe())
         except ClsError as error:
             return EngineStatus(name=name, works=False, detail=str(error))
-    with tempfile.TemporaryDirectory(prefix="cls-doctor-") as folder:
-        try:
-            providers = probe(engine_module(name), Path(folder))
-        except ClsError as error:
-            return EngineStatus(name=name, works=False, detail=str(error))
+    try:
+        providers = probe(engine_module(name))
+    except ClsError as error:
+        return EngineStatus(name=name, works=False, detail=str(error))
     return EngineStatus(name=name, works=True, detail=", ".join(providers))
 
 

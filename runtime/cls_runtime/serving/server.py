@@ -47,12 +47,12 @@ def serve(options: ServeOptions) -> int:
     """
     check_place(options)
     ApiKeys(options.api_key_file)  # what is wrong with them is told before the models are loaded
-    log = RequestLog(options.log_format)
+    log = RequestLog(options.log_format, quiet=options.quiet)
     try:
         with _deaf_to_hangup(options):
             models = ServedModels.load(options)
         for line in models.lines():
-            log.say("model", line)
+            log.say("model", line, news=True)
         service = Service(options, models, endpoints=endpoint_names(), log=log)
         try:
             with _quick_turns():
@@ -103,7 +103,7 @@ class Server:
             address = address_of(options, listeners)
             if options.api_key_file is None and not is_for_this_machine(listeners):
                 self._log.say("open", f"warning: whoever reaches {address} may use it without a key; --api-key-file asks for one")
-            self._log.say("listening", f"listening on {address}", address=address)
+            self._log.say("listening", f"listening on {address}", news=True, address=address)
             try:
                 await self._ending.wait()
                 await self._end()
@@ -131,7 +131,8 @@ class Server:
     async def _end(self) -> None:
         service, connections, loop = self._service, self._connections, asyncio.get_running_loop()
         options = service.options
-        self._log.say("draining", f"ending: {len(service.flights)} requests under way, {len(connections.connections)} connections")
+        words = f"ending: {len(service.flights)} requests under way, {len(connections.connections)} connections"
+        self._log.say("draining", words, news=True)
         await asyncio.sleep(options.drain_delay_s)
         if self._acceptor is not None:
             await self._acceptor.stop()
@@ -145,9 +146,8 @@ class Server:
         while connections.unanswered and loop.time() < last:
             await asyncio.sleep(_END_LOOK_SECONDS)
         service.account()
-        self._log.say(
-            "ended", f"ended: {cancelled} requests were cut off" if cancelled else "ended: every request was answered", cancelled=cancelled
-        )
+        words = f"ended: {cancelled} requests were cut off" if cancelled else "ended: every request was answered"
+        self._log.say("ended", words, news=not cancelled, cancelled=cancelled)
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Says what went wrong outside of any request."""
@@ -198,7 +198,7 @@ class Server:
         except UsageError as error:
             self._log.say("keys", f"the keys stay as they were: {error}")
         else:
-            self._log.say("keys", f"{count} keys are read", keys=count)
+            self._log.say("keys", f"{count} keys are read", news=True, keys=count)
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
