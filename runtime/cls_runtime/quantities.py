@@ -53,7 +53,7 @@ def rate(count: float, seconds: float, noun: str) -> str:
 
 
 def _digits(value: float) -> str:
-    """Whole above 10, else one decimal; below 0.1 the first digit that counts."""
+    """Whole above 10, else one decimal; below 0.1 one significant digit, down to thousandths."""
     if round(value, 1) >= 10:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 0.1 or value < 0.0005 else f"{value:.1g}"
+    return f"{value:.1f}" if value >= 0.1 else f"{float(f'{value:.1g}'):.3f}".rstrip("0").rstrip(".")

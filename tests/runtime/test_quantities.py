@@ -3,7 +3,10 @@ import pytest
 from cls_runtime.quantities import duration, rate, several, size
 
 DURATIONS = {
-    0: "0.0 s",
+    0: "0 s",
+    0.00004: "0 s",
+    0.0123: "0.01 s",
+    0.0999: "0.1 s",
     0.004: "0.004 s",
     0.38: "0.4 s",
     9.94: "9.9 s",
@@ -48,5 +51,5 @@ def test_sizes(size_bytes):
 
 def test_counts_and_rates():
     assert [several(count, "text") for count in (0, 1, 12_500)] == ["0 texts", "1 text", "12,500 texts"]
-    assert [rate(count, 2, "texts") for count in (0, 3, 500, 25_000)] == ["0.0 texts/s", "1.5 texts/s", "250 texts/s", "12,500 texts/s"]
-    assert rate(0, 0, "texts") == "0.0 texts/s"
+    assert [rate(count, 2, "texts") for count in (0, 3, 500, 25_000)] == ["0 texts/s", "1.5 texts/s", "250 texts/s", "12,500 texts/s"]
+    assert rate(0, 0, "texts") == "0 texts/s"
