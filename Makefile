@@ -19,13 +19,13 @@ LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
 # The programs of docs/integrations/README.md and docs/guides/vector-index.md; development is .venv itself.
 INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
-# The clients of docs/guides/serve.md, which ask cls-serve.
+# The clients of cls-serve in docs/guides/serve.md.
 CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm llama_index openai openai_js
-# What they ask for beside all-MiniLM-L6-v2: small models with prompts, with one logit and with several.
+# The small models that they use besides all-MiniLM-L6-v2: with prompts, with one logit and with several.
 SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
-# What the results of `make gpu` are called; docs/guides/gpu.md reads those of an H100.
+# The name of the results of `make gpu`; docs/guides/gpu.md shows those of an H100.
 CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
@@ -39,7 +39,7 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check test test-fast fuzz gpu native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -77,6 +77,9 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installe
 test-native: .venv-native/.installed $(BUNDLE)  ## cls-export[native] alone: our own kernels without ONNX Runtime
 	if ls $(KERNELS_WHEEL)/*.whl > /dev/null 2>&1; then .venv-native/bin/python -I tests/environments/native_only.py $(BUNDLE); fi
 	$(call dispose,.venv-native)
+
+release: .venv-release/.installed .venv-compiler/.installed  ## what a release uploads, built, checked and tried in fresh environments: dist/release
+	.venv-release/bin/python scripts/release.py
 
 native-wheels: .venv-compiler/.installed  ## wheels of our own kernels for each system, in dist/native
 	.venv-compiler/bin/python scripts/native_wheels.py
@@ -124,9 +127,11 @@ gpu: .venv-cuda/.installed      ## on a machine with a GPU: the tests marked gpu
 	.venv-cuda/bin/python -m pytest tests -m gpu
 	.venv-cuda/bin/python benchmarks/gpu.py --models build/gpu --json benchmarks/results/gpu/$(CARD).json
 	.venv-cuda/bin/python scripts/bench_report.py
+	.venv-cuda/bin/python scripts/draw_speed.py
 
-bench-report: setup             ## the speed figures of the documentation, from benchmarks/results
+bench-report: setup             ## the speed figures and the chart of the documentation, from benchmarks/results
 	$(BIN)/python scripts/bench_report.py
+	$(BIN)/python scripts/draw_speed.py
 
 clean:                          ## what make made; bundles in models/ stay
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -148,6 +153,10 @@ clean:                          ## what make made; bundles in models/ stay
 
 $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_wheels.py
 	.venv-compiler/bin/python scripts/native_wheels.py --here
+	@touch $@
+
+.venv-release/.installed: constraints.txt
+	$(call environment,.venv-release,constraints.txt) build twine
 	@touch $@
 
 .venv-transformers4/.installed: pyproject.toml constraints-transformers4.txt | $(KERNELS_WHEEL)/.built
@@ -202,7 +211,7 @@ $(KERNELS_WHEEL)/.built: .venv-compiler/.installed $(KERNELS) scripts/native_whe
 
 # With CUDA's libraries and PyTorch's build for it: many gigabytes, for machines that have a GPU.
 .venv-cuda/.installed: pyproject.toml constraints.txt
-	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu]" --group test
+	$(call environment,.venv-cuda,constraints.txt) -e ".[export,gpu,bench]" --group test
 	@touch $@
 
 # What nobody should do: the one wheel first, then the other over it.

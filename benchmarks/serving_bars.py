@@ -232,7 +232,7 @@ def all_bars() -> Mapping[str, Callable[[Rig, Amounts], BarRecord]]:
 
 
 def table(held: BarsFile) -> str:
-    """The bars as docs/guides/serve.md has them."""
+    """The bars as benchmarks/serving.md has them."""
     from cls_runtime.bench.table import markdown
 
     made = bars_table(held, BARS)

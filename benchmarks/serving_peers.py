@@ -210,7 +210,7 @@ def read(path: Path) -> Comparison:
 
 
 def table(held: Comparison) -> str:
-    """The sides as docs/guides/serve.md has them."""
+    """The sides as benchmarks/serving.md has them."""
     rows = []
     for side in held.sides.values():
         if side.failed is not None:

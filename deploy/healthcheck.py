@@ -1,6 +1,6 @@
-"""Whether the server of this container may be sent requests: exit code 0 if /ready says so, else 1 and a line why.
+"""Checks that this container's server accepts requests: exit code 0 if /ready answers 200, else 1 and one line that says why.
 
-Reads the server's own CLS_SERVE_UDS, or CLS_SERVE_HOST and CLS_SERVE_PORT. It imports next to nothing, because it runs every few seconds.
+Reads CLS_SERVE_UDS, or CLS_SERVE_HOST and CLS_SERVE_PORT, as the server does. It imports little, because it runs every few seconds.
 """
 
 import os
@@ -8,7 +8,7 @@ import socket
 import sys
 
 TIMEOUT_SECONDS = 4.0
-# An address that stands for all of a machine is none to connect to.
+# Nobody can connect to an address that stands for all of a machine's.
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -24,7 +24,7 @@ def connected() -> socket.socket:
 
 
 def main() -> str | None:
-    """Why not; None where it may be sent requests."""
+    """Gives the reason why it does not accept requests; None if it does."""
     try:
         with connected() as connection:
             connection.sendall(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")

@@ -16,19 +16,23 @@ has a file a card, of which there may be none: a figure of a GPU then says that 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import importlib.util
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from cls_runtime.bench.bars import read_bars
 from cls_runtime.bench.results import read_results
-from cls_runtime.bench.table import markdown
+from cls_runtime.bench.table import Table, markdown
 from cls_runtime.bench.tables import all_tables, environment
 from cls_runtime.commands.bench import report_lines
 
@@ -111,35 +115,98 @@ def _graph_sentence(path: Path) -> str:
 
 def _own_table(script_name: str, path: Path) -> str:
     """The table that a script in benchmarks/ makes of its own results."""
-    script = _script(script_name)
+    script = benchmark_script(script_name)
     table: str = script.table(script.read(path))
     return table
 
 
-_INSTEAD: Mapping[str, str] = {
-    "transformers:as_given": "the usual transformers loop",
-    "sentence-transformers:onnx_int8": "sentence-transformers' ONNX int8",
-    "fastembed:int8": "fastembed with an int8 file",
-    "ctranslate2:int8_sorted": "CTranslate2's int8 sorted by hand",
-    "openvino:int8_sorted": "OpenVINO's own int8 (NNCF) sorted by hand",
+# What people use instead, by its name in the results: each project's fastest int8 setting, and the loop that most code has.
+PEERS = {
+    "transformers:as_given": "transformers loop, fp32",
+    "fastembed:int8": "fastembed, int8",
+    "optimum:int8_sorted": "optimum, int8, sorted by hand",
+    "sentence-transformers:onnx_int8": "sentence-transformers, ONNX int8",
+    "ctranslate2:int8_sorted": "CTranslate2, int8, sorted by hand",
+    "openvino:int8_sorted": "OpenVINO, NNCF int8, sorted by hand",
 }
 
 
-def _peers_sentence(path: Path) -> str:
-    """Our fastest variant against what people use instead, in one sentence."""
-    script = _script("text_to_vectors")
-    measured = script.read(path)
-    named = []
-    for line in script.LINES:
-        best = script.best_ratio(line, measured)
-        if best is not None and len(line.ours) > 1 and line.theirs[0] in _INSTEAD and len(line.theirs) == 1:
-            named.append(f"{best[0].median:.1f} times as fast as {_INSTEAD[line.theirs[0]]}")
-    return f"From text to vector int8 is {', '.join(named[:-1])} and {named[-1]}."
+@dataclass(frozen=True, kw_only=True)
+class PeerPair:
+    """One comparison: both sides' texts per second and mean cosines to fp32, and by how much ours is faster: the median of the rounds."""
+
+    name: str
+    their_speed: float
+    our_speed: float
+    their_cosine: float
+    our_cosine: float
+    ratio: float
+
+
+def peer_pairs(path: Path) -> list[PeerPair]:
+    """Our fastest variant against each of `PEERS`, from one results file; the README's chart shows them too."""
+    peers = benchmark_script("text_to_vectors")
+    measured = peers.read(path)
+    best = {line.theirs: peers.best_ratio(line, measured) for line in peers.LINES if len(line.ours) > 1}
+    return [
+        PeerPair(
+            name=shown,
+            their_speed=theirs.texts_per_second,
+            our_speed=ours.texts_per_second,
+            their_cosine=theirs.parity.mean_cosine,
+            our_cosine=ours.parity.mean_cosine,
+            ratio=ratio.median,
+        )
+        for name, shown in PEERS.items()
+        for ratio, ours, theirs in [best[(name,)]]
+    ]
+
+
+def _peers_short(path: Path) -> str:
+    """Our fastest variant against each project's best measured int8 setting, and the usual loop: the pairs of the README's chart."""
+    rows = [
+        "| against | theirs, texts/s | ours, texts/s | faster by | their mean cosine to fp32 | ours |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for pair in peer_pairs(path):
+        speeds = f"{pair.their_speed:,.0f} | {pair.our_speed:,.0f} | {rounded_down(pair.ratio)}"
+        rows.append(f"| {pair.name} | {speeds} | {pair.their_cosine:.4f} | {pair.our_cosine:.4f} |")
+    return "\n".join(rows)
+
+
+def _serving_latency(path: Path) -> str:
+    """How long a request takes at each rate: of the table of a server the lines and columns that sizing needs."""
+    (table,) = (table for table in all_tables(read_results(path)) if table.key == "serving")
+    columns = [table.header.index(name) for name in ("load", "answered/s", "p50 ms", "p95 ms", "p99 ms")]
+    rows = [tuple(row[column].removeprefix("cls-serve, ") for column in columns) for row in table.rows if row[1].endswith("%")]
+    return markdown(dataclasses.replace(table, header=tuple(table.header[column] for column in columns), rows=tuple(rows), label_columns=1))
+
+
+def _serving_missed(path: Path) -> str:
+    """The bars of a server that are missed."""
+    held = read_bars(path)
+    rows = [
+        (record.test, figure.name, f"{figure.value:.2f} {figure.unit}".strip(), f"at {word} {bar:g} {figure.unit}".strip())
+        for record in held.bars.values()
+        for figure in record.figures
+        for word, bar in (("most", figure.most), ("least", figure.least))
+        if bar is not None and not figure.holds
+    ]
+    return markdown(
+        Table(
+            key="serving_missed",
+            title="Bars that are missed",
+            caption="",
+            header=("test", "figure", "measured", "bar"),
+            rows=tuple(rows),
+            label_columns=4,
+        )
+    )
 
 
 def _gpu(path: Path) -> str:
     """All that benchmarks/gpu.py measured on a card."""
-    script = _script("gpu")
+    script = benchmark_script("gpu")
     figures: str = script.shown(script.read(path))
     return figures
 
@@ -151,7 +218,9 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
     "graph_table": _graph_table,
     "graph_sentence": _graph_sentence,
     "against_peers": partial(_own_table, "text_to_vectors"),
-    "against_peers_sentence": _peers_sentence,
+    "peers_short": _peers_short,
+    "serving_latency": _serving_latency,
+    "serving_missed": _serving_missed,
     "serving_bars": partial(_own_table, "serving_bars"),
     "serving_peers": partial(_own_table, "serving_peers"),
     "native_bars": partial(_own_table, "native_bars"),
@@ -159,7 +228,14 @@ FIGURES: Mapping[str, Callable[[Path], str]] = {
 }
 
 
-def _script(name: str) -> ModuleType:
+def rounded_down(ratio: float) -> str:
+    """A ratio in two or three digits, never better than it is: 13.15 is 13, 2.58 is 2.5 and 1.077 is 1.07."""
+    digits = 0 if ratio >= 10 else 1 if ratio >= 2 else 2
+    scale = 10**digits
+    return f"{math.floor(ratio * scale + 1e-9) / scale:.{digits}f}"
+
+
+def benchmark_script(name: str) -> ModuleType:
     """A script of benchmarks/ as a module, which finds what lies beside it."""
     if str(ROOT / "benchmarks") not in sys.path:
         sys.path.append(str(ROOT / "benchmarks"))

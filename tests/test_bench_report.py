@@ -41,6 +41,51 @@ def test_a_servers_plot_is_drawn_from_its_results_the_same_every_time(tmp_path: 
         draw_serving.drawn(read_results(ROOT / "benchmarks" / "results" / "vnni" / "cls_bench.json"))
 
 
+def test_the_readmes_chart_shows_the_recorded_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import draw_speed
+
+    assert draw_speed.main(["--check"]) == 0
+    (cpu,) = (panel for panel in draw_speed.panels() if panel.title.startswith("CPU"))
+    assert len(cpu.pairs) == len(bench_report.PEERS)
+    told = draw_speed.description([cpu])
+    assert all(
+        f"{name} {pair.theirs:,.0f}, ours {pair.ours:,.0f}" in told
+        for name, pair in zip(bench_report.PEERS.values(), cpu.pairs, strict=True)
+    )
+    light = draw_speed.drawn([cpu], draw_speed.THEMES["light"])
+    assert light == draw_speed.drawn([cpu], draw_speed.THEMES["light"])
+    assert light != draw_speed.drawn([cpu], draw_speed.THEMES["dark"])
+    monkeypatch.setattr(draw_speed, "IMAGES", tmp_path)
+    monkeypatch.setattr(draw_speed, "ROOT", tmp_path)
+    for theme in draw_speed.THEMES:
+        (tmp_path / f"speed-{theme}.svg").write_bytes(light.replace(b"transformers loop", b"another loop"))
+    assert draw_speed.main(["--check"]) == 1
+
+
+def test_a_card_that_was_measured_is_in_the_chart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import draw_speed
+    from on_gpu.results import OURS, SENTENCE_TRANSFORMERS, Card, GpuFile, Samples, write
+
+    from cls_runtime.bench.machine import this_host
+
+    sides = tuple(
+        Samples(work="MiniLM, 25 tokens", side=side, texts=100, seconds=(taken,))
+        for side, taken in ((OURS, 1.0), (SENTENCE_TRANSFORMERS, 4.0))
+    )
+    held = GpuFile(card=Card(name="a card"), engine="cuda", small=False, machine=this_host(), versions={}, parts={"texts": sides})
+    (tmp_path / "gpu").mkdir()
+    write(tmp_path / "gpu" / "card.json", held)
+    monkeypatch.setattr(draw_speed, "RESULTS", tmp_path)
+    (panel,) = (panel for panel in draw_speed.panels() if panel.title.startswith("GPU"))
+    assert draw_speed.description([panel]).endswith("sentence-transformers, fp16 25, ours 100 (4.0x).")
+    assert draw_speed.drawn(draw_speed.panels(), draw_speed.THEMES["light"])
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(13.99, "13"), (2.58, "2.5"), (1.077, "1.07"), (1.0, "1.00"), (2.0, "2.0"), (0.955, "0.95")])
+def test_a_ratio_is_never_rounded_up(ratio: float, told: str) -> None:
+    assert bench_report.rounded_down(ratio) == told
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     results = tmp_path / "benchmarks" / "results"

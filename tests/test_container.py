@@ -327,7 +327,7 @@ class TestInTheSandbox:
         rows = np.stack([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer["data"]])
         with Encoder.load(context / "models" / "small", threads=1) as encoder:
             np.testing.assert_allclose(rows, encoder.encode(TEXTS), rtol=0, atol=1e-6)
-        assert answer["model"] == "all-MiniLM-L6-v2"
+        assert answer["model"] == "bge-small-en-v1.5"
         assert asked(sockets / "socket", "POST", "/v1/embeddings", {"input": "a text"}, key=None)[0] == 401
 
     def test_it_is_user_10001_without_rights(self, on_a_socket: Container) -> None:

@@ -104,7 +104,21 @@ def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> Non
             lowest.setdefault(name, version.strip())
     extras = project["optional-dependencies"]
     promised = [line.split(">=") for line in project["dependencies"] + extras["cpu"] + extras["serve"]]
-    assert {name: ".".join([*bound.split("."), "0"][:3]) for name, bound in promised} == lowest
+    assert {name: padded(bound) for name, bound in promised} == lowest
+
+
+def test_the_exporters_lower_bounds_are_tested(project: dict[str, Any]) -> None:
+    """torch's apart: pyproject.toml says why."""
+    text = (ROOT / "constraints-transformers4.txt").read_text()
+    pinned = dict(line.split(";")[0].strip().split("==", 1) for line in text.splitlines() if "==" in line)
+    promised = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in project["optional-dependencies"]["export"])  # type: ignore[union-attr]
+    assert "torch" in pinned
+    del promised["torch"]
+    assert {name: padded(bound) for name, bound in promised.items()} == {name: padded(pinned[name]) for name in promised}
+
+
+def padded(version: str) -> str:
+    return ".".join([*version.split("."), "0"][:3])
 
 
 # ---------------------------------------------------------------- the import arrow, by ruff
@@ -225,7 +239,7 @@ def test_the_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.Zip
 
 
 def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) -> None:
-    assert (project["dynamic"], "version" in project) == (["version"], False)  # it stands in cls_runtime/__init__.py alone
+    assert (project["dynamic"], "version" in project) == (["version", "readme"], False)  # it stands in cls_runtime/__init__.py alone
     folder = f"cls_export-{__version__}.dist-info"
     metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
     assert (metadata["Name"], metadata["Version"]) == ("cls-export", __version__)
@@ -235,6 +249,19 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile, project: dict[str, Any]) ->
     requires = metadata.get_all("Requires-Dist", [])
     assert sorted(names([line for line in requires if "extra ==" not in line])) == ["numpy", "tokenizers"]
     assert "onnxruntime-gpu[cuda,cudnn]>=1.21; extra == 'gpu'" in requires
+    assert {line.partition(",")[0] for line in metadata.get_all("Project-URL", [])} >= {"Homepage", "Documentation", "Changelog", "Issues"}
+
+
+def test_the_index_shows_the_readme_with_links_that_work_there(wheel: zipfile.ZipFile) -> None:
+    metadata = email.message_from_bytes(wheel.read(f"cls_export-{__version__}.dist-info/METADATA"))
+    shown = metadata.get_payload()
+    assert isinstance(shown, str)
+    targets = re.findall(r'\]\(([^)]+)\)|(?:src|srcset)="([^"]+)"', shown)
+    links = [link or image for link, image in targets]
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    own = [link.split(f"/v{__version__}/")[1].split("#")[0] for link in links if f"/cls-export/blob/v{__version__}/" in link]
+    assert len(own) > 10
+    assert [path for path in own if not (ROOT / path).exists()] == []
 
 
 def test_no_environment_of_a_test_fetches_cudas_libraries() -> None:

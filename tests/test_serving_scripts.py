@@ -103,6 +103,7 @@ def test_bars_are_chosen_kept_and_told(
     assert "overload: not measured" in serving_bars.missed(path)
     assert serving_bars.table(serving_bars.read(path)).startswith("| test | figures, with their bars | how |")
     assert bench_report.FIGURES["serving_bars"](path) == serving_bars.table(serving_bars.read(path))
+    assert bench_report.FIGURES["serving_missed"](path) == "| test | figure | measured | bar |\n| --- | --- | --- | --- |"
     monkeypatch.setattr(sys, "argv", ["serving_bars.py", "no-bundle", "--quick"])
     assert serving_bars.main() == 2
     assert "error: " in capsys.readouterr().err

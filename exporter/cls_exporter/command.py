@@ -47,7 +47,7 @@ _REQUIREMENTS = (
         instead=lambda _: "no --push-to-hub",
     ),
 )
-_POOLINGS = {"cls": "CLS", "mean": "mean"}
+_POOLINGS = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
 _SHOWN_PROMPTS = 8
 _TOKENIZERS = {"file": "tokenizer.json, unchanged", "transformers": "converted by transformers"}
 _NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "sympy", "onnxruntime")
@@ -252,7 +252,7 @@ def summary_lines(report: ExportReport) -> list[str]:
     ]
     lines += [f"  {name:9} {words}" for name, words in (("pooling", _pooling(manifest)), ("prompts", _prompts(manifest))) if words]
     if manifest.tokenizer is not None:
-        lines.append(f"  tokenizer {_TOKENIZERS[manifest.tokenizer]} (--tokenizer {manifest.tokenizer})")
+        lines.append(f"  tokenizer {_TOKENIZERS[manifest.tokenizer]}, as requested")
     full, exported = report.multiply_adds.get("full", 0), report.multiply_adds.get("exported", 0)
     if full and exported and round(100 * (1 - exported / full)) > 0:  # nothing is saved where all rows are needed
         lines.append(f"  work      {1 - exported / full:.0%} fewer multiply-adds than the full encoder, for a text of 128 tokens")
@@ -275,15 +275,13 @@ def _pooler(report: ExportReport) -> str:
 
 
 def _pooling(manifest: Manifest) -> str:
-    """The pooling in words, unless it is CLS and the checkpoint says nothing else."""
-    source, exported = manifest.source_pooling, _POOLINGS[manifest.pooling]
+    """What a sentence's vector is made of, where it is not the CLS row as a matter of course."""
+    source, made_of = manifest.source_pooling, _POOLINGS[manifest.pooling]
     if source.mismatch_allowed:
-        return f"{exported}, although the model was trained with {source.mode} pooling (--allow-pooling-mismatch)"
+        return f"trained with {source.mode} pooling; exported with {made_of}, as requested"
     if manifest.pooling == "cls":
         return ""
-    return (
-        f"{exported}, as trained" if source.mode else f"{exported} (--pooling {manifest.pooling}); the checkpoint does not name its pooling"
-    )
+    return f"{made_of}, as trained" if source.mode else f"{made_of}, as requested; the checkpoint does not say how it was trained"
 
 
 def _prompts(manifest: Manifest) -> str:

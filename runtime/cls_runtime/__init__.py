@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cls_runtime.verifying.same_vectors import assert_same_vectors
     from cls_runtime.verifying.verification import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BatchSummary",

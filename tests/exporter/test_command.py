@@ -254,7 +254,7 @@ def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
     pooling = SourcePooling(mode="mean", mismatch_allowed=True)
     manifest = dataclasses.replace(plain.manifest, source_pooling=pooling, pooler=Pooler(state="trained", evidence="bias exactly zero"))
     lines = command.summary_lines(dataclasses.replace(plain, manifest=manifest, notes=("look at the pooler: bias exactly zero",)))
-    assert "  pooling   CLS, although the model was trained with mean pooling (--allow-pooling-mismatch)" in lines
+    assert "  pooling   trained with mean pooling; exported with the CLS row, as requested" in lines
     assert "  pooler    trained" in lines
     assert "Files (12.3 kB)" in lines
 
@@ -262,10 +262,10 @@ def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "pooling", "line"),
     [
-        ("mean", "mean", "mean, as trained"),
-        ("cls", "mean", "mean, although the model was trained with cls pooling (--allow-pooling-mismatch)"),
-        ("max", "cls", "CLS, although the model was trained with max pooling (--allow-pooling-mismatch)"),
-        (None, "mean", "mean (--pooling mean); the checkpoint does not name its pooling"),
+        ("mean", "mean", "the mean of the tokens' rows, as trained"),
+        ("cls", "mean", "trained with cls pooling; exported with the mean of the tokens' rows, as requested"),
+        ("max", "cls", "trained with max pooling; exported with the CLS row, as requested"),
+        (None, "mean", "the mean of the tokens' rows, as requested; the checkpoint does not say how it was trained"),
         ("cls", "cls", None),
         (None, "cls", None),
     ],
@@ -305,4 +305,4 @@ def test_prompts_by_their_names(tmp_path, prompts, default, line):
 def test_the_tokenizer_that_was_chosen_is_said(tmp_path, choice, line):
     plain = report(tmp_path / "bundle")
     chosen = dataclasses.replace(plain, manifest=dataclasses.replace(plain.manifest, tokenizer=choice))
-    assert set(command.summary_lines(chosen)) - set(command.summary_lines(plain)) == {f"  tokenizer {line} (--tokenizer {choice})"}
+    assert set(command.summary_lines(chosen)) - set(command.summary_lines(plain)) == {f"  tokenizer {line}, as requested"}

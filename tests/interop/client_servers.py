@@ -1,6 +1,7 @@
 """What the clients of test_clients.py talk to: a cls-serve process for each kind of bundle, started when it is first asked for.
 
-`embedding` is all-MiniLM-L6-v2 with its own pooling; the others are the small models of served_bundles.py.
+`embedding` is all-MiniLM-L6-v2 with its own pooling, under the name that the page's lines ask for; the others are the small models of
+served_bundles.py.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Servers:
 
     def _start(self, kind: str) -> Asked:
         if kind == "embedding":
-            bundle, model = bundle_in("mean"), "all-MiniLM-L6-v2"
+            bundle, model = bundle_in("mean"), "bge-small-en-v1.5"
             golden = read_golden(bundle / "golden.npz").texts
             texts = [*golden[::10], max(golden, key=len)]
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "library"]
 
 _NAMES = {"win32": "cls_native.dll", "darwin": "libcls_native.dylib"}

@@ -22,13 +22,13 @@ from cls_runtime.suggestions import did_you_mean
 
 VARIABLE = "CLS_SERVE_"
 _EXAMPLES = [
-    ("cls-serve models/my-model", "on http://127.0.0.1:8080; its page is at /, its endpoints at /docs"),
+    ("cls-serve models/my-model", "on http://127.0.0.1:8080; / is a page to try it, /docs lists the endpoints"),
     ("cls-serve models/my-model --host 0.0.0.0 --api-key-file keys.txt", "for other machines, with keys"),
-    ("cls-serve models/my-model models/my-reranker --threads 8", "two models by their names, on eight threads together"),
-    ("cls-serve org/name@v1 --model-name text-embedding-3-small", "from the hub, under the name that a program asks for"),
+    ("cls-serve models/my-model models/my-reranker --threads 8", "two models that share eight threads"),
+    ("cls-serve org/name@v1 --model-name text-embedding-3-small", "from the hub, under the name your program requests"),
     ("cls-serve models/my-model --uds /run/cls/serve.sock", "on a unix socket, behind a proxy"),
-    ("CLS_SERVE_BUNDLE=/models/my-model CLS_SERVE_HOST=0.0.0.0 cls-serve", "every option is also a variable, for containers"),
-    ("cls-serve models/my-model --check", "is it whole and does it compute? Nothing is served"),
+    ("CLS_SERVE_BUNDLE=/models/my-model CLS_SERVE_HOST=0.0.0.0 cls-serve", "options as variables, for containers"),
+    ("cls-serve models/my-model --check", "check the bundle without serving it"),
 ]
 _EXIT_CODES = [
     ("0", "a signal came and every request was answered; with --check: all is well"),
@@ -38,13 +38,13 @@ _EXIT_CODES = [
 _REQUIREMENTS = (
     shell.Requirement(
         options=("--json",),
-        need="--check; a server's log is JSON with --log-format json",
+        need="--check; for a log in JSON use --log-format json",
         is_met=lambda arguments: arguments.check,
         instead=lambda _: "neither",
     ),
     shell.Requirement(
         options=("--host", "--port"),
-        need="an address, --uds is another one",
+        need="an address of this machine, not with a unix socket",
         is_met=lambda arguments: arguments.uds is None,
         instead=lambda arguments: f"--uds {arguments.uds}",
     ),
@@ -74,16 +74,16 @@ def size_bytes(text: str) -> int:
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no size, expected one such as 16MiB, 2MB or 4096")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a size, expected one such as 16MiB, 2MB or 4096")
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "cls-serve",
-        "Serves bundles over HTTP, as OpenAI, text-embeddings-inference, Cohere and Jina do, until it gets a signal. Every option is also "
-        "an environment variable: --max-body is CLS_SERVE_MAX_BODY, BUNDLE is CLS_SERVE_BUNDLE; what can be given more than once is a list "
-        "separated by commas or spaces there. Options win over variables.",
+        "Serves bundles over HTTP to clients of OpenAI, text-embeddings-inference, Cohere and Jina until it receives a signal. Every "
+        "option is also an environment variable: --max-body is CLS_SERVE_MAX_BODY, BUNDLE is CLS_SERVE_BUNDLE; separate several values "
+        "with commas or spaces. Options win over variables.",
         examples=_EXAMPLES,
         works_alone=f"{VARIABLE}BUNDLE" in os.environ,
         intermixed=True,
@@ -92,50 +92,106 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundles", metavar="BUNDLE", nargs="*", default=None, help=f"{BUNDLE_HELP}; the first answers requests that name no model")
-    where = parser.add_argument_group("where")
-    where.add_argument("--host", help="the address to listen on (default: 127.0.0.1, this machine alone; 0.0.0.0 for all)")
-    where.add_argument("--port", type=_whole, help="the port, 0 for any that is free (default: 8080)")
-    where.add_argument("--uds", metavar="PATH", type=Path, help="a unix socket instead, for its owner and group; a stale one is replaced")
+    where = parser.add_argument_group("address")
+    where.add_argument("--host", help="address to listen on; 0.0.0.0 for all addresses of this machine (default: 127.0.0.1)")
+    where.add_argument("--port", type=_whole, help="port; 0 picks a free one, which the log names (default: 8080)")
+    where.add_argument(
+        "--uds",
+        metavar="PATH",
+        type=Path,
+        help="listen on a unix socket instead, open to its owner and group (mode 660); a socket left by a dead server is replaced, one "
+        "in use or any other file is an error",
+    )
     models = parser.add_argument_group("models")
     models.add_argument(
         "--model-name",
         metavar="NAME",
         action="append",
         dest="model_names",
-        help="what clients call the model, given again for more names; for several bundles one each, in their order; * takes any name "
-        "(default: the folder's name and the checkpoint's)",
+        help="name that clients use for the model; other names fail with 404. Repeat it for more names, or with several bundles once "
+        "for each, in order; * accepts any name (default: the folder's name, and the checkpoint's unless two bundles share it)",
     )
-    models.add_argument("--variant", choices=VARIANT_NAMES, help="the precision (default: auto)")
-    models.add_argument("--engine", choices=ENGINE_NAMES, type=engine_name, help="the inference engine (default: auto)")
+    models.add_argument("--variant", choices=VARIANT_NAMES, help="precision of all bundles (default: auto)")
+    models.add_argument("--engine", choices=ENGINE_NAMES, type=engine_name, help="inference engine of all bundles (default: auto)")
     add_device(models)
-    models.add_argument("--threads", metavar="N", type=_whole, help="CPU threads of all bundles together (default: all there are)")
-    models.add_argument("--on-overflow", choices=("truncate", "raise"), help="what becomes of texts that are too long (default: truncate)")
-    models.add_argument("--prompt-name", metavar="NAME", help="the prompt of requests that name none (default: the model's own)")
-    models.add_argument("--follow-links", action="store_true", default=None, help="read BUNDLE's files wherever links in it lead")
-    bounds = parser.add_argument_group("limits")
-    bounds.add_argument("--max-inputs", metavar="N", type=_whole, help="texts of one request; more is 413 (default: 2048)")
-    bounds.add_argument("--max-body", metavar="SIZE", type=size_bytes, help="of one request's body; more is 413 (default: 16MiB)")
-    bounds.add_argument(
-        "--max-queue-ms", metavar="MS", type=_number, help="work that may wait before a request; more is 429 (default: 2000)"
+    models.add_argument(
+        "--threads", metavar="N", type=_whole, help="CPU threads that all bundles share (default: the CPUs the process may use)"
     )
-    bounds.add_argument("--deadline", metavar="S", type=_number, help="seconds a request may take; more is 503 (default: 30)")
+    models.add_argument(
+        "--on-overflow",
+        choices=("truncate", "raise"),
+        help="texts longer than the model takes: cut them and say so, or fail with 400 (422 on TEI's paths); a request may choose itself "
+        "(default: truncate)",
+    )
+    models.add_argument("--prompt-name", metavar="NAME", help="prompt of requests that name none (default: the model's own)")
+    models.add_argument(
+        "--follow-links",
+        action="store_true",
+        default=None,
+        help="read the files of BUNDLE wherever links in it lead; without it, a link out of the folder is an error",
+    )
+    bounds = parser.add_argument_group("limits")
+    bounds.add_argument("--max-inputs", metavar="N", type=_whole, help="texts per request; more fail with 413 (default: 2048)")
+    bounds.add_argument(
+        "--max-body",
+        metavar="SIZE",
+        type=size_bytes,
+        help="size of a request's body, such as 16MiB, 16MB or a number of bytes; larger ones fail with 413. 16 bodies of this size are "
+        "read at once, more fail with 429 (default: 16MiB)",
+    )
+    bounds.add_argument(
+        "--max-queue-ms",
+        metavar="MS",
+        type=_number,
+        help="how long a request may have to wait for earlier ones; if it would wait longer, it fails at once with 429 (default: 2000)",
+    )
+    bounds.add_argument(
+        "--deadline",
+        metavar="S",
+        type=_number,
+        help="seconds a request may take; then it fails with 503, its waiting texts are dropped, and an answer that the client has not "
+        "read is cut off (default: 30)",
+    )
     access = parser.add_argument_group("access")
-    access.add_argument("--api-key-file", metavar="FILE", type=Path, help="a key a line, read again on SIGHUP (default: no keys)")
+    access.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        type=Path,
+        help="file with one key per line, # before a comment; read again on SIGHUP. Requests without one of its keys fail with 401 "
+        "(default: no keys)",
+    )
     access.add_argument("--api-key", nargs="?", action=_NeverAKey, help=argparse.SUPPRESS)
     access.add_argument(
         "--cors-origin",
         metavar="ORIGIN",
         action="append",
         dest="cors_origins",
-        help="an origin whose pages may call the server, given again for more; * for any (default: none)",
+        help="origin whose pages may call the server from a browser; repeat it for more; * for any (default: none)",
     )
-    life = parser.add_argument_group("life")
-    life.add_argument("--shutdown-timeout", metavar="S", type=_number, help="seconds that requests have left after a signal (default: 25)")
+    life = parser.add_argument_group("lifecycle")
     life.add_argument(
-        "--drain-delay", metavar="S", type=_number, help="seconds for which it listens on after it says that it is not ready (default: 0)"
+        "--shutdown-timeout",
+        metavar="S",
+        type=_number,
+        help="seconds that requests have to finish after a signal; the rest fail with 503 (default: 25)",
     )
-    life.add_argument("--log-format", choices=("text", "json"), help="of the log on standard error (default: text)")
-    life.add_argument("--check", action="store_true", default=None, help="load, verify hashes, compute a text, print what was found, end")
+    life.add_argument(
+        "--drain-delay",
+        metavar="S",
+        type=_number,
+        help="seconds for which the server keeps accepting requests after a signal, while /ready is already 503 (default: 0)",
+    )
+    life.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        help="format of the log on standard error; json writes one object per line (default: text)",
+    )
+    life.add_argument(
+        "--check",
+        action="store_true",
+        default=None,
+        help="load the bundles, verify their hashes, encode one text, print the findings and exit; with --json, print them as JSON",
+    )
     return parser
 
 
@@ -148,7 +204,8 @@ class _NeverAKey(argparse.Action):
     @staticmethod
     def why(name: str) -> str:
         return (
-            f"{name} is no option, others on the machine could read the key there; write it into a file and name that with --api-key-file"
+            f"{name} is not an option: other users of the machine could read the key there; write it to a file, and name that with "
+            "--api-key-file"
         )
 
 
@@ -156,14 +213,14 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number") from None
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -198,7 +255,9 @@ def _fill_from(arguments: argparse.Namespace, parser: argparse.ArgumentParser, e
         if name == variable or (_OF_KUBERNETES.fullmatch(name) and name not in known):
             continue
         if name not in known:
-            shell.warn(f"{variable} is not an option of cls-serve{did_you_mean(name, known)}; cls-serve --help lists them")
+            shell.warn(
+                f"{variable} is not an option of cls-serve and has no effect{did_you_mean(name, known)}; cls-serve --help lists the options"
+            )
             continue
         text = environment[variable]
         if not text.strip() or (name == "PORT" and _LINK.fullmatch(text)):  # Kubernetes' too
@@ -243,7 +302,7 @@ def _check(options: ServeOptions, *, in_json: bool) -> int:
         elif not options.quiet:
             for line in models.lines():
                 shell.say(line)
-            shell.say("every file has its hash, and each model has computed a text")
+            shell.say("all files match their hashes, and every model encoded a text")
     finally:
         models.close()
     return shell.EXIT_DONE

@@ -71,7 +71,9 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _fail(WORDS[signal.SIGINT], exit_code(signal.SIGINT))
     if isinstance(error, MemoryError):
-        return _fail(f"out of memory{f' ({error})' if str(error) else ''}; give the process more, or it less to do at once", EXIT_USAGE)
+        return _fail(
+            f"out of memory{f' ({error})' if str(error) else ''}; give the process more memory, or less work at a time", EXIT_USAGE
+        )
     if isinstance(error, OSError):
         return _fail(_of_the_system(error), EXIT_USAGE)
     if os.environ.get(TRACEBACK_VARIABLE):
@@ -88,7 +90,7 @@ def _of_the_system(error: OSError) -> str:
     if error.filename:
         return f"{error.filename}: {error.strerror or error}"
     if isinstance(error, FileNotFoundError) and _is_nowhere():
-        return "the working directory was removed; change to one that is there, or give absolute paths"
+        return "the working directory no longer exists; change to another, or use absolute paths"
     return error.strerror or str(error)
 
 

@@ -61,7 +61,7 @@ class Admission:
             return None
         return Refusal(
             "overloaded",
-            f"{wait:.1f} s of work are waiting, more than the {self._most_s:g} s of --max-queue-ms; try again later",
+            f"{wait:.1f} s of work is queued, more than the {self._most_s:g} s of --max-queue-ms; try again later",
             code="overloaded",
             retry_after_s=max(1, math.ceil(wait - self._most_s)),
         )
@@ -85,7 +85,7 @@ class Admission:
         if self._wait_for_tokenizer >= WAITING_FOR_TOKENIZER:
             raise Refusal(
                 "overloaded",
-                f"{self._wait_for_tokenizer} requests wait for a tokenizer; try again later",
+                f"{self._wait_for_tokenizer} requests are waiting for a tokenizer; try again later",
                 code="overloaded",
                 retry_after_s=1,
             )
@@ -120,7 +120,10 @@ class BodyBudget:
         most = self._most if size <= SMALL_BODY_BYTES else self._most - self._most // 4
         if self._held + count > most:
             raise Refusal(
-                "overloaded", "the bodies of all requests are too large together; try again later", code="overloaded", retry_after_s=1
+                "overloaded",
+                "the bodies of all current requests exceed the memory for them; try again later",
+                code="overloaded",
+                retry_after_s=1,
             )
         self._held += count
 

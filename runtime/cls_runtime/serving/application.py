@@ -144,7 +144,7 @@ class _Path:
         held = 0
         try:
             if service.closing:
-                raise Refusal("draining", "the server is ending; try another", retry_after_s=1)
+                raise Refusal("draining", "the server is shutting down; try another replica", retry_after_s=1)
             if endpoint.needs_key:
                 service.keys.check(scope["headers"])
             body = None
@@ -167,7 +167,7 @@ class _Path:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, it is this request's alone
             self._log(record, error)
-            failure = Refusal("failed", "the request failed; the server's log says why under its x-request-id")
+            failure = Refusal("failed", "the request failed; look up its x-request-id in the server's log")
             return refused(failure, endpoint.errors, record)
         finally:
             service.bodies.give(held)
@@ -190,7 +190,9 @@ class _Path:
         late = record.cancelled == "deadline"
         refusal = Refusal(
             "late" if late else "draining",
-            f"the request took longer than {self._service.options.deadline_s:g} s" if late else "the server is ending; try another",
+            f"the request took longer than {self._service.options.deadline_s:g} s"
+            if late
+            else "the server is shutting down; try another replica",
             code="deadline_exceeded" if late else None,
             retry_after_s=1,
             headers={"connection": "close"},
@@ -199,7 +201,7 @@ class _Path:
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    refusal = Refusal("unknown_path", f"nothing is at {scope['path'][:200]!r}; /docs says what there is")
+    refusal = Refusal("unknown_path", f"there is no {scope['path'][:200]!r}; /docs lists the endpoints")
     await refused(refusal, openai.error, scope["cls.record"])(scope, receive, send)
 
 

@@ -53,11 +53,11 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit():
-                raise Refusal("malformed", "content-length is no number")
+                raise Refusal("malformed", "content-length is not a number")
             if len(value) > _MOST_DIGITS or int(value) > limit:
                 raise too_large(limit)
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise Refusal("malformed", "content-encoding says that the body is compressed; send it as it is")
+            raise Refusal("malformed", "the body is compressed (content-encoding); send it uncompressed")
     parts: list[bytes] = []
     size = held = 0
     try:
@@ -98,10 +98,10 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[Any], *, max_inputs: int 
     """
     most_commas = getattr(decoder.type, "most_commas", None)
     if most_commas is not None and body.count(b",") > most_commas:
-        raise Refusal("too_large", "the body has far more numbers than are taken at once; send fewer", code="too_many_inputs")
+        raise Refusal("too_large", "the body has far more numbers than one request may have; send fewer", code="too_many_inputs")
     most_empty_lists = getattr(decoder.type, "most_empty_lists", None)
     if most_empty_lists is not None and body.count(b"[") > most_empty_lists < body.translate(None, b" \t\r\n").count(b"[]"):
-        raise Refusal("too_large", "the body has far more lists than are taken at once; send fewer", code="too_many_inputs")
+        raise Refusal("too_large", "the body has far more lists than one request may have; send fewer", code="too_many_inputs")
     if len(body) > _FEW_BYTES:
         # A string has two quotes that no backslash is before; where its last character is a backslash, one.
         quotes, most = body.count(b'"'), max(MOST_STRINGS, 2 * max_inputs)
@@ -112,9 +112,9 @@ def decoded(body: bytes, decoder: msgspec.json.Decoder[Any], *, max_inputs: int 
             body.decode("utf-8")  # also of what the decoder skips
         request = decoder.decode(body)
     except UnicodeDecodeError as error:
-        raise Refusal("malformed", f"the body is not UTF-8, byte {error.start} is wrong; send JSON in UTF-8") from None
+        raise Refusal("malformed", f"the body is not UTF-8: byte {error.start} is invalid; send JSON in UTF-8") from None
     except RecursionError:
-        raise Refusal("malformed", "the body's JSON is nested too deep; no request needs that") from None
+        raise Refusal("malformed", "the body's JSON is nested too deeply; no request needs that") from None
     except msgspec.ValidationError as error:
         raise _of_another_type(str(error), decoder) from None
     except msgspec.DecodeError as error:
@@ -161,7 +161,7 @@ def _of_another_type(message: str, decoder: msgspec.json.Decoder[Any]) -> Refusa
 def _token_ids(where: str, param: str | None) -> Refusal:
     return Refusal(
         "malformed",
-        f"{where} is no text; token ids may be another model's, send text (LangChain: check_embedding_ctx_length=False)",
+        f"{where} is not text; token ids may belong to another model, so send text (LangChain: check_embedding_ctx_length=False)",
         param=param,
         code="token_ids_not_supported",
     )
@@ -278,4 +278,4 @@ def refuse_other_vectors(request: OtherVectors) -> None:
         setattr(request, name, None)  # it would keep the whole body
         if value is not None and not any(value == same and type(value) is type(same) for same in _SAME_VECTORS.get(name, ())):
             instead = _INSTEAD.get(name, "leave it out")
-            raise Refusal("invalid", f"{name} asks for vectors that this server does not give; {instead}", param=name)
+            raise Refusal("invalid", f"{name} asks for vectors that this server does not compute; {instead}", param=name)

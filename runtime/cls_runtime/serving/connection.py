@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
                 self._stay()
             except httptools.HttpParserError as error:
                 cause = error.__context__
-                self._malformed(cause if isinstance(cause, Refusal) else Refusal("malformed", f"this is no HTTP: {error}"))
+                self._malformed(cause if isinstance(cause, Refusal) else Refusal("malformed", f"this is not HTTP: {error}"))
                 return
         if was_in_head and self._place == "head":
             self._head_fed += len(data)
@@ -139,14 +139,14 @@ class Connection(HttpToolsProtocol):
             raise self._too_large()
 
     def _too_large(self) -> Refusal:
-        return Refusal("head_too_large", f"the request line and the headers have more than {self.limits.head_bytes:,} bytes")
+        return Refusal("head_too_large", f"the request line and headers exceed {self.limits.head_bytes:,} bytes")
 
     def on_headers_complete(self) -> None:
         """A request, but for its body."""
         if self._resumes:
             return
         if len(self.pipeline) >= self.limits.pipelined:
-            raise Refusal("malformed", f"more than {self.limits.pipelined} requests wait on one connection")
+            raise Refusal("malformed", f"more than {self.limits.pipelined} requests are pipelined on one connection")
         url = httptools.parse_url(self.url)
         raw_path = url.path or b"/"
         version = self.parser.get_http_version()
@@ -335,6 +335,6 @@ class Connection(HttpToolsProtocol):
             return  # `Flights` has the time
         elif self.head_since is not None:
             if now - self.head_since > limits.head_s:
-                self.refuse(Refusal("slow", f"the request line and the headers took longer than {limits.head_s:g} s"))
+                self.refuse(Refusal("slow", f"the request line and headers took longer than {limits.head_s:g} s"))
         elif now - self.idle_since > (limits.linger_s if self._place == "body" else limits.idle_s):
             self.close()

@@ -70,7 +70,7 @@ class Connections(ServerState):
         self._close_quiet([one for one in self.connections if one.idle and one.idle_since <= since])
         for one in list(self.connections):
             if one.head_since is not None and one.head_since <= since:
-                one.refuse(Refusal("draining", "the server is ending; try another", retry_after_s=1))
+                one.refuse(Refusal("draining", "the server is shutting down; try another replica", retry_after_s=1))
 
     def abort(self) -> None:
         """Ends them all at once."""

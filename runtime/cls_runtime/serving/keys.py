@@ -41,13 +41,13 @@ class ApiKeys:
             return 0
         try:
             if not self._path.is_file():
-                raise UsageError(f"--api-key-file {self._path} is no file; expected one with a key a line")
+                raise UsageError(f"--api-key-file {self._path} is not a file; expected one with a key per line")
             with self._path.open("rb") as file:
                 content = file.read(_MOST_BYTES + 1)
         except OSError as error:
             raise UsageError(f"--api-key-file {self._path}: {error.strerror}") from None
         if len(content) > _MOST_BYTES:
-            raise UsageError(f"--api-key-file {self._path} has more than {_MOST_BYTES:,} bytes; expected a key a line")
+            raise UsageError(f"--api-key-file {self._path} has more than {_MOST_BYTES:,} bytes; expected one key per line")
         keys: set[bytes] = set()
         for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
             key = line.strip()
@@ -56,11 +56,11 @@ class ApiKeys:
             if _NOT_IN_A_KEY.search(key):
                 raise UsageError(
                     f"--api-key-file {self._path}: line {number} has a space or a control character in it; "
-                    "expected a key a line, in UTF-8, and # before anything else"
+                    "expected one key per line, in UTF-8, and # before comments"
                 )
             keys.add(key)
         if not keys:
-            raise UsageError(f"--api-key-file {self._path} has no key; write one a line")
+            raise UsageError(f"--api-key-file {self._path} has no key; write one per line")
         self._digests = tuple(map(_digest, keys))
         return len(keys)
 
@@ -85,7 +85,7 @@ class ApiKeys:
                     return
         raise Refusal(
             "unauthorized",
-            "the key is wrong" if given else "a key is needed: Authorization: Bearer KEY, or api-key: KEY",
+            "the key is wrong" if given else "a key is required: Authorization: Bearer KEY, or api-key: KEY",
             code="invalid_api_key",
             headers={"www-authenticate": "Bearer"},
         )

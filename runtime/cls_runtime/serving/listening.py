@@ -83,7 +83,7 @@ def _bound(options: ServeOptions) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {host} is no address of this machine ({error}); expected one such as 127.0.0.1 or 0.0.0.0") from None
+        raise UsageError(f"--host {host} is not an address of this machine ({error}); expected one such as 127.0.0.1 or 0.0.0.0") from None
     listeners: list[socket.socket] = []
     failures: list[OSError] = []
     for family, _, _, _, place in dict.fromkeys(found):
@@ -123,17 +123,17 @@ def _check_uds(path: Path) -> bool:
         UsageError: there is something else.
     """
     if not hasattr(socket, "AF_UNIX"):
-        raise UsageError("--uds: this system has no unix sockets; use --host and --port")
+        raise UsageError("--uds: this system does not support unix sockets; use --host and --port")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         if not path.absolute().parent.is_dir():
-            raise UsageError(f"--uds {path}: the folder {path.absolute().parent} does not exist; make it first") from None
+            raise UsageError(f"--uds {path}: the folder {path.absolute().parent} does not exist; create it first") from None
         return False
     except OSError as error:
         raise UsageError(f"--uds {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(mode):
-        raise UsageError(f"--uds {path} is there and is no socket; choose another path, or remove it")
+        raise UsageError(f"--uds {path} exists and is not a socket; choose another path, or remove it")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -144,8 +144,10 @@ def _check_uds(path: Path) -> bool:
             return False
         except OSError as error:
             if not isinstance(error, (BlockingIOError, TimeoutError)):
-                raise UsageError(f"--uds {path} is a socket that cannot be asked who listens ({error.strerror}); remove it") from None
-    raise UsageError(f"--uds {path}: another server listens there; stop it, or choose another path")
+                raise UsageError(
+                    f"--uds {path} is a socket, and it cannot be determined whether a server listens there ({error.strerror}); remove it"
+                ) from None
+    raise UsageError(f"--uds {path}: another server is listening there; stop it, or choose another path")
 
 
 def _bound_uds(path: Path) -> socket.socket:

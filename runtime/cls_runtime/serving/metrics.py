@@ -55,34 +55,32 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
-            "cls_requests_total", "Requests that have ended, refused ones too.", ["endpoint", "code"], registry=registry
+            "cls_requests_total", "Finished requests, including refused ones.", ["endpoint", "code"], registry=registry
         )
-        inputs = Counter("cls_inputs_total", "Texts and pairs of requests that were answered.", ["endpoint"], registry=registry)
-        self._tokens = Counter("cls_tokens_total", "Tokens computed, special tokens included, padding not.", registry=registry)
-        self._padding = Counter("cls_padding_tokens_total", "Padding computed beside them.", registry=registry)
+        inputs = Counter("cls_inputs_total", "Texts and pairs of answered requests.", ["endpoint"], registry=registry)
+        self._tokens = Counter("cls_tokens_total", "Computed tokens, including special tokens, without padding.", registry=registry)
+        self._padding = Counter("cls_padding_tokens_total", "Padding tokens computed with them.", registry=registry)
         self._truncated = Counter("cls_truncated_inputs_total", "Texts and pairs that were cut.", registry=registry)
-        rejected = Counter("cls_rejected_total", "Requests that were not taken on.", ["reason"], registry=registry)
-        cancelled = Counter(
-            "cls_cancelled_total", "Requests that were taken on and ended before their answer.", ["reason"], registry=registry
-        )
+        rejected = Counter("cls_rejected_total", "Requests that were not accepted.", ["reason"], registry=registry)
+        cancelled = Counter("cls_cancelled_total", "Accepted requests that ended without an answer.", ["reason"], registry=registry)
         seconds = Histogram(
             "cls_request_seconds",
-            "From a request's headers to the end of its answer; of requests that were taken on.",
+            "Seconds from a request's headers to the end of its answer; accepted requests only.",
             ["endpoint"],
             buckets=_SECONDS,
             registry=registry,
         )
         phases = Histogram(
-            "cls_phase_seconds", "How long each phase of a request with a body took.", ["phase"], buckets=_PHASE_SECONDS, registry=registry
+            "cls_phase_seconds", "Seconds per phase of requests with a body.", ["phase"], buckets=_PHASE_SECONDS, registry=registry
         )
-        self._batch_texts = Histogram("cls_batch_texts", "Texts in a run of the graph.", buckets=_TEXTS, registry=registry)
+        self._batch_texts = Histogram("cls_batch_texts", "Texts per run of the graph.", buckets=_TEXTS, registry=registry)
         self._batch_tokens = Histogram(
-            "cls_batch_tokens", "Tokens in a run of the graph, with padding.", buckets=_TOKENS, registry=registry
+            "cls_batch_tokens", "Tokens per run of the graph, including padding.", buckets=_TOKENS, registry=registry
         )
-        queue = Gauge("cls_queue_texts", "Texts that wait.", registry=registry)
+        queue = Gauge("cls_queue_texts", "Waiting texts.", registry=registry)
         queue.set_function(lambda: sum(model.encoder.queue.texts for model in models))
-        self.in_flight = Gauge("cls_requests_in_flight", "Requests under way.", registry=registry)
-        self.ready = Gauge("cls_ready", "1 where /ready says that requests may come, else 0.", registry=registry)
+        self.in_flight = Gauge("cls_requests_in_flight", "Requests in progress.", registry=registry)
+        self.ready = Gauge("cls_ready", "1 when /ready answers 200, else 0.", registry=registry)
         info = Gauge("cls_model_info", "The models served.", ["model", "variant", "engine", "fingerprint", "version"], registry=registry)
 
         self._endpoints = {

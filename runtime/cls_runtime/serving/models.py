@@ -16,7 +16,7 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.engines.needed_files import graph_files
 from cls_runtime.errors import UsageError
-from cls_runtime.quantities import size
+from cls_runtime.quantities import several, size
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.refusal import Refusal
 
@@ -69,9 +69,9 @@ class ServedModel:
         about = self.document
         others = f" (also {', '.join(self.names[1:])})" if len(self.names) > 1 else ""
         return (
-            f"{self.name}{others}: {about['variant']} on {about['engine']}, a graph of {size(about['graph_bytes'])}, "
-            f"{', '.join(about['outputs'])}, {about['hidden_size']} numbers, {about['max_length']} tokens at most, "
-            f"{about['threads']} threads, fingerprint {self.fingerprint}"
+            f"{self.name}{others}: {about['variant']} on {about['engine']}, graph of {size(about['graph_bytes'])}, "
+            f"{', '.join(about['outputs'])}, {about['hidden_size']} dimensions, at most {about['max_length']} tokens, "
+            f"{several(about['threads'], 'thread')}, fingerprint {self.fingerprint}"
         )
 
     @cached_property
@@ -145,7 +145,7 @@ class ServedModels:
         if model is None and name and not self._any_name:
             raise Refusal(
                 "unknown_model",
-                f"the model {name[:200]!r} is not served here, found {', '.join(self.names)}; name one of them or leave model out",
+                f"the model {name[:200]!r} is not served here, found {', '.join(self.names)}; name one of these or leave model out",
                 param="model",
                 code="model_not_found",
             )
@@ -161,8 +161,8 @@ class ServedModels:
         able = ", ".join(model.name for model in self.all if model.has(needs))
         return Refusal(
             "unsupported",
-            f"{found}, expected {'one, which is a score' if needs == 'score' else 'a classifier'}; "
-            + (f"name {able}" if able else "serve a bundle that was exported with --logits"),
+            f"{found}, expected {'one, the score' if needs == 'score' else 'a classifier'}; "
+            + (f"name {able}" if able else "serve a bundle exported with --logits"),
             param="model" if able else None,
         )
 
@@ -173,7 +173,7 @@ class ServedModels:
 
     def lines(self) -> list[str]:
         """What a server says of them when it starts, and of the memory that they take."""
-        return [*(model.line for model in self.all), f"{size(resident_bytes())} of memory are resident"]
+        return [*(model.line for model in self.all), f"{size(resident_bytes())} of memory in use"]
 
     def close(self) -> None:
         """Closes every Encoder."""

@@ -20,9 +20,9 @@ VERSION = "3.1.0"
 DESCRIPTION = """\
 Vectors of texts, for the clients of OpenAI, text-embeddings-inference, Cohere and Jina.
 
-Fields that no schema names are ignored, but those that ask for other vectors than this server gives (`pooling`, `task` and the like) are
-refused. Texts that are too long are cut, and the header `x-cls-truncated` says how many; `truncate: false` refuses them. What is no HTTP is
-answered 400, and the connection closed."""
+Unknown fields are ignored, except those that ask for other vectors than this server computes (`pooling`, `task` and the like):
+they fail with 400. Texts that are too long are cut, and the header `x-cls-truncated` says how many; with `truncate: false` the
+request fails instead. Anything that is not HTTP gets 400, and the connection is closed."""
 
 _JSON = "application/json"
 # Of two types with one name each is named by its module, as in `tei.EmbedRequest`.
@@ -41,12 +41,12 @@ _OF_BODIES: tuple[Kind, ...] = (
     "late",
 )
 _HEADERS = {
-    "x-request-id": ("The request's, or one of the server's own; it is in the log.", {"type": "string"}),
-    "server-timing": ("Milliseconds of each phase, and of all.", {"type": "string"}),
-    "x-cls-fingerprint": ("Of the bundle that answered: the same fingerprint, the same vectors.", {"type": "string"}),
-    "x-compute-tokens": ("Tokens of the request's texts; absent where none were computed.", {"type": "integer"}),
-    "x-cls-truncated": ("How many texts were cut; absent where none was.", {"type": "integer"}),
-    "retry-after": ("Seconds after which to try again.", {"type": "integer"}),
+    "x-request-id": ("The request's own, or one that the server makes; it appears in the log.", {"type": "string"}),
+    "server-timing": ("Milliseconds per phase, and in total.", {"type": "string"}),
+    "x-cls-fingerprint": ("Identifies the bundle that answered: same fingerprint, same vectors.", {"type": "string"}),
+    "x-compute-tokens": ("Tokens of the request's texts; absent if none were computed.", {"type": "integer"}),
+    "x-cls-truncated": ("How many texts were cut; absent if none were.", {"type": "integer"}),
+    "retry-after": ("Seconds to wait before retrying.", {"type": "integer"}),
     "www-authenticate": ("How to send a key.", {"type": "string"}),
 }
 _OF_ALL = ("x-request-id", "server-timing", "x-cls-fingerprint", "x-compute-tokens", "x-cls-truncated")
@@ -63,7 +63,7 @@ _KEYS = {
 
 
 class ErrorObject(msgspec.Struct):
-    """What is wrong; `param` is the field, `code` a word for programs."""
+    """What is wrong; `param` is the field, `code` is for programs."""
 
     message: str
     type: str

@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""The options of a server."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _UDS_BYTES = 107
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """The options of `cls-serve`, whose `--help` says what each of them does.
+    """The options of `cls-serve`; its `--help` describes each of them.
 
     Attributes:
-        bundles: folders, or names on the hub; the first answers a request that names no model.
+        bundles: folders, or names on the hub; the first answers requests that name no model.
         host: the address to listen on.
         port: the port; 0 for a free one.
         uds: a unix socket to listen on, in place of host and port.
-        model_names: what a single bundle is called; of several, a name each. `*` besides them takes any name.
+        model_names: the names of a single bundle, or one name per bundle; `*` also accepts any name.
         variant: the precision of all bundles, or `auto`.
         engine: the inference engine of all bundles, or `auto`.
-        device: with engine `cuda`, the GPUs of all bundles, as of `Encoder.load`; None for the first.
-        threads: CPU threads of all bundles together; None for all that there are.
-        max_inputs: texts of one request.
-        max_body_bytes: bytes of one request's body.
-        max_queue_ms: how long the work may take that waits before a request; more, and it is refused.
-        deadline_s: how long a request may take from its headers to the last of its answer that is handed to the system.
-        on_overflow: what to do with a text that is longer than the model takes, where the request does not say.
-        prompt_name: the prompt of a request that names none; None for the model's default.
-        api_key_file: a file with a key a line; None for no keys.
+        device: with engine `cuda`, the GPUs of all bundles, as in `Encoder.load`; None for the first.
+        threads: CPU threads that all bundles share; None for the CPUs the process may use.
+        max_inputs: texts per request.
+        max_body_bytes: size of a request's body.
+        max_queue_ms: how long a request may have to wait for earlier ones; if longer, it is refused.
+        deadline_s: how long a request may take, from its headers to the end of its answer.
+        on_overflow: what to do with texts longer than the model takes, unless the request says.
+        prompt_name: the prompt of requests that name none; None for the model's default.
+        api_key_file: a file with one key per line; None for no keys.
         cors_origins: origins whose pages may call the server; `*` for any.
-        shutdown_timeout_s: how long requests may take to end once the server should.
-        drain_delay_s: how long the server goes on accepting connections after it says that it is not ready.
+        shutdown_timeout_s: how long requests have to finish after a signal.
+        drain_delay_s: how long the server keeps accepting requests after a signal.
         log_format: `text` or `json`.
         quiet: log only warnings, and requests that fail through the server's fault.
         follow_links: read the bundles' files wherever links in their folders lead.
 
     Raises:
-        UsageError: a value makes no sense.
+        UsageError: an invalid value.
     """
 
     bundles: tuple[str, ...]
@@ -77,12 +77,12 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         if not self.bundles:
-            raise UsageError("no BUNDLE is given, expected at least one folder made by cls-export; name it, or set CLS_SERVE_BUNDLE")
+            raise UsageError("no BUNDLE given, expected at least one folder made by cls-export; name it, or set CLS_SERVE_BUNDLE")
         if self.uds is not None and len(bytes(self.uds)) > _UDS_BYTES:
             raise UsageError(f"--uds has {len(bytes(self.uds))} bytes, a unix socket's path has at most {_UDS_BYTES}; choose a shorter one")
         for name in (*self.model_names, *self.cors_origins):
             if not name.strip() or not name.isprintable():
-                raise UsageError(f"--model-name and --cors-origin take names that can be printed, found {name!r}")
+                raise UsageError(f"--model-name and --cors-origin take printable names, found {name!r}")
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise UsageError(f"--cors-origin is {origin!r}, expected scheme://host[:port] without a path, or *")

@@ -90,7 +90,7 @@ class RequestLog:
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             if self._missed:
                 missed, self._missed = self._missed, 0
-                lines.append(self._line("missed", f"{missed} lines are left out, nobody read them", missed=missed))
+                lines.append(self._line("missed", f"{missed} lines were dropped because nothing read the log", missed=missed))
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()

@@ -60,7 +60,7 @@ def serve(options: ServeOptions) -> int:
         finally:
             stuck = not _closed_within(_CLOSE_SECONDS, service.close)
         if stuck:  # Python would wait for its threads
-            log.say("stuck", "an engine does not end the batch that it computes; the process ends without it")
+            log.say("stuck", "an engine does not finish its batch; the process exits without waiting for it")
             log.close()
             os._exit(0)
     finally:
@@ -102,7 +102,7 @@ class Server:
             looking = loop.create_task(self._look())
             address = address_of(options, listeners)
             if options.api_key_file is None and not is_for_this_machine(listeners):
-                self._log.say("open", f"warning: whoever reaches {address} may use it without a key; --api-key-file asks for one")
+                self._log.say("open", f"warning: anyone who reaches {address} can use it; set --api-key-file to require a key")
             self._log.say("listening", f"listening on {address}", news=True, address=address)
             try:
                 await self._ending.wait()
@@ -126,12 +126,12 @@ class Server:
             try:
                 self._connections.look(loop.time())
             except Exception as error:  # noqa: BLE001  one connection's, whatever it is; the others are looked after
-                self._log.say("failure", f"connections could not be looked after: {type(error).__name__}")
+                self._log.say("failure", f"connections could not be checked: {type(error).__name__}")
 
     async def _end(self) -> None:
         service, connections, loop = self._service, self._connections, asyncio.get_running_loop()
         options = service.options
-        words = f"ending: {len(service.flights)} requests under way, {len(connections.connections)} connections"
+        words = f"shutting down: {len(service.flights)} requests in progress, {len(connections.connections)} connections"
         self._log.say("draining", words, news=True)
         await asyncio.sleep(options.drain_delay_s)
         if self._acceptor is not None:
@@ -146,8 +146,12 @@ class Server:
         while connections.unanswered and loop.time() < last:
             await asyncio.sleep(_END_LOOK_SECONDS)
         service.account()
-        words = f"ended: {cancelled} requests were cut off" if cancelled else "ended: every request was answered"
-        self._log.say("ended", words, news=not cancelled, cancelled=cancelled)
+        self._log.say(
+            "ended",
+            f"ended: {cancelled} requests were cancelled" if cancelled else "ended: every request was answered",
+            news=not cancelled,
+            cancelled=cancelled,
+        )
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Says what went wrong outside of any request."""
@@ -167,7 +171,7 @@ class Server:
                 if self._acceptor is not None:
                     self._acceptor.remove_uds()
                 with contextlib.suppress(OSError):
-                    os.write(2, f"error: a second {signal.Signals(number).name} while requests were under way\n".encode())
+                    os.write(2, f"error: a second {signal.Signals(number).name} while requests were in progress\n".encode())
                 os._exit(128 + number)
             received.append(number)
             loop.call_soon_threadsafe(self.end)
@@ -196,9 +200,9 @@ class Server:
         try:
             count = self._service.keys.read()
         except UsageError as error:
-            self._log.say("keys", f"the keys stay as they were: {error}")
+            self._log.say("keys", f"the old keys stay in use: {error}")
         else:
-            self._log.say("keys", f"{count} keys are read", news=True, keys=count)
+            self._log.say("keys", f"{count} keys loaded", news=True, keys=count)
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

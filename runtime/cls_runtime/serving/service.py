@@ -67,7 +67,7 @@ class Service:
     def unready(self) -> Refusal | None:
         """Why no more requests should come here; None where they may."""
         if self.draining:
-            return Refusal("draining", "the server is ending; try another", retry_after_s=1)
+            return Refusal("draining", "the server is shutting down; try another replica", retry_after_s=1)
         return next((stalled for model in self.models.all if (stalled := self.stalled(model.encoder))), None)
 
     def stalled(self, encoder: Encoder) -> Refusal | None:
@@ -76,7 +76,9 @@ class Service:
         if waited_s <= self.stalled_s:
             return None
         return Refusal(
-            "stalled", f"work waits, and no batch has ended for {waited_s:.0f} s; restart the server, or ask another", retry_after_s=30
+            "stalled",
+            f"work is queued but no batch has finished for {waited_s:.0f} s; restart the server, or try another replica",
+            retry_after_s=30,
         )
 
     def watch(self) -> None:

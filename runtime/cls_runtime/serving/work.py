@@ -34,7 +34,7 @@ def check_inputs(call: Call[Any], count: int, *, param: str) -> None:
     if count > most:
         raise Refusal(
             "too_large",
-            f"{param} has {count:,} items, at most {most:,} are taken at once (--max-inputs)",
+            f"{param} has {count:,} items, at most {most:,} per request are allowed (--max-inputs)",
             param=param,
             code="too_many_inputs",
         )
@@ -118,7 +118,7 @@ def prompt_of(call: Call[Any], model: ServedModel, prompt_name: str | None, *, o
                 param="prompt_name",
             )
         if prompts[prompt_name] and not manifest.source_pooling.include_prompt and not manifest.leaves_prompt_out:
-            raise Refusal("unsupported", f"{model.name} was exported without what its prompts need; leave prompt_name out")
+            raise Refusal("unsupported", f"{model.name} was exported without the data its prompts need; leave prompt_name out")
     return prompt_name
 
 
@@ -142,7 +142,7 @@ def refusal_of(error: Exception, *, param: str) -> Exception:
     if isinstance(error, TextTooLongError):
         found = str(error).partition(";")[0]
         return Refusal(
-            "invalid", f"{param}: {found}; shorten or split it, or let it be cut (truncate)", param=param, code="context_length_exceeded"
+            "invalid", f"{param}: {found}; shorten or split it, or allow truncation (truncate)", param=param, code="context_length_exceeded"
         )
     if isinstance(error, TextError):
         return Refusal("invalid", f"{param}: {error}", param=param, code="text_refused")
@@ -153,7 +153,7 @@ def refusal_of(error: Exception, *, param: str) -> Exception:
     if isinstance(error, DeadlineError):
         return Refusal("late", "the request was not computed within --deadline; try again later", code="deadline_exceeded", retry_after_s=1)
     if isinstance(error, ClosedError):
-        return Refusal("draining", "the server is ending; try another", retry_after_s=1)
+        return Refusal("draining", "the server is shutting down; try another replica", retry_after_s=1)
     if isinstance(error, InvalidVectorError):
-        return Refusal("failed", f"the model gave a vector that is none: {error}")
+        return Refusal("failed", f"the model computed an invalid vector: {error}")
     return error

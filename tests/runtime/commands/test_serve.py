@@ -265,8 +265,8 @@ def test_wrong_keys_are_told_before_the_model_is_loaded(tmp_path, capsys):
 def test_check_says_what_it_found(golden_bundle, capsys):
     assert serve.main([str(golden_bundle), "--check", "--model-name", "mine", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"mine: fp32 on \w+, a graph of 4.7 kB, .*, 1 threads, fingerprint \w{64}", out)
-    assert "MB of memory are resident" in out
+    assert re.search(r"mine: fp32 on \w+, graph of 4.7 kB, .*, 1 thread, fingerprint \w{64}", out)
+    assert "MB of memory in use" in out
 
 
 def test_check_in_json(golden_bundle, capsys):
@@ -392,7 +392,7 @@ def test_a_second_signal_ends_it_at_once(golden_bundle, tmp_path):
     with Process(tmp_path, golden_bundle, "--uds", place, "--threads", 1, "--drain-delay", 60) as server:
         server.until("listening on")
         server.process.send_signal(signal.SIGTERM)
-        server.until("ending: ")
+        server.until("shutting down: ")
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 128 + signal.SIGTERM
@@ -443,7 +443,7 @@ def test_that_everybody_may_ask_is_told(golden_bundle, tmp_path, options, is_ope
         arguments += ["--api-key-file", tmp_path / "keys"]
     with Process(tmp_path, golden_bundle, "--port", 0, "--threads", 1, *arguments) as server:
         server.until("listening on")
-        assert ("without a key; --api-key-file asks for one" in server.text()) == is_open
+        assert ("anyone who reaches" in server.text()) == is_open
 
 
 def test_a_signal_while_it_loads_ends_it_as_every_command(golden_bundle, tmp_path):

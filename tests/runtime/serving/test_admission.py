@@ -48,7 +48,7 @@ def test_a_small_request_waits_a_turn_and_a_large_one_for_all() -> None:
     admits.check(SMALL_INPUTS)
     with pytest.raises(Refusal) as error:
         admits.check(SMALL_INPUTS + 1)
-    assert error.value.message == "10.0 s of work are waiting, more than the 2 s of --max-queue-ms; try again later"
+    assert error.value.message == "10.0 s of work is queued, more than the 2 s of --max-queue-ms; try again later"
     assert (error.value.status, error.value.code, error.value.retry_after_s) == (429, "overloaded", 8)
 
 
@@ -112,7 +112,10 @@ def test_a_body_counts_until_its_texts_are_vectors(watched: Encoder, held: threa
         waiting = server.start("POST", "/v1/embeddings", body | {"truncate": True})
         until(lambda: watched.queue.seconds > 0)
         answer = server.post("/v1/embeddings", body)
-        assert (answer.status, answer.json["message"]) == (429, "the bodies of all requests are too large together; try again later")
+        assert (answer.status, answer.json["message"]) == (
+            429,
+            "the bodies of all current requests exceed the memory for them; try again later",
+        )
         small = server.start("POST", "/v1/embeddings", {"input": "a"})
         held.set()
         assert waiting.result(60).status == small.result(60).status == 200
@@ -171,7 +174,7 @@ def test_no_more_than_so_many_wait_for_a_tokenizer() -> None:
         admits = admission()
         tasks = [asyncio.create_task(admits.in_turn(lambda: go.wait(60))) for _ in range(WAITING_FOR_TOKENIZER + 1)]
         await asyncio.sleep(0)
-        with pytest.raises(Refusal, match="64 requests wait for a tokenizer") as error:
+        with pytest.raises(Refusal, match="64 requests are waiting for a tokenizer") as error:
             await admits.in_turn(lambda: True)
         assert error.value.status == 429
         go.set()
@@ -185,7 +188,7 @@ def test_bodies_are_counted_together() -> None:
     budget = BodyBudget(10)
     budget.take(6, size=6)
     budget.take(4, size=4)
-    with pytest.raises(Refusal, match="the bodies of all requests are too large together") as error:
+    with pytest.raises(Refusal, match="the bodies of all current requests exceed the memory for them") as error:
         budget.take(1, size=1)
     assert error.value.status == 429
     budget.give(4)

@@ -58,18 +58,18 @@ def embedding(served: Served, body: bytes, **options: Any) -> Answer:
         (b'{"input": "a\x00b"}', r"the body is not JSON: invalid character"),
         (b'{"input": "\\x41"}', r"the body is not JSON: "),
         (b'\xef\xbb\xbf{"input": "a"}', r"the body begins with a byte order mark"),
-        ('{"input": "a"}'.encode("utf-16"), r"the body is not UTF-8, byte 0 is wrong; send JSON in UTF-8"),
-        ('{"input": "ä"}'.encode("latin-1"), r"the body is not UTF-8, byte 11 is wrong"),
-        (b'{"input": "a\xff"}', r"the body is not UTF-8, byte 12 is wrong"),
-        (b'{"input": "\xed\xa0\x80"}', r"the body is not UTF-8, byte 11 is wrong"),
-        (b'{"input": "a", "unknown": "\xff"}', r"the body is not UTF-8, byte 27 is wrong"),
-        (b'{"input": "\xc0\x80"}', r"the body is not UTF-8, byte 11 is wrong"),
+        ('{"input": "a"}'.encode("utf-16"), r"the body is not UTF-8: byte 0 is invalid; send JSON in UTF-8"),
+        ('{"input": "ä"}'.encode("latin-1"), r"the body is not UTF-8: byte 11 is invalid"),
+        (b'{"input": "a\xff"}', r"the body is not UTF-8: byte 12 is invalid"),
+        (b'{"input": "\xed\xa0\x80"}', r"the body is not UTF-8: byte 11 is invalid"),
+        (b'{"input": "a", "unknown": "\xff"}', r"the body is not UTF-8: byte 27 is invalid"),
+        (b'{"input": "\xc0\x80"}', r"the body is not UTF-8: byte 11 is invalid"),
         (b'{"input": "\\ud800"}', r"the body has half of a surrogate pair"),
         (b'{"input": "\\ud800 a"}', r"the body has half of a surrogate pair"),
         (b'{"input": "\\ud800\\ud800"}', r"the body has half of a surrogate pair"),
         (b'{"input": "\\udc00"}', r"the body has half of a surrogate pair"),
         (b'{"input": "a", "dimensions": 1e400}', r"dimensions: number out of range"),
-        (b'{"input": ' + b"[" * DEEP + b"]" * DEEP + b"}", r"input\[0\] is no text"),
+        (b'{"input": ' + b"[" * DEEP + b"]" * DEEP + b"}", r"input\[0\] is not text"),
         (b'{"input": "a", "unknown": ' + b"[" * DEEP + b"]" * DEEP + b"}", r"the body's JSON is nested too deep"),
         (b'{"input": "a", "unknown": ' + b'{"a":' * DEEP, r"the body's JSON is nested too deep"),
         (b'{"input": "a", "user": ' + b"[" * DEEP + b"]" * DEEP + b"}", r"the body's JSON is nested too deep"),
@@ -124,7 +124,7 @@ def test_the_limit(serve: Callable[..., Served], bundle: Path) -> None:
     assert message(embedding(server, fits + b" "), 413) == expected
     assert message(server.post("/v1/embeddings", parts=[fits, b" "]), 413) == expected
     assert message(embedding(server, b"", headers=[("content-length", "1025")]), 413) == expected
-    assert message(embedding(server, fits, headers=[("content-length", "-1")])) == "content-length is no number"
+    assert message(embedding(server, fits, headers=[("content-length", "-1")])) == "content-length is not a number"
     assert message(embedding(server, fits, headers=[("content-length", "9" * 5000)]), 413) == expected
     assert server.service.bodies._held == 0
 
@@ -134,7 +134,7 @@ def test_all_bodies_together(serve: Callable[..., Served], bundle: Path) -> None
     server.service.bodies._most = 30
     assert embedding(server, b'{"input": "a"}').status == 200
     answer = embedding(server, json.dumps({"input": "a" * 40}).encode())
-    assert message(answer, 429) == "the bodies of all requests are too large together; try again later"
+    assert message(answer, 429) == "the bodies of all current requests exceed the memory for them; try again later"
     assert answer.headers["retry-after"] == "1"
     assert server.service.bodies._held == 0
     assert embedding(server, b'{"input": "a"}').status == 200

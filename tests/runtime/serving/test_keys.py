@@ -67,7 +67,7 @@ def test_what_no_header_has_is_refused_by_its_line_alone(tmp_path, line):
     path.write_bytes(b"other-key\n" + line)
     with pytest.raises(UsageError, match="line 2 has a space or a control character") as caught:
         keys.read()
-    assert "key" not in str(caught.value).partition("line 2")[2].replace("a key a line", "")
+    assert "key" not in str(caught.value).partition("line 2")[2].replace("one key per line", "")
     assert opens(keys, (b"api-key", b"good-key"))
 
 
@@ -259,7 +259,7 @@ def test_a_reader_who_stops_reading_stops_nothing_and_hears_how_much_is_missing(
     log.close()
     lines = pipe.getvalue().splitlines()
     assert len(lines) == MOST_LINES + 2
-    assert lines[-1].endswith("10 lines are left out, nobody read them")
+    assert lines[-1].endswith("10 lines were dropped because nothing read the log")
 
 
 def test_a_reader_who_is_gone_stops_nothing(monkeypatch):
@@ -287,7 +287,7 @@ def test_sighup_reads_the_keys_again(trained, keys_file, tmp_path):
         assert status("first-key") == 401
         keys_file.unlink()
         server.process.send_signal(signal.SIGHUP)
-        while "the keys stay as they were" not in server.log.read_text():
+        while "the old keys stay in use" not in server.log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert status("third-key") == 200

@@ -111,10 +111,10 @@ def test_an_engine_that_hangs_makes_the_server_unready_and_not_dead(watched, hel
         until(lambda: probe.send(request("GET", "/ready")).answer().status == 503)
         answer = probe.send(request("GET", "/health")).answer()
         assert answer.headers["retry-after"]
-        assert "no batch has ended" in answer.body.decode()
+        assert "no batch has finished" in answer.body.decode()
         refused = probe.post(EMBEDDINGS, BODY).answer()  # at once, and not at its deadline
         assert refused.status == 503
-        assert "no batch has ended" in refused.json["message"]
+        assert "no batch has finished" in refused.json["message"]
         assert refused.headers["retry-after"] == "30"
         assert probe.send(request("GET", "/live")).answer().status == 200
         assert stuck.answer().status == 503  # its deadline
@@ -288,9 +288,9 @@ def test_what_does_not_end_in_time_is_503_and_the_end_comes(watched, held):
                 answer = client.answer()
                 assert answer.status == 503
                 assert answer.headers["retry-after"]
-                assert "ending" in answer.json["message"]
+                assert "shutting down" in answer.json["message"]
         server.wait()
-        assert "4 requests were cut off" in server.log[-1]
+        assert "4 requests were cancelled" in server.log[-1]
         held.go.set()
 
 
@@ -340,8 +340,8 @@ def test_an_engine_that_hangs_does_not_hold_up_the_end_of_the_process(bundle, tm
             assert client.answer().status == 503
         _, log = process.communicate(timeout=60)
         assert process.returncode == 0, log
-        assert "1 requests were cut off" in log
-        assert "the process ends without it" in log
+        assert "1 requests were cancelled" in log
+        assert "the process exits without waiting for it" in log
         assert not place.exists()
 
 
@@ -410,7 +410,7 @@ def test_a_stale_unix_socket_is_replaced_and_anothers_is_not_removed(bundle, wat
     with LiveServer(watched, uds=path) as server:
         with server.client() as client:
             assert client.send(request("GET", "/live")).answer().status == 200
-        with pytest.raises(UsageError, match="another server listens"):
+        with pytest.raises(UsageError, match="another server is listening"):
             check_place(ServeOptions(bundles=("a",), uds=path))
         path.unlink()
         with socket.socket(socket.AF_UNIX) as other:

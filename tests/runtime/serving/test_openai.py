@@ -183,7 +183,7 @@ def test_asking_for_what_it_is_anyway_changes_nothing(served: Served, fields: di
 def test_asking_for_other_vectors(served: Served, fields: dict[str, Any]) -> None:
     answer = served.post("/v1/embeddings", {"input": "a"} | fields)
     (name,) = fields
-    assert refused(answer).startswith(f"{name} asks for vectors that this server does not give; ")
+    assert refused(answer).startswith(f"{name} asks for vectors that this server does not compute; ")
     assert answer.json["error"]["param"] == name
 
 
@@ -228,11 +228,11 @@ def test_token_ids_are_refused_with_the_way_out(served: Served, value: Any) -> N
         (
             {"input": "a", "input_type": "query", "prompt_name": "document"},
             "input_type",
-            r"prompt_name and input_type name two prompts; send one of them",
+            r"prompt_name and input_type name different prompts; send one of them",
         ),
-        ({"input": "a", "dimensions": 4, "output_dimension": 8}, "output_dimension", r"dimensions and output_dimension say two different"),
-        ({"input": "a", "normalize": True, "normalized": False}, "normalized", r"normalize and normalized say two different things"),
-        ({"input": "a", "truncate": True, "truncation": False}, "truncation", r"truncate and truncation say two different things"),
+        ({"input": "a", "dimensions": 4, "output_dimension": 8}, "output_dimension", r"dimensions and output_dimension contradict each"),
+        ({"input": "a", "normalize": True, "normalized": False}, "normalized", r"normalize and normalized contradict each other"),
+        ({"input": "a", "truncate": True, "truncation": False}, "truncation", r"truncate and truncation contradict each other"),
         ({"input": "a", "truncation_side": "up"}, "truncation_side", r"truncation_side is 'up', expected left or right"),
         ({"input": "a", "model": 5}, "model", r"model is a whole number, expected a string or null"),
     ],
@@ -246,7 +246,7 @@ def test_what_makes_no_sense(served: Served, body: Any, param: str | None, messa
 
 def test_an_unknown_model(served: Served) -> None:
     for answer in (served.post("/v1/embeddings", {"input": "a", "model": "gpt"}), served.get("/v1/models/gpt")):
-        assert refused(answer, 404) == "the model 'gpt' is not served here, found tiny; name one of them or leave model out"
+        assert refused(answer, 404) == "the model 'gpt' is not served here, found tiny; name one of these or leave model out"
         assert answer.json["error"]["code"] == "model_not_found"
 
 
@@ -293,7 +293,7 @@ def test_too_many(serve: Callable[..., Served], bundle: Path) -> None:
     server = serve(bundle, max_inputs=3)
     assert server.post("/v1/embeddings", {"input": ["a"] * 3}).status == 200
     answer = server.post("/v1/embeddings", {"input": ["a"] * 4})
-    assert refused(answer, 413) == "input has 4 items, at most 3 are taken at once (--max-inputs)"
+    assert refused(answer, 413) == "input has 4 items, at most 3 per request are allowed (--max-inputs)"
 
 
 def test_a_real_server_gives_the_same(real_server: Running, served: Served) -> None:

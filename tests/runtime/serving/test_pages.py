@@ -108,7 +108,7 @@ def test_the_policy_names_the_style_and_the_script_that_are_in_the_page(pages, p
 def test_the_start_page_says_what_is_served(pages):
     page = pages["similarity"].get("/").body.decode()
     model = pages["similarity"].service.models.all[0]
-    for fact in ("a-similarity-model", model.fingerprint, "int8 on onnxruntime", "8 numbers", "of unit length", "up to 16 tokens"):
+    for fact in ("a-similarity-model", model.fingerprint, "int8 on onnxruntime", "8 dimensions", "of unit length", "up to 16 tokens"):
         assert fact in page, fact
     assert "<code>&lt;b&gt;query&lt;/b&gt;</code>" in page
     assert "<b>query" not in page

@@ -154,8 +154,8 @@ def test_left_or_right(server: Served) -> None:
     [
         ({"query": QUERY, "texts": []}, 400, "texts is an empty list"),
         ({"query": QUERY, "documents": []}, 400, "documents is an empty list"),
-        ({"query": QUERY}, 400, "both texts and documents or neither"),
-        ({"query": QUERY, "texts": ["a"], "documents": ["a"]}, 400, "both texts and documents or neither"),
+        ({"query": QUERY}, 400, "either texts or documents, and not both"),
+        ({"query": QUERY, "texts": ["a"], "documents": ["a"]}, 400, "either texts or documents, and not both"),
         ({"texts": ["a"]}, 400, "query"),
         ({"query": 5, "texts": ["a"]}, 400, "query"),
         ({"query": QUERY, "texts": "a"}, 400, "texts"),

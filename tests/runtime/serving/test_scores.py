@@ -81,14 +81,14 @@ def test_why_a_model_cannot(models: tuple[ServedModel, ...]) -> None:
             of.find(name, needs=needs)
         return caught.value
 
-    assert refusal("labels", "score").message == "labels has 3 logits, expected one, which is a score; name one, two"
+    assert refusal("labels", "score").message == "labels has 3 logits, expected one, the score; name one, two"
     assert refusal("vectors", "logits").message == "vectors has no logits, expected a classifier; name labels, one, two"
     assert (refusal("vectors", "score").kind, refusal("vectors", "score").param) == ("unsupported", "model")
     few = ServedModels(models[:2])
     for name in (None, ""):
         found = refusal(name, "score", of=few)
         assert found.message == (
-            "vectors has no logits, labels has 3 logits, expected one, which is a score; serve a bundle that was exported with --logits"
+            "vectors has no logits, labels has 3 logits, expected one, the score; serve a bundle exported with --logits"
         )
         assert (found.kind, found.param) == ("unsupported", None)
     assert refusal("other", "score").code == "model_not_found"

@@ -93,7 +93,7 @@ def test_the_deadline(watched: Encoder, watched_engine: WatchedEngine) -> None:
 def test_an_encoder_that_is_closed(served_watched: Served, watched: Encoder) -> None:
     watched.close()
     answer = served_watched.post("/v1/embeddings", {"input": "a"})
-    assert (answer.status, answer.json["message"]) == (503, "the server is ending; try another")
+    assert (answer.status, answer.json["message"]) == (503, "the server is shutting down; try another replica")
     assert served_watched.post("/embed", {"inputs": "a"}).json["error_type"] == "Unhealthy"
 
 

@@ -75,7 +75,7 @@ def _fields(heading: str, schema: Json) -> str:
     required = schema.get("required", ())
     rows = "".join(
         f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{_words(field)}{_default(field)}</td><td class="note">'
-        f"{'needed' if name in required else ''}</td></tr>"
+        f"{'required' if name in required else ''}</td></tr>"
         for name, field in schema["properties"].items()
     )
     return f'<details open><summary>{heading}</summary><div class="scroll"><table><tbody>{rows}</tbody></table></div></details>'

@@ -48,7 +48,7 @@ def endpoints(others: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
         for path, summary, handle, answer in (
             ("/openapi.json", "This description, for programs", openapi, dict[str, Any]),
             ("/docs", "This description, for people", docs, MEDIA_TYPE),
-            ("/", "The start page: what is served, and a box to try it", start, MEDIA_TYPE),
+            ("/", "The start page: served models, and a form to try them", start, MEDIA_TYPE),
         )
     )
     return own

@@ -39,7 +39,7 @@ function spent(headers) {
   const tokens = headers.get("x-compute-tokens");
   const total = /total;dur=([\d.]+)/.exec(headers.get("server-timing") || "");
   const cut = headers.get("x-cls-truncated");
-  return [tokens && `${tokens} tokens`, total && `${total[1]} ms in the server`, cut && `${cut} cut, being too long`].filter(Boolean).join(", ");
+  return [tokens && `${tokens} tokens`, total && `${total[1]} ms on the server`, cut && `${cut} cut because too long`].filter(Boolean).join(", ");
 }
 
 async function send(form, output) {

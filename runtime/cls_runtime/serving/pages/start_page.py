@@ -1,4 +1,4 @@
-"""The start page: the models, how close they are to PyTorch, a box to try them, and lines for a shell."""
+"""The start page: the models, how close they are to PyTorch, a form to try them, and commands for a shell."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cls_runtime.serving.models import ServedModel
 from cls_runtime.serving.pages.page import page
 
 Kind = Literal["similarity", "rerank", "predict"]
-_POOLED = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
+_POOLED = {"cls": "CLS pooling", "mean": "mean pooling"}
 _OUTPUTS = {"cls": "sentence", "sentence": "sentence", "pooler": "pooler", "logits": "logits", "tokens": "each token"}
 _KEY = (
-    '<section class="card"><label>API key <span class="note">for the boxes below; kept in this page alone and forgotten with it</span>'
+    '<section class="card"><label>API key <span class="note">for the forms below; this page keeps it in memory only</span>'
     '<input id="key" type="password" autocomplete="off" spellcheck="false"></label></section>'
 )
 
@@ -62,9 +62,9 @@ def shell_line(path: str, body: object, *, keys: bool) -> str:
 
 def _box(kind: Kind, names: Sequence[str]) -> str:
     heading, button, fields = {
-        "similarity": ("How alike are two sentences?", "Compare", _two("First sentence", "Second sentence", "/similarity")),
+        "similarity": ("How similar are two sentences?", "Compare", _two("First sentence", "Second sentence", "/similarity")),
         "rerank": ("Which text answers the question?", "Rank", _rerank_fields()),
-        "predict": ("What is this text?", "Classify", _area("text", "Text", EXAMPLES["/predict"]["inputs"])),
+        "predict": ("Classify a text", "Classify", _area("text", "Text", EXAMPLES["/predict"]["inputs"])),
     }[kind]
     model = ""
     if len(names) > 1:
@@ -99,11 +99,11 @@ def _model(model: ServedModel, place: int) -> str:
 
 def _facts(model: ServedModel) -> list[tuple[str, str]]:
     manifest, info = model.encoder.manifest, model.encoder.info
-    vectors = f"{manifest.width('sentence')} numbers, {_POOLED[manifest.pooling]}"
+    vectors = f"{manifest.width('sentence')} dimensions, {_POOLED[manifest.pooling]}"
     if manifest.source_pooling.normalize:
         vectors += ", of unit length"
     if manifest.matryoshka_dims:
-        vectors += f"; on request {', '.join(map(str, manifest.matryoshka_dims))}"
+        vectors += f"; shorter on request: {', '.join(map(str, manifest.matryoshka_dims))}"
     facts = [("Names", ", ".join(f"<code>{escape(name)}</code>" for name in model.names))]
     if model.labels:
         facts.append(("Labels", escape(", ".join(model.labels))))
@@ -115,7 +115,7 @@ def _facts(model: ServedModel) -> list[tuple[str, str]]:
     ]
     if manifest.prompts:
         default = manifest.default_prompt_name
-        named = (f"<code>{escape(name)}</code>{' (by default)' if name == default else ''}" for name in manifest.prompts)
+        named = (f"<code>{escape(name)}</code>{' (default)' if name == default else ''}" for name in manifest.prompts)
         facts.insert(-2, ("Prompts", ", ".join(named)))
     return facts
 
@@ -133,14 +133,13 @@ def _parity(model: ServedModel) -> str:
     for output, figures in parity.items():
         held = thresholds_for(variant, output, engine=engine)
         measured = f'<tr><th scope="row">{_OUTPUTS[output]}</th>{_figures(figures)}</tr>'
-        rows.append(f'<tbody>{measured}<tr class="note"><td>held to</td>{_held(held)}</tr></tbody>')
+        rows.append(f'<tbody>{measured}<tr class="note"><td>threshold</td>{_held(held)}</tr></tbody>')
     texts = max(figures.texts for figures in parity.values())
     about = (
-        f"What {escape(variant)} gave for {texts:,} texts when the bundle was exported, beside what PyTorch gives in fp32. A cosine of 1 "
-        "is the same direction; the last column is the largest difference of any single number. An export that misses what it is held to "
-        "is refused."
+        f"{escape(variant)} compared with PyTorch in fp32, on {texts:,} texts, when the bundle was exported. A cosine of 1 means the same "
+        "direction; the last column is the largest difference of a single number. Exports that miss a threshold are refused."
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Off by"))
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Output", "Mean cosine", "Lowest 1%", "Lowest", "Largest difference"))
     table = f'<table class="figures"><thead><tr>{head}</tr></thead>{"".join(rows)}</table>'
     region = f'<div class="scroll" tabindex="0" role="region" aria-label="Parity of {escape(model.name)}">{table}</div>'
     return f'<h3>Parity with PyTorch</h3><p class="note">{about}</p>{region}'

@@ -43,7 +43,7 @@ def _meant(call: Call[Any], fields: _Fields) -> Endpoint:
     if bytes(fields.query) != _NULL:
         return _RERANK
     if bytes(fields.inputs) == _NULL:
-        raise Refusal("malformed", "the body has neither inputs nor query, expected one of them", param="inputs")
+        raise Refusal("malformed", "the body has neither inputs nor query, expected one of the two", param="inputs")
     if bytes(fields.inputs)[:1] == b"{":
         return _SIMILARITY
     name = value_of(fields.model)
@@ -55,7 +55,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
         path="/",
-        summary="/similarity, /rerank, /predict or /embed, by the body and the model; a prediction is in a list also for one text",
+        summary="/similarity, /rerank, /predict or /embed, chosen by the body and the model; predictions are in a list even for one text",
         handle=by_body,
         errors=tei.error,
         body=msgspec.Raw,

@@ -36,7 +36,7 @@ class Content(msgspec.Struct):
 
 
 class Input(msgspec.Struct):
-    """An input in parts, of which there may be one."""
+    """An input in parts; exactly one is allowed."""
 
     content: list[Content]
 
@@ -56,7 +56,7 @@ class CohereEmbedRequest(OtherVectors, kw_only=True):
 
 
 class EmbeddingsByType(msgspec.Struct, omit_defaults=True):
-    """The vectors of all texts, once for each type that was asked for."""
+    """The vectors of all texts, once per requested type."""
 
     floats: list[list[float]] | None = msgspec.field(default=None, name="float")
     int8: list[list[int]] | None = None
@@ -67,7 +67,7 @@ class EmbeddingsByType(msgspec.Struct, omit_defaults=True):
 
 
 class EmbedAnswer(msgspec.Struct, omit_defaults=True):
-    """The answer of POST /v2/embed; `truncated` lists the texts that were cut, where there are any."""
+    """The answer of POST /v2/embed; `truncated` lists the texts that were cut, if any."""
 
     id: str
     texts: list[str]
@@ -78,7 +78,7 @@ class EmbedAnswer(msgspec.Struct, omit_defaults=True):
 
 
 class EmbedV1Answer(msgspec.Struct, omit_defaults=True):
-    """The answer of POST /v1/embed: a list of vectors, or where types are asked for one of each type."""
+    """The answer of POST /v1/embed: a list of vectors, or one list per requested type."""
 
     id: str
     texts: list[str]
@@ -140,13 +140,13 @@ def _texts_of(body: CohereEmbedRequest) -> tuple[list[str], str]:
         Refusal: they are in both or neither, or an input has other than one part.
     """
     if (body.texts is None) == (body.inputs is None):
-        raise Refusal("malformed", "the body has both texts and inputs or neither, expected one of them", param="texts")
+        raise Refusal("malformed", "the body must have either texts or inputs, and not both", param="texts")
     if body.texts is not None:
         return body.texts, "texts"
     inputs = body.inputs or []
     wrong = next((place for place, given in enumerate(inputs) if len(given.content) != 1), None)
     if wrong is not None:
-        raise Refusal("invalid", f"inputs[{wrong}] has {len(inputs[wrong].content)} parts, expected one, a text", param="inputs")
+        raise Refusal("invalid", f"inputs[{wrong}] has {len(inputs[wrong].content)} parts, expected one text", param="inputs")
     return [given.content[0].text for given in inputs], "inputs"
 
 
@@ -175,7 +175,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
         path="/v2/embed",
-        summary="Vectors of texts, as Cohere's API gives them",
+        summary="Vectors of texts, in the form of Cohere's API",
         handle=embed,
         errors=openai.error,
         body=CohereEmbedRequest,
@@ -185,7 +185,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
         path="/v1/embed",
-        summary="Vectors of texts, as version 1 of Cohere's API gives them",
+        summary="Vectors of texts, in the form of version 1 of Cohere's API",
         handle=embed_v1,
         errors=openai.error,
         body=CohereEmbedRequest,

@@ -69,7 +69,7 @@ class Embedding(msgspec.Struct):
 
 
 class EmbeddingsAnswer(msgspec.Struct, omit_defaults=True):
-    """The answer of POST /v1/embeddings; `truncated` lists the inputs that were cut, where there are any."""
+    """The answer of POST /v1/embeddings; `truncated` lists the inputs that were cut, if any."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -88,7 +88,7 @@ class Model(msgspec.Struct):
 
 
 class Models(msgspec.Struct):
-    """All of them."""
+    """All served models."""
 
     object: Literal["list"]
     data: list[Model]
@@ -125,7 +125,7 @@ def prompt_of(model: ServedModel, *, prompt_name: str | None, input_type: str | 
         found = f"input_type is {input_type[:100]!r}, expected {', '.join(most)} or {last}"
         raise Refusal("invalid", found, param="input_type")
     if prompt_name is not None and prompt_name != kind:
-        raise Refusal("invalid", "prompt_name and input_type name two prompts; send one of them", param="input_type")
+        raise Refusal("invalid", "prompt_name and input_type name different prompts; send one of them", param="input_type")
     return kind
 
 
@@ -136,7 +136,7 @@ def either(one: Value | None, other: Value | None, *, names: tuple[str, str]) ->
         Refusal: it says two things.
     """
     if one is not None and other is not None and one != other:
-        raise Refusal("invalid", f"{names[0]} and {names[1]} say two different things; send one of them", param=names[1])
+        raise Refusal("invalid", f"{names[0]} and {names[1]} contradict each other; send one of them", param=names[1])
     return one if one is not None else other
 
 
@@ -191,7 +191,7 @@ async def one_model(call: Call[None]) -> Response:
     """One of them."""
     asked = call.path["id"]
     if not asked:
-        raise Refusal("unknown_path", "nothing is at '/v1/models/'; /v1/models lists the models")
+        raise Refusal("unknown_path", "there is no '/v1/models/'; /v1/models lists the models")
     model = call.service.models.find(asked)
     return JsonResponse(_model(model, asked if asked in model.names else model.name))
 
@@ -205,7 +205,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         Endpoint(
             method="POST",
             path=path,
-            summary="Vectors of texts, as OpenAI's API gives them",
+            summary="Vectors of texts, in the form of OpenAI's API",
             handle=embeddings,
             errors=error,
             body=EmbeddingsRequest,
@@ -214,6 +214,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         )
         for path in ("/v1/embeddings", "/embeddings")
     ),
-    Endpoint(method="GET", path="/v1/models", summary="The models", handle=models, errors=error, answer=Models, tag="OpenAI"),
-    Endpoint(method="GET", path="/v1/models/{id:path}", summary="One model", handle=one_model, errors=error, answer=Model, tag="OpenAI"),
+    Endpoint(method="GET", path="/v1/models", summary="All served models", handle=models, errors=error, answer=Models, tag="OpenAI"),
+    Endpoint(
+        method="GET", path="/v1/models/{id:path}", summary="One served model", handle=one_model, errors=error, answer=Model, tag="OpenAI"
+    ),
 )

@@ -24,16 +24,16 @@ _FUNCTIONS: Mapping[str, LogitsActivation] = {"sigmoid": "sigmoid", "softmax": "
 
 
 class PredictParameters(msgspec.Struct):
-    """What InferenceClient asks for beside the text."""
+    """What InferenceClient sends besides the text."""
 
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class PredictRequest(OtherVectors, kw_only=True):
-    """The body of POST /predict: a text, a pair `[text, text]`, or a batch of both, each in a list of its own: `[[text], [text, text]]`.
+    """The body of POST /predict: a text, a pair `[text, text]`, or a batch of both, each in its own list: `[[text], [text, text]]`.
 
-    One with more empty lists is not even read.
+    Bodies with more empty lists are refused unread.
     """
 
     most_empty_lists: ClassVar[int] = 2**16
@@ -127,7 +127,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
         path="/predict",
-        summary="A classifier's labels with their scores, of a text, a pair, or a batch of them",
+        summary="A classifier's labels and scores for a text, a pair, or a batch of them",
         handle=predict,
         errors=tei.error,
         body=PredictRequest,

@@ -45,7 +45,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="GET",
         path="/live",
-        summary="Whether the process answers",
+        summary="Whether the process runs",
         handle=live,
         errors=error,
         answer=Well,
@@ -56,7 +56,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         Endpoint(
             method="GET",
             path=path,
-            summary="Whether it may be sent requests",
+            summary="Whether the server accepts requests",
             handle=ready,
             errors=error,
             answer=Well,
@@ -69,7 +69,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="GET",
         path="/metrics",
-        summary="What the server does, for Prometheus",
+        summary="Metrics for Prometheus",
         handle=metrics,
         errors=error,
         answer=CONTENT_TYPE,

@@ -21,7 +21,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Document(msgspec.Struct):
-    """A document that has fields, of which the text is read."""
+    """A document with fields; only its text is read."""
 
     text: str
 
@@ -30,7 +30,7 @@ class RerankRequest(OtherVectors, kw_only=True):
     """The body of POST /v1/rerank and /v2/rerank.
 
     `truncation` is Voyage's and Jina's `truncate`, `truncation_side` vLLM's name for TEI's `truncation_direction`. The fields from
-    `rank_fields` on may ask for other scores; they are taken where they say what is done anyway.
+    `rank_fields` on may ask for other scores; they are accepted only where they ask for what the server does anyway.
     """
 
     query: str
@@ -60,7 +60,7 @@ class RankRequest(RerankRequest, kw_only=True):
 
 
 class Rank(msgspec.Struct, omit_defaults=True):
-    """A text of TEI's answer."""
+    """One text in TEI's answer."""
 
     index: int
     score: float
@@ -68,7 +68,7 @@ class Rank(msgspec.Struct, omit_defaults=True):
 
 
 class RerankResult(msgspec.Struct, omit_defaults=True):
-    """A document of the others' answer."""
+    """One document in Jina's or Cohere's answer."""
 
     index: int
     relevance_score: float
@@ -76,13 +76,13 @@ class RerankResult(msgspec.Struct, omit_defaults=True):
 
 
 class ApiVersion(msgspec.Struct):
-    """Of Cohere's API."""
+    """The version of Cohere's API."""
 
     version: str
 
 
 class BilledUnits(msgspec.Struct, omit_defaults=True):
-    """What Cohere would count."""
+    """What Cohere would bill."""
 
     input_tokens: int | None = None
     search_units: int | None = None
@@ -95,7 +95,7 @@ class TokenCount(msgspec.Struct):
 
 
 class Meta(msgspec.Struct, omit_defaults=True):
-    """What Cohere's answers carry; `warnings` says that texts were cut, where they were."""
+    """Cohere's metadata; `warnings` says whether texts were cut."""
 
     api_version: ApiVersion
     billed_units: BilledUnits
@@ -104,7 +104,7 @@ class Meta(msgspec.Struct, omit_defaults=True):
 
 
 class RerankAnswer(msgspec.Struct, omit_defaults=True):
-    """The answer of POST /v1/rerank and /v2/rerank; `truncated` lists the documents that were cut, where there are any."""
+    """The answer of POST /v1/rerank and /v2/rerank; `truncated` lists the documents that were cut, if any."""
 
     id: str
     model: str
@@ -149,7 +149,7 @@ async def rank(call: Call[RankRequest]) -> Response:
     """Texts or documents by their relevance to a query, in the form that the body is in."""
     body = call.body
     if (body.texts is None) == (body.documents is None):
-        raise Refusal("malformed", "the body has both texts and documents or neither, expected one of them", param="texts")
+        raise Refusal("malformed", "the body must have either texts or documents, and not both", param="texts")
     if body.texts is None:
         return await _rerank(call, body, version="1")
     _, found = await _ranked(call, body, body.texts, param="texts")
@@ -233,7 +233,7 @@ def _refuse_other_scores(body: RerankRequest, model: ServedModel) -> None:
     }
     for name, value in other.items():
         if value is not None:
-            raise Refusal("invalid", f"{name} asks for scores that this server does not give; leave it out", param=name)
+            raise Refusal("invalid", f"{name} asks for scores that this server does not compute; leave it out", param=name)
 
 
 Ranks = list[Rank]
@@ -242,7 +242,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
         path="/rerank",
-        summary="Texts by their relevance to a query, as TEI gives them; documents, as Jina and Cohere do",
+        summary="Texts ranked by relevance to a query, in the form of TEI; or documents, in that of Jina and Cohere",
         handle=rank,
         errors=tei.error,
         body=RankRequest,
@@ -253,7 +253,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         Endpoint(
             method="POST",
             path=path,
-            summary="Documents by their relevance to a query",
+            summary="Documents ranked by relevance to a query",
             handle=handle,
             errors=openai.error,
             body=RerankRequest,

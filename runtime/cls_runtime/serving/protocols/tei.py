@@ -52,14 +52,14 @@ class EmbedRequest(OtherVectors, kw_only=True):
 
 
 class Sentences(msgspec.Struct):
-    """A sentence, and others that it is compared with."""
+    """A sentence, and the sentences to compare it with."""
 
     source_sentence: str
     sentences: list[str]
 
 
 class SimilarityParameters(OtherVectors, kw_only=True):
-    """How they are encoded."""
+    """How the sentences are encoded."""
 
     truncate: bool | None = None
     truncation_direction: Side | None = None
@@ -75,7 +75,7 @@ class SimilarityRequest(OtherVectors, kw_only=True):
 
 
 class Info(msgspec.Struct):
-    """The answer of GET /info: TEI's, and behind it what says which vectors these are."""
+    """The answer of GET /info: TEI's fields, then those that identify the vectors."""
 
     model_id: str
     served_model_name: str
@@ -110,7 +110,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     """Vectors of texts."""
     body = call.body
     if body.parameters is not None and any(value_of(value) is not None for value in body.parameters.values()):
-        raise Refusal("invalid", f"parameters has {_named(body.parameters)}; /embed reads its options beside inputs", param="parameters")
+        raise Refusal("invalid", f"parameters has {_named(body.parameters)}; /embed takes its options next to inputs", param="parameters")
     vectors, _ = await work.encode(
         call,
         call.service.models.find(body.model),
@@ -199,8 +199,8 @@ def _endpoint(method: str, path: str, summary: str, handle: Handler, *, body: An
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     _endpoint("POST", "/embed", "Vectors of texts", embed, body=EmbedRequest, answer=list[list[float]]),
-    _endpoint("POST", "/similarity", "How alike a sentence is with others", compare, body=SimilarityRequest, answer=list[float]),
+    _endpoint("POST", "/similarity", "Similarity of a sentence to others", compare, body=SimilarityRequest, answer=list[float]),
     _endpoint("POST", "/tokenize", "The tokens of texts", tokenize, body=TokenizeRequest, answer=list[list[Token]]),
-    _endpoint("POST", "/decode", "The texts of token ids", decode, body=DecodeRequest, answer=list[str]),
+    _endpoint("POST", "/decode", "Texts from token ids", decode, body=DecodeRequest, answer=list[str]),
     _endpoint("GET", "/info", "What is served", info, answer=Info),
 )

@@ -39,7 +39,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 class Token(msgspec.Struct):
-    """A token, and where in the text it is, counted in characters; a special one is nowhere."""
+    """A token and its place in the text in characters; a special token has none."""
 
     id: int
     text: str
@@ -49,7 +49,7 @@ class Token(msgspec.Struct):
 
 
 class DecodeRequest(msgspec.Struct, kw_only=True):
-    """The body of POST /decode; one with more commas or empty lists is not even read."""
+    """The body of POST /decode; bodies with more commas or empty lists are refused unread."""
 
     most_commas: ClassVar[int] = 2 * MOST_IDS
     most_empty_lists: ClassVar[int] = 2**16
@@ -68,7 +68,7 @@ async def tokenize(call: Call[TokenizeRequest]) -> Response:
     work.check_inputs(call, len(texts), param="inputs")
     total = sum(map(len, texts))
     if total > MOST_CHARACTERS:
-        raise Refusal("too_large", f"inputs have {total:,} characters, at most {MOST_CHARACTERS:,} are tokenized at once", param="inputs")
+        raise Refusal("too_large", f"inputs have {total:,} characters, at most {MOST_CHARACTERS:,} per request are allowed", param="inputs")
     name = work.prompt_of(call, model, body.prompt_name)
     manifest = model.encoder.manifest
     prompt = manifest.default_prompt if name is None else known_prompts(manifest)[name]
@@ -92,11 +92,11 @@ async def decode(call: Call[DecodeRequest]) -> Response:
     elif all(isinstance(item, list) for item in body.ids):
         given = cast("list[list[int]]", body.ids)
     else:
-        raise Refusal("malformed", "ids has numbers and lists, expected a list of one or the other", param="ids")
+        raise Refusal("malformed", "ids mixes numbers and lists, expected only one of them", param="ids")
     work.check_inputs(call, len(given), param="ids")
     total = sum(map(len, given))
     if total > MOST_IDS:
-        raise Refusal("too_large", f"ids has {total:,} ids, at most {MOST_IDS:,} are decoded at once", param="ids")
+        raise Refusal("too_large", f"ids has {total:,} ids, at most {MOST_IDS:,} per request are allowed", param="ids")
     skip = body.skip_special_tokens is not False
 
     def written(start: int, stop: int) -> bytes:
