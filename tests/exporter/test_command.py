@@ -100,6 +100,19 @@ def test_the_plain_command_exports_fp32_into_models(fake, capsys):
     assert "a library that talks" not in output
 
 
+def test_quiet_prints_nothing_but_json(fake, capsys):
+    assert command.main(["org/tiny-bert", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert command.main(["org/tiny-bert", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"]
+
+
+def test_the_package_is_the_command():
+    finished = subprocess.run([sys.executable, "-m", "cls_exporter", "--version"], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.startswith("cls-export ")
+
+
 def test_every_option_reaches_the_export(fake):
     options = "-o out --revision v1 --force --pooler --logits --layout native --max-length 16 --fp16 --int8 --no-fp32 --calibration c.txt"
     allowed = "--tokenizer file --allow-pooling-mismatch --allow-untrained-pooler --trust-remote-code"

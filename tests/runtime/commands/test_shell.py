@@ -106,11 +106,11 @@ def test_no_text_makes_a_second_line_or_a_long_one(capsys):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (PermissionError(13, "Permission denied", "secret.txt"), 2, "error: secret.txt: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
-        (MemoryError(), 2, "error: out of memory; give the process more, or it less to do at once\n"),
+        (MemoryError(), 2, "error: out of memory; give the process more memory, or less work at a time\n"),
         (
             MemoryError("Unable to allocate 9 GiB"),
             2,
-            "error: out of memory (Unable to allocate 9 GiB); give the process more, or it less to do at once\n",
+            "error: out of memory (Unable to allocate 9 GiB); give the process more memory, or less work at a time\n",
         ),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert run(lambda _: len(os.path.realpath("relative"))) == 2
-    assert capsys.readouterr().err == "error: the working directory was removed; change to one that is there, or give absolute paths\n"
+    assert capsys.readouterr().err == "error: the working directory no longer exists; change to another, or use absolute paths\n"
 
 
 class PanicError(BaseException):
