@@ -103,7 +103,7 @@ def test_the_plain_command_exports_fp32_into_models(fake, capsys):
 def test_quiet_prints_nothing_but_json(fake, capsys):
     assert command.main(["org/tiny-bert", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
-    assert command.main(["org/tiny-bert", "--quiet", "--json"]) == 0
+    assert command.main(["org/tiny-bert", "-o", "other", "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"]
 
 
