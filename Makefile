@@ -39,7 +39,7 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -54,6 +54,9 @@ check: setup                    ## lint, formatting, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv-docs/.installed      ## the documentation as a site, in build/site; a broken link or anchor fails it
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
 
 test: setup test-runtime test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
@@ -235,6 +238,11 @@ $(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%
 .venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built
 	$(call environment,.venv-interop/$*,$<) --requirement $< $(if $(EXTRA),"$$(ls dist/*.whl)$(EXTRA)")
 	$(if $(EXTRA),.venv-interop/$*/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl)
+	@touch $@
+
+# What makes the site; --help of the commands needs the two that constraints.txt pins.
+.venv-docs/.installed: constraints-docs.txt constraints.txt
+	$(call environment,.venv-docs,constraints.txt) --requirement $<
 	@touch $@
 
 # What asks cls-serve for all that its description has.

@@ -84,7 +84,7 @@ def _measured_on(path: Path) -> str:
 
 def _terminal(path: Path) -> str:
     """How `cls-bench` begins to print the results, as a console block."""
-    lines = list(itertools.takewhile(lambda line: line != "Cost by length", report_lines(read_results(path))))
+    lines = list(itertools.takewhile(lambda line: line != "Time by length", report_lines(read_results(path))))
     return "\n".join(["```console", "$ cls-bench models/all-MiniLM-L6-v2", *lines[:-1], "...", "```"])
 
 

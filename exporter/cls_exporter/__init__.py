@@ -2,8 +2,8 @@
 
 Example:
     >>> from cls_exporter import ExportConfig, export
-    >>> report = export("bert-base-uncased", "models/bert-base-uncased", config=ExportConfig(pooler=True))  # doctest: +SKIP
-    >>> report.parity["fp32"].max_abs  # doctest: +SKIP
+    >>> report = export("BAAI/bge-small-en-v1.5", "models/with-pooler", config=ExportConfig(pooler=True))
+    >>> report.parity["fp32"].max_abs
     1.7e-06
 """
 

@@ -1,7 +1,7 @@
 """Text to CLS vectors from a bundle, without PyTorch.
 
 >>> from cls_runtime import Encoder
->>> with Encoder.load("models/all-MiniLM-L6-v2") as encoder:  # doctest: +SKIP
+>>> with Encoder.load("models/bge-small-en-v1.5") as encoder:
 ...     encoder.encode(["a text", "another"]).shape
 (2, 384)
 """

@@ -1,4 +1,4 @@
-"""`Encoder`: a bundle, loaded. Text in, vectors out, from any number of threads."""
+"""`Encoder`: a loaded bundle. Texts in, vectors out, from any number of threads."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ Float32 = NDArray[np.float32]
 
 
 class Encoder:
-    """A bundle's model, ready to turn texts into vectors. Made by `Encoder.load`, or by `Encoder.of` on an engine of one's own.
+    """A bundle's model, ready to turn texts into vectors. Create one with `Encoder.load`, or with `Encoder.of` on your own engine.
 
-        >>> with Encoder.load("models/all-MiniLM-L6-v2") as encoder:  # doctest: +SKIP
+        >>> with Encoder.load("models/bge-small-en-v1.5") as encoder:
         ...     encoder.encode(["a text", "another"]).shape
         (2, 384)
 
-    Safe to use from several threads at once; all of them together use `info.threads` CPU threads. One that is dropped without `close` is
-    freed too. Not after a fork: load it in the child process. Pickling sends the bundle's path, or its hub id and commit, with its
-    fingerprint and the options, and loads it again on the other side.
+    It is safe to use from several threads at once; all of them together use `info.threads` CPU threads. An Encoder that is dropped
+    without `close` is freed too. After a fork it raises EngineError: load it in the child process. Pickling sends the bundle's path, or
+    its hub id and commit, with the fingerprint and the options, and loads the bundle again on the other side.
     """
 
     def __init__(
@@ -130,35 +130,35 @@ class Encoder:
         follow_links: bool = False,
         shares_threads_of: Encoder | None = None,
     ) -> Encoder:
-        """Opens a bundle and loads its graph, all of one bundle, also while `cls-export --force` replaces the folder.
+        """Opens a bundle and loads its graph. All files are of one bundle, even while `cls-export --force` replaces the folder.
 
         Args:
-            path: the bundle's folder, or its name on the hub, of which the files of the chosen variant are fetched: `org/name`,
-                `org/name@revision`. What exists on this machine is never looked for on the hub, nor is a `Path`.
-            revision: a branch, a tag or a commit of the hub; None for the main branch.
-            variant: `fp32`, `fp16`, `int8`, `bf16`, `tf32`, or `auto`: the fastest whose recorded parity meets its thresholds.
-            engine: `onnxruntime`, `openvino`, `native`, `cuda`, or `auto`: the native one where it is installed, has weights in the bundle
-                and was measured faster on this kind of CPU; else ONNX Runtime where it is installed, else OpenVINO.
-            threads: CPU threads in total; None for what the affinity mask and the container's quota allow.
-            device: with engine `cuda`, which GPU: 1, "1" or "cuda:1"; several, which share the batches: "0,1" or (0, 1); "all"; None for
-                the first.
-            on_overflow: what to do with a text longer than the model takes: `warn` (and cut), `truncate`, or `raise`.
-            on_invalid: what to do with a NaN, infinite or zero vector: `raise`, or `keep`.
-            check_hashes: also compare every file's SHA-256 with the manifest's; sizes are always compared.
-            token_budget: tokens in a batch, padding included; memory grows with it. None for what suits the engine.
-            max_waiting_texts: texts that may wait for `aencode`; more is an OverloadedError.
-            max_waiting_characters: characters of all those texts; likewise.
-            fingerprint: the bundle's, where another bundle than that one must not be loaded; None for whichever is there.
-            follow_links: read files wherever links in the folder lead, as of `Bundle.open`.
-            shares_threads_of: an Encoder of this process; both together then run no more batches at once than it runs alone. Either may be
-                closed before the other. A pickled copy shares nothing.
+            path: the bundle's folder, or its name on the hub: `org/name`, `org/name@revision`. Of the hub only the files of the chosen
+                variant are downloaded. A folder of that name wins, and a `Path` is never looked up on the hub.
+            revision: a branch, a tag or a commit on the hub; None for the main branch.
+            variant: `fp32`, `fp16`, `int8`, `bf16`, `tf32`, or `auto`: the fastest one whose recorded parity meets its thresholds.
+            engine: `onnxruntime`, `openvino`, `native`, `cuda`, or `auto`: the native engine if it is installed, has weights in the bundle
+                and was measured faster on this kind of CPU; otherwise ONNX Runtime if it is installed, otherwise OpenVINO; never a GPU.
+            threads: CPU threads in total, at most 1024; None for what the affinity mask and the container's quota allow.
+            device: with engine `cuda`, which GPU: 1, "1" or "cuda:1", counted from 0 among those in `CUDA_VISIBLE_DEVICES`; several,
+                which share the batches: "0,1" or (0, 1); "all", which a pickled copy reads as all of its own machine; None for the first.
+            on_overflow: what to do with a text that exceeds the model's maximum: `warn` (and truncate), `truncate`, or `raise`.
+            on_invalid: what to do with a NaN, infinite or zero vector: `raise` or `keep`.
+            check_hashes: also compare every file's SHA-256 with the manifest; sizes are always compared.
+            token_budget: the most tokens in a batch, padding included; memory grows with it. None for the engine's default.
+            max_waiting_texts: the most texts that may wait for `aencode`; beyond it, `aencode` raises OverloadedError.
+            max_waiting_characters: the same for the characters of these texts.
+            fingerprint: load only the bundle with this fingerprint; None for any.
+            follow_links: read files wherever links in the folder lead, as in `Bundle.open`.
+            shares_threads_of: another Encoder of this process; both together then run no more batches at once than that one runs alone.
+                Either may be closed first. A pickled copy shares nothing.
 
         Raises:
             BundleError: the bundle is missing, damaged, foreign or unsafe, or has another fingerprint.
-            HubError: there is no such folder, and the hub does not give a bundle of that name.
-            IntegrityError: `check_hashes`, and a file's hash differs.
-            MissingExtraError: the engine is not installed, or for a bundle of the hub huggingface_hub.
-            EngineError: the engine or the variant cannot run on this machine, a GPU is not there, or no threads can be started.
+            HubError: there is no such folder, and the hub has no bundle of that name.
+            IntegrityError: with `check_hashes`, a file's hash differs.
+            MissingExtraError: the engine is not installed, or huggingface_hub for a bundle on the hub.
+            EngineError: the engine or the variant cannot run on this machine, a GPU is missing, or no threads can be started.
             UsageError: an unknown option, a variant that the bundle lacks, a `revision` of a folder, or a `device` of a CPU engine.
         """
         options = EncoderOptions(
@@ -217,18 +217,18 @@ class Encoder:
     def of(
         cls, bundle: Bundle, engine: Engine, options: EncoderOptions | None = None, *, shares_threads_of: Encoder | None = None
     ) -> Encoder:
-        """An Encoder of a bundle on an engine that is there already: one that this package does not have, or one that a test watches.
+        """An Encoder on an engine that you provide: one that this package does not have, or one that a test observes.
 
             >>> graph = onnxruntime.load(bundle, variant="fp32", threads=2)  # doctest: +SKIP
             >>> Encoder.of(bundle, Watched(graph), EncoderOptions(variant="fp32", on_overflow="raise"))  # doctest: +SKIP
 
-        It cannot be pickled: no other process could load the engine.
+        It cannot be pickled, because no other process could load the engine.
 
         Args:
-            bundle: the bundle; its tokenizer and manifest are used, its graph is not.
-            engine: what computes, closed with the Encoder.
-            options: as of `load`; None for its defaults. `variant` is what `info` will say, `engine` and `check_hashes` say nothing here.
-            shares_threads_of: as of `load`.
+            bundle: the bundle, of which the tokenizer and the manifest are used, not the graph.
+            engine: anything with the methods of `cls_runtime.engines.base.Engine`; closed with the Encoder.
+            options: as in `load`; None for the defaults. `info` repeats `variant`; `engine` and `check_hashes` have no effect.
+            shares_threads_of: as in `load`.
 
         Raises:
             BundleError: the bundle's tokenizer is missing or broken.
@@ -241,7 +241,7 @@ class Encoder:
 
     @property
     def bundle(self) -> Bundle:
-        """Its bundle."""
+        """The bundle."""
         return self._bundle
 
     @property
@@ -251,29 +251,32 @@ class Encoder:
 
     @property
     def info(self) -> EncoderInfo:
-        """The engine and the variant, why these, and the threads."""
+        """The engine and the variant, why they were chosen, and the threads."""
         return self._info
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """What `output=` may be with this bundle."""
+        """The values that `output=` can have with this bundle."""
         return self.manifest.encoder_outputs
 
     @property
     def last_report(self) -> EncodeReport:
-        """What this thread's last `encode`, or the last block of its last `stream`, did; empty before the first."""
+        """The report of this thread's last `encode`, or of the last block of its last `stream`; empty before the first.
+
+        After `aencode` read it before the next `await`, or use `aencode_with_report`.
+        """
         report: EncodeReport = getattr(self._last, "report", EncodeReport())
         return report
 
     @property
     def queue(self) -> QueueState:
-        """What waits for `aencode`. It may be read from any thread, and as often as there are requests."""
+        """The state of the queue of `aencode`. Reading it takes microseconds and no lock, on any thread."""
         return self._merger.state
 
     def observe(self, callback: Callable[[BatchSummary], None] | None) -> None:
         """Calls `callback` after each run of the graph, on the thread that ran it. There is one observer; None removes it.
 
-        It should be quick: the thread runs no batch meanwhile. What it raises fails the call whose batch it was.
+        Keep it quick: the thread runs no batch meanwhile. An exception in it fails the call that the batch belongs to.
         """
         self._runner.observer = callback
 
@@ -292,38 +295,40 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
-        """Vectors of texts or text pairs, as the model was trained to give them; docs/guides/embed.md has more on each option.
+        """Vectors of texts or text pairs, by default as the model was trained to give them.
+
+        A calling thread computes a single batch itself. docs/guides/embed.md has examples.
 
         Args:
-            texts: any iterable of str or of pairs (str, str); not a str.
-            output: `sentence`, the same by the name `cls` where it is that row, `pooler`, `logits` or `tokens`; `outputs` says which the
-                bundle has.
-            normalize: divide each vector (of `tokens`, each token's) by its L2 norm; None as the model was trained, which is never for
-                others than a sentence's.
-            prompt_name: the name of the prompt that goes before each text (of a pair, before the first); None for the model's default.
-            prompt: its text, whatever it is called; "" for none.
-            dimensions: cut a sentence's vector to so many numbers and, unless `normalize` is False, make it unit length again; None for the
-                model's `truncate_dim`, which cuts and does no more, or for all.
-            dtype: `float32`, `float16`, `int8`, `uint8`, or a bit a number, packed: `binary` (int8), `ubinary` (uint8).
-            ranges: float32 [2, width], the least and the largest of each number, which int8 and uint8 divide into 256 steps; None for
-                `ranges()`, the bundle's own.
-            on_overflow: what to do with a text longer than the model takes, as of `load`; None for what was said there.
-            truncation_side: where such a text is cut, `right` or `left`; None for the tokenizer's own.
-            show_progress: draw a bar on standard error, with tqdm.
+            texts: any ordered iterable of str or of pairs (str, str), but not a str. Repeated texts are computed once.
+            output: `sentence` (also called `cls` if it is that row), `pooler`, `logits` or `tokens`; see `outputs`.
+            normalize: divide each vector (each token's vector for `tokens`) by its L2 norm; None as the model was trained, which is never
+                for outputs other than the sentence.
+            prompt_name: the name of the prompt to put before each text, or before the first text of a pair; None for the model's default.
+            prompt: the text of a prompt, which wins over `prompt_name`; "" for none.
+            dimensions: keep the first dimensions of a sentence's vector and, unless `normalize` is False, normalize it again; None for the
+                model's `truncate_dim`, which does not normalize again, or for all. A size that the model does not name is a
+                DimensionsWarning.
+            dtype: `float32`, `float16`, `int8`, `uint8`, or one bit per dimension, packed: `binary` (int8), `ubinary` (uint8).
+            ranges: float32 [2, width], the minimum and maximum of each dimension, which int8 and uint8 divide into 256 steps; None for
+                `ranges()`, those of the bundle.
+            on_overflow: what to do with a text that exceeds the model's maximum, as in `load`; None for the value given there.
+            truncation_side: where such a text is cut, `right` or `left`; None for the tokenizer's default.
+            show_progress: draw a progress bar on standard error; needs tqdm.
 
         Returns:
-            `dtype` [n, width] in input order; [0, width] for no texts. Of `tokens`, a list of n arrays [tokens, hidden], special tokens
+            `dtype` [n, width] in input order; [0, width] for no texts. For `tokens`, a list of n arrays [tokens, hidden], special tokens
             included.
 
         Raises:
-            TypeError: `texts` is a str, a mapping, a data frame or another thing that iterates over no texts, or an item is neither a str
-                nor a pair.
-            TextError: an item is not valid Unicode, or so long that it must be cut before it is tokenized, without a place for a cut.
-            TextTooLongError: a text, its prompt included, is too long, with `on_overflow="raise"`.
-            InvalidVectorError: a vector is NaN, infinite or zero, with `on_invalid="raise"`, or `dtype` has no place for it.
+            TypeError: `texts` is a str, a mapping, a data frame or something else that does not iterate over texts, or an item is neither
+                a str nor a pair.
+            TextError: an item is not valid Unicode, or so long that it must be cut before tokenizing and there is no safe place for it.
+            TextTooLongError: with `on_overflow="raise"`, a text with its prompt is too long.
+            InvalidVectorError: with `on_invalid="raise"`, a vector is NaN, infinite or zero; or `dtype` cannot hold it.
             UsageError: the bundle has no such output, prompt or number of dimensions, or an option makes no sense.
-            BundleError: its golden vectors, of which its own ranges are made, cannot be read.
-            MissingExtraError: `show_progress`, and tqdm is not installed.
+            BundleError: the golden vectors, from which the default ranges come, cannot be read.
+            MissingExtraError: `show_progress` without tqdm installed.
             EngineError: the engine failed.
             ClosedError: after `close`.
         """
@@ -346,7 +351,7 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
-        """`encode` with the prompt that is called `query`, or none where the model has none of that name."""
+        """`encode` with the prompt named `query`, or without a prompt if the model has none of that name."""
         options = VectorOptions(
             output=output,
             normalize=normalize,
@@ -372,7 +377,7 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> Vectors:
-        """`encode` with the prompt that is called `document`, or none where the model has none of that name."""
+        """`encode` with the prompt named `document`, or without a prompt if the model has none of that name."""
         options = VectorOptions(
             output=output,
             normalize=normalize,
@@ -399,14 +404,14 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         show_progress: bool = False,
     ) -> tuple[Vectors, EncodeReport]:
-        """`encode`, and what it did: how many texts, tokens, padding and batches, and which texts were cut.
+        """`encode` with a report: texts, tokens, padding, batches, and which texts were truncated.
 
-            >>> rows, report = encoder.encode_with_report(texts)  # doctest: +SKIP
-            >>> [texts[item.index] for item in report.truncated]  # doctest: +SKIP
+            >>> rows, report = encoder.encode_with_report(texts)
+            >>> [texts[item.index] for item in report.truncated]
             []
 
         Returns:
-            The rows of `encode`, and their report, which is also `last_report`. Arguments and errors are those of `encode`.
+            The vectors and their report, which is also `last_report`. Arguments and errors are those of `encode`.
         """
         options = VectorOptions(
             output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
@@ -449,18 +454,18 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         timeout_s: float | None = None,
     ) -> Vectors:
-        """`encode` for asyncio: requests that come at the same time are computed together, and the event loop is never blocked.
+        """`encode` for asyncio: requests that arrive at the same time are computed together, and the event loop is never blocked.
 
-        A request that finds a worker idle is computed at once. Requests take turns, so a long one does not hold up the short ones behind
-        it. Cancelling the task withdraws its texts and harms no other. `last_report` is this request's until the next `await`. Arguments
-        and results are those of `encode`.
+        An idle worker starts a request at once. Requests take turns, so that a long one does not delay the short ones behind it.
+        Cancelling the task removes its texts and affects no other request. `last_report` belongs to this request until the next `await`.
+        Arguments and results are those of `encode`.
 
         Args:
-            timeout_s: seconds after which it is given up, counted from the call; None for never.
+            timeout_s: the seconds after which the request fails, counted from the call; None for never.
 
         Raises:
-            OverloadedError: more waits than `max_waiting_texts` or `max_waiting_characters`; nothing was queued.
-            DeadlineError: `timeout_s` passed; what waited is not computed.
+            OverloadedError: the queue exceeds `max_waiting_texts` or `max_waiting_characters`; nothing was queued.
+            DeadlineError: `timeout_s` passed; texts that still waited are not computed.
             TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, BundleError, EngineError, ClosedError: as `encode`.
         """
         options = VectorOptions(
@@ -484,10 +489,10 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Vectors, EncodeReport]:
-        """`aencode`, and what was done for this request alone: its tokens, its padding, its batches, and how long it waited and took.
+        """`aencode` with a report of this request alone: tokens, padding, batches, and the time it waited and took.
 
         Returns:
-            The rows of `aencode`, and their report, which is also `last_report`. Arguments and errors are those of `aencode`.
+            The vectors and their report, which is also `last_report`. Arguments and errors are those of `aencode`.
         """
         options = VectorOptions(
             output=output, normalize=normalize, prompt_name=prompt_name, prompt=prompt, dimensions=dimensions, dtype=dtype, ranges=ranges
@@ -532,13 +537,13 @@ class Encoder:
         on_overflow: OnOverflow | None = None,
         truncation_side: TruncationSide | None = None,
     ) -> Iterator[Vectors]:
-        """Vectors of any iterable of texts, block by block, in memory that does not grow with it.
+        """Vectors of any iterable of texts, block by block, in constant memory.
 
-        It reads ahead by two windows of at most 4096 texts each. Close the iterator (or exhaust it) to stop the work. Arguments are those
-        of `encode`.
+        It reads ahead by two windows of at most 4096 texts, for `output="tokens"` of about 64 MiB of rows. Close or exhaust the iterator
+        to stop the work. Arguments are those of `encode`.
 
         Yields:
-            What `encode` gives of n texts, in input order. `last_report` describes the block just yielded.
+            The result of `encode` for the next n texts, in input order. `last_report` describes the block just yielded.
 
         Raises:
             TypeError, TextError, TextTooLongError, InvalidVectorError, UsageError, BundleError, EngineError, ClosedError: as `encode`.
@@ -582,22 +587,23 @@ class Encoder:
         truncation_side: TruncationSide | None = None,
         whole: bool = False,
     ) -> list[TextTokens]:
-        """The tokens of each text, as `encode` gives them to the model: behind the prompt, and cut where there are too many.
+        """The tokens of each text as `encode` passes them to the model: after the prompt, and truncated if there are too many.
 
-            >>> encoder.tokens(["two cats"])[0].tokens  # doctest: +SKIP
-            ('[CLS]', 'two', 'cats', '[SEP]')
+            >>> encoder.tokens(["the cat"])[0].tokens
+            ('[CLS]', 'the', 'cat', '[SEP]')
 
-        With `output="tokens"`, row i of a text is that of its token i. Arguments and errors are those of `encode`.
+        Row i of `output="tokens"` belongs to token i. Arguments and errors are those of `encode`.
 
         Args:
-            whole: all tokens of each text, also those that the model does not take; of at most 1,048,576 characters.
+            whole: all tokens of each text, also those beyond the model's maximum, to count them or to split a text; a text may then have
+                at most 1,048,576 characters.
 
         Raises:
-            UsageError: also for `whole` together with what to do about texts that are too long.
+            UsageError: also for `whole` together with `on_overflow` or `truncation_side`.
         """
         self._runner.check_usable()
         if whole and not (on_overflow is None and truncation_side is None):
-            raise UsageError("whole texts are not cut; leave on_overflow and truncation_side out")
+            raise UsageError("whole=True truncates nothing; leave on_overflow and truncation_side out")
         form = self._form(VectorOptions(prompt_name=prompt_name, prompt=prompt), stacklevel=2)
         overflow = self._overflow.with_options(on_overflow, truncation_side)
         given = self._whole(texts, form).texts
@@ -610,17 +616,17 @@ class Encoder:
         return found
 
     def decode(self, ids: Iterable[Sequence[int]], *, skip_special_tokens: bool = True) -> list[str]:
-        """The text of each list of token ids, as far as the tokenizer can put it together again.
+        """The text of each list of token ids, as far as the tokenizer can reconstruct it.
 
-            >>> encoder.decode([encoder.tokens(["two cats"])[0].ids])  # doctest: +SKIP
-            ['two cats']
+            >>> encoder.decode([encoder.tokens(["the cat"])[0].ids])
+            ['the cat']
 
         Args:
-            ids: lists of ids; those of `tokens` are.
-            skip_special_tokens: leave out the tokens that stand for no text.
+            ids: lists of ids, such as those of `tokens`.
+            skip_special_tokens: leave out special tokens.
 
         Raises:
-            TextError: an id is no token's.
+            TextError: an id belongs to no token.
             ClosedError: as `encode`.
         """
         self._runner.check_usable()
@@ -628,23 +634,24 @@ class Encoder:
         return [back.text(item, index, skip_special_tokens=skip_special_tokens) for index, item in enumerate(ids)]
 
     def ranges(self, *, output: Output = "sentence", normalize: bool | None = None, dimensions: int | None = None) -> Float32:
-        """The least and the largest of each number over the bundle's golden texts, of vectors as `encode` gives them with these options.
+        """The minimum and maximum of each dimension over the bundle's golden texts, for vectors of `encode` with these options.
 
-        They are what int8 and uint8 divide into 256 steps where no others are given. Those of your own texts use the steps better.
+        By default int8 and uint8 divide these ranges into 256 steps. Ranges of a sample of your own texts are more precise:
+        `np.stack([sample.min(0), sample.max(0)])`.
 
         Returns:
             float32 [2, width].
 
         Raises:
-            UsageError: as `encode`, or `tokens`, which have none.
+            UsageError: as `encode`, or the output is `tokens`, which has none.
             BundleError: the golden vectors cannot be read.
         """
         return self._own_ranges(VectorOptions(output=output, normalize=normalize, dimensions=dimensions, dtype="int8").of(self.manifest))
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> Float32:
-        """How alike each of `a` is with each of `b`, by the function that the model was trained for; the cosine where it does not say.
+        """The similarity of each vector in `a` to each in `b`, by the function that the model names; the cosine if it names none.
 
-            >>> encoder.similarity(encoder.encode_query(["cats?"]), encoder.encode_document(["a cat", "a dog"])).shape  # doctest: +SKIP
+            >>> encoder.similarity(encoder.encode_query(["cats?"]), encoder.encode_document(["a cat", "a dog"])).shape
             (1, 2)
 
         Args:
@@ -652,15 +659,18 @@ class Encoder:
             b: vectors [m, width] or one [width].
 
         Returns:
-            float32 [n, m], the higher the more alike: of `euclidean` and `manhattan`, the negative distances.
+            float32 [n, m]; higher is more similar. For `euclidean` and `manhattan` these are negative distances.
 
         Raises:
-            UsageError: these are no vectors of one width.
+            UsageError: the arrays are not vectors of the same width.
         """
         return similarity(a, b, function=self.manifest.similarity_fn_name or "cosine")
 
     def close(self) -> None:
-        """Waits for the batches that run, and frees the graph and the threads. May be called more than once."""
+        """Waits for running batches, then frees the graph and the threads. Waiting `aencode` requests fail with ClosedError.
+
+        It may be called more than once.
+        """
         self._merger.close()
         self._runner.close()
 
@@ -673,7 +683,7 @@ class Encoder:
 
     def __reduce__(self) -> tuple[Callable[[str, EncoderOptions], Encoder], tuple[str, EncoderOptions]]:
         if self._loaded_from is None:
-            raise TypeError("an Encoder on an engine of one's own cannot be pickled; make it again on the other side")
+            raise TypeError("an Encoder made with Encoder.of cannot be pickled; create it again in the other process")
         return self._load, (self._loaded_from, self._options)
 
     def __repr__(self) -> str:

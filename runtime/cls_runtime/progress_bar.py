@@ -14,7 +14,7 @@ REDRAW_SECONDS = 0.1
 class ProgressBar:
     """A context manager around the work. Where no bar is drawn, what it is told goes nowhere.
 
-        >>> with ProgressBar(unit="step", total=2) as bar:  # doctest: +SKIP
+        >>> with ProgressBar(unit="step", total=2) as bar:
         ...     bar.begin("Reading")
         ...     bar.begin("Writing")
 

@@ -44,7 +44,7 @@ def folder(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the page's commands were run on the corpus."""
     folder = tmp_path_factory.mktemp("index")
     (folder / "models").mkdir()
-    (folder / "models" / "all-MiniLM-L6-v2").symlink_to(bundle_in("standard"))
+    (folder / "models" / "bge-small-en-v1.5").symlink_to(bundle_in("standard"))
     (folder / "corpus.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     for command, *arguments in commands():
         done = subprocess.run([HOME / command, *arguments], cwd=folder, capture_output=True, text=True)

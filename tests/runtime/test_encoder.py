@@ -159,7 +159,7 @@ LONG = "the cat " * 20  # 40 tokens and 2 special ones
 
 
 def test_truncation_is_warned_of_once_and_reported(encoder):
-    with pytest.warns(TruncationWarning, match=r"2 text\(s\) are longer than the 16 tokens") as caught:
+    with pytest.warns(TruncationWarning, match=r"2 text\(s\) exceed the model's 16 tokens") as caught:
         encoder.encode(["a", LONG, "b", LONG])
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -505,7 +505,7 @@ class TestOnAnEngineOfOnesOwn:
         assert watched_engine.closed
 
     def test_it_cannot_be_sent_to_another_process(self, watched):
-        with pytest.raises(TypeError, match="on an engine of one's own cannot be pickled"):
+        with pytest.raises(TypeError, match="made with Encoder.of cannot be pickled"):
             pickle.dumps(watched)
 
 

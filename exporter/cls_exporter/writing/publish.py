@@ -44,8 +44,9 @@ def staged(target: Path, *, force: bool) -> Iterator[Path]:
     When the block raises (Ctrl-C included), the temporary folder is removed and an existing bundle stays as it was.
 
     Example:
-        >>> with staged(Path("models/bert"), force=False) as folder:  # doctest: +SKIP
+        >>> with staged(Path("models/new"), force=False) as folder:
         ...     (folder / "config.json").write_text("{}")
+        2
 
     Raises:
         UsageError: `target` exists and `force` is false, or it is not a bundle and nothing else, so that it must not be replaced, or it
@@ -123,7 +124,7 @@ def _named_files(target: Path) -> set[str]:
         return paths_in_manifest((target / MANIFEST_NAME).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"{target} exists and what is the bundle's in it cannot be told, so --force does not delete it ({one_line(error)}); move it "
+            f"{target} exists and does not say which files are the bundle's, so --force does not delete it ({one_line(error)}); move it "
             "away, or choose another folder with -o"
         ) from None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cls_runtime.bench.figures import latency_limit, measured_sides, percentiles_ms, texts_per_second, timing_limit, timings
+from cls_runtime.bench.figures import latency_bound, measured_sides, percentiles_ms, texts_per_second, timing_bound, timings
 from cls_runtime.bench.latency import MODES
 from cls_runtime.bench.results import BenchResults, Kind, Timing
 from cls_runtime.bench.spread import spread
@@ -25,7 +25,7 @@ LEAST_DISTANCE = 1e-15
 
 
 def throughput(figure: Any, results: BenchResults) -> None:
-    """Bars of texts a second, text to vector and model alone, with a mark where the limit is."""
+    """Bars of texts a second, text to vector and model alone, with a mark at the compute bound."""
     axes = _axes(figure, left=0.3)
     whole, alone = timings(results, "text_to_vector"), timings(results, "model_only")
     colors = _colors(results)
@@ -34,11 +34,11 @@ def throughput(figure: Any, results: BenchResults) -> None:
             speed = texts_per_second(item)
             axes.barh(place + offset, speed.median, height=0.36, color=colors[item.side], alpha=alpha)
             axes.plot([speed.low, speed.high], [place + offset] * 2, color=INK, linewidth=1)
-        if limit := timing_limit(results, first):
-            axes.plot([first.texts / limit] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=2, linestyle=(0, (2, 1)))
+        if bound := timing_bound(results, first):
+            axes.plot([first.texts / bound] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=2, linestyle=(0, (2, 1)))
     axes.set_yticks(range(len(whole)), [item.side for item in whole])
     axes.invert_yaxis()
-    axes.set_xlabel("texts/s (solid: text to vector; light: model alone; dashed: limit)")
+    axes.set_xlabel("texts/s (solid: text to vector; light: model alone; dashed: compute bound)")
     axes.grid(axis="x", color=GRID)
 
 
@@ -61,7 +61,7 @@ def peers(figure: Any, results: BenchResults) -> None:
 
 
 def latency(figure: Any, results: BenchResults) -> None:
-    """p50 to p99 by callers at once, for both ways to call, with the limit."""
+    """p50 to p99 by callers at once, for both ways to call, with the compute bound."""
     left, right = figure.subplots(1, 2, sharey=True)
     colors = _colors(results)
     callers = sorted({item.callers for item in results.latencies})
@@ -76,37 +76,37 @@ def latency(figure: Any, results: BenchResults) -> None:
             axes.plot([place], [p50], "o", color=color, markersize=4, label=item.side if item.callers == callers[0] else None)
             axes.plot([place], [p95], "_", color=color, markersize=6)
             shown += [p50, p99]
-            if limit := latency_limit(results, item):
-                axes.plot([place], [limit * 1e3], "_", color=INK, markersize=6, markeredgewidth=1.5)
-                shown.append(limit * 1e3)
+            if bound := latency_bound(results, item):
+                axes.plot([place], [bound * 1e3], "_", color=INK, markersize=6, markeredgewidth=1.5)
+                shown.append(bound * 1e3)
         axes.set_xticks(range(len(callers)), [str(count) for count in callers])
-        axes.set_xlabel(f"callers at once, {mode}")
+        axes.set_xlabel(f"callers, {mode}")
         _style(axes)
         axes.grid(axis="y", color=GRID)
-    left.set_ylabel("ms (dot p50, line to p99, black: limit)")
+    left.set_ylabel("ms (dot p50, line to p99, black: compute bound)")
     _log_axis(left, "y", shown)
     _legend(figure, left)
     figure.subplots_adjust(left=0.13, right=0.98, bottom=0.16, top=0.74, wspace=0.06)
 
 
 def length(figure: Any, results: BenchResults) -> None:
-    """Milliseconds of a text by its tokens, each side's limit dashed."""
-    _cost(figure, results, "length", xlabel="tokens in a text", ylabel="ms a text (dashed: limit)", per_text=True)
+    """Milliseconds of a text by its tokens, each side's compute bound dashed."""
+    _cost(figure, results, "length", xlabel="tokens per text", ylabel="ms per text (dashed: compute bound)", per_text=True)
 
 
 def call_size(figure: Any, results: BenchResults) -> None:
-    """Milliseconds of a call by its texts, each side's limit dashed."""
-    _cost(figure, results, "call_size", xlabel="texts in a call", ylabel="ms a call (dashed: limit)", per_text=False)
+    """Milliseconds of a call by its texts, each side's compute bound dashed."""
+    _cost(figure, results, "call_size", xlabel="texts per call", ylabel="ms per call (dashed: compute bound)", per_text=False)
 
 
 def threads(figure: Any, results: BenchResults) -> None:
-    """Texts a second by threads, each side's limit dashed."""
-    _speed(figure, results, "threads", xlabel="threads", limits=True)
+    """Texts a second by threads, each side's compute bound dashed."""
+    _speed(figure, results, "threads", xlabel="threads", bounds=True)
 
 
 def token_budget(figure: Any, results: BenchResults) -> None:
     """Texts a second by the tokens of a batch."""
-    _speed(figure, results, "token_budget", xlabel="tokens in a batch, at most", limits=False)
+    _speed(figure, results, "token_budget", xlabel="most tokens in a batch", bounds=False)
 
 
 def parity(figure: Any, results: BenchResults) -> None:
@@ -162,8 +162,8 @@ def serving(figure: Any, results: BenchResults) -> None:
         axes.plot(loads, percentiles[:, 1], linestyle=(0, (3, 2)), color=color, linewidth=1.2)
         axes.axhline(alone, linestyle=(0, (1, 2)), color=color, linewidth=1)
         shown += [*percentiles.ravel().tolist(), alone]
-    axes.set_xlabel("load, % of what 32 callers reach")
-    axes.set_ylabel("ms (dashed p99, dotted encode)")
+    axes.set_xlabel("load, % of the throughput of 32 callers")
+    axes.set_ylabel("ms (dashed: p99; dotted: encode)")
     axes.grid(color=GRID)
     _log_axis(axes, "y", shown)
     _legend(figure, axes)
@@ -183,8 +183,8 @@ def _cost(figure: Any, results: BenchResults, kind: Kind, *, xlabel: str, ylabel
             costs,
             side=side,
             color=colors[side],
-            limits=[
-                None if (limit := timing_limit(results, item)) is None else limit * factor
+            bounds=[
+                None if (bound := timing_bound(results, item)) is None else bound * factor
                 for item, factor in zip(items, scale, strict=True)
             ],
         )
@@ -192,16 +192,16 @@ def _cost(figure: Any, results: BenchResults, kind: Kind, *, xlabel: str, ylabel
     _log_axis(axes, "y", shown)
 
 
-def _speed(figure: Any, results: BenchResults, kind: Kind, *, xlabel: str, limits: bool) -> None:
+def _speed(figure: Any, results: BenchResults, kind: Kind, *, xlabel: str, bounds: bool) -> None:
     axes = _axes(figure, left=0.13, top=0.78)
     colors = _colors(results)
     shown: list[float] = []
     for side in measured_sides(results):
         items = timings(results, kind, side)
         speeds = [texts_per_second(item).median for item in items]
-        bounds = [item.texts / limit if limits and (limit := timing_limit(results, item)) else None for item in items]
-        shown += speeds + _line(axes, items, speeds, side=side, color=colors[side], limits=bounds)
-    _finish(figure, axes, results, kind, xlabel=xlabel, ylabel="texts/s (dashed: limit)" if limits else "texts/s")
+        least = [item.texts / bound if bounds and (bound := timing_bound(results, item)) else None for item in items]
+        shown += speeds + _line(axes, items, speeds, side=side, color=colors[side], bounds=least)
+    _finish(figure, axes, results, kind, xlabel=xlabel, ylabel="texts/s (dashed: compute bound)" if bounds else "texts/s")
     axes.set_ylim(bottom=0)
 
 
@@ -212,12 +212,12 @@ def _line(
     *,
     side: str,
     color: str,
-    limits: Sequence[float | None],
+    bounds: Sequence[float | None],
 ) -> list[float]:
-    """A side's line and its limit's; gives the limits that were drawn."""
+    """A side's line and its compute bound's; gives the bounds that were drawn."""
     places = [item.at for item in items]
     axes.plot(places, values, "o-", color=color, markersize=4, linewidth=1.8, label=side)
-    known = [limit for limit in limits if limit is not None]
+    known = [bound for bound in bounds if bound is not None]
     if len(known) == len(places):
         axes.plot(places, known, linestyle=(0, (3, 2)), color=color, linewidth=1.2)
     return known

@@ -1,7 +1,7 @@
-"""What the samples say: medians and their spread, rates, percentiles, ratios of rounds, and the physical limit beside each of them.
+"""What the samples say: medians and their spread, rates, percentiles, ratios of rounds, and the compute bound of each of them.
 
-The limit of a time is what the graph's multiply-adds alone take at the highest rate measured here for their arithmetic, whichever engine
-reached it. Everything else that a text costs (tokenizing, softmax, LayerNorm, GELU, memory, threads that wait) is what lies above it.
+The compute bound of a time is what the graph's multiply-adds alone take at the highest rate measured here for their arithmetic, whichever
+engine reached it. Everything else that a text costs (tokenizing, softmax, LayerNorm, GELU, memory, threads that wait) lies above it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def machine_rates(results: BenchResults, threads: int) -> dict[str, MatrixRate]:
     return best
 
 
-def limit_seconds(results: BenchResults, multiply_adds: Mapping[str, int], *, threads: int) -> float | None:
+def bound_seconds(results: BenchResults, multiply_adds: Mapping[str, int], *, threads: int) -> float | None:
     """What these multiply-adds alone take on so many threads; None where they, or the machine's rate for one arithmetic, are unknown."""
     best = machine_rates(results, threads)
     if not multiply_adds or not set(multiply_adds) <= set(best):
@@ -71,17 +71,17 @@ def limit_seconds(results: BenchResults, multiply_adds: Mapping[str, int], *, th
     return sum(count / rate(best[arithmetic]) for arithmetic, count in multiply_adds.items())
 
 
-def timing_limit(results: BenchResults, timing: Timing) -> float | None:
-    """The seconds that a round's multiply-adds alone take. A batch is computed by one thread, so one batch has the limit of one thread."""
+def timing_bound(results: BenchResults, timing: Timing) -> float | None:
+    """The seconds that a round's multiply-adds alone take. A batch is computed by one thread, so one batch has the bound of one thread."""
     needed = min(timing.threads, timing.batches)
     threads = min((item.threads for item in results.rates if item.threads >= needed), default=timing.threads)
-    return limit_seconds(results, timing.multiply_adds, threads=threads)
+    return bound_seconds(results, timing.multiply_adds, threads=threads)
 
 
-def latency_limit(results: BenchResults, item: Latency) -> float | None:
+def latency_bound(results: BenchResults, item: Latency) -> float | None:
     """The seconds of a request that its multiply-adds alone take: on one thread, or those of all callers shared by all threads."""
-    alone = limit_seconds(results, item.multiply_adds, threads=1)
-    together = limit_seconds(results, item.multiply_adds, threads=item.threads)
+    alone = bound_seconds(results, item.multiply_adds, threads=1)
+    together = bound_seconds(results, item.multiply_adds, threads=item.threads)
     if alone is None or together is None:
         return None
     requests = len(item.seconds)

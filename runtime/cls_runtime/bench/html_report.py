@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from cls_runtime.bench.figures import latency_limit, percentiles_ms, texts_per_second, timings
+from cls_runtime.bench.figures import latency_bound, percentiles_ms, texts_per_second, timings
 from cls_runtime.bench.plots import inline_svg, require_bench_extra, shown_plots
 from cls_runtime.bench.results import BenchResults
-from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
+from cls_runtime.bench.table import UNKNOWN, Table, bound_ratio, digits
 from cls_runtime.bench.tables import all_tables, environment
 
 TEMPLATE = "report.html.j2"
@@ -61,17 +61,18 @@ def sections(results: BenchResults) -> tuple[Section, ...]:
 
 
 def headlines(results: BenchResults) -> tuple[Headline, ...]:
-    """The fastest side's throughput, its limit, the shortest latency and the shortest start."""
+    """The fastest side's throughput and its ratio to the compute bound, the shortest latency and the shortest start."""
     shown: list[Headline] = []
     if whole := timings(results, "text_to_vector"):
         fastest = max(whole, key=lambda item: texts_per_second(item).median)
         shown.append(Headline(figure=f"{texts_per_second(fastest).median:,.0f}", unit="texts/s", words=f"text to vector, {fastest.side}"))
-        if (times := times_limit(results, fastest)) != UNKNOWN:
-            shown.append(Headline(figure=times, unit="times the limit", words="what its multiply-adds alone would take here"))
+        if (times := bound_ratio(results, fastest)) != UNKNOWN:
+            words = "time taken vs. its multiply-adds alone at this machine's measured rate"
+            shown.append(Headline(figure=times, unit="ratio to compute bound", words=words))
     if alone := [item for item in results.latencies if item.callers == 1]:
         quickest = min(alone, key=lambda item: percentiles_ms(item)[0])
-        limit = latency_limit(results, quickest)
-        beside = "" if limit is None else f", limit {digits(limit * 1e3)} ms"
+        bound = latency_bound(results, quickest)
+        beside = "" if bound is None else f", compute bound {digits(bound * 1e3)} ms"
         words = f"p50 of one caller, {quickest.side}{beside}"
         shown.append(Headline(figure=digits(percentiles_ms(quickest)[0]), unit="ms", words=words))
     if results.starts:

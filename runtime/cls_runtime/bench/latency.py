@@ -40,7 +40,7 @@ def latency(side: Loaded, texts: Sequence[str], lengths: Sequence[int], *, mode:
 
 
 def _threads(encoder: Encoder, shares: Sequence[Sequence[str]]) -> list[float]:
-    """A thread a caller."""
+    """One thread per caller."""
     barrier = threading.Barrier(len(shares))
     seconds: list[float] = []
     failures: list[ClsError] = []
@@ -66,7 +66,7 @@ def _threads(encoder: Encoder, shares: Sequence[Sequence[str]]) -> list[float]:
 
 
 def _tasks(encoder: Encoder, shares: Sequence[Sequence[str]]) -> list[float]:
-    """A task a caller, all on one event loop."""
+    """One task per caller, all on one event loop."""
     seconds: list[float] = []
     width = encoder.manifest.width("sentence")
 

@@ -36,14 +36,14 @@ def benchmark_steps(plan: Plan) -> tuple[Step, ...]:
     return (
         Step("matrix rates", steps.rates),
         Step("loading", steps.loading),
-        Step("fitting", steps.fitting),  # before everything whose amount it decides
+        Step("sizing the runs", steps.fitting),  # before everything whose amount it decides
         Step("parity", steps.parity),
         Step("throughput", steps.throughput),
-        Step("lengths", steps.lengths),
-        Step("texts in a call", steps.call_sizes),
-        Step("batch budgets", steps.token_budgets),
+        Step("text lengths", steps.lengths),
+        Step("texts per call", steps.call_sizes),
+        Step("token budgets", steps.token_budgets),
         *(
-            Step(f"{callers} callers", functools.partial(steps.latencies, callers=callers, requests=requests))
+            Step(f"{callers} caller{'s' * (callers > 1)}", functools.partial(steps.latencies, callers=callers, requests=requests))
             for callers, requests in plan.callers
         ),
         Step("threads", steps.threads),

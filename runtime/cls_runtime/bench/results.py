@@ -117,7 +117,8 @@ class Timing:
 class Latency:
     """Requests of one text by `callers` at once, each sending the next when it has the last: `seconds` of every request.
 
-    `mode` is `encode`, a thread a caller, or `aencode`, a task a caller, whose requests are merged. `wall_seconds` is all requests' time.
+    `mode` is `encode`, one thread per caller, or `aencode`, one task per caller, whose requests are merged. `wall_seconds` is the time of
+    all requests.
     """
 
     side: str

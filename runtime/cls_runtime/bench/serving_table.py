@@ -1,4 +1,4 @@
-"""The table of `cls-bench --serve`: a row for each rate, and what the figures are to be held against."""
+"""The table of `cls-bench --serve`: a row for each rate, and the figures to compare them with."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def serving(results: BenchResults) -> Table:
         key="serving",
         title="Serving",
         caption=(
-            "cls-serve in a process of its own, one text a request, due at random times whatever was answered before: milliseconds from "
-            f"when a request was due to its answer's end. The load is a share of what {callers} callers reach who each wait for their "
-            f"answer. Engine threads: {threads}, for encode and aencode without a server too; {cpus}. The responder computes nothing: "
-            "its rows are what the generator and the sockets take."
+            "cls-serve in its own process, one text per request, sent at random times (a Poisson process): milliseconds from when a "
+            f"request was due to the end of its answer. Load is a share of the throughput of {callers} callers that each wait for their "
+            f"answer. Engine threads: {threads}, also for encode and aencode without a server; {cpus}. The responder computes nothing: "
+            "its rows show what the load generator and the sockets take."
         ),
         header=(
             *("variant and engine", "load", "requests/s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "refused/s", "refused p99 ms"),
-            *("failed", "sent late, p99 ms", "generator's CPU"),
+            *("failed", "sent late, p99 ms", "generator CPU"),
         ),
         rows=tuple(row for record in results.serving for row in _rows(record)),
         label_columns=2,
@@ -37,9 +37,9 @@ def serving(results: BenchResults) -> Table:
 def _rows(record: ServingRecord) -> Iterator[tuple[str, ...]]:
     side, blank = record.side, (UNKNOWN,) * 5
     alone = (UNKNOWN, f"{1 / np.mean(record.encode_s):,.0f}", *_percentiles(record.encode_s))
-    yield (side, "encode in the process", *alone, *blank)
+    yield (side, "encode, no server", *alone, *blank)
     merged = (UNKNOWN, f"{record.aencode_per_second:,.0f}", *(UNKNOWN,) * 3)
-    yield (side, f"aencode in the process, {record.callers} callers", *merged, *blank)
+    yield (side, f"aencode, {record.callers} callers, no server", *merged, *blank)
     yield (side, f"cls-serve, {record.callers} callers", UNKNOWN, f"{record.capacity:,.0f}", *(UNKNOWN,) * 3, *blank)
     for rate in record.rates:
         yield (side, f"cls-serve, {rate.share:.0%}", *_rate(rate))

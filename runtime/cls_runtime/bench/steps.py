@@ -110,13 +110,13 @@ def fitting(known: Known) -> Known:
     )
     notes = known.notes
     if plan.texts < len(known.texts):
-        fewer = f"{plan.texts} of {len(known.texts)} texts in a round"
-        notes += (f"{fewer}, so that {slowest} takes about {plan.round_seconds:g} s for one",)
+        fewer = f"{plan.texts} of {len(known.texts)} texts per round"
+        notes += (f"{fewer}, so that a round of {slowest} takes about {plan.round_seconds:g} s",)
     return replace(known, plan=plan, texts=known.texts[: plan.texts], tokenized=known.tokenized.first(plan.texts), notes=notes)
 
 
 def parity(known: Known) -> Known:
-    """Each side's vectors of the golden texts against PyTorch's. A bundle without them is measured all the same, and the report says so."""
+    """Each side's vectors of the golden texts against PyTorch's. A bundle without them is still measured, and the report says so."""
     try:
         golden = read_golden(known.bundle.companion(GOLDEN_NAME))
         vectors = golden.vectors[known.bundle.manifest.sentence_output]

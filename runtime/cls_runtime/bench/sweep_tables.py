@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from cls_runtime.bench.figures import BASELINE_BATCH, arrival_batches, measured_sides, padding_share, texts_per_second, timings
 from cls_runtime.bench.results import BenchResults, Kind, Timing
-from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
+from cls_runtime.bench.table import UNKNOWN, Table, bound_ratio, digits
 from cls_runtime.encoding.batching import plan_batches
 from cls_runtime.engines.onnxruntime import BATCHING
 
@@ -16,26 +16,26 @@ PADDING_BUDGETS = (256, 1024, 4096)
 
 
 def length(results: BenchResults) -> Table:
-    """What a text costs, by its length."""
+    """Time per text, by its length."""
     return _sweep(
         results,
         "length",
-        title="Cost by length",
-        caption="Milliseconds of a text of so many tokens, the model alone, without padding; in brackets, times the limit.",
+        title="Time by length",
+        caption="Milliseconds per text, by its length in tokens: the model alone, no padding. In brackets: the ratio to the compute bound.",
         header=lambda at: f"{at} tokens",
-        cell=lambda item: f"{digits(statistics.median(item.seconds) / item.texts * 1e3)} ({times_limit(results, item)})",
+        cell=lambda item: f"{digits(statistics.median(item.seconds) / item.texts * 1e3)} ({bound_ratio(results, item)})",
     )
 
 
 def call_size(results: BenchResults) -> Table:
-    """What a call costs, by its texts."""
+    """Time per call, by its texts."""
     return _sweep(
         results,
         "call_size",
-        title="Cost by texts in a call",
-        caption="Milliseconds of one call of encode with so many texts, nothing else running; in brackets, times the limit.",
+        title="Time by texts per call",
+        caption="Milliseconds per call of encode, one call at a time. In brackets: the ratio to the compute bound.",
         header=lambda at: "1 text" if at == 1 else f"{at} texts",
-        cell=lambda item: f"{digits(statistics.median(item.seconds) * 1e3)} ({times_limit(results, item)})",
+        cell=lambda item: f"{digits(statistics.median(item.seconds) * 1e3)} ({bound_ratio(results, item)})",
     )
 
 
@@ -45,9 +45,9 @@ def threads(results: BenchResults) -> Table:
         results,
         "threads",
         title="Throughput by threads",
-        caption="Texts a second from text to vector; in brackets, times the limit of so many threads.",
+        caption="Texts/s from text to vector. In brackets: the ratio to the compute bound of that number of threads.",
         header=lambda at: "1 thread" if at == 1 else f"{at} threads",
-        cell=lambda item: f"{texts_per_second(item).median:,.0f} ({times_limit(results, item)})",
+        cell=lambda item: f"{texts_per_second(item).median:,.0f} ({bound_ratio(results, item)})",
     )
 
 
@@ -57,30 +57,30 @@ def token_budget(results: BenchResults) -> Table:
     return _sweep(
         results,
         "token_budget",
-        title="Throughput by batch budget",
+        title="Throughput by token budget",
         caption=(
-            f"Texts of {tokens} tokens a second, the model alone, with at most so many tokens in a batch (the default is "
-            f"{results.settings.token_budget:,}); in brackets, times the limit."
+            f"Texts/s at {tokens} tokens per text, the model alone, by the most tokens in a batch (default: "
+            f"{results.settings.token_budget:,}). In brackets: the ratio to the compute bound."
         ),
         header=lambda at: f"{at:,} tokens",
-        cell=lambda item: f"{texts_per_second(item).median:,.0f} ({times_limit(results, item)})",
+        cell=lambda item: f"{texts_per_second(item).median:,.0f} ({bound_ratio(results, item)})",
     )
 
 
 def padding(results: BenchResults) -> Table:
-    """Tokens that are computed for nothing: the batches that the runtime makes of these texts, and those of the usual loop."""
+    """Padding tokens: in the batches that the runtime makes of these texts, and in batches in the order of arrival."""
     counts = results.texts.token_counts
     rows = []
     for budget in sorted({results.settings.token_budget, *PADDING_BUDGETS}):
         planned = plan_batches(counts, replace(BATCHING, token_budget=budget))
         batches = [[counts[index] for index in batch.indices] for batch in planned]
-        rows.append((f"by length, at most {budget:,} tokens", *_padding(batches)))
-    rows.append((f"in the order of arrival, {BASELINE_BATCH} texts", *_padding(arrival_batches(counts))))
+        rows.append((f"sorted by length, at most {budget:,} tokens", *_padding(batches)))
+    rows.append((f"in order of arrival, {BASELINE_BATCH} texts", *_padding(arrival_batches(counts))))
     return Table(
         key="padding",
         title="Padding",
-        caption=f"What batches of these texts compute for nothing. The default is by length, {results.settings.token_budget:,} tokens.",
-        header=("batches", "texts a batch", "tokens", "padding", "of what is computed"),
+        caption=f"Padding tokens in batches of these texts. The default is sorted by length, {results.settings.token_budget:,} tokens.",
+        header=("batches", "texts per batch", "tokens", "padding tokens", "share of padding"),
         rows=tuple(rows),
     )
 

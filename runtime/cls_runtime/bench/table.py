@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cls_runtime.bench.figures import timing_limit
+from cls_runtime.bench.figures import timing_bound
 from cls_runtime.bench.results import BenchResults, Timing
 
 UNKNOWN = "-"
@@ -30,10 +30,10 @@ def markdown(table: Table) -> str:
     return "\n".join(_line(cells) for cells in (table.header, marks, *table.rows))
 
 
-def times_limit(results: BenchResults, item: Timing) -> str:
-    """How many times the limit a round takes, in words."""
-    limit = timing_limit(results, item)
-    return UNKNOWN if not limit else f"{statistics.median(item.seconds) / limit:.1f}"
+def bound_ratio(results: BenchResults, item: Timing) -> str:
+    """The time of a round divided by its compute bound, in words."""
+    bound = timing_bound(results, item)
+    return UNKNOWN if not bound else f"{statistics.median(item.seconds) / bound:.1f}"
 
 
 def digits(value: float) -> str:

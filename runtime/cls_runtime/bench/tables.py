@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from cls_runtime.bench.figures import (
-    latency_limit,
+    latency_bound,
     machine_rates,
     measured_sides,
     percentiles_ms,
@@ -18,8 +18,10 @@ from cls_runtime.bench.results import BenchResults, Latency, Timing
 from cls_runtime.bench.serving_table import serving
 from cls_runtime.bench.spread import spread
 from cls_runtime.bench.sweep_tables import call_size, length, padding, threads, token_budget
-from cls_runtime.bench.table import UNKNOWN, Table, digits, times_limit
+from cls_runtime.bench.table import UNKNOWN, Table, bound_ratio, digits
 from cls_runtime.quantities import duration, size
+
+_RATIO = "ratio to compute bound"
 
 
 def all_tables(results: BenchResults) -> tuple[Table, ...]:
@@ -42,9 +44,9 @@ def throughput(results: BenchResults) -> Table:
                 f"{speed.median:,.0f}",
                 f"{speed.low:,.0f} to {speed.high:,.0f}",
                 f"{ratio(item, first).median:.2f}",
-                times_limit(results, item),
+                bound_ratio(results, item),
                 f"{texts_per_second(model).median:,.0f}",
-                times_limit(results, model),
+                bound_ratio(results, model),
             )
         )
     name = first.side if first else ""
@@ -54,10 +56,11 @@ def throughput(results: BenchResults) -> Table:
         title="Throughput",
         caption=(
             f"{len(count.token_counts):,} texts of {statistics.fmean(count.token_counts):.1f} tokens on average, "
-            f"{results.settings.threads} threads, median of {results.settings.rounds} rounds in turns and their range. "
-            "Times the limit: the time taken, over what the multiply-adds alone take at the machine's measured rate."
+            f"{results.settings.threads} threads, median and range of {results.settings.rounds} interleaved rounds. "
+            "Ratio to compute bound: time taken divided by the time that the graph's multiply-adds alone need at this machine's "
+            "measured rate."
         ),
-        header=("variant and engine", "texts/s", "rounds", f"times {name}", "times the limit", "model alone, texts/s", "times the limit"),
+        header=("variant and engine", "texts/s", "range", f"vs. {name}", _RATIO, "model alone, texts/s", _RATIO),
         rows=tuple(rows),
     )
 
@@ -71,18 +74,19 @@ def latency(results: BenchResults) -> Table:
         key="latency",
         title="Latency",
         caption=(
-            "Milliseconds of a request of one text, p50 / p95 / p99, while so many callers send one after another: encode with a thread a "
-            "caller, aencode with a task a caller, whose requests are merged. In brackets, the least mean that the multiply-adds allow."
+            "Milliseconds per request of one text, p50 / p95 / p99. Each caller waits for its answer before it sends the next request; "
+            "encode: one thread per caller; aencode: one asyncio task per caller, requests merged. In brackets: the compute bound of the "
+            "mean."
         ),
-        header=("variant and engine", "call", *("1 caller" if count == 1 else f"{count} callers" for count in callers)),
+        header=("variant and engine", "method", *("1 caller" if count == 1 else f"{count} callers" for count in callers)),
         rows=tuple(rows[key] for key in sorted(rows, key=lambda key: measured_sides(results).index(key[0]))),
         label_columns=2,
     )
 
 
 def _latency(results: BenchResults, item: Latency) -> str:
-    limit = latency_limit(results, item)
-    return f"{' / '.join(map(digits, percentiles_ms(item)))} ({UNKNOWN if limit is None else digits(limit * 1e3)})"
+    bound = latency_bound(results, item)
+    return f"{' / '.join(map(digits, percentiles_ms(item)))} ({UNKNOWN if bound is None else digits(bound * 1e3)})"
 
 
 def starts(results: BenchResults) -> Table:
@@ -103,10 +107,10 @@ def starts(results: BenchResults) -> Table:
         key="start",
         title="Cold start and memory",
         caption=(
-            "Seconds from the start of a process to its first vector, of which importing and loading; the most memory that it held after "
-            "all texts (resident), beside the size of the graph's file."
+            "Seconds from the start of a process to its first vector, and the parts of it that importing and loading take; peak resident "
+            "memory after all texts; size of the graph's file."
         ),
-        header=("variant and engine", "first vector s", "import s", "load s", "peak MB", "file MB", "samples"),
+        header=("variant and engine", "first vector, s", "import, s", "load, s", "peak MB", "file MB", "samples"),
         rows=tuple(rows),
     )
 
@@ -127,8 +131,8 @@ def parity(results: BenchResults) -> Table:
     return Table(
         key="parity",
         title="Parity",
-        caption="Cosine of each golden text's vector with the one that PyTorch gave in fp32 when the bundle was exported.",
-        header=("variant and engine", "texts", "mean cosine", "1st percentile", "lowest", "largest difference"),
+        caption="Cosine between each golden text's vector and PyTorch's fp32 vector, recorded at export.",
+        header=("variant and engine", "texts", "mean cosine", "1st percentile", "lowest cosine", "largest difference"),
         rows=tuple(rows),
     )
 
@@ -142,9 +146,9 @@ def rates(results: BenchResults) -> Table:
     ]
     return Table(
         key="rates",
-        title="The machine's matrix rates",
-        caption="Billions of multiply-adds a second in products of 512 x 1024 by 1024 x 1024, with the engines' own kernels.",
-        header=("arithmetic", "engine", "threads", "G/s", "is the limit"),
+        title="Matrix multiplication rates",
+        caption="Billions of multiply-adds per second in products of 512 x 1024 by 1024 x 1024, with the engines' own kernels.",
+        header=("arithmetic", "engine", "threads", "G/s", "sets the bound"),
         rows=tuple(rows),
         label_columns=2,
     )
@@ -176,17 +180,17 @@ def peers(results: BenchResults) -> Table:
         title="Other projects",
         caption=(
             f"{comparison.texts:,} texts of {comparison.mean_tokens:.1f} tokens on average, {comparison.threads} threads each, "
-            f"every peer in an environment of its own, in turns. {pooled}Parity is the mean cosine to {comparison.reference}. "
-            f"The ratio is {ours or 'ours'} over theirs, of the rounds: above 1, ours is faster."
+            f"each peer in its own environment, in interleaved rounds. {pooled}Parity is the mean cosine to {comparison.reference}. "
+            f"Ratio: {ours or 'ours'} vs. the peer, median of the rounds; above 1, ours is faster."
         ),
-        header=("side", "settings", "texts/s", "ratio", "rounds", "parity"),
+        header=("side", "settings", "texts/s", "ratio", "range", "parity"),
         rows=tuple(rows),
         label_columns=2,
     )
 
 
 def environment(results: BenchResults) -> tuple[tuple[str, str], ...]:
-    """What was measured on what, as pairs of words."""
+    """What was measured, and on which machine, as pairs of words."""
     host, bundle = results.host, results.bundle
     memory = UNKNOWN if host.memory_bytes is None else size(host.memory_bytes)
     return (

@@ -35,8 +35,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     link stays one: what it points to is replaced. What a killed process leaves, `remove_parts` removes.
 
     Example:
-        >>> with whole_file(Path("report.xml")) as file:  # doctest: +SKIP
+        >>> with whole_file(Path("report.xml")) as file:
         ...     file.write(b"<testsuites/>")
+        13
 
     Raises:
         OSError: nothing can be written there, the disk is full, or failed; it names `path`.

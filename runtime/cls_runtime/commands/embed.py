@@ -39,7 +39,7 @@ _EXAMPLES = [
 _NOTES = (
     "A text is a line of .txt, the value of --column in a row of .csv or .parquet or in an object of .jsonl, or a line of "
     ".jsonl that is a string. A list of two strings in .jsonl or .parquet is a text pair. Files are UTF-8. .parquet and .zst "
-    "need cls-export[jobs]."
+    "need cls-export[jobs]. --json includes the fingerprint of the vectors: put only vectors of one fingerprint into an index."
 )
 _REQUIREMENTS = (
     shell.Requirement(

@@ -27,7 +27,7 @@ _LEAST_NORM = 1e-12
 def similarity(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> Float32:
     """Of each vector of `a` with each of `b`, the higher the more alike: distances are negative.
 
-    >>> similarity([[1, 0], [1, 1]], [2, 0], function="cosine").round(4).tolist()
+    >>> similarity([[1, 0], [1, 1]], [2, 0], function="cosine").astype(float).round(4).tolist()
     [[1.0], [0.7071]]
     >>> similarity([[1, 0], [1, 1]], [2, 0], function="manhattan").tolist()
     [[-1.0], [-2.0]]
@@ -45,7 +45,7 @@ def similarity(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> F
     """
     first, second = _vectors("a", a), _vectors("b", b)
     if first.shape[1] != second.shape[1]:
-        raise UsageError(f"a has vectors of {first.shape[1]} numbers, b of {second.shape[1]}; they are not of one kind")
+        raise UsageError(f"a has vectors of {first.shape[1]} numbers, b of {second.shape[1]}; compare vectors of one width")
     return _FUNCTIONS[function](first, second).astype(np.float32)
 
 

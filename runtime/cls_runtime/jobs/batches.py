@@ -29,8 +29,13 @@ from cls_runtime.reading.parquet_files import require_pyarrow
 class EmbedBatches:
     """Record batches in, the same with the columns of the vector behind the others.
 
-        >>> embed = EmbedBatches("models/my-model", fixed_size=False)  # doctest: +SKIP
-        >>> spark_frame.mapInArrow(embed, schema)  # doctest: +SKIP
+        >>> embed = EmbedBatches("models/bge-small-en-v1.5", fixed_size=False)
+        >>> import pyarrow
+        >>> table = pyarrow.table({"text": ["a cat", None]})
+        >>> [batch.num_rows for batch in embed(table.to_batches())]
+        [2]
+
+    On Spark it is `frame.mapInArrow(embed, schema)`.
 
     A null text has a null vector. The Encoder is loaded at the first batch, once in each process, and is not pickled. Batches of a
     partition are computed together, so that small ones are as fast as large ones.

@@ -98,7 +98,7 @@ def _forms_of_gpus(manifest: Manifest, variants: Sequence[str] | None) -> Iterat
     for variant, entry in manifest.variants.items():
         for engine, files in entry.engine_files.items():
             if engine in ENGINES and engine not in CPU_ENGINES and (variants is None or variant in variants):
-                objection = f"{files[0].path} is {variant} for a GPU, held to PyTorch at the export; name --engine {engine} to run it here"
+                objection = f"{files[0].path} is {variant} for a GPU, compared with PyTorch at export; run it here with --engine {engine}"
                 yield Combination(variant=variant, engine=engine, objection=objection)
 
 

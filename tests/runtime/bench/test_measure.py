@@ -79,8 +79,8 @@ def of(results, kind):
 def test_the_steps_are_announced_in_the_order_of_the_list(results, announced):
     assert announced == [step.words for step in benchmark_steps(TINY)]
     assert announced == [
-        *("matrix rates", "loading", "fitting", "parity", "throughput", "lengths", "texts in a call", "batch budgets"),
-        *("1 callers", "8 callers", "32 callers", "threads", "unloading", "matrix rates", "new processes"),
+        *("matrix rates", "loading", "sizing the runs", "parity", "throughput", "text lengths", "texts per call", "token budgets"),
+        *("1 caller", "8 callers", "32 callers", "threads", "unloading", "matrix rates", "new processes"),
     ]
 
 
@@ -441,7 +441,7 @@ def test_fewer_texts_than_planned_are_a_note(bundle):
     hasty = dataclasses.replace(TINY, round_seconds=1e-9, least_texts=3)
     results = run_benchmark(bundle, texts=MANY, origin="a test", plan=hasty, sides=[SIDE], threads=1)
     assert len(results.texts.token_counts) == of(results, "text_to_vector")[0].texts == 3
-    assert results.notes == ("3 of 20 texts in a round, so that fp32 on onnxruntime takes about 1e-09 s for one",)
+    assert results.notes == ("3 of 20 texts per round, so that a round of fp32 on onnxruntime takes about 1e-09 s",)
 
 
 def test_an_encoder_is_measured_as_a_user_gets_it(bundle):

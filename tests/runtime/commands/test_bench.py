@@ -20,7 +20,7 @@ from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.commands import bench, shell
 from cls_runtime.errors import MissingExtraError, UsageError
 
-TABLES = ("Throughput", "Latency", "Cost by length", "Cost by texts in a call", "Throughput by threads", "Throughput by batch budget")
+TABLES = ("Throughput", "Latency", "Time by length", "Time by texts per call", "Throughput by threads", "Throughput by token budget")
 
 
 def run(*arguments):
@@ -66,7 +66,7 @@ def test_tables_on_the_terminal_and_every_sample_in_the_file(golden_bundle, tmp_
     out = tmp_path / "result.json"
     assert run(golden_bundle, "--quick", "--threads", 1, "--json", out) == 0
     captured = capsys.readouterr()
-    for title in (*TABLES, "Padding", "Cold start and memory", "Parity", "The machine's matrix rates"):
+    for title in (*TABLES, "Padding", "Cold start and memory", "Parity", "Matrix multiplication rates"):
         assert f"\n{title}\n" in captured.out
     assert captured.err == ""
     results = read_results(out)
