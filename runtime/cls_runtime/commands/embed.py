@@ -173,7 +173,8 @@ def _add_vectors(parser: argparse.ArgumentParser) -> None:
         "--dimensions",
         metavar="N",
         type=int,
-        help="keep the first N dimensions and scale each vector to length 1 again; not with --no-normalize (default: as the model was trained)",
+        help="keep the first N dimensions and scale each vector to length 1 again; not with --no-normalize (default: as the model was "
+        "trained)",
     )
     vectors.add_argument(
         "--dtype",
