@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders and modules at the top of each package, in the order in which they may import: each from the lines above its own. Those of one
 # line do not know each other.
 RUNTIME = [
-    ("errors",),
+    ("errors", "quantities", "suggestions"),
     ("bundle", "reading", "progress_bar"),
     ("engines",),
     ("encoding",),
@@ -20,6 +20,7 @@ RUNTIME = [
     ("verifying", "jobs", "integrations", "serving"),
     ("bench", "doctor", "pytest_plugin"),
     ("commands",),
+    ("__main__",),
 ]
 EXPORTER = [
     ("errors",),
@@ -34,6 +35,7 @@ EXPORTER = [
     ("exporting",),
     ("command",),
     ("start",),
+    ("__main__",),
 ]
 PACKAGES = {"cls_runtime": (ROOT / "runtime" / "cls_runtime", RUNTIME), "cls_exporter": (ROOT / "exporter" / "cls_exporter", EXPORTER)}
 

@@ -47,7 +47,7 @@ def test_base_install_is_numpy_and_tokenizers_and_nothing_else(project: dict[str
 
 def test_every_extra_of_the_contract_exists_and_engines_stay_in_theirs(project: dict[str, Any]) -> None:
     extras = {name: set(names(lines)) for name, lines in project["optional-dependencies"].items()}
-    assert set(extras) == {"cpu", "gpu", "openvino", "export", "jobs", "ray", "bench", "optimum", "hub", "serve", "native"}
+    assert set(extras) == {"cpu", "gpu", "openvino", "export", "jobs", "ray", "bench", "optimum", "hub", "serve", "native", "completion"}
     assert extras["cpu"] == {"onnxruntime"}
     assert extras["gpu"] == {"onnxruntime-gpu"}
     assert project["optional-dependencies"]["gpu"] == ["onnxruntime-gpu[cuda,cudnn]>=1.21"]  # 1.20 has none of these extras

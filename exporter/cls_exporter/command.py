@@ -18,34 +18,38 @@ from cls_runtime.bundle.hub_names import cached_id, hub_name
 from cls_runtime.bundle.manifest import EngineParity, Manifest, TokenizerChoice, Variant
 from cls_runtime.commands import shell
 from cls_runtime.commands.ending import nothing_to_clean
+from cls_runtime.commands.parsing import EXIT_CODES, command_parser
 from cls_runtime.errors import MissingExtraError, UsageError
 from cls_runtime.progress_bar import ProgressBar
+from cls_runtime.quantities import duration, size
 
 _EXAMPLES = [
-    ("cls-export bert-base-uncased", "fp32, from the hub, into models/bert-base-uncased"),
-    ("cls-export bert-base-uncased --int8", "two variants in one bundle"),
-    ("cls-export bert-base-uncased --fp16", "half precision beside it, for a GPU"),
-    ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local folder, with the pooler's output"),
-    ("cls-export ./my-classifier --logits --json", "a sequence classifier; the report as JSON"),
-    ("cls-export bert-base-uncased --push-to-hub me/bert-bundle", "and upload it, for yourself alone"),
+    ("cls-export bert-base-uncased", "fp32, from the hub to models/bert-base-uncased"),
+    ("cls-export bert-base-uncased --int8", "fp32 and int8 in one bundle"),
+    ("cls-export bert-base-uncased --fp16", "fp32 and half precision, for GPUs"),
+    ("cls-export ./my-checkpoint -o bundles/mine --pooler", "a local checkpoint, with pooler_output"),
+    ("cls-export ./my-classifier --logits --json", "a sequence classifier; prints a JSON report"),
+    ("cls-export bert-base-uncased --push-to-hub me/bert-bundle", "also upload it to a private repository"),
 ]
+_CHECK_FAILED = "a check failed: the vectors differ too much from those of PyTorch"
+_NOTES = "DIR appears when every check has passed. If the export fails or is interrupted, an existing DIR stays unchanged."
 _REQUIREMENTS = (
     shell.Requirement(
         options=("--calibration",),
-        need="--int8, whose scales its texts decide",
+        need="--int8, whose scales it determines",
         is_met=lambda arguments: arguments.int8,
         instead=lambda _: "no --int8",
     ),
     shell.Requirement(
         options=("--public",),
-        need="--push-to-hub, it is about the repository there",
+        need="--push-to-hub",
         is_met=lambda arguments: arguments.push_to_hub is not None,
         instead=lambda _: "no --push-to-hub",
     ),
 )
 _POOLINGS = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
 _SHOWN_PROMPTS = 8
-_TOKENIZERS = {"file": "tokenizer.json as it stands", "transformers": "what transformers makes of the checkpoint's folder"}
+_TOKENIZERS = {"file": "tokenizer.json, unchanged", "transformers": "converted by transformers"}
 _NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "sympy", "onnxruntime")
 
 
@@ -55,70 +59,80 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = shell.command_parser(
+    parser = command_parser(
         "cls-export",
-        "Exports a BERT checkpoint to a bundle: an ONNX graph that computes the CLS row only, its tokenizer, and the proof that its "
-        "vectors are PyTorch's.",
+        "Exports a BERT checkpoint to a bundle: an ONNX graph that computes only the CLS row, the tokenizer, and a report that compares "
+        "its vectors with those of PyTorch.",
         examples=_EXAMPLES,
+        exit_codes=[(code, _CHECK_FAILED if code == "1" else meaning) for code, meaning in EXIT_CODES],
+        variables=[
+            ("HF_TOKEN", "the token for the hub, unless you ran hf auth login"),
+            ("HF_HUB_OFFLINE", "set to 1: use only the hub's cache"),
+        ],
+        notes=_NOTES,
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a hub id such as bert-base-uncased, id@revision or its page's address, or a folder with a checkpoint",
+        help="a hub id such as bert-base-uncased, id@revision, the address of a model's page on the hub, or a folder with a checkpoint",
     )
     parser.add_argument("-o", dest="output", metavar="DIR", type=_folder, help="the bundle's folder (default: models/<last part of MODEL>)")
-    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of the hub id; a commit may be short")
     parser.add_argument(
-        "--force", action="store_true", help="replace DIR if it is a bundle and nothing else; it stays until the new one is whole"
+        "--revision", metavar="REV", help="the branch, tag or commit of MODEL on the hub; a commit may be abbreviated (default: main)"
     )
-    hub = parser.add_argument_group("the hub, when the bundle is in DIR")
+    parser.add_argument("--force", action="store_true", help="replace DIR if it is a bundle and contains nothing else")
+    hub = parser.add_argument_group("upload")
     hub.add_argument(
         "--push-to-hub",
         metavar="REPO",
-        help="upload it there in one commit, private; an earlier bundle in REPO is replaced, other files need --force and stay",
+        help="then upload the bundle to REPO on the hub in one commit; a new REPO is private. An earlier bundle in REPO is replaced; a "
+        "REPO with other files needs --force, which keeps them",
     )
-    hub.add_argument("--public", action="store_true", help="make REPO a repository that everybody sees")
-    outputs = parser.add_argument_group("what the graph gives")
+    hub.add_argument("--public", action="store_true", help="make REPO public")
+    outputs = parser.add_argument_group("outputs")
     outputs.add_argument(
         "--pooling",
         choices=get_args(PoolingChoice),
         default="auto",
-        help="what makes a sentence's vector: the CLS row, or the tokens' mean (default: auto, what the model was trained with)",
+        help="the sentence vector: cls is the CLS row, mean the mean of all tokens' rows (default: auto, as the model was trained, or cls "
+        "if the checkpoint does not say)",
     )
-    outputs.add_argument("--tokens", action="store_true", help="output 0 is every token's row, not the CLS row alone")
+    outputs.add_argument("--tokens", action="store_true", help="last_hidden_state has every token's row, not only the CLS row")
     outputs.add_argument("--pooler", action="store_true", help="add pooler_output (dense layer and tanh on the CLS row)")
     outputs.add_argument("--logits", action="store_true", help="add the logits of a sequence classifier")
     outputs.add_argument(
         "--layout",
         choices=get_args(Layout),
         default="standard",
-        help="standard: one graph for every consumer; native: without last_hidden_state; broadcast: for consumers that can only mean-pool",
+        help="standard works everywhere, native leaves last_hidden_state out, broadcast is for programs that can only mean-pool "
+        "(default: standard)",
     )
-    outputs.add_argument("--max-length", metavar="N", type=int, help="lower the longest text, in tokens (default: the checkpoint's limit)")
-    variants = parser.add_argument_group("variants (fp32 is always written unless --no-fp32)")
+    outputs.add_argument("--max-length", metavar="N", type=int, help="the maximum text length in tokens (default: the checkpoint's)")
+    variants = parser.add_argument_group("variants (fp32 is always written, except with --no-fp32)")
     variants.add_argument("--fp16", action="store_true", help="add a half-precision variant, for GPUs")
     variants.add_argument("--int8", action="store_true", help="add an int8 variant, for CPUs")
     variants.add_argument("--no-fp32", action="store_true", help="leave the fp32 variant out")
-    variants.add_argument("--calibration", metavar="FILE", type=Path, help="texts of your own for int8's scales, one a line")
-    allowed = parser.add_argument_group("what is refused unless you say so")
+    variants.add_argument(
+        "--calibration", metavar="FILE", type=Path, help="your own texts to set the scales of int8, one per line (default: built-in texts)"
+    )
+    allowed = parser.add_argument_group("checkpoints that are refused by default")
     allowed.add_argument(
         "--tokenizer",
         choices=get_args(TokenizerChoice),
-        help="tokenizer.json and what transformers makes of the folder give texts other tokens: the model was trained with this one",
+        help="the tokenizer that the model was trained with, if tokenizer.json (file) and the tokenizer that transformers loads give "
+        "different tokens",
     )
     allowed.add_argument(
-        "--allow-pooling-mismatch",
-        action="store_true",
-        help="the model was trained with another pooling than the one to export (by default the CLS row)",
+        "--allow-pooling-mismatch", action="store_true", help="export another pooling than the model was trained with, CLS by default"
     )
-    allowed.add_argument("--allow-untrained-pooler", action="store_true", help="the pooler's weights were never trained")
+    allowed.add_argument("--allow-untrained-pooler", action="store_true", help="export a pooler whose weights were never trained")
     allowed.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the checkpoint")
     return parser
 
 
 def _folder(name: str) -> Path:
     if not name:
-        raise argparse.ArgumentTypeError("expected a folder's name, found an empty text")
+        raise argparse.ArgumentTypeError("expected a folder, found an empty name")
     return Path(name)
 
 
@@ -135,7 +149,8 @@ def _run(arguments: argparse.Namespace) -> int:
     target = None
     if arguments.push_to_hub is not None:
         target = check_target(arguments.push_to_hub, public=arguments.public, force=arguments.force)
-    bar = ProgressBar(unit="step", total=export_steps(config) + (target is not None), shown=not arguments.json)
+    steps = export_steps(config) + (target is not None)
+    bar = ProgressBar(unit="step", total=steps, shown=not (arguments.json or arguments.quiet))
     # Libraries print on standard output while they trace; it belongs to the summary or the JSON document.
     with bar, contextlib.redirect_stdout(sys.stderr):
         report = export(arguments.model, output, config=config, revision=arguments.revision, force=arguments.force, progress=bar.begin)
@@ -145,7 +160,7 @@ def _run(arguments: argparse.Namespace) -> int:
             uploaded = upload(report.path, target)
     if arguments.json:
         shell.print_json(report_document(report) | ({} if uploaded is None else {"hub": dataclasses.asdict(uploaded)}))
-    else:
+    elif not arguments.quiet:
         for line in summary_lines(report):
             shell.say(line)
         if uploaded is not None:
@@ -202,13 +217,13 @@ def _require_working_directory() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise UsageError("the working directory was removed, and PyTorch needs one; change to one that is there") from None
+        raise UsageError("the working directory no longer exists, and PyTorch needs one; change to another") from None
 
 
 def _require_packages() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"exporting needs {', '.join(missing)}, not installed here: pip install 'cls-export[export,cpu]'")
+        raise MissingExtraError(f"exporting needs {', '.join(missing)}, which cannot be found; run: pip install 'cls-export[export,cpu]'")
 
 
 def report_document(report: ExportReport) -> dict[str, Any]:
@@ -228,10 +243,10 @@ def summary_lines(report: ExportReport) -> list[str]:
     """The report in words: what was exported, files and sizes, parity, time, what to do next."""
     manifest = report.manifest
     outputs = ", ".join(f"{output.name} ({output.width} wide)" for output in manifest.outputs)
-    size = f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}, texts up to {manifest.max_length} tokens"
+    shape = f"{manifest.num_layers} layers, hidden size {manifest.hidden_size}, texts up to {manifest.max_length} tokens"
     lines = [
         f"Exported {manifest.source.name} to {report.path}",
-        f"  model     {manifest.architecture}: {size}",
+        f"  model     {manifest.architecture}: {shape}",
         f"  outputs   {outputs}",
         f"  pooler    {_pooler(report)}",
     ]
@@ -243,11 +258,12 @@ def summary_lines(report: ExportReport) -> list[str]:
         lines.append(f"  work      {1 - exported / full:.0%} fewer multiply-adds than the full encoder, for a text of 128 tokens")
     lines += [f"  note      {note}" for note in report.notes]
     files = _files(report)
-    total = shell.megabytes(sum(size for _, size in files))
-    lines += ["", f"Files ({total})", *shell.table_lines([(path, shell.megabytes(size)) for path, size in files])]
-    lines += ["", "Difference from PyTorch's fp32 vectors (cosine 1 and difference 0 are equal)", *shell.table_lines(_parity_rows(report))]
-    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items() if name != "total")
-    lines += ["", f"Took {report.seconds.get('total', sum(report.seconds.values())):.1f} s" + (f" ({steps})" if steps else "")]
+    total = size(sum(size_bytes for _, size_bytes in files))
+    lines += ["", f"Files ({total})", *shell.table_lines([(path, size(size_bytes)) for path, size_bytes in files])]
+    lines += ["", "Difference from the fp32 vectors of PyTorch", *shell.table_lines(_parity_rows(report))]
+    steps = ", ".join(f"{name} {duration(seconds)}" for name, seconds in report.seconds.items() if name != "total")
+    total = duration(report.seconds.get("total", sum(report.seconds.values())))
+    lines += ["", f"Took {total}" + (f" ({steps})" if steps else "")]
     return [*lines, f"Next: cls-embed {report.path} texts.txt -o vectors.npy"]
 
 

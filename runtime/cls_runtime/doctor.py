@@ -1,4 +1,4 @@
-"""Looks at this machine and this Python: what is installed, which engines work, what `auto` would take, and how to mend what is broken.
+"""Looks at this machine and this Python: what is installed, which engines work, what `auto` would take, and how to fix what is broken.
 
 Packages are asked for their version, not imported; engines are really loaded, because an installed engine need not work.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -56,7 +55,7 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStatus:
-    """Whether an engine loaded and ran a model just now; `detail` names its providers, or says what is wrong and how to mend it."""
+    """Whether an engine loaded and ran a model just now; `detail` names its providers, or says what is wrong and how to fix it."""
 
     name: str
     works: bool
@@ -95,7 +94,7 @@ class Diagnosis:
         auto: which engine `auto` takes and why, or that there is none.
         bundle: the bundle that was asked about, tried.
         warnings: what works but is wrong.
-        problems: what does not work, each with how to mend it.
+        problems: what does not work, each with how to fix it.
     """
 
     python: str
@@ -148,11 +147,10 @@ def try_engine(name: str) -> EngineStatus:
             return EngineStatus(name=name, works=True, detail=native_probe())
         except ClsError as error:
             return EngineStatus(name=name, works=False, detail=str(error))
-    with tempfile.TemporaryDirectory(prefix="cls-doctor-") as folder:
-        try:
-            providers = probe(engine_module(name), Path(folder))
-        except ClsError as error:
-            return EngineStatus(name=name, works=False, detail=str(error))
+    try:
+        providers = probe(engine_module(name))
+    except ClsError as error:
+        return EngineStatus(name=name, works=False, detail=str(error))
     return EngineStatus(name=name, works=True, detail=", ".join(providers))
 
 
@@ -199,15 +197,15 @@ def _auto() -> str:
         return _preferred(installed)
     others = tuple(name for name in installed if name != NATIVE)
     without = _preferred(others) if others else "none: run: pip install cls-export[cpu]"
-    return f"{_preferred(installed)}; of a bundle without native weights {without}"
+    return f"{_preferred(installed)}; without native weights in the bundle: {without}"
 
 
 def _preferred(engines: Sequence[str]) -> str:
     """What is taken among engines that all compute what a bundle has, and why."""
     chosen = {variant: preferred_engine(engines, variant) for variant in ENGINES[engines[0]].variants}
-    preferred = ", else ".join(f"{variant} on {engine}" for variant, (engine, _) in chosen.items())
+    preferred = ", then ".join(f"{variant} on {engine}" for variant, (engine, _) in chosen.items())
     reasons = "; ".join(dict.fromkeys(reason for _, reason in chosen.values()))
-    return f"{preferred}, of those that a bundle has and whose recorded parity holds ({reasons})"
+    return f"{preferred}: the first that the bundle contains and that passed its checks ({reasons})"
 
 
 def _slow(gpu: Checkup | None) -> Iterable[str]:

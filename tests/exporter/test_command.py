@@ -90,14 +90,27 @@ def test_the_plain_command_exports_fp32_into_models(fake, capsys):
         "pooler absent (no pooler weights)",
         "12% fewer multiply-adds than the full encoder",
         "the masked-LM head was left out",
-        "onnx/model.onnx 12 kB",
+        "onnx/model.onnx 12.3 kB",
         "config.json 2 bytes",
         "fp32 cls 40 0.99999999 0.99999980 1.2e-06 2.0e-07",
-        "Took 3.5 s (load 1.0, trace 2.5)",
+        "Took 3.5 s (load 1.0 s, trace 2.5 s)",
         "Next: cls-embed models/tiny-bert texts.txt -o vectors.npy",
     ):
         assert expected in output
     assert "a library that talks" not in output
+
+
+def test_quiet_prints_nothing_but_json(fake, capsys):
+    assert command.main(["org/tiny-bert", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert command.main(["org/tiny-bert", "-o", "other", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"]
+
+
+def test_the_package_is_the_command():
+    finished = subprocess.run([sys.executable, "-m", "cls_exporter", "--version"], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.startswith("cls-export ")
 
 
 def test_every_option_reaches_the_export(fake):
@@ -133,13 +146,13 @@ def test_json_is_one_document_with_the_whole_report(fake, capsys):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "error: the following arguments are required: MODEL; see cls-export --help\n"),
+        (["--json"], "error: the following arguments are required: MODEL; see cls-export --help\n"),
         (["m", "--no-fp32"], "error: --no-fp32 leaves nothing to write; add --fp16 or --int8\n"),
-        (["m", "--layout", "other"], "error: argument --layout: invalid choice"),
+        (["m", "--layout", "other"], "error: argument --layout: expected one of standard, native, broadcast, found 'other'"),
         (["m", "--max-length", "0"], "error: max_length 0: expected at least 1 token\n"),
         (["m", "--max-length", "many"], "error: argument --max-length: invalid int value"),
-        (["m", "--calibration", "c.txt"], "error: --calibration goes with --int8, whose scales its texts decide; found no --int8\n"),
-        (["m", "--quantise"], "error: unrecognized arguments: --quantise"),
+        (["m", "--calibration", "c.txt"], "error: --calibration goes with --int8, whose scales it determines; found no --int8\n"),
+        (["m", "--quantise"], "error: unknown option --quantise"),
         ([""], "error: MODEL '': expected a hub id"),
         (["/"], "error: MODEL '/': expected a hub id"),
     ],
@@ -195,7 +208,9 @@ def test_a_missing_extra_names_the_pip_command(fake, capsys, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "onnx_ir") else real(name))
     assert command.main(["org/tiny-bert"]) == 2
-    assert capsys.readouterr().err == ("error: exporting needs torch, onnx_ir, not installed here: pip install 'cls-export[export,cpu]'\n")
+    assert capsys.readouterr().err == (
+        "error: exporting needs torch, onnx_ir, which cannot be found; run: pip install 'cls-export[export,cpu]'\n"
+    )
 
 
 def test_a_working_directory_that_is_gone(fake, tmp_path, capsys, monkeypatch):
@@ -204,13 +219,13 @@ def test_a_working_directory_that_is_gone(fake, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert command.main(["org/tiny-bert", "-o", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: the working directory was removed, and PyTorch needs one; change to one that is there\n"
+    assert capsys.readouterr().err == "error: the working directory no longer exists, and PyTorch needs one; change to another\n"
 
 
 def test_a_folder_without_a_name(fake, capsys):
     assert command.main(["org/tiny-bert", "-o", ""]) == 2
     assert fake.calls == []
-    assert "argument -o: expected a folder's name, found an empty text" in capsys.readouterr().err
+    assert "argument -o: expected a folder, found an empty name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -254,7 +269,7 @@ def test_what_was_allowed_is_said_and_nothing_is_said_twice(tmp_path):
     lines = command.summary_lines(dataclasses.replace(plain, manifest=manifest, notes=("look at the pooler: bias exactly zero",)))
     assert "  pooling   trained with mean pooling; exported with the CLS row, as requested" in lines
     assert "  pooler    trained" in lines
-    assert "Files (12 kB)" in lines
+    assert "Files (12.3 kB)" in lines
 
 
 @pytest.mark.parametrize(
@@ -299,9 +314,7 @@ def test_prompts_by_their_names(tmp_path, prompts, default, line):
     assert [said for said in lines if said.startswith("  prompts ")] == ([f"  prompts   {line}"] if line else [])
 
 
-@pytest.mark.parametrize(
-    ("choice", "line"), [("file", "tokenizer.json as it stands"), ("transformers", "what transformers makes of the checkpoint's folder")]
-)
+@pytest.mark.parametrize(("choice", "line"), [("file", "tokenizer.json, unchanged"), ("transformers", "converted by transformers")])
 def test_the_tokenizer_that_was_chosen_is_said(tmp_path, choice, line):
     plain = report(tmp_path / "bundle")
     chosen = dataclasses.replace(plain, manifest=dataclasses.replace(plain.manifest, tokenizer=choice))

@@ -56,10 +56,10 @@ OPTIONS = {
             "--dimensions",
             "--ranges",
         ),
-        *("--shard-rows", "--normalize", "--no-normalize", "--json", "--ray-workers"),
+        *("--shard-rows", "--normalize", "--no-normalize", "--json", "--quiet", "--ray-workers", "--print-completion"),
     ),
-    "cls-verify": ("--revision", "--variant", "--engine", "--texts", "--junit", "--json", "--compare"),
-    "cls-doctor": ("--json", "--revision"),
+    "cls-verify": ("--revision", "--variant", "--engine", "--texts", "--junit", "--json", "--quiet", "--compare"),
+    "cls-doctor": ("--json", "--quiet", "--revision"),
     "cls-export": (
         "--max-length",
         "--layout",

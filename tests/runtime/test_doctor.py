@@ -4,6 +4,8 @@ from onnx import helper
 
 from cls_runtime import doctor
 from cls_runtime.engines import choice, onnxruntime, openvino, probe_graph
+from cls_runtime.engines.cuda import attention_kernel
+from cls_runtime.engines.hand_made_graphs import GRAPHS
 from cls_runtime.engines.installed import installed_version
 from cls_runtime.errors import EngineError, InstallationWarning, MissingExtraError
 
@@ -16,8 +18,13 @@ def test_the_probe_is_a_valid_graph():
     assert node == helper.make_node("Cast", ["input_ids"], ["sentence_embedding"], to=onnx.TensorProto.FLOAT)
 
 
-def test_a_working_engine_works(tmp_path):
-    assert probe_graph.probe(onnxruntime, tmp_path) == ("CPUExecutionProvider",)
+@pytest.mark.parametrize("module", [probe_graph, attention_kernel], ids=["probe_graph", "attention_kernel"])
+def test_the_packages_graphs_are_those_that_the_code_makes(module):
+    assert (GRAPHS / f"{module.VARIANT}.onnx").read_bytes() == module.graph_bytes()
+
+
+def test_a_working_engine_works():
+    assert probe_graph.probe(onnxruntime) == ("CPUExecutionProvider",)
 
 
 class Broken:
@@ -36,10 +43,10 @@ class Broken:
         self.closed = True
 
 
-def test_an_engine_that_computes_something_else_does_not_work(tmp_path):
+def test_an_engine_that_computes_something_else_does_not_work():
     engine = Broken()
     with pytest.raises(EngineError, match=r"broken computed \[\[4.0, 2.0, 5.0\]\] \(float32\), expected \[\[3, 1, 4\]\]"):
-        probe_graph.probe(engine, tmp_path)
+        probe_graph.probe(engine)
     assert engine.closed
 
 

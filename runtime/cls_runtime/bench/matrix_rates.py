@@ -21,7 +21,7 @@ from cls_runtime.bench.turns import seconds_in_turns
 from cls_runtime.engines.base import Engine, TokenBatch
 from cls_runtime.engines.choice import ENGINES, engine_module
 from cls_runtime.engines.devices import GPU_ENGINES, device_numbers
-from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node
+from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, graph_file, initializer, node, write_graphs
 from cls_runtime.errors import EngineError
 
 WIDTH = 1024
@@ -48,7 +48,9 @@ def matrix_rates(
     Raises:
         EngineError: an engine failed in fp32, which every engine computes.
     """
-    bundle = graph_bundle(folder, {"fp32": _graph(_float_chain()), "int8": _graph(_int8_chain())}, width=WIDTH)
+    graphs = {"fp32": _graph(_float_chain()), "int8": _graph(_int8_chain())}
+    write_graphs(folder, graphs)
+    bundle = graph_bundle(folder, graphs, width=WIDTH)
     rates: list[MatrixRate] = []
     for count in threads:
         loaded: dict[tuple[str, str], Engine] = {}

@@ -24,6 +24,7 @@ from cls_runtime.bundle.manifest import Manifest, Pooling
 from cls_runtime.bundle.parity import parity_figures
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import EngineError, UsageError
+from cls_runtime.suggestions import did_you_mean
 
 # Each peer, and the ways to use it: first as its documentation shows, then at its best. Its run.py says what each means.
 PEERS: Mapping[str, tuple[str, ...]] = {
@@ -203,8 +204,8 @@ def side_names(ours: Sequence[str], peers: Sequence[str]) -> list[str]:
     for item in peers:
         peer, _, settings = item.partition(":")
         if peer not in PEERS or (settings and settings not in PEERS[peer]):
-            known = ", ".join(PEERS) if peer not in PEERS else ", ".join(f"{peer}:{way}" for way in PEERS[peer])
-            raise UsageError(f"unknown peer {item!r}; expected one of {known}")
+            known = list(PEERS) if peer not in PEERS else [f"{peer}:{way}" for way in PEERS[peer]]
+            raise UsageError(f"unknown peer {item!r}; expected one of {', '.join(known)}{did_you_mean(item, known)}")
         names += [f"{peer}:{way}" for way in ([settings] if settings else PEERS[peer])]
     if not ours or not peers:
         raise UsageError("nothing to compare; name at least one peer and one engine:variant of the bundle")

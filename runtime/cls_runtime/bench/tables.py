@@ -19,6 +19,7 @@ from cls_runtime.bench.serving_table import serving
 from cls_runtime.bench.spread import spread
 from cls_runtime.bench.sweep_tables import call_size, length, padding, threads, token_budget
 from cls_runtime.bench.table import UNKNOWN, Table, bound_ratio, digits
+from cls_runtime.quantities import duration, size
 
 _RATIO = "ratio to compute bound"
 
@@ -191,7 +192,7 @@ def peers(results: BenchResults) -> Table:
 def environment(results: BenchResults) -> tuple[tuple[str, str], ...]:
     """What was measured, and on which machine, as pairs of words."""
     host, bundle = results.host, results.bundle
-    memory = UNKNOWN if host.memory_bytes is None else f"{host.memory_bytes / 1e9:.1f} GB"
+    memory = UNKNOWN if host.memory_bytes is None else size(host.memory_bytes)
     return (
         ("bundle", f"{bundle.source}: {bundle.architecture}, {bundle.num_layers} layers, hidden size {bundle.hidden_size}"),
         ("fingerprint", bundle.fingerprint),
@@ -204,7 +205,7 @@ def environment(results: BenchResults) -> tuple[tuple[str, str], ...]:
         ("system", host.system),
         ("versions", ", ".join([host.python, *(f"{name} {version}" for name, version in host.versions.items())])),
         ("threads", str(results.settings.threads)),
-        ("measured", f"{results.created}, in {results.seconds:.0f} s{', --quick' if results.settings.quick else ''}"),
+        ("measured", f"{results.created}, in {duration(results.seconds)}{', --quick' if results.settings.quick else ''}"),
         *(("not measured", f"{side.name}: {side.failed}") for side in results.sides if side.failed is not None),
         *(("note", note) for note in results.notes),
     )

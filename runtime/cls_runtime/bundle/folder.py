@@ -18,6 +18,7 @@ from cls_runtime.bundle.named_files import Fetched, files_of, refuse_path_that_l
 from cls_runtime.bundle.onnx_form import external_files
 from cls_runtime.bundle.stand_ins import stand_in_at
 from cls_runtime.errors import BundleError, IntegrityError, UsageError
+from cls_runtime.suggestions import did_you_mean
 
 T = TypeVar("T")
 
@@ -165,7 +166,9 @@ class Bundle:
         """
         if variant not in self.manifest.variants:
             held = ", ".join(self.manifest.variants) or "none"
-            raise UsageError(f"bundle {self.folder} has no variant {variant!r}; it has {held}")
+            raise UsageError(
+                f"bundle {self.folder} has no variant {variant!r}; it has {held}{did_you_mean(variant, self.manifest.variants)}"
+            )
         entry = self.manifest.variants[variant]
         files = entry.engine_files.get(engine, entry.files)
         if not files:

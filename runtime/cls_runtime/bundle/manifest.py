@@ -20,6 +20,7 @@ from cls_runtime.bundle.stand_ins import HEAD_BYTES, stand_in
 from cls_runtime.bundle.typed_json import at_most, between, known, parsed, plain, shown, typed
 from cls_runtime.bundle.variant import GRAPH_OUTPUTS, BundleFile, EngineParity, MultiplyAdds, Output, ParityFigures, Variant
 from cls_runtime.errors import BundleError, UsageError, is_shortage
+from cls_runtime.suggestions import did_you_mean
 
 # What describes a variant is part of a manifest, and is found here too.
 __all__ = (
@@ -198,7 +199,8 @@ class Manifest:
         hint = f"; export it with --{output}" if output in ("pooler", "logits", "tokens") else ""
         if output == "cls":
             hint = f"; its vector is the {self.pooling} of the tokens' rows, export it with --pooling cls for the CLS row"
-        raise UsageError(f"output is {output!r}, this bundle has {', '.join(self.encoder_outputs)}{hint}")
+        known = f"{', '.join(self.encoder_outputs)}{did_you_mean(output, self.encoder_outputs)}"
+        raise UsageError(f"output is {output!r}, this bundle has {known}{hint}")
 
     @property
     def default_prompt(self) -> str:

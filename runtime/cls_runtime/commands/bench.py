@@ -27,6 +27,7 @@ from cls_runtime.bundle.places import Place, find_bundle
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import add_bundle, add_revision, bundle_name
 from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
+from cls_runtime.commands.parsing import command_parser
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import MOST_THREADS, available_cpus
 from cls_runtime.errors import BundleError, UsageError
@@ -36,11 +37,11 @@ from cls_runtime.reading.text_files import read_texts
 
 _EXAMPLES = [
     ("cls-bench models/my-model", "every variant on every installed engine; takes minutes"),
-    ("cls-bench models/my-model --quick", "the same, less exactly, in well under a minute"),
-    ("cls-bench models/my-model --texts mine.txt --json result.json --html report.html", "your texts, every sample, and a report to read"),
-    ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "beside other projects"),
-    ("cls-bench models/my-model --serve --variant int8", "and behind cls-serve, under load from 20% to 120% of its capacity"),
-    ("cls-bench --from result.json --plot result.svg", "no measuring; draws what was measured"),
+    ("cls-bench models/my-model --quick", "the same in under a minute, less precise"),
+    ("cls-bench models/my-model --texts mine.txt --json result.json --html report.html", "with your own texts and an HTML report"),
+    ("cls-bench models/my-model --against fastembed openvino:int8 --checkpoint ./checkpoint", "compare with other projects"),
+    ("cls-bench models/my-model --serve --variant int8", "also behind cls-serve, at 20% to 120% of its capacity"),
+    ("cls-bench --from result.json --plot result.svg", "plot earlier results"),
 ]
 _REQUIREMENTS = (
     shell.Requirement(
@@ -54,9 +55,15 @@ _REQUIREMENTS = (
     ),
     shell.Requirement(
         options=("--checkpoint", "--environments"),
-        need="--against, it is for other projects",
+        need="--against",
         is_met=lambda arguments: arguments.against is not None,
         instead=lambda _: "no --against",
+    ),
+    shell.Requirement(
+        options=("--quiet",),
+        need="--json, --plot or --html, since it prints no tables",
+        is_met=lambda arguments: any((arguments.json, arguments.plot, arguments.html)),
+        instead=lambda _: "none of them",
     ),
     DEVICE_NEEDS_GPU_ENGINE,
 )
@@ -68,52 +75,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = shell.command_parser(
+    parser = command_parser(
         "cls-bench",
-        "Measures a bundle on this machine: throughput, latency, cold start, memory and padding, by length, batch budget, threads, "
-        "variant and engine, beside the time that the graph's multiply-adds alone would take here.",
+        "Measures a bundle on this machine: throughput, latency, start time, memory and padding, by text length, batch size, threads, "
+        "variant and engine, and compares them with the compute bound of this machine.",
         examples=_EXAMPLES,
         json_file=True,
     )
     add_bundle(parser, optional="; not with --from")
     add_revision(parser)
     parser.add_argument(
-        "--from", dest="results", metavar="FILE", type=Path, help="measure nothing; report what an earlier --json FILE holds"
+        "--from", dest="results", metavar="FILE", type=Path, help="measure nothing; report the results that --json FILE wrote earlier"
     )
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--variant", choices=VARIANT_NAMES, action="append", help="this precision only; may be repeated (default: all)")
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--variant", choices=VARIANT_NAMES, action="append", help="only this precision; repeat for more (default: all)")
     what.add_argument(
         "--engine",
         choices=ENGINE_NAMES,
         type=engine_name,
         action="append",
-        help="this engine only; may be repeated (default: all installed)",
+        help="only this engine; repeat for more (default: all installed)",
     )
     add_device(what)
-    what.add_argument("--texts", metavar="FILE", help="texts of your own (.txt, .jsonl, .csv); default: sentences of Python's docstrings")
+    what.add_argument("--texts", metavar="FILE", help="your own texts (.txt, .jsonl, .csv) (default: sentences from Python's docstrings)")
     what.add_argument(
         "--count",
         type=_positive,
         metavar="N",
-        help=f"texts in a round (default: {THOROUGH.texts}, or {QUICK.texts} with --quick; fewer with a large model)",
+        help=f"texts per round (default: {THOROUGH.texts}, {QUICK.texts} with --quick; fewer for a large model)",
     )
-    what.add_argument("--rounds", type=_positive, metavar="N", help=f"rounds, the sides in turns (default: {THOROUGH.rounds})")
-    what.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: what this process may use)")
-    what.add_argument("--quick", action="store_true", help="fewer texts, rounds and lengths: well under a minute")
-    what.add_argument("--serve", action="store_true", help="cls-serve too, under open-loop load; needs cls-export[serve]")
-    against = parser.add_argument_group("other projects, each in an environment that is made for it on first use")
+    what.add_argument("--rounds", type=_positive, metavar="N", help=f"rounds (default: {THOROUGH.rounds})")
+    what.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the CPUs that this process may use)")
+    what.add_argument("--quick", action="store_true", help="fewer texts, rounds and lengths, for a result in under a minute")
+    what.add_argument(
+        "--serve", action="store_true", help="also measure cls-serve at 20%% to 120%% of its capacity; needs cls-export[serve]"
+    )
+    against = parser.add_argument_group("other projects (each gets its own environment on first use)")
     against.add_argument(
-        "--against", metavar="PEER", nargs="+", action="extend", help=f"{', '.join(PEERS)}; or one way to use it, as fastembed:int8"
+        "--against", metavar="PEER", nargs="+", action="extend", help=f"{', '.join(PEERS)}; or one of its settings, such as fastembed:int8"
     )
     against.add_argument(
         "--checkpoint",
         metavar="MODEL",
-        help="what the bundle was made from, for the peers: a folder or hub id (default: the bundle's hub id)",
+        help="the checkpoint that the bundle was exported from, for the other projects: a folder or hub id (default: the bundle's hub id)",
     )
-    against.add_argument("--environments", metavar="DIR", type=Path, help="where the peers' environments are (default: the user's cache)")
-    out = parser.add_argument_group("reports; plots and HTML need cls-export[bench]")
-    out.add_argument("--plot", metavar="FILE", type=Path, help="all plots on one page, .png or .svg")
-    out.add_argument("--html", metavar="FILE", type=Path, help="one page with every table and plot, which needs no network")
+    against.add_argument("--environments", metavar="DIR", type=Path, help="the folder of these environments (default: in the user's cache)")
+    out = parser.add_argument_group("reports (plots and HTML need cls-export[bench])")
+    out.add_argument("--plot", metavar="FILE", type=Path, help="write all plots to one .png or .svg")
+    out.add_argument("--html", metavar="FILE", type=Path, help="write one HTML page with all tables and plots, which needs no network")
     return parser
 
 
@@ -130,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> int:
         write_whole(arguments.html, html_report(results).encode())
     if arguments.json == "-":
         sys.stdout.write(document)
-    else:
+    elif not arguments.quiet:
         for line in report_lines(results):
             shell.say(line)
     return shell.EXIT_DONE
@@ -139,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses before anything is measured what would fail afterwards."""
     if (arguments.bundle is None) == (arguments.results is None):
-        raise UsageError("expected a BUNDLE to measure, or --from FILE with what was measured, and not both; see cls-bench --help")
+        raise UsageError("expected a BUNDLE to measure, or --from FILE with earlier results, and not both; see cls-bench --help")
     shell.check_requirements(arguments, _REQUIREMENTS)
     written: dict[str, str] = {}
     read = [path for path in (arguments.results, arguments.texts) if path is not None]
@@ -151,10 +160,10 @@ def _check(arguments: argparse.Namespace) -> None:
             shell.check_writable(Path(path), option, files=read, folders=kept)
             place = os.path.realpath(path)
             if place in written and (Path(path).is_file() or not Path(path).exists()):
-                raise UsageError(f"{option} {path} is the file of {written[place]} too; choose another name")
+                raise UsageError(f"{option} {path} is also the file of {written[place]}; choose another name")
             written[place] = option
     if arguments.plot is not None and arguments.plot.suffix not in PLOT_SUFFIXES:
-        raise UsageError(f"--plot {arguments.plot} is neither {' nor '.join(PLOT_SUFFIXES)}; name a file that ends so")
+        raise UsageError(f"--plot {arguments.plot}: expected a name that ends in {' or '.join(PLOT_SUFFIXES)}")
     if arguments.plot is not None or arguments.html is not None:
         require_bench_extra()
     if arguments.serve:
@@ -173,7 +182,10 @@ def _measure(arguments: argparse.Namespace) -> BenchResults:
     if peers is not None:
         total += len(comparison_steps(side_names(*peers), rounds=plan.rounds))
     # An engine may print while it loads; standard output is for the results.
-    with ProgressBar(unit="step", total=total, shown=arguments.json != "-") as bar, contextlib.redirect_stdout(sys.stderr):
+    with (
+        ProgressBar(unit="step", total=total, shown=arguments.json != "-" and not arguments.quiet) as bar,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         results = run_benchmark(
             place.name,
             texts=texts,

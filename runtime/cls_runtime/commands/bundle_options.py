@@ -7,7 +7,7 @@ import os
 
 from cls_runtime.bundle.places import with_revision
 
-BUNDLE_HELP = "a folder made by cls-export, or a name of the hub: org/name, org/name@revision"
+BUNDLE_HELP = "a folder made by cls-export, or a bundle on the hub: org/name or org/name@revision"
 
 
 def add_bundle(parser: argparse.ArgumentParser, *, optional: str = "") -> None:
@@ -21,13 +21,13 @@ def add_bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow-links",
         action="store_true",
-        help="read BUNDLE's files wherever links in it lead, as in a tree of stow or nix (default: only within it, or the hub's cache)",
+        help="follow symbolic links that lead out of BUNDLE, as stow and nix make them (default: refuse them, except in the hub's cache)",
     )
 
 
 def add_revision(parser: argparse.ArgumentParser) -> None:
     """Adds `--revision`."""
-    parser.add_argument("--revision", metavar="REV", help="a branch, a tag or a commit of BUNDLE on the hub (default: its main branch)")
+    parser.add_argument("--revision", metavar="REV", help="the branch, tag or commit of BUNDLE on the hub (default: main)")
 
 
 def bundle_name(arguments: argparse.Namespace) -> str:

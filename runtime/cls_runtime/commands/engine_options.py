@@ -31,7 +31,9 @@ def engine_name(text: str) -> str:
 def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds `--device`."""
     parser.add_argument(
-        "--device", metavar="N", help="with --engine cuda, which GPU: 1; several, which share the work: 0,1; all (default: the first)"
+        "--device",
+        metavar="N",
+        help="with --engine cuda: the GPU to use, such as 1; several that share the work, such as 0,1; or all (default: the first)",
     )
 
 

@@ -17,7 +17,7 @@ RAY_REQUIREMENTS = (
     ),
     shell.Requirement(
         options=("--device",),
-        need="GPUs of this machine, on Ray --ray-gpus gives each worker its own",
+        need="GPUs of this machine, use --ray-gpus on Ray",
         is_met=lambda arguments: arguments.engine != RAY,
         instead=lambda arguments: f"--engine {arguments.engine}",
     ),
@@ -26,11 +26,18 @@ RAY_REQUIREMENTS = (
 
 def add_ray_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--ray-address`, `--ray-workers` and `--ray-gpus`."""
-    ray = parser.add_argument_group("--engine ray")
-    ray.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster (default: start a local one, stop it afterwards)")
-    ray.add_argument("--ray-workers", metavar="N", type=int, help="Encoders at once (default: as many as the CPUs carry)")
+    ray = parser.add_argument_group("Ray (--engine ray)")
     ray.add_argument(
-        "--ray-gpus", metavar="SHARE", type=float, help="the share of a GPU for each worker, which then computes on it (default: 0)"
+        "--ray-address", metavar="ADDRESS", help="the address of a running cluster (default: start a local one and stop it afterwards)"
+    )
+    ray.add_argument(
+        "--ray-workers", metavar="N", type=int, help="workers at a time, each with its own Encoder (default: as many as the CPUs allow)"
+    )
+    ray.add_argument(
+        "--ray-gpus",
+        metavar="SHARE",
+        type=float,
+        help="the share of a GPU per worker, such as 0.5 (default: 0, which is the CPU)",
     )
 
 

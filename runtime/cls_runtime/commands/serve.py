@@ -13,10 +13,12 @@ from typing import Any
 from cls_runtime.commands import shell
 from cls_runtime.commands.bundle_options import BUNDLE_HELP
 from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
+from cls_runtime.commands.parsing import EXIT_CODES, command_parser
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import MissingExtraError, UsageError
 from cls_runtime.serving.options import ServeOptions
+from cls_runtime.suggestions import did_you_mean
 
 VARIABLE = "CLS_SERVE_"
 _EXAMPLES = [
@@ -27,6 +29,11 @@ _EXAMPLES = [
     ("cls-serve models/my-model --uds /run/cls/serve.sock", "on a unix socket, behind a proxy"),
     ("CLS_SERVE_BUNDLE=/models/my-model CLS_SERVE_HOST=0.0.0.0 cls-serve", "options as variables, for containers"),
     ("cls-serve models/my-model --check", "check the bundle without serving it"),
+]
+_EXIT_CODES = [
+    ("0", "a signal came and every request was answered; with --check: all is well"),
+    *((code, meaning) for code, meaning in EXIT_CODES if code in ("1", "2")),
+    ("130, 143", "a second signal ended it at once"),
 ]
 _REQUIREMENTS = (
     shell.Requirement(
@@ -49,6 +56,7 @@ _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 # What Kubernetes puts into every container for a service that is called cls-serve.
 _OF_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP|SCTP).*")
 _LINK = re.compile(r"(tcp|udp|sctp)://.*")
+_NO_OPTIONS = ("json", "check", "print_completion")  # of `ServeOptions`
 # What is an option of `ServeOptions` under another name.
 _FIELDS = {"max_body": "max_body_bytes", "deadline": "deadline_s", "shutdown_timeout": "shutdown_timeout_s", "drain_delay": "drain_delay_s"}
 
@@ -71,12 +79,16 @@ def size_bytes(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = shell.command_parser(
+    parser = command_parser(
         "cls-serve",
         "Serves bundles over HTTP to clients of OpenAI, text-embeddings-inference, Cohere and Jina until it receives a signal. Every "
         "option is also an environment variable: --max-body is CLS_SERVE_MAX_BODY, BUNDLE is CLS_SERVE_BUNDLE; separate several values "
         "with commas or spaces. Options win over variables.",
         examples=_EXAMPLES,
+        works_alone=f"{VARIABLE}BUNDLE" in os.environ,
+        intermixed=True,
+        exit_codes=_EXIT_CODES,
+        variables=[(f"{VARIABLE}...", "every option, such as CLS_SERVE_PORT=8080")],
     )
     add = parser.add_argument
     add("bundles", metavar="BUNDLE", nargs="*", default=None, help=f"{BUNDLE_HELP}; the first answers requests that name no model")
@@ -180,7 +192,6 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="load the bundles, verify their hashes, encode one text, print the findings and exit; with --json, print them as JSON",
     )
-    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]  # bundles before, between and behind options
     return parser
 
 
@@ -215,7 +226,7 @@ def _number(text: str) -> float:
 def _run(arguments: argparse.Namespace) -> int:
     _fill_from(arguments, _parser(), os.environ)
     shell.check_requirements(arguments, _REQUIREMENTS)
-    given = {name: value for name, value in vars(arguments).items() if value is not None and name not in ("json", "check")}
+    given = {name: value for name, value in vars(arguments).items() if value is not None and name not in _NO_OPTIONS}
     given = {_FIELDS.get(name, name): tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     options = ServeOptions(**({"bundles": ()} | given))
     check_threads()
@@ -236,7 +247,7 @@ def _fill_from(arguments: argparse.Namespace, parser: argparse.ArgumentParser, e
     """
     known: dict[str, argparse.Action] = {}
     for action in parser._actions:  # noqa: SLF001  argparse has no other list of its options
-        if action.dest not in ("help", "version"):
+        if action.dest not in ("help", "version", "print_completion"):
             name = next((option for option in action.option_strings if option.startswith("--")), "--bundle")
             known[name.removeprefix("--").replace("-", "_").upper()] = action
     for variable in sorted(environment):
@@ -244,7 +255,9 @@ def _fill_from(arguments: argparse.Namespace, parser: argparse.ArgumentParser, e
         if name == variable or (_OF_KUBERNETES.fullmatch(name) and name not in known):
             continue
         if name not in known:
-            shell.warn(f"{variable} is not an option of cls-serve and has no effect; cls-serve --help lists the options")
+            shell.warn(
+                f"{variable} is not an option of cls-serve and has no effect{did_you_mean(name, known)}; cls-serve --help lists the options"
+            )
             continue
         text = environment[variable]
         if not text.strip() or (name == "PORT" and _LINK.fullmatch(text)):  # Kubernetes' too
@@ -272,7 +285,7 @@ def _value(action: argparse.Action, variable: str, text: str) -> Any:
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{variable}: {error}") from None
     if action.choices is not None and value not in action.choices:
-        raise UsageError(f"{variable} is {text[:40]!r}, expected one of {', '.join(action.choices)}")
+        raise UsageError(f"{variable} is {text[:40]!r}, expected one of {', '.join(action.choices)}{did_you_mean(value, action.choices)}")
     return value
 
 
@@ -286,7 +299,7 @@ def _check(options: ServeOptions, *, in_json: bool) -> int:
     try:
         if in_json:
             shell.print_json({"models": [model.document for model in models.all], "resident_bytes": resident_bytes()})
-        else:
+        elif not options.quiet:
             for line in models.lines():
                 shell.say(line)
             shell.say("all files match their hashes, and every model encoded a text")

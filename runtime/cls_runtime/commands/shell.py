@@ -1,4 +1,4 @@
-"""What every command does alike: `--help` with examples, errors as one line, exit codes, JSON.
+"""What every command does alike: errors as one line, exit codes, JSON, lines and tables. `commands/parsing.py` has the arguments.
 
 Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input, or a bug; 130 Ctrl-C, 143 ended by SIGTERM, 129 by SIGHUP,
 141 the reader of standard output went away (128 + the signal's number, as shells count).
@@ -13,17 +13,16 @@ import os
 import signal
 import sys
 import tempfile
-import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from cls_runtime import __version__
 from cls_runtime.bundle.files import remove_unfinished
 from cls_runtime.bundle.overwriting import refuse_overwriting
+from cls_runtime.commands.colors import Color, colors_of_a_command, forbid_colors, painted
 from cls_runtime.commands.ending import EndingSignals
 from cls_runtime.commands.printable import printable
 from cls_runtime.commands.standard_streams import standard_streams
@@ -31,55 +30,14 @@ from cls_runtime.commands.start import WORDS, exit_code
 from cls_runtime.errors import ClsError, DimensionsWarning, EngineWarning, InstallationWarning, TruncationWarning, UsageError
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_USAGE = 0, 1, 2
-HELP_WIDTH = 100
 EXIT_BROKEN_PIPE = 141
 TRACEBACK_VARIABLE = "CLS_EXPORT_TRACEBACK"
-
-
-class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like every other error of a command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2."""
-        self.exit(EXIT_USAGE, f"error: {printable(message)}; see {self.prog} --help\n")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """argparse's own says nothing where the help cannot be written."""
-        (file or sys.stderr).write(message)
-
-
-def command_parser(prog: str, description: str, *, examples: Sequence[tuple[str, str]], json_file: bool = False) -> CommandParser:
-    """A parser with `--help`, `--version` and `--json`.
-
-    Args:
-        prog: the command's name.
-        description: what it does, for `--help`.
-        examples: (command line, what it does).
-        json_file: `--json FILE` writes the document to a file; `--json` alone and `--json -` print it, as in every other command.
-    """
-    width = max(len(line) for line, _ in examples)
-    lines = "\n".join(f"  {line:<{width}}   {meaning}" for line, meaning in examples)
-    parser = CommandParser(
-        prog=prog,
-        description=textwrap.fill(description, HELP_WIDTH),
-        epilog=f"examples:\n{lines}\n\nexit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
-    if json_file:
-        parser.add_argument(
-            "--json", metavar="FILE", nargs="?", const="-", help="write one JSON document, for machines; without FILE or with -, print it"
-        )
-    else:
-        parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, for machines")
-    return parser
 
 
 def run_command(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     """Parses `argv`, runs `command` and gives the exit code. Whatever goes wrong becomes one line on standard error."""
     signals = EndingSignals(remove_unfinished)
-    with standard_streams():
+    with standard_streams(), colors_of_a_command():
         try:
             with signals, _warnings_as_lines():
                 return _run(parser, command, argv)
@@ -97,6 +55,8 @@ def _run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace]
     except SystemExit as finished:  # argparse has printed its help, its version or its error
         sys.stdout.flush()
         return finished.code if isinstance(finished.code, int) else EXIT_USAGE
+    if getattr(arguments, "json", None):
+        forbid_colors()
     code = command(arguments)
     sys.stdout.flush()
     return code
@@ -111,7 +71,9 @@ def _failed(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return _fail(WORDS[signal.SIGINT], exit_code(signal.SIGINT))
     if isinstance(error, MemoryError):
-        return _fail(f"out of memory{f' ({error})' if str(error) else ''}; give the process more, or it less to do at once", EXIT_USAGE)
+        return _fail(
+            f"out of memory{f' ({error})' if str(error) else ''}; give the process more memory, or less work at a time", EXIT_USAGE
+        )
     if isinstance(error, OSError):
         return _fail(_of_the_system(error), EXIT_USAGE)
     if os.environ.get(TRACEBACK_VARIABLE):
@@ -128,7 +90,7 @@ def _of_the_system(error: OSError) -> str:
     if error.filename:
         return f"{error.filename}: {error.strerror or error}"
     if isinstance(error, FileNotFoundError) and _is_nowhere():
-        return "the working directory was removed; change to one that is there, or give absolute paths"
+        return "the working directory no longer exists; change to another, or use absolute paths"
     return error.strerror or str(error)
 
 
@@ -177,10 +139,18 @@ def _is_given(arguments: argparse.Namespace, option: str) -> bool:
     return str(actual) == value if value else actual is not None and actual is not False
 
 
-def say(text: str = "") -> None:
-    """Prints a line on standard output, whatever characters its encoding lacks. Empty lines may come before it."""
+def say(text: str = "", *, color: Color | None = None, colored: int | None = None) -> None:
+    """Prints a line on standard output, whatever characters its encoding lacks. Empty lines may come before it.
+
+    Args:
+        text: the line.
+        color: of the line on a terminal; None for none.
+        colored: how many of its first characters have the color; None for all.
+    """
     line = text.lstrip("\n")
-    text = "\n" * (len(text) - len(line)) + printable(line)
+    head, rest = (line, "") if colored is None else (line[:colored], line[colored:])
+    head, rest = printable(head), printable(rest)
+    text = "\n" * (len(text) - len(line)) + (head if color is None else painted(head, color, sys.stdout)) + rest
     try:
         print(text)
     except UnicodeEncodeError:
@@ -190,12 +160,12 @@ def say(text: str = "") -> None:
 
 def warn(text: str) -> None:
     """Prints a `warning:` line on standard error."""
-    print(f"warning: {printable(text)}", file=sys.stderr)
+    print(f"{painted('warning:', 'yellow', sys.stderr)} {printable(text)}", file=sys.stderr)
 
 
 def say_error(text: str) -> None:
     """Prints an `error:` line on standard error."""
-    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
+    print(f"{painted('error:', 'red', sys.stderr)} {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:
@@ -240,13 +210,6 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def megabytes(size_bytes: int) -> str:
-    """A size for people, 1000 based: `812 bytes`, `466 kB`, `90.3 MB`."""
-    if size_bytes < 10_000:
-        return f"{size_bytes} bytes"
-    return f"{size_bytes / 1e3:.0f} kB" if size_bytes < 10_000_000 else f"{size_bytes / 1e6:.1f} MB"
 
 
 @contextlib.contextmanager

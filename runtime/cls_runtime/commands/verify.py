@@ -14,29 +14,37 @@ from xml.etree import ElementTree as ET
 
 from cls_runtime.bundle.files import write_whole
 from cls_runtime.commands import shell
-from cls_runtime.commands.bundle_options import BUNDLE_HELP, add_bundle, add_bundle_options, bundle_name
+from cls_runtime.commands.bundle_options import add_bundle, add_bundle_options, bundle_name
+from cls_runtime.commands.colors import Color
 from cls_runtime.commands.comparison import comparison_document, comparison_lines
 from cls_runtime.commands.engine_options import DEVICE_NEEDS_GPU_ENGINE, add_device, engine_name
+from cls_runtime.commands.parsing import EXIT_CODES, command_parser
 from cls_runtime.encoding.crew import check_threads
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES
 from cls_runtime.errors import CheckFailedError, ClsError, UsageError
+from cls_runtime.quantities import duration
 from cls_runtime.reading.text_files import read_texts
 from cls_runtime.verifying.compare import compare_bundles
 from cls_runtime.verifying.report import Check, VerifyReport
 from cls_runtime.verifying.verification import verify
 
 _EXAMPLES = [
-    ("cls-verify models/my-model", "hashes, golden vectors, batches, truncation; no PyTorch needed"),
-    ("cls-verify models/my-model --variant int8 --junit report.xml", "one variant, with a report for CI"),
-    ("cls-verify models/my-model --against bert-base-uncased", "against the live PyTorch model"),
-    ("cls-verify models/my-model --against ./checkpoint --texts mine.txt", "the same on texts of your own"),
-    ("cls-verify models/my-model --compare models/new-model", "what changes for the vectors with an upgrade"),
+    ("cls-verify models/my-model", "hashes, vectors, batches, truncation; without PyTorch"),
+    ("cls-verify models/my-model --variant int8 --junit report.xml", "one variant, with a JUnit report for CI"),
+    ("cls-verify models/my-model --against bert-base-uncased", "also compare with the PyTorch model"),
+    ("cls-verify models/my-model --against ./checkpoint --texts mine.txt", "the same with your own texts"),
+    ("cls-verify models/my-model --compare models/new-model", "how the vectors change with an upgrade"),
 ]
 MAX_TEXTS = 10_000
+_CHECK_FAILED = "a check failed, or the bundles of --compare are not interchangeable"
+_NOTES = (
+    "A check that cannot run here is skipped; it fails if --variant and --engine ask for exactly that check. With --quiet, "
+    "only failed checks are printed."
+)
 _REQUIREMENTS = (
     shell.Requirement(
         options=("--against", "--junit"),
-        need="checks of one bundle, --compare makes none",
+        need="the checks of one bundle, --compare makes none",
         is_met=lambda arguments: arguments.compare is None,
         instead=lambda arguments: f"--compare {arguments.compare}",
     ),
@@ -50,33 +58,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = shell.command_parser(
+    parser = command_parser(
         "cls-verify",
-        "Checks that a bundle is the one that was exported and that its vectors are PyTorch's. Ends with 1 if a check failed.",
+        "Checks that a bundle is complete and unchanged, and that its vectors equal those of PyTorch. Without options it checks every "
+        "variant on every installed CPU engine, with the texts and PyTorch vectors that the bundle contains.",
         examples=_EXAMPLES,
+        exit_codes=[(code, _CHECK_FAILED if code == "1" else meaning) for code, meaning in EXIT_CODES],
+        notes=_NOTES,
     )
     add_bundle(parser)
     parser.add_argument(
-        "--variant", choices=VARIANT_NAMES, help="check this precision only; auto: the one that cls-embed takes (default: all)"
+        "--variant", choices=VARIANT_NAMES, help="check only this precision; auto is the one that cls-embed uses (default: all)"
     )
     parser.add_argument(
         "--engine",
         choices=ENGINE_NAMES,
         type=engine_name,
-        help="check on this engine only; auto: the one that cls-embed takes (default: all that are installed)",
+        help="check only on this engine; auto is the one that cls-embed uses (default: all installed CPU engines)",
     )
     add_device(parser)
-    parser.add_argument("--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch, now")
+    parser.add_argument(
+        "--against", metavar="MODEL", help="also compare with this hub id or checkpoint folder in PyTorch; needs cls-export[export]"
+    )
     parser.add_argument(
         "--compare",
         metavar="BUNDLE",
-        help=f"check nothing; say what changes for the vectors with that bundle ({BUNDLE_HELP}) in place of this one",
+        help="make no checks; show how the vectors change if that bundle replaces this one, and fail if they are not interchangeable",
     )
     parser.add_argument(
-        "--texts", metavar="FILE", help=f"check with these texts (.txt, .jsonl, .csv; at most {MAX_TEXTS:,}), not the golden ones"
+        "--texts",
+        metavar="FILE",
+        help="your own texts (.txt, .jsonl, .csv; at most 10,000) for the checks finite and batch invariance, --against and --compare "
+        "(default: the texts in the bundle)",
     )
     add_bundle_options(parser)
-    parser.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report, a test case for each check")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report with one test case per check")
     return parser
 
 
@@ -93,10 +109,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if not report.passed:
         first = report.failures[0]
         raise CheckFailedError(f"{len(report.failures)} of {len(report.checks)} checks failed; {_title(first)}: {first.message}")
-    if not arguments.json:
+    if not (arguments.json or arguments.quiet):
         done = len(report.checks) - len(report.skipped)
         skipped = f", {len(report.skipped)} skipped" if report.skipped else ""
-        shell.say(f"\n{done} checks passed{skipped} in {report.seconds:.1f} s: {report.bundle} gives the vectors of {report.source}")
+        shell.say(f"\n{done} checks passed{skipped} in {duration(report.seconds)}: {report.bundle} gives the vectors of {report.source}")
     return shell.EXIT_DONE
 
 
@@ -134,7 +150,7 @@ def _verify(arguments: argparse.Namespace) -> VerifyReport:
             against=arguments.against,
             texts=texts,
             follow_links=arguments.follow_links,
-            progress=None if arguments.json else _say_check,
+            progress=None if arguments.json else _say_failure if arguments.quiet else _say_check,
         )
 
 
@@ -150,13 +166,13 @@ def _compare(arguments: argparse.Namespace, texts: list[str] | None) -> int:
     )
     if arguments.json:
         shell.print_json(comparison_document(comparison))
-    else:
+    elif not arguments.quiet:
         for line in comparison_lines(comparison):
             shell.say(line)
     if not comparison.interchangeable:
         raise CheckFailedError(f"{arguments.compare} does not give the vectors of {arguments.bundle}; {'; '.join(comparison.objections)}")
-    if not arguments.json:
-        shell.say(f"\n{arguments.compare} gives the vectors of {arguments.bundle}: one may take the other's place")
+    if not (arguments.json or arguments.quiet):
+        shell.say(f"\n{arguments.compare} gives the vectors of {arguments.bundle}: one can replace the other")
     return shell.EXIT_DONE
 
 
@@ -165,7 +181,7 @@ def _texts(name: str | None) -> list[str] | None:
         return None
     texts = list(itertools.islice(read_texts([name]), MAX_TEXTS + 1))
     if len(texts) > MAX_TEXTS:
-        raise UsageError(f"--texts {name} has more than {MAX_TEXTS:,} texts, each is encoded several times; take a sample")
+        raise UsageError(f"--texts {name} has more than {MAX_TEXTS:,} texts; take a sample")
     if not texts:
         raise UsageError(f"--texts {name} has no texts, expected at least one")
     return texts
@@ -177,8 +193,14 @@ def _title(check: Check) -> str:
 
 def _say_check(check: Check) -> None:
     where = f"{check.variant or 'all':<4}  {check.engine or '':<11}"
-    outcome = "skip" if check.skipped else "pass" if check.passed else "FAIL"
-    shell.say(f"{outcome}  {where}  {check.name:<16}  {check.message}")
+    outcome: tuple[str, Color] = ("skip", "yellow") if check.skipped else ("pass", "green") if check.passed else ("FAIL", "red")
+    word, color = outcome
+    shell.say(f"{word}  {where}  {check.name:<16}  {check.message}", color=color, colored=len(word))
+
+
+def _say_failure(check: Check) -> None:
+    if not check.passed and not check.skipped:
+        _say_check(check)
 
 
 def report_document(report: VerifyReport) -> dict[str, Any]:

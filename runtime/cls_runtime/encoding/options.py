@@ -11,6 +11,7 @@ from cls_runtime.encoding.vectors import OnInvalid
 from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.engines.devices import Device, check_device
 from cls_runtime.errors import UsageError
+from cls_runtime.suggestions import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class EncoderOptions:
 
 def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
 
 
 def _check_count(name: str, count: int, *, most: int | None = None) -> None:

@@ -11,6 +11,7 @@ from cls_runtime.bundle.manifest import Manifest
 from cls_runtime.encoding.texts import Text
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import UsageError
+from cls_runtime.suggestions import did_you_mean
 
 # What `encode_query` and `encode_document` ask for. sentence-transformers knows both of every model, as empty where the model does not say,
 # so that its `encode_document` never comes to a prompt that is called `passage`.
@@ -35,7 +36,8 @@ def chosen_prompt(manifest: Manifest, *, prompt: str | None, prompt_name: str | 
         return manifest.default_prompt
     prompts = known_prompts(manifest)
     if prompt_name not in prompts:
-        raise UsageError(f"prompt_name is {prompt_name!r}, this bundle has {', '.join(prompts)}; pass prompt= for a text of your own")
+        known = f"{', '.join(prompts)}{did_you_mean(prompt_name, prompts)}"
+        raise UsageError(f"prompt_name is {prompt_name!r}, this bundle has {known}; pass prompt= for a text of your own")
     return prompts[prompt_name]
 
 

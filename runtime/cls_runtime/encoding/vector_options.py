@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.prompts import chosen_prompt
 from cls_runtime.errors import UsageError
+from cls_runtime.suggestions import did_you_mean
 
 Float32 = NDArray[np.float32]
 DType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
@@ -76,7 +77,7 @@ class VectorOptions:
         if self.prompt is not None and any("\ud800" <= character <= "\udfff" for character in self.prompt):
             raise UsageError(f"prompt is {self.prompt!r}, expected valid Unicode; decode its source with errors='replace'")
         if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
-            raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(_DTYPES)}")
+            raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(_DTYPES)}{did_you_mean(self.dtype, _DTYPES)}")
         if self.output == "tokens" and self.dtype not in ("float32", "float16"):
             raise UsageError(f"dtype is {self.dtype!r}, tokens are float32 or float16")
         if self.ranges is not None and self.dtype not in WITH_RANGES:

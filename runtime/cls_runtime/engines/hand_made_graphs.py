@@ -1,11 +1,12 @@
 """ONNX graphs without the onnx package, and the smallest bundle around one, so that an engine can be tried before any model is there.
 
-Written as protocol buffer fields, by the numbers in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+Written as protocol buffer fields, by the numbers in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Two of them are files of this
+package (`GRAPHS`), so that `cls-doctor` tries engines where nothing can be written; a test compares them with the code that makes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cls_runtime.bundle.files import named_when_full, sha256
 from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile, Manifest, OutputSpec, Pooler, Source, SourcePooling, Variant
 
+GRAPHS = Path(__file__).parent / "graphs"
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"
 FLOAT, INT32, INT64 = 1, 6, 7  # TensorProto.DataType
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -58,14 +60,20 @@ def graph_file(
     return _number(1, _IR_VERSION) + _field(7, graph) + opsets
 
 
-def graph_bundle(folder: Path, graphs: Mapping[str, bytes], *, width: int) -> Bundle:
-    """A bundle in `folder` whose variants are `graphs` (name to ONNX file), with nothing but them."""
-    variants: dict[str, Variant] = {}
+def write_graphs(folder: Path, graphs: Mapping[str, bytes]) -> None:
+    """Writes each graph (name to ONNX file) to where `graph_bundle` looks for it."""
     for name, data in graphs.items():
         path = folder / f"{name}.onnx"
         with named_when_full(path):
             path.write_bytes(data)
-        file = BundleFile(path=path.name, sha256=sha256(path), size_bytes=len(data))
+
+
+def graph_bundle(folder: Path, names: Iterable[str], *, width: int) -> Bundle:
+    """A bundle whose variants are the graphs `NAME.onnx` in `folder`, with nothing but them."""
+    variants: dict[str, Variant] = {}
+    for name in names:
+        path = folder / f"{name}.onnx"
+        file = BundleFile(path=path.name, sha256=sha256(path), size_bytes=path.stat().st_size)
         variants[name] = Variant(files=(file,), recipe={}, parity={}, batch_invariance_max_abs=0.0)
     manifest = Manifest(
         source=Source(name="hand-made", revision=None, weights_sha256="", tokenizer_sha256=""),

@@ -15,6 +15,7 @@ from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.engines.devices import Device, check_device
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.rows import OnError
+from cls_runtime.suggestions import did_you_mean
 
 SHARD_ROWS = 100_000
 LARGEST_COUNT = 2**31 - 1
@@ -155,7 +156,7 @@ def check_delimiter(value: object) -> None:
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Refuses anything but one of `allowed`."""
     if value not in allowed:
-        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
 
 
 def check_flag(name: str, value: object) -> None:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from cls_runtime.jobs.rows import Counts
 from cls_runtime.progress_bar import ProgressBar
+from cls_runtime.quantities import duration, rate
 
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 60.0
@@ -71,15 +72,14 @@ class JobProgress:
     def line(self) -> str:
         """The state in words: rows, rows/s, tokens/s, time left, truncated, duplicates, skipped."""
         done = self._done_before + self.counts.read
-        rate = self.counts.read / max(self.seconds, 1e-9)
-        share, left = self._share_and_left(done, rate)
+        share, left = self._share_and_left(done, self.counts.read / max(self.seconds, 1e-9))
         tokens, *others = self._computed()
-        return ", ".join([f"{done:,} rows{share}", f"{rate:,.0f} rows/s", tokens, *left, *others])
+        return ", ".join([f"{done:,} rows{share}", rate(self.counts.read, self.seconds, "rows"), tokens, *left, *others])
 
     def _computed(self) -> list[str]:
         """What a bar of rows does not say."""
         counts = self.counts
-        parts = [f"{counts.tokens / max(self.seconds, 1e-9):,.0f} tokens/s"]
+        parts = [rate(counts.tokens, self.seconds, "tokens")]
         parts += [f"{counts.truncated:,} truncated", f"{counts.duplicates:,} duplicates"]
         return [*parts, f"{counts.skipped:,} skipped"] if counts.skipped else parts
 
@@ -89,20 +89,15 @@ class JobProgress:
             return self._total
         return round((self._done_before + self.counts.read) / self._fraction)
 
-    def _share_and_left(self, done: int, rate: float) -> tuple[str, list[str]]:
+    def _share_and_left(self, done: int, rows_per_second: float) -> tuple[str, list[str]]:
         if self._total is not None:
-            left = (self._total - done) / rate if rate else 0.0
-            return f" of {self._total:,}", [f"{_clock(left)} left"]
+            left = (self._total - done) / rows_per_second if rows_per_second else 0.0
+            return f" of {self._total:,}", [f"{duration(max(0.0, left))} left"]
         if self._fraction is None or self._fraction_at_start is None or self._fraction <= self._fraction_at_start:
             return "", []
         speed = (self._fraction - self._fraction_at_start) / self.seconds
-        return f" ({self._fraction:.0%})", [f"{_clock((1 - self._fraction) / speed)} left"]
+        return f" ({self._fraction:.0%})", [f"{duration((1 - self._fraction) / speed)} left"]
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

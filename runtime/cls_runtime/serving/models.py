@@ -16,6 +16,7 @@ from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.prompts import known_prompts
 from cls_runtime.engines.needed_files import graph_files
 from cls_runtime.errors import UsageError
+from cls_runtime.quantities import several, size
 from cls_runtime.serving.options import ServeOptions
 from cls_runtime.serving.refusal import Refusal
 
@@ -68,9 +69,9 @@ class ServedModel:
         about = self.document
         others = f" (also {', '.join(self.names[1:])})" if len(self.names) > 1 else ""
         return (
-            f"{self.name}{others}: {about['variant']} on {about['engine']}, graph of {about['graph_bytes'] / 1e6:.1f} MB, "
+            f"{self.name}{others}: {about['variant']} on {about['engine']}, graph of {size(about['graph_bytes'])}, "
             f"{', '.join(about['outputs'])}, {about['hidden_size']} dimensions, at most {about['max_length']} tokens, "
-            f"{about['threads']} {'thread' if about['threads'] == 1 else 'threads'}, fingerprint {self.fingerprint}"
+            f"{several(about['threads'], 'thread')}, fingerprint {self.fingerprint}"
         )
 
     @cached_property
@@ -172,7 +173,7 @@ class ServedModels:
 
     def lines(self) -> list[str]:
         """What a server says of them when it starts, and of the memory that they take."""
-        return [*(model.line for model in self.all), f"{resident_bytes() / 1e6:.0f} MB of memory in use"]
+        return [*(model.line for model in self.all), f"{size(resident_bytes())} of memory in use"]
 
     def close(self) -> None:
         """Closes every Encoder."""

@@ -45,6 +45,7 @@ class ServeOptions:
         shutdown_timeout_s: how long requests have to finish after a signal.
         drain_delay_s: how long the server keeps accepting requests after a signal.
         log_format: `text` or `json`.
+        quiet: log only warnings, and requests that fail through the server's fault.
         follow_links: read the bundles' files wherever links in their folders lead.
 
     Raises:
@@ -71,6 +72,7 @@ class ServeOptions:
     shutdown_timeout_s: float = 25.0
     drain_delay_s: float = 0.0
     log_format: LogFormat = "text"
+    quiet: bool = False
     follow_links: bool = False
 
     def __post_init__(self) -> None:

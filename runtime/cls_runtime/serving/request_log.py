@@ -17,6 +17,7 @@ from cls_runtime.serving.record import PHASES, RequestRecord
 
 # Asked by machines, every few seconds.
 _PROBES = ("/live", "/ready", "/health", "/metrics")
+_SERVERS_FAULT = 500  # and above
 # Lines that wait to be written; more are left out.
 MOST_LINES = 20_000
 # What is logged within this time is written together.
@@ -29,11 +30,13 @@ class RequestLog:
 
     Args:
         form: `text` or `json`.
+        quiet: only warnings, and requests that the server failed to answer.
         stream: gets each line at once, without a thread; None for standard error.
     """
 
-    def __init__(self, form: LogFormat, *, stream: TextIO | None = None) -> None:
+    def __init__(self, form: LogFormat, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._json = form == "json"
+        self._quiet = quiet
         self._stream = stream or sys.stderr
         self._at_once = stream is not None
         self._lines: deque[str] = deque()
@@ -45,14 +48,15 @@ class RequestLog:
 
     def ended(self, record: RequestRecord, seconds: float, *, at: float) -> None:
         """The line of a request that has ended `at` that time."""
-        if record.endpoint in _PROBES and record.status == 200:
+        if (record.endpoint in _PROBES and record.status == 200) or (self._quiet and record.status < _SERVERS_FAULT):
             return
         fields = {"time": self._words(at), **fields_of(record, seconds)}
         self._add(json.dumps(fields) if self._json else " ".join(f"{name}={value}" for name, value in fields.items()))
 
-    def say(self, event: str, message: str, **fields: str | float) -> None:
-        """A line about the server: for people the message, for machines the event and its fields too."""
-        self._add(self._line(event, message, **fields))
+    def say(self, event: str, message: str, *, news: bool = False, **fields: str | float) -> None:
+        """A line about the server: for people the message, for machines the event and its fields too. A quiet log has no news."""
+        if not (news and self._quiet):
+            self._add(self._line(event, message, **fields))
 
     def close(self) -> None:
         """Writes what is left, unless nobody takes it."""

@@ -47,12 +47,12 @@ def serve(options: ServeOptions) -> int:
     """
     check_place(options)
     ApiKeys(options.api_key_file)  # what is wrong with them is told before the models are loaded
-    log = RequestLog(options.log_format)
+    log = RequestLog(options.log_format, quiet=options.quiet)
     try:
         with _deaf_to_hangup(options):
             models = ServedModels.load(options)
         for line in models.lines():
-            log.say("model", line)
+            log.say("model", line, news=True)
         service = Service(options, models, endpoints=endpoint_names(), log=log)
         try:
             with _quick_turns():
@@ -103,7 +103,7 @@ class Server:
             address = address_of(options, listeners)
             if options.api_key_file is None and not is_for_this_machine(listeners):
                 self._log.say("open", f"warning: anyone who reaches {address} can use it; set --api-key-file to require a key")
-            self._log.say("listening", f"listening on {address}", address=address)
+            self._log.say("listening", f"listening on {address}", news=True, address=address)
             try:
                 await self._ending.wait()
                 await self._end()
@@ -131,7 +131,8 @@ class Server:
     async def _end(self) -> None:
         service, connections, loop = self._service, self._connections, asyncio.get_running_loop()
         options = service.options
-        self._log.say("draining", f"shutting down: {len(service.flights)} requests in progress, {len(connections.connections)} connections")
+        words = f"shutting down: {len(service.flights)} requests in progress, {len(connections.connections)} connections"
+        self._log.say("draining", words, news=True)
         await asyncio.sleep(options.drain_delay_s)
         if self._acceptor is not None:
             await self._acceptor.stop()
@@ -148,6 +149,7 @@ class Server:
         self._log.say(
             "ended",
             f"ended: {cancelled} requests were cancelled" if cancelled else "ended: every request was answered",
+            news=not cancelled,
             cancelled=cancelled,
         )
 
@@ -200,7 +202,7 @@ class Server:
         except UsageError as error:
             self._log.say("keys", f"the old keys stay in use: {error}")
         else:
-            self._log.say("keys", f"{count} keys loaded", keys=count)
+            self._log.say("keys", f"{count} keys loaded", news=True, keys=count)
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

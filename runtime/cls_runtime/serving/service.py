@@ -57,7 +57,7 @@ class Service:
         self.metrics = Metrics(models.all, endpoints)
         self.metrics.ready.set_function(lambda: float(self.unready is None))
         self.metrics.in_flight.set_function(lambda: float(len(self.flights)))
-        self.log = log or RequestLog(options.log_format)
+        self.log = log or RequestLog(options.log_format, quiet=options.quiet)
         self.draining = self.closing = False
         self.stalled_s = stalled_s
         self._look: asyncio.Task[None] | None = None

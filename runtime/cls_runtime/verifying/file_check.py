@@ -9,6 +9,7 @@ from cls_runtime.bundle.folder import Bundle
 from cls_runtime.bundle.manifest import BundleFile
 from cls_runtime.bundle.stand_ins import stand_in_at
 from cls_runtime.errors import BundleError
+from cls_runtime.quantities import size
 from cls_runtime.verifying.vector_checks import Finding
 
 _SHOWN = 3
@@ -38,7 +39,7 @@ def files_finding(bundle: Bundle | None, damage: Sequence[str]) -> Finding:
     messages += [words for words in damage if words not in lost]
     if messages:
         return Finding(passed=False, message="; ".join(messages), figures=figures)
-    return Finding(passed=True, message=f"{len(files)} files, {size_bytes:,} bytes, every sha256 as in the manifest", figures=figures)
+    return Finding(passed=True, message=f"{len(files)} files, {size(size_bytes)}, every sha256 as in the manifest", figures=figures)
 
 
 def _objection(bundle: Bundle, file: BundleFile) -> str | None:

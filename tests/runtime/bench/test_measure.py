@@ -35,7 +35,7 @@ from cls_runtime.encoding.tokens import TokenizedTexts
 from cls_runtime.engines import onnxruntime
 from cls_runtime.engines.base import Batching, TokenBatch
 from cls_runtime.engines.cuda import load
-from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle
+from cls_runtime.engines.hand_made_graphs import OUTPUT, graph_bundle, write_graphs
 
 WORK = MultiplyAdds(per_run=5, per_text=100, per_token=10, per_token_pair=1)
 SIDE = PlannedSide(variant="fp32", engine="onnxruntime")
@@ -301,6 +301,7 @@ def test_the_rate_graphs_multiply_what_they_claim(tmp_path):
     graphs = {"fp32": matrix_rates._graph(matrix_rates._float_chain()), "int8": matrix_rates._graph(matrix_rates._int8_chain())}
     batch = TokenBatch(np.arange(8, dtype=np.int32), np.array([8], dtype=np.int32))
     rows = {}
+    write_graphs(tmp_path, graphs)
     for name, data in graphs.items():
         model = onnx.load_from_string(data)
         onnx.checker.check_model(model)

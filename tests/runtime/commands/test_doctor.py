@@ -34,7 +34,7 @@ def test_it_says_what_works_and_what_auto_takes(capsys):
     assert run() == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    for expected in ("Machine", "python", "cpu features", "Packages", "numpy", "Engines", "auto takes int8 on "):
+    for expected in ("Machine", "python", "cpu features", "Packages", "numpy", "Engines", "auto picks int8 on "):
         assert expected in captured.out
     assert re.search(r"onnxruntime +works +CPUExecutionProvider", captured.out)
 
@@ -89,7 +89,7 @@ def test_what_replaces_another_is_not_recommended(capsys):
     )
     (line,) = [line for line in doctor.diagnosis_lines(dataclasses.replace(diagnosis, packages=packages)) if "onnxruntime-gpu" in line]
     assert "pip install" not in line
-    assert "never install both" in line
+    assert "do not install both" in line
 
 
 def test_it_does_not_import_what_it_only_lists():
@@ -150,7 +150,7 @@ def test_what_is_wrong_with_them_is_told(monkeypatch, capsys):
     monkeypatch.setattr(doctor_module, "check_up", lambda: found)
     assert run() == 0
     captured = capsys.readouterr()
-    assert gpu_section(captured.out)[0] == "driver of an unknown version, for CUDA 13.0"
+    assert gpu_section(captured.out)[0] == "driver of unknown version, for CUDA 13.0"
     assert gpu_section(captured.out)[-3:] == [
         f"CUDA {complaint}",
         "cuDNN its library does not load; run: pip install 'cls-export[gpu]'",

@@ -204,14 +204,14 @@ BAD_USAGE = {
     "lone surrogate": ("{bundle} {work}/bad.jsonl -o {work}/out.npy", "bad.jsonl line 2 has a lone surrogate"),
     "missing bundle": ("{work}/none {texts} -o {work}/out.npy", "none does not exist"),
     "foreign bundle": ("{work}/foreign {texts} -o {work}/out.npy", "cls_export.json does not exist"),
-    "unknown variant": ("{bundle} {texts} -o {work}/out.npy --variant fp64", "invalid choice: 'fp64'"),
+    "unknown variant": ("{bundle} {texts} -o {work}/out.npy --variant fp64", "found 'fp64' (did you mean fp16?)"),
     "variant not there": ("{bundle} {texts} -o {work}/out.npy --variant int8", "the bundle has no variant 'int8'"),
-    "unknown engine": ("{bundle} {texts} -o {work}/out.npy --engine abacus", "invalid choice: 'abacus'"),
+    "unknown engine": ("{bundle} {texts} -o {work}/out.npy --engine abacus", "found 'abacus'"),
     "delimiter of two": ("{bundle} {work}/a.csv -o {work}/out.npy --delimiter ;;", "delimiter is ';;', expected one character"),
     "delimiter without CSV": ("{bundle} {texts} -o {work}/out.npy --delimiter ;", "--delimiter goes with .csv files; found "),
     "two prompts": (
         "{bundle} {texts} -o {work}/out.npy --prompt-name query --prompt a",
-        "--prompt is a text of your own; give one of them",
+        "--prompt is your own text; use one of them",
     ),
     "unknown prompt": ("{bundle} {texts} -o {work}/out.npy --prompt-name title", "prompt_name is 'title', this bundle has query, document"),
     "too many dimensions": ("{bundle} {texts} -o {work}/out.npy --dimensions 9", "dimensions is 9, the vectors of this bundle have 8"),
@@ -225,9 +225,9 @@ BAD_USAGE = {
     ),
     "no NaN": (
         "{bundle} {texts} -o {work}/out.npy --dtype uint8 --on-error null",
-        "a .npy of integers has no number for a row without a text",
+        "a .npy of integers cannot mark a row that has no text",
     ),
-    "tokens": ("{bundle} {texts} -o {work}/out.npy --output tokens", "invalid choice: 'tokens'"),
+    "tokens": ("{bundle} {texts} -o {work}/out.npy --output tokens", "found 'tokens'"),
     "no threads": ("{bundle} {texts} -o {work}/out.npy --threads 0", "threads is 0"),
 }
 

@@ -153,6 +153,7 @@ def test_a_process_that_is_stuck_ends_too_and_leaves_nothing(run_module, tmp_pat
     source = f"""import atexit, hashlib, pathlib, threading, time
 from cls_runtime.bundle.files import whole_file
 from cls_runtime.commands import ending, shell
+from cls_runtime.commands.parsing import command_parser
 ending.UNNOTICED_SECONDS = {1000 if twice and "computing" in where else 0.5}
 ending.CLEANING_SECONDS = 0.5
 
@@ -168,7 +169,7 @@ def command(arguments):
     return 0
 
 def main():
-    return shell.run_command(shell.command_parser("x", "x", examples=[("x", "x")]), command, [])
+    return shell.run_command(command_parser("x", "x", examples=[("x", "x")], works_alone=True), command, [])
 """
     process, line = run_module(source)
     assert line == "ready\n"

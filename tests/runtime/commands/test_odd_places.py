@@ -51,7 +51,7 @@ ODD = {
         "cd gone && rmdir ../gone",
         "embed {at}/bundle {at}/in.txt -o out.npy",
         2,
-        "error: the working directory was removed; change to one that is there, or give absolute paths\n",
+        "error: the working directory no longer exists; change to another, or use absolute paths\n",
     ),
     "nowhere, and not needed": ("cd gone && rmdir ../gone", "embed {at}/bundle {at}/in.txt -o {at}/out.npy", 0, ""),
     "no room for vectors": ("ulimit -f 0", "embed {at}/bundle {at}/in.txt -o {at}/out.npy", 2, "error: {at}/out.npy: File too large\n"),

@@ -93,6 +93,7 @@ FULL = {
     "--log-format": ("json", {"log_format": "json"}),
     "--uds": ("s.sock", {"uds": Path("s.sock")}),
     "--follow-links": (None, {"follow_links": True}),
+    "--quiet": (None, {"quiet": True}),
 }
 
 
@@ -102,7 +103,7 @@ def variable(option):
 
 def test_the_table_has_every_option():
     options = {option for action in serve._parser()._actions for option in action.option_strings if option.startswith("--")}
-    assert options == {*FULL, "--help", "--version", "--json", "--check", "--api-key"}  # the last one to be refused
+    assert options == {*FULL, "--help", "--version", "--print-completion", "--json", "--check", "--api-key"}  # the last one to be refused
 
 
 @pytest.mark.parametrize("option", FULL)
@@ -169,7 +170,7 @@ def test_sizes(text, size):
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], "BUNDLE"),
+        (["--port", "0"], "BUNDLE"),
         (["a", "--port", "x"], "--port"),
         (["a", "--port", "-1"], "--port"),
         (["a", "--port", "65536"], "--port"),
@@ -264,7 +265,7 @@ def test_wrong_keys_are_told_before_the_model_is_loaded(tmp_path, capsys):
 def test_check_says_what_it_found(golden_bundle, capsys):
     assert serve.main([str(golden_bundle), "--check", "--model-name", "mine", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"mine: fp32 on \w+, graph of 0.0 MB, .*, 1 thread, fingerprint \w{64}", out)
+    assert re.search(r"mine: fp32 on \w+, graph of 4.7 kB, .*, 1 thread, fingerprint \w{64}", out)
     assert "MB of memory in use" in out
 
 

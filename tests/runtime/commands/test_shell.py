@@ -12,10 +12,12 @@ import pytest
 
 from cls_runtime import errors
 from cls_runtime.commands import shell
+from cls_runtime.commands.parsing import command_parser
 
 
 def parser():
-    return shell.command_parser("cls-demo", "A demo.", examples=[("cls-demo x", "does x"), ("cls-demo longer", "does more")])
+    examples = [("cls-demo x", "does x"), ("cls-demo longer", "does more")]
+    return command_parser("cls-demo", "A demo.", examples=examples, works_alone=True)
 
 
 def run(command, argv=()):
@@ -80,9 +82,7 @@ def test_a_terminal_shows_what_it_would_obey(text, printed, capsys):
 def test_arguments_and_paths_are_printable_too(capsys):
     assert run(raising(AssertionError()), ["--\x1b[2J"]) == 2
     assert run(raising(PermissionError(13, "Permission denied", "a\x1b[2J\nb"))) == 2
-    assert capsys.readouterr().err == (
-        "error: unrecognized arguments: --\\x1b[2J; see cls-demo --help\nerror: a\\x1b[2J b: Permission denied\n"
-    )
+    assert capsys.readouterr().err == ("error: unknown option --\\x1b[2J; see cls-demo --help\nerror: a\\x1b[2J b: Permission denied\n")
 
 
 def test_no_text_makes_a_second_line_or_a_long_one(capsys):
@@ -106,11 +106,11 @@ def test_no_text_makes_a_second_line_or_a_long_one(capsys):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (PermissionError(13, "Permission denied", "secret.txt"), 2, "error: secret.txt: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
-        (MemoryError(), 2, "error: out of memory; give the process more, or it less to do at once\n"),
+        (MemoryError(), 2, "error: out of memory; give the process more memory, or less work at a time\n"),
         (
             MemoryError("Unable to allocate 9 GiB"),
             2,
-            "error: out of memory (Unable to allocate 9 GiB); give the process more, or it less to do at once\n",
+            "error: out of memory (Unable to allocate 9 GiB); give the process more memory, or less work at a time\n",
         ),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert run(lambda _: len(os.path.realpath("relative"))) == 2
-    assert capsys.readouterr().err == "error: the working directory was removed; change to one that is there, or give absolute paths\n"
+    assert capsys.readouterr().err == "error: the working directory no longer exists; change to another, or use absolute paths\n"
 
 
 class PanicError(BaseException):
@@ -194,7 +194,7 @@ def test_help_and_version_exit_0_and_a_wrong_option_exits_2(capsys):
     assert run(raising(AssertionError()), ["--version"]) == 0
     assert capsys.readouterr().out.startswith("cls-demo ")
     assert run(raising(AssertionError()), ["--jso"]) == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --jso; see cls-demo --help\n"
+    assert capsys.readouterr().err == "error: unknown option --jso (did you mean --json?); see cls-demo --help\n"
 
 
 def test_the_command_gives_the_exit_code(capsys):
@@ -228,8 +228,9 @@ def test_a_command_runs_in_any_thread():
 def test_a_reader_that_goes_away_is_no_traceback():
     program = (
         "import sys; from cls_runtime.commands import shell\n"
+        "from cls_runtime.commands.parsing import command_parser\n"
         "def command(arguments):\n    for number in range(100000): shell.say('line')\n    return 0\n"
-        "sys.exit(shell.run_command(shell.command_parser('x', 'x', examples=[('x', 'x')]), command, []))"
+        "sys.exit(shell.run_command(command_parser('x', 'x', examples=[('x', 'x')], works_alone=True), command, []))"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -255,10 +256,9 @@ def test_say_survives_a_poor_encoding(monkeypatch):
     assert output.buffer.getvalue() == b"gr\\xfcn \\U0001f642\n"
 
 
-def test_texts_sizes_and_tables_for_people():
+def test_texts_and_tables_for_people():
     assert shell.shorten("short\n") == repr("short\n")
     assert shell.shorten("x" * 100, 10) == repr("x" * 9 + "…")
-    assert [shell.megabytes(size) for size in (812, 466_247, 90_300_000)] == ["812 bytes", "466 kB", "90.3 MB"]
     assert shell.table_lines([("a", "bb"), ("ccc", "")]) == ["  a    bb", "  ccc"]
 
 

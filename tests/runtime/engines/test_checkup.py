@@ -184,7 +184,7 @@ class OnTheReference:
         self.closed = True
 
 
-def test_the_graph_is_a_valid_one_and_computes_what_it_says(tmp_path):
+def test_the_graph_is_a_valid_one_and_computes_what_it_says():
     model = onnx.load_from_string(attention_kernel.graph_bytes())
     onnx.checker.check_model(model)
     assert {item.name for item in model.graph.input} <= set(packing.INPUTS)
@@ -192,15 +192,15 @@ def test_the_graph_is_a_valid_one_and_computes_what_it_says(tmp_path):
     (attention,) = [node for node in model.graph.node if node.domain == "com.microsoft"]
     assert list(attention.input) == ["rows", "rows", "rows", "", "token_offset", "cu_seqlens"]
     engine = OnTheReference()
-    attention_kernel.run(engine, tmp_path)
+    attention_kernel.run(engine)
     assert engine.closed
 
 
 @pytest.mark.parametrize("off", [0.1, float("nan")])
-def test_a_gpu_that_computes_something_else_is_told(tmp_path, off):
+def test_a_gpu_that_computes_something_else_is_told(off):
     engine = OnTheReference(off)
     with pytest.raises(EngineError, match="packed attention is off by .*, expected at most 0.01"):
-        attention_kernel.run(engine, tmp_path)
+        attention_kernel.run(engine)
     assert engine.closed
 
 

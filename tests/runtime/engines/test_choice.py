@@ -132,7 +132,7 @@ class TestPreferredEngine:
 
     def test_is_the_doctors_answer_too(self):
         auto = doctor.diagnose().auto
-        assert auto.startswith("int8 on onnxruntime, else fp32 on onnxruntime, of those that a bundle has")
+        assert auto.startswith("int8 on onnxruntime, then fp32 on onnxruntime: the first that the bundle contains")
         assert auto.count("taken before openvino") == 1
 
     def test_is_among_those_installed(self, manifest, monkeypatch):

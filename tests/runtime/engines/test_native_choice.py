@@ -182,13 +182,13 @@ class TestDoctor:
     def test_it_says_what_auto_takes_with_and_without_weights(self):
         auto = doctor.diagnose().auto
         assert auto.startswith(
-            "int8 on native, else fp32 on native, of those that a bundle has and whose recorded parity holds (engine native"
+            "int8 on native, then fp32 on native: the first that the bundle contains and that passed its checks (engine native"
         )
-        assert "; of a bundle without native weights int8 on onnxruntime, else fp32 on onnxruntime, of those" in auto
+        assert "; without native weights in the bundle: int8 on onnxruntime, then fp32 on onnxruntime: the first" in auto
 
     def test_it_says_what_to_install_where_it_is_alone(self, installed):
         installed("cls_export_native")
-        assert doctor.diagnose().auto.endswith("; of a bundle without native weights none: run: pip install cls-export[cpu]")
+        assert doctor.diagnose().auto.endswith("; without native weights in the bundle: none: run: pip install cls-export[cpu]")
 
     def test_kernels_that_differ_are_a_warning(self, monkeypatch):
         found = Kernels(all=("avx2", "portable"), usable=("portable",), differing=("avx2: norm",))

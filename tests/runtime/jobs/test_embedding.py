@@ -248,7 +248,7 @@ def test_a_line_a_minute_in_a_log_and_without_tqdm_a_changing_line_on_a_terminal
         assert len(shown) == lines
         assert shown[-1].endswith(f"{12 if lines == 2 else 13} truncated, {24 if lines == 2 else 26} duplicates")
         assert "10 rows/s, 100 tokens/s" in shown[-1]
-    assert "1,300 rows of 2,600, 10 rows/s, 100 tokens/s, 0:02:10 left" in stream.text
+    assert "1,300 rows of 2,600, 10 rows/s, 100 tokens/s, 2 min 10 s left" in stream.text
 
 
 @pytest.mark.parametrize(("total", "fraction"), [(3000, None), (None, 0.5)], ids=["rows known", "bytes known"])
@@ -284,4 +284,4 @@ def test_time_left_from_the_bytes_where_rows_are_unknown(monkeypatch):
         for step in range(1, 4):
             clock[0] = 10.0 * step
             progress.add(Counts(read=100, rows=100), fraction=step / 10)
-    assert progress.line().startswith("300 rows (30%), 10 rows/s, 0 tokens/s, 0:01:45 left")
+    assert progress.line().startswith("300 rows (30%), 10 rows/s, 0 tokens/s, 1 min 45 s left")
