@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -224,7 +224,9 @@ def test_a_stale_name_is_found(name: str) -> None:
 
 
 def test_the_tree_in_the_architecture_is_the_folders_on_the_disk() -> None:
-    (tree,) = re.findall(r"^```\n(exporter/cls_exporter/\n.*?)^```$", ARCHITECTURE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tree,) = re.findall(
+        r"^```text\n(exporter/cls_exporter/\n.*?)^```$", ARCHITECTURE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     for block, package in zip(tree.split("\n\n"), ("cls_exporter", "cls_runtime"), strict=True):
         drawn, above = set(), ""
         for indent, name in re.findall(r"^( +)(\S+)", block, re.MULTILINE):
@@ -237,12 +239,37 @@ def test_the_tree_in_the_architecture_is_the_folders_on_the_disk() -> None:
         assert drawn == there - {"__init__.py"}
 
 
-def test_what_the_walks_name_is_defined() -> None:
-    source = "\n".join(path.read_text(encoding="utf-8") for folder in PACKAGES.values() for path in folder.rglob("*.py"))
-    defined = set(re.findall(r"^ *(?:async def|def|class) (\w+)|^([A-Z_]+) = ", source, re.MULTILINE))
-    known = {name for names in defined for name in names if name}
-    _, walks = ARCHITECTURE.read_text(encoding="utf-8").split("## A text: ")
-    names = [name for name in re.findall(r"`([A-Za-z_][\w.]*)`", walks) if Path(name).suffix not in {".py", ".json", ".npz", ".h", ".cpp"}]
-    named = {part for name in names for part in name.split(".")}
-    assert len(named) > 50
+def walks() -> str:
+    """The section of the architecture that follows a text, a checkpoint, a row, a request and a sample."""
+    (section,) = re.findall(r"^## Walks$(.*?)(?=^## )", ARCHITECTURE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return str(section)
+
+
+def walk_steps() -> list[list[str]]:
+    """Each line of the walks' blocks: a name, the file in one of the packages that defines it, and what happens there."""
+    blocks = re.findall(r"^```text\n(.*?)^```$", walks(), re.DOTALL | re.MULTILINE)
+    return [re.split("  +", line.strip(), maxsplit=2) for block in blocks for line in block.splitlines()]
+
+
+def defined_names(files: Iterable[Path]) -> set[str]:
+    """Functions, classes and constants, methods among them."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return {name for names in re.findall(r"^ *(?:async def|def|class) (\w+)|^([A-Z_]+) = ", source, re.MULTILINE) for name in names if name}
+
+
+def test_each_step_of_a_walk_is_defined_in_its_file() -> None:
+    steps = walk_steps()
+    assert len(steps) > 50
+    for step in steps:
+        name, file, _ = step
+        (path,) = [folder / file for folder in PACKAGES.values() if (folder / file).is_file()]
+        assert {*name.split(".")} <= defined_names([path]), f"{file} does not define {name}"
+
+
+def test_what_the_walks_say_of_a_step_names_what_is_defined() -> None:
+    known = defined_names(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+    quoted = [name for name in re.findall(r"`([A-Za-z_][\w.]*)`", walks()) if Path(name).suffix != ".py"]
+    told = re.findall(r"\b(?:[a-z]+_[a-z_]+|[A-Z][a-z]+[A-Z]\w+)\b", " ".join(words for _, _, words in walk_steps()))
+    named = {part for name in [*quoted, *told] for part in name.split(".")} - {"_job", "PyTorch"}
+    assert named >= {"RequestMerger", "submit", "TokenBatch", "run_on_ray", "ParityError"}
     assert named <= known, f"not in the code: {', '.join(sorted(named - known))}"

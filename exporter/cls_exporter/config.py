@@ -59,13 +59,13 @@ class ExportConfig:
         if unknown or not self.precisions:
             raise UsageError(f"precisions {self.precisions!r}: expected one or more of {', '.join(get_args(Precision))}")
         if len(set(self.precisions)) != len(self.precisions):
-            raise UsageError(f"precisions {self.precisions!r} names one twice")
+            raise UsageError(f"precisions {self.precisions!r} names a precision twice")
         if self.layout not in get_args(Layout):
             raise UsageError(f"layout {self.layout!r}: expected one of {', '.join(get_args(Layout))}")
         if self.pooling not in get_args(PoolingChoice):
             raise UsageError(f"pooling {self.pooling!r}: expected one of {', '.join(get_args(PoolingChoice))}")
         if self.tokens and self.layout != "standard":
-            raise UsageError(f"tokens are output 0 of layout 'standard'; layout {self.layout!r} has no place for them, use one of the two")
+            raise UsageError(f"tokens are output 0 of layout 'standard'; layout {self.layout!r} has none; choose one of the two")
         if self.tokenizer not in (None, *get_args(TokenizerChoice)):
             raise UsageError(f"tokenizer {self.tokenizer!r}: expected None or one of {', '.join(get_args(TokenizerChoice))}")
         if self.max_length is not None and self.max_length < 1:

@@ -48,7 +48,7 @@ def with_native_forms(
         model = float_model(checkpoint)
         check_follows(model, checkpoint, golden.texts[:_TRIAL_TEXTS])
     except NotNativeError as reason:
-        return NativeVariants(variants=variants, notes=(f"runs on ONNX Runtime: our own kernels do not compute {reason}",))
+        return NativeVariants(variants=variants, notes=(f"runs on ONNX Runtime: the native kernels do not support {reason}",))
     done, notes = dict(variants), []
     for name in FILE_NAMES:
         if name in variants:

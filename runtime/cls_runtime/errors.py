@@ -1,27 +1,27 @@
 """Every error that this project raises on purpose.
 
-    ClsError                     anything below; `exit_code` is what a command ends with
+    ClsError                     all of these; `exit_code` is a command's exit code
     ├── UsageError               an option or a combination that makes no sense (2)
     ├── MissingExtraError        a package is not installed; names the pip command (2)
     ├── BundleError              a bundle is missing, damaged, foreign or unsafe (2)
-    │   ├── IntegrityError       a file's hash is not the one in the manifest (1)
-    │   └── HubError             the hub does not give it, or does not take it (2)
+    │   ├── IntegrityError       a file's hash differs from the manifest (1)
+    │   └── HubError             a download from or an upload to the hub failed (2)
     ├── EngineError              an engine or a provider is missing or failed (2)
     ├── TextError                a text that cannot be encoded; `index` says which (2)
     │   └── TextTooLongError     longer than the model takes, with on_overflow="raise" (2)
     ├── InvalidVectorError       a NaN, an infinity or a zero vector; `index` says which (1)
     ├── CheckFailedError         a parity or quality check failed (1)
-    ├── OverloadedError          aencode, and too many texts are waiting already (2)
-    ├── DeadlineError            aencode, and `timeout_s` passed before it was done (2)
+    ├── OverloadedError          aencode: too many texts are waiting (2)
+    ├── DeadlineError            aencode: `timeout_s` passed (2)
     ├── ClosedError              an Encoder was used after close() (2)
     └── cls_exporter.ExportError (2)
-        ├── CheckpointError      a checkpoint that cannot be read or would be silently wrong (2)
-        ├── UnsupportedError     an architecture or a module that is not supported (2)
-        ├── GraphError           a rewrite that was expected did not happen (1)
+        ├── CheckpointError      a checkpoint cannot be read, or its vectors would be wrong (2)
+        ├── UnsupportedError     an unsupported architecture or module (2)
+        ├── GraphError           an expected rewrite of the graph did not happen (1)
         └── ParityError          a variant misses its threshold; also a CheckFailedError (1)
 
-Four warnings, all UserWarning: TruncationWarning (texts were cut, with on_overflow="warn"), DimensionsWarning (vectors were cut to a size
-that the model does not name), InstallationWarning (packages that overwrite each other) and EngineWarning (it is right, and slower).
+Four warnings, all UserWarning: TruncationWarning (texts were truncated, with on_overflow="warn"), DimensionsWarning (vectors were cut to a
+size that the model does not name), InstallationWarning (packages overwrite each other) and EngineWarning (right vectors, but slower).
 
 A message says what happened, what was found, what was expected and what to do next, on one line.
 """
@@ -35,7 +35,7 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ClsError(Exception):
-    """The root of every deliberate error. `exit_code` is the process's exit code for it."""
+    """The base class of every error that this project raises on purpose. `exit_code` is the exit code of a command that fails with it."""
 
     exit_code: ClassVar[int] = 2
 
@@ -59,15 +59,15 @@ class IntegrityError(BundleError):
 
 
 class HubError(BundleError):
-    """The hub does not give a bundle, or does not take it: it is unknown, gated, not reached, or not in the cache."""
+    """A bundle cannot be downloaded from the hub or uploaded: it is unknown, gated, unreachable, or not in the cache."""
 
 
 class EngineError(ClsError, RuntimeError):
-    """An inference engine, or a provider of it, is missing or failed."""
+    """An inference engine, or one of its providers, is missing or failed."""
 
 
 class TextError(ClsError, ValueError):
-    """A text that cannot be encoded; `index` is its place in the input, None where it has none."""
+    """A text cannot be encoded; `index` is its place in the input, or None."""
 
     def __init__(self, message: str, *, index: int | None = None) -> None:
         super().__init__(message)
@@ -75,11 +75,11 @@ class TextError(ClsError, ValueError):
 
 
 class TextTooLongError(TextError):
-    """A text longer than the model takes, where the caller asked for an error."""
+    """A text exceeds the model's maximum, with `on_overflow="raise"`."""
 
 
 class InvalidVectorError(ClsError, ArithmeticError):
-    """A vector that is NaN, infinite or all zero; `index` is the text's place in the input."""
+    """A vector is NaN, infinite or all zero; `index` is the text's place in the input."""
 
     exit_code = 1
 
@@ -95,11 +95,11 @@ class CheckFailedError(ClsError):
 
 
 class OverloadedError(ClsError, RuntimeError):
-    """More texts wait for `Encoder.aencode` than its queue takes; the request was refused, not queued."""
+    """The queue of `Encoder.aencode` is full; the request was refused, not queued."""
 
 
 class DeadlineError(ClsError, TimeoutError):
-    """`timeout_s` of `Encoder.aencode` passed before its last text was computed; what waited of it was dropped."""
+    """`timeout_s` of `Encoder.aencode` passed before its last text was computed; the rest of it was dropped."""
 
 
 class ClosedError(ClsError, RuntimeError):
@@ -107,19 +107,19 @@ class ClosedError(ClsError, RuntimeError):
 
 
 class TruncationWarning(UserWarning):
-    """Texts were longer than the model takes and were cut; once for each call. `Encoder.last_report` says which."""
+    """Texts exceeded the model's maximum and were truncated; one warning per call. `Encoder.last_report` lists them."""
 
 
 class DimensionsWarning(UserWarning):
-    """Vectors were cut to a size that the model was not trained for, as far as its bundle says; once for each call."""
+    """Vectors were cut to a size that the bundle does not name as trained for; one warning per call."""
 
 
 class InstallationWarning(UserWarning):
-    """Installed packages that damage each other, though the engine still loads."""
+    """Installed packages overwrite each other, although the engine still loads."""
 
 
 class EngineWarning(UserWarning):
-    """An engine computes the right vectors and cannot do so as fast as it should: a GPU had no memory for a batch, or records no graphs."""
+    """An engine computes the right vectors, but slower than it should: a GPU had no memory for a batch, or records no graphs."""
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -1,8 +1,8 @@
-"""The pytest plugin: a service's own tests guard its model.
+"""The pytest plugin: checks a bundle in a service's own tests.
 
     pytest --cls-bundle models/my-model
 
-adds the checks of `cls-verify` to the run, an item each, and gives the fixtures `cls_bundle`, `cls_encoder` and `assert_same_vectors`.
+adds the checks of `cls-verify` to the run, one test item each, and the fixtures `cls_bundle`, `cls_encoder` and `assert_same_vectors`.
 pytest finds it by the entry point group `pytest11` and imports it in every run, so this module imports nothing of the runtime by itself.
 """
 
@@ -54,7 +54,7 @@ def cls_bundle(request: pytest.FixtureRequest) -> Path:
     """
     folder: Path | None = request.config.option.cls_bundle
     if folder is None:
-        raise pytest.UsageError("no bundle to test; run pytest with --cls-bundle DIR, or put it into addopts")
+        raise pytest.UsageError("no bundle to test; run pytest with --cls-bundle DIR, or add it to addopts")
     return folder
 
 

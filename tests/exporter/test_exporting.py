@@ -40,7 +40,7 @@ from cls_runtime.bundle.golden import read_golden
 from cls_runtime.bundle.manifest import read_manifest
 from cls_runtime.errors import CheckFailedError, UsageError
 
-STEPS = ("Loading", "Comparing the checkpoint with PyTorch", "Tracing", "Reducing the graph", "Computing PyTorch's", "Writing", "Comparing")
+STEPS = ("Loading", "Checking the checkpoint with PyTorch", "Tracing", "Rewriting the graph", "Computing reference", "Writing", "Comparing")
 
 
 @pytest.fixture(scope="session")

@@ -167,6 +167,6 @@ def test_a_prompt_that_is_pooled_all_the_same_is_refused(checkpoint: Path, tmp_p
     loaded = exporting.load_checkpoint(str(checkpoint))
     assert not loaded.model.include_prompt
     damaged(monkeypatch, counting_prompts)
-    missed = r"fp32 is not exported: sentence of texts whose prompt is marked by a 2 in the mask has, against PyTorch, "
+    missed = r"fp32 is not exported: sentence of texts with an unpooled prompt against PyTorch has "
     with pytest.raises(ParityError, match=missed):
         export(checkpoint, tmp_path / "bundle")

@@ -55,7 +55,7 @@ def test_the_summary_and_the_card_have_the_figures(exported: Exported) -> None:
         assert f"{name} native" in summary
         assert file in summary
         assert f"| {name}, native | cls | `{file}` |" in card
-    assert "weights and scales for our own kernels" in card
+    assert "weights for cls-export's own kernels" in card
 
 
 @pytest.mark.slow

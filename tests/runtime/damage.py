@@ -69,14 +69,14 @@ def other_maximum(folder: Path) -> None:
 
 DAMAGES: dict[str, Damage] = {
     "one weight changed": Damage(
-        one_weight, "fp32", "golden cls", "1 of 9 texts are off, as other weights for single words or positions make it"
+        one_weight, "fp32", "golden cls", "1 of 9 texts differ, which suggests other weights for single words or positions"
     ),
-    "tokenizer swapped": Damage(other_tokenizer, None, "tokens", "the tokenizer is not the one that was exported"),
+    "tokenizer swapped": Damage(other_tokenizer, None, "tokens", "the tokenizer differs from the exported one"),
     "wrong pooling": Damage(
-        other_row, "fp32", "golden cls", "and far, as another row of the sequence, another pooling or another model makes it"
+        other_row, "fp32", "golden cls", "by far, which suggests another row of the sequence, another pooling or another model"
     ),
-    "int8 scale off by 10%": Damage(int8_scale, "int8", "golden cls", "as other scales or another precision make it"),
-    "other maximum length": Damage(other_maximum, None, "tokens", "texts are cut at 12 tokens, at the export they were at 16"),
+    "int8 scale off by 10%": Damage(int8_scale, "int8", "golden cls", "which suggests other scales or another precision"),
+    "other maximum length": Damage(other_maximum, None, "tokens", "texts are truncated at 12 tokens, at export at 16"),
 }
 
 

@@ -159,7 +159,7 @@ LONG = "the cat " * 20  # 40 tokens and 2 special ones
 
 
 def test_truncation_is_warned_of_once_and_reported(encoder):
-    with pytest.warns(TruncationWarning, match=r"2 text\(s\) are longer than the 16 tokens") as caught:
+    with pytest.warns(TruncationWarning, match=r"2 text\(s\) exceed the model's 16 tokens") as caught:
         encoder.encode(["a", LONG, "b", LONG])
     assert len(caught) == 1
     assert caught[0].filename == __file__

@@ -161,7 +161,7 @@ def check_sizes(config: Any, architecture: Architecture, *, name: str) -> None:
         raise CheckpointError(f"{where} pad_token_id {padding} and vocab_size {config.vocab_size}; expected an id below vocab_size")
     if architecture.longest_input(config) < 1:
         raise CheckpointError(
-            f"{where} max_position_embeddings {config.max_position_embeddings}, of which padding takes all; expected more positions"
+            f"{where} max_position_embeddings {config.max_position_embeddings}, all of which padding takes; expected more positions"
         )
     if architecture.computed and config.max_position_embeddings * (hidden // heads) > _COMPUTED_NUMBERS:
         raise CheckpointError(

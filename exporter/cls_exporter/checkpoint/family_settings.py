@@ -33,7 +33,7 @@ def check_family_settings(config: Any, stored: Mapping[str, Any], *, name: str) 
     if family == "mpnet" and config.relative_attention_num_buckets < _MPNET_BUCKETS:
         raise CheckpointError(
             f"{where} relative_attention_num_buckets {config.relative_attention_num_buckets}; transformers computes {_MPNET_BUCKETS} "
-            "whatever it says, expected at least as many"
+            "in any case; expected at least as many"
         )
     kernel = getattr(config, "conv_kernel_size", 0) if family == "deberta-v2" else 0
     if kernel and kernel % 2 == 0:

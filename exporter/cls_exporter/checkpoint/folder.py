@@ -141,7 +141,7 @@ def inside(folder: Path, name: str, *, named_by: str) -> Path:
         CheckpointError: the name is absolute, climbs out of the folder, or is none that a file can have.
     """
     if not name.isprintable() or len(name) > _NAME_CHARACTERS:
-        raise CheckpointError(f"{named_by} names {shown(name)}, which is no file's name; expected a path inside the checkpoint's folder")
+        raise CheckpointError(f"{named_by} names {shown(name)}, which is not a file's name; expected a path inside the checkpoint's folder")
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in name:
         raise CheckpointError(f"{named_by} names {shown(name)}, which leaves the checkpoint's folder; expected a path inside it")

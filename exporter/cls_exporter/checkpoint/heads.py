@@ -185,6 +185,6 @@ def _labels(stored: Mapping[str, Any], rows: int, name: str) -> tuple[str, ...]:
         second = next(index for index, label in enumerate(labels) if label in labels[:index])
         raise CheckpointError(
             f"id2label in config.json gives outputs {labels.index(labels[second])} and {second} one name, {shown_name(labels[second])}; "
-            "nobody could tell their logits apart; expected a name of its own for each; correct config.json"
+            "their logits could not be told apart; expected a different name for each; correct config.json"
         )
     return labels

@@ -99,8 +99,8 @@ def load_checkpoint(model: str, *, revision: str | None = None, config: ExportCo
     """Loads MODEL for an export.
 
     Example:
-        >>> checkpoint = load_checkpoint("BAAI/bge-small-en-v1.5", config=ExportConfig(pooler=True))
-        >>> checkpoint.model.output_names
+        >>> checkpoint = load_checkpoint("bert-base-uncased", config=ExportConfig(pooler=True))  # doctest: +SKIP
+        >>> checkpoint.model.output_names  # doctest: +SKIP
         ('cls', 'pooler')
 
     Args:
@@ -209,19 +209,19 @@ def _check_pooler(stored: FoundPooler, architecture: Architecture, *, allowed: b
         )
     if stored.weights is None:
         raise CheckpointError(
-            "--pooler: the checkpoint has no pooler weights (a masked-LM checkpoint has none); transformers would draw random ones, which "
-            "give another vector at each load; export without --pooler, or a checkpoint whose pooler was trained"
+            "--pooler: the checkpoint has no pooler weights (a masked-LM checkpoint has none); transformers would draw random "
+            "ones at each load; export without --pooler, or export a checkpoint with a trained pooler"
         )
     if stored.state.state == "untrained" and not allowed:
         raise CheckpointError(
             f"--pooler: the checkpoint's pooler was never trained ({stored.state.evidence}); its vectors mean nothing; export without "
-            "--pooler, or use --allow-untrained-pooler to export them anyway"
+            "--pooler, or add --allow-untrained-pooler to export it anyway"
         )
 
 
 def _left_out(placement: Placement, used: Sequence[str]) -> tuple[str, ...]:
     unused = sorted(set(placement.rest) - set(used))
-    return (f"left out, not asked for: {some_of(unused)}",) if unused else ()
+    return (f"left out, not requested: {some_of(unused)}",) if unused else ()
 
 
 def _pooler_notes(stored: FoundPooler, architecture: Architecture) -> tuple[str, ...]:
@@ -248,9 +248,9 @@ def _max_length(configuration: Configuration, tokenizer: LoadedTokenizer, settin
     limit = min(limit for limit in limits if limit is not None)
     special = tokenizer.tokenizer.num_special_tokens_to_add()
     if limit <= special:
-        raise CheckpointError(f"the checkpoint takes {limit} tokens at most and {special} of them are special; correct its configuration")
+        raise CheckpointError(f"the checkpoint takes at most {limit} tokens, of which {special} are special; correct its configuration")
     if asked is not None and asked > limit:
-        raise UsageError(f"--max-length {asked} is more than the model takes, {limit} tokens; it can only be lowered")
+        raise UsageError(f"--max-length {asked} is more than the model's {limit} tokens; it can only be lowered")
     _check_attention(configuration, limit if asked is None else asked)
     if asked is None:
         return limit

@@ -75,7 +75,7 @@ def place(
     _check_shapes(encoder, expected, prefix)
     left_out_parts = [name for name in sorted(dropped) if renamed.pop(prefix + name, None) is not None]
     if left_out_parts:
-        notes.append(f"left out, sentence-transformers' settings take these parts away: {some_of(left_out_parts)}")
+        notes.append(f"left out, removed by sentence-transformers' settings: {some_of(left_out_parts)}")
     computed_here = sorted(set(expected) - set(encoder))
     if computed_here:
         notes.append(f"{some_of(computed_here)}: not stored, computed by its formula")
@@ -97,7 +97,7 @@ def _plainly_named(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], li
     if any(_modern_name(name) != name for name in tensors):
         notes.append("LayerNorm gamma and beta, the names of early checkpoints, were read as weight and bias")
     if any(_WRAPPER.search(name) for name in tensors):
-        notes.append("names of the modules that training programs wrap around others were left out")
+        notes.append("prefixes that training programs add to names were removed")
     return renamed, notes
 
 
@@ -187,7 +187,7 @@ def _sort_rest(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Te
     if objectives:
         notes.append(f"left out, parts of a training objective: {', '.join(sorted(objectives))}")
     if buffers:
-        notes.append(f"left out, constants that the model makes itself: {some_of(sorted(buffers))}")
+        notes.append(f"left out, constants that the model computes itself: {some_of(sorted(buffers))}")
     if counters:
         notes.append(f"left out, counters of the training: {some_of(sorted(counters))}")
     return rest, notes

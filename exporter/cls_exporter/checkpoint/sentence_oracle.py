@@ -35,8 +35,8 @@ _TEXTS = (
 )
 _LONGER = 16  # words that a text has beyond the longest that is taken whole
 _NEXT = (
-    "correct the folder, or export a copy without modules.json as a plain encoder; if it is as it was published, please report it with the "
-    "folder's JSON files"
+    "correct the folder, or export a copy without modules.json as a plain encoder; if the folder is as it was published, please report "
+    "this with its JSON files"
 )
 
 
@@ -57,7 +57,7 @@ def check_against_sentence_transformers(checkpoint: Checkpoint, *, lowered: bool
         UnsupportedError: the folder has settings that are not known, and sentence-transformers cannot be asked about them.
     """
     if not checkpoint.has_sentence_modules:
-        _refuse_unknown(checkpoint, "it reads them in the folder of a whole model only")
+        _refuse_unknown(checkpoint, "it reads them only in the folder of a whole model")
         return ()
     try:
         with model_of(checkpoint) as load:
@@ -71,19 +71,19 @@ def check_against_sentence_transformers(checkpoint: Checkpoint, *, lowered: bool
         _refuse_unknown(checkpoint, str(reason))
         return (f"not compared with sentence-transformers: {reason}",)
     unknown = checkpoint.unknown_settings
-    told = (f"not known here, and without effect in sentence-transformers: {some_of(unknown)}",) if unknown else ()
+    told = (f"unknown settings, without effect in sentence-transformers: {some_of(unknown)}",) if unknown else ()
     if is_reranker(checkpoint) and "logits" not in checkpoint.model.output_names:
-        same = "tokens, except where transformers makes others" if own_tokens else "tokens"
+        same = "tokens, except where transformers gives others" if own_tokens else "tokens"
     else:
-        same = "vectors where its tokens are the same" if own_tokens else "tokens and vectors"
+        same = "vectors for texts with the same tokens" if own_tokens else "tokens and vectors"
     return (f"sentence-transformers {version()} gives the same {same}", *told)
 
 
 def _refuse_unknown(checkpoint: Checkpoint, reason: str) -> None:
     if checkpoint.unknown_settings:
         raise UnsupportedError(
-            f"nothing here says what {some_of(checkpoint.unknown_settings)} does, and sentence-transformers, which may know, cannot be "
-            f"asked ({reason}); remove the entry from a copy if it has no effect"
+            f"{some_of(checkpoint.unknown_settings)} is not known, and sentence-transformers cannot be asked ({reason}); remove the entry "
+            "in a copy of the checkpoint if it has no effect"
         )
 
 
@@ -122,7 +122,8 @@ class _Oracle:
         theirs = self._longest if positions is None else min(self._longest, positions)
         if ours > theirs or (ours < theirs and not lowered):
             raise CheckpointError(
-                f"sentence-transformers {version()} takes texts of {self._longest} tokens from this folder, {ours} were read here; {_NEXT}"
+                f"sentence-transformers {version()} reads a limit of {self._longest} tokens from this folder, cls-export reads {ours}; "
+                f"{_NEXT}"
             )
 
     def check_tokens(self, *, own_tokens: bool) -> None:
@@ -138,8 +139,8 @@ class _Oracle:
             elif ours != theirs:
                 place = next(index for index in range(len(ours) + 1) if ours[: index + 1] != theirs[: index + 1])
                 raise CheckpointError(
-                    f"sentence-transformers {version()} makes {self._tokens(theirs, place)} of {_in_words(text, prompt)} from this folder, "
-                    f"and {self._tokens(ours, place)} were read here; {_NEXT}"
+                    f"sentence-transformers {version()} makes {self._tokens(theirs, place)} of {_in_words(text, prompt)}, cls-export makes "
+                    f"{self._tokens(ours, place)}; {_NEXT}"
                 )
 
     def check_activation(self) -> None:
@@ -149,9 +150,7 @@ class _Oracle:
             return
         theirs = type(self._model.activation_fn).__name__
         if theirs.lower() != ours:
-            raise CheckpointError(
-                f"sentence-transformers {version()} applies {theirs} to the logits, {ours} was read of this folder; {_NEXT}"
-            )
+            raise CheckpointError(f"sentence-transformers {version()} applies {theirs} to the logits, cls-export reads {ours}; {_NEXT}")
 
     def check_prompts(self) -> None:
         """What goes before texts is the same, by its name and where none is asked for."""
@@ -161,8 +160,8 @@ class _Oracle:
         ours = {**dict.fromkeys(theirs.keys() & {*UNSAID_PROMPTS}, ""), **use.prompts}
         if theirs != ours or theirs.get(default, "") != use.default_prompt:
             raise CheckpointError(
-                f"sentence-transformers {version()} reads the prompts {shown(theirs)} from this folder, {shown(default)} by default, and "
-                f"{shown(ours)} were read here, {shown(use.default_prompt_name)} by default; {_NEXT}"
+                f"sentence-transformers {version()} reads the prompts {shown(theirs)} (default {shown(default)}), cls-export reads "
+                f"{shown(ours)} (default {shown(use.default_prompt_name)}); {_NEXT}"
             )
 
     def check_rows(self) -> None:
@@ -189,15 +188,15 @@ class _Oracle:
         theirs = np.concatenate(given[output])
         if theirs.shape != ours.shape:
             raise CheckpointError(
-                f"sentence-transformers {version()} gives {theirs.shape[1]} numbers a text from this folder, {ours.shape[1]} here; {_NEXT}"
+                f"sentence-transformers {version()} gives vectors of {theirs.shape[1]} numbers, cls-export of {ours.shape[1]}; {_NEXT}"
             )
         figures = parity_figures(theirs, ours)
         if missed := shortfalls(figures, thresholds_for("fp32", output)):
             self._check_not_drawn(output, theirs, options)
             owners = [text for text, rows in zip(self._texts, given[output], strict=True) for _ in rows]
             raise CheckpointError(
-                f"sentence-transformers {version()} gives another vector of {_in_words(owners[figures.worst_text], prompt)} than what was "
-                f"read of this folder: {'; '.join(missed)}; {_NEXT}"
+                f"sentence-transformers {version()} gives another vector of {_in_words(owners[figures.worst_text], prompt)} than "
+                f"cls-export: {'; '.join(missed)}; {_NEXT}"
             )
 
     def _as_given(self, rows: NDArray[np.float32], output: str) -> NDArray[np.float32]:
@@ -212,7 +211,7 @@ class _Oracle:
         """What transformers draws for weights that it does not find is nobody's vector: weights may lie where only this exporter looks."""
         self._model, _ = self._loaded(1)
         if not np.array_equal(rows, np.concatenate(self._given(options)[output])):
-            raise CannotAskError("it does not find all weights in this folder and draws others at random")
+            raise CannotAskError("it does not find all weights in this folder and initializes the others at random")
 
     def _given(self, options: Mapping[str, Any]) -> _Given:
         """What it gives for each text alone: by output a row [1, width] a text, of `tokens` a sample of its rows."""
@@ -239,7 +238,7 @@ class _Oracle:
 
 
 def _in_words(text: Text, prompt: str) -> str:
-    return f"{shown(text)} behind the prompt {shown(prompt)}" if prompt else shown(text)
+    return f"{shown(text)} with the prompt {shown(prompt)}" if prompt else shown(text)
 
 
 def _pairs() -> tuple[Text, ...]:

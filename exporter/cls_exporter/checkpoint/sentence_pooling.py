@@ -61,9 +61,8 @@ def chosen_pooling(trained: str | None, asked: ExportConfig) -> Pooling:
         chosen = trained
     else:
         raise UnsupportedError(
-            f"sentence-transformers pools this model by {trained}; supported are {' and '.join(_MADE_OF)}, which it was not trained for; "
-            f"export another model, or add --allow-pooling-mismatch if you want {_MADE_OF['cls']} anyway, and "
-            f"--pooling mean for {_MADE_OF['mean']}"
+            f"sentence-transformers pools this model by {trained}; supported are {' and '.join(_MADE_OF)}; export another model, or add "
+            f"--allow-pooling-mismatch to export {_MADE_OF['cls']} anyway (with --pooling mean: {_MADE_OF['mean']})"
         )
     if chosen != trained and not allowed:
         raise CheckpointError(

@@ -154,8 +154,8 @@ def _check_arguments(
         says_the_same = stored is not None and key in stored and stored[key] == value
         if key not in _CALLERS and not says_the_same and not accepts(key, value):
             raise UnsupportedError(
-                f"{file} has {shown_name(key)} {shown(value)} in {name}, which sentence-transformers hands to transformers and an export "
-                "does not follow; remove it from a copy if vectors do not depend on it, or write it into the file that it is about"
+                f"{file} has {shown_name(key)} {shown(value)} in {name}, which sentence-transformers passes to transformers and cls-export "
+                "does not support; remove it in a copy if no vector depends on it, or write it into the file that it changes"
             )
     return held
 

@@ -32,7 +32,7 @@ _KNOWN_OF_ROOT = {"__version__", "requirements", "model_type", "prompts", "defau
 _KNOWN_OF_RERANKERS = {"activation_fn", "keep_in_fp32_modules"}
 _KNOWN_OF_NORMALIZE = {"module_input_name", "module_output_name"}
 _BESIDES = {"Dense": " before Pooling", "Pooling": " twice"}
-_WITHOUT_PROMPT: Mapping[Pooling, str] = {"cls": "the vector is the first row behind it", "mean": "the mean is that of the rows behind it"}
+_WITHOUT_PROMPT: Mapping[Pooling, str] = {"cls": "the vector is the first row after it", "mean": "the mean is that of the rows after it"}
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def read_sentence_modules(
     if not folder.has(MODULES):
         if settings.changes:
             raise UnsupportedError(
-                f"{settings.file} replaces {some_of(sorted(settings.changes))} of config.json, which sentence-transformers follows in the "
-                f"folder with {MODULES} only, and transformers nowhere; export that folder, or write it into config.json"
+                f"{settings.file} replaces {some_of(sorted(settings.changes))} of config.json, which takes effect only "
+                f"in a folder with {MODULES}; export that folder, or write it into config.json"
             )
         use = SentenceUse(matryoshka_dims=sizes_in_config(config, width=hidden))
         return SentenceModules(SourcePooling(mode=None), chosen_pooling(None, asked), use, unknown=settings.unknown, notes=notes_on(use))
@@ -140,9 +140,7 @@ def _chain(modules: Sequence[tuple[str, CheckpointFolder]], *, hidden: int, aske
         if normalize and kind != "Dropout":
             raise UnsupportedError(f"modules.json has a {shown_name(kind)} after Normalize; supported is Normalize as the last module")
         if kind in ("Pooling", "Dense") and not path.has("config.json"):
-            raise CheckpointError(
-                f"{path.name}, which modules.json names, has no config.json, which says what the {kind} module does; fetch it too"
-            )
+            raise CheckpointError(f"modules.json names {path.name}, which has no config.json for its {kind} module; fetch that file too")
         if kind == "Pooling" and mode is None:
             mode, include_prompt, of_pooling = read_pooling(path)
             unknown += of_pooling

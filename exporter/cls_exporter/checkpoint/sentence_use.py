@@ -99,16 +99,16 @@ def notes_on(use: SentenceUse) -> tuple[str, ...]:
     """What the report says of it, but for the prompts' names."""
     notes = []
     if use.default_prompt:
-        notes.append(f"the prompt {shown(use.default_prompt)} goes before every text unless another is chosen")
+        notes.append(f"the prompt {shown(use.default_prompt)} goes before every text by default")
     passage = next((name for name in _PASSAGES if use.prompts.get(name)), None)
     if passage is not None and "document" not in use.prompts:
         notes.append(f"encode_document adds no prompt, as in sentence-transformers; encode(texts, prompt_name={passage!r}) adds this one")
     if use.truncate_dim is not None:
-        notes.append(f"vectors are cut to {use.truncate_dim} numbers, as truncate_dim says, unless another size is asked for")
+        notes.append(f"vectors are cut to {use.truncate_dim} numbers by default (truncate_dim)")
     if use.matryoshka_dims:
         notes.append(f"vectors were trained to be cut to {some_of([str(size) for size in use.matryoshka_dims])} numbers")
     if use.similarity_fn_name not in (None, "cosine"):
-        notes.append(f"vectors are compared by {use.similarity_fn_name}, as similarity_fn_name says")
+        notes.append(f"vectors are compared by {use.similarity_fn_name} (similarity_fn_name)")
     return tuple(notes)
 
 
@@ -123,7 +123,7 @@ def _prompts(settings: Mapping[str, Any], *, unsaid: tuple[str, ...]) -> tuple[d
     default = settings.get("default_prompt_name")
     if default is not None and (not isinstance(default, str) or default not in {*prompts, *unsaid}):
         raise CheckpointError(
-            f"{ROOT_SETTINGS} has default_prompt_name {shown(default)}, which is none of its prompts "
+            f"{ROOT_SETTINGS} has default_prompt_name {shown(default)}, which is not one of its prompts "
             f"({some_of(sorted(prompts)) or 'none'}); expected one of them or null"
         )
     return prompts, default if default in prompts else None

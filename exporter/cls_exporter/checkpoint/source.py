@@ -56,7 +56,7 @@ def find_source(model: str, *, revision: str | None, trust_remote_code: bool) ->
         CheckpointError: there is no such folder, repository or revision, or the hub cannot be reached and the cache does not have it.
         UsageError: a revision for a local folder, two revisions, or an address that is no model's.
     """
-    with as_checkpoint_error(lambda reason: f"{shown(model)} is no hub id and no folder's name ({reason}); expected one of them"):
+    with as_checkpoint_error(lambda reason: f"{shown(model)} is neither a hub id nor a folder ({reason})"):
         path = Path(model).expanduser()
         is_folder, is_there = path.is_dir(), path.exists()
     if model and is_folder:

@@ -94,7 +94,7 @@ def _read_pickle(path: Path, name: str) -> object:
     with as_checkpoint_error(
         lambda reason: (
             f"{name} cannot be loaded as tensors only ({reason}); a pickle may run code, so nothing else is read from it; "
-            "fetch it again, or convert it to safetensors where you trust it"
+            "fetch it again, or convert it to safetensors if you trust it"
         )
     ):
         with path.open("rb") as file:

@@ -88,13 +88,13 @@ def _understood(
     """Makes the tokenizer pad on the right, tries it on a few texts, and takes from it what a bundle needs."""
     backend = readable(tokenizer.backend_tokenizer.to_str().encode(), folder.name)
     if not folder.has(FILE):
-        notes += ("the tokenizer had no tokenizer.json and was converted to one",)
+        notes += ("tokenizer.json was missing and was made from the other tokenizer files",)
     if tokenizer.padding_side != "right":
         notes += ("the tokenizer padded on the left; a bundle pads on the right, so that row 0 is the CLS token",)
         tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         raise CheckpointError(
-            f"the tokenizer of {folder.name} has no pad_token; texts could not be batched; add it to tokenizer_config.json"
+            f"the tokenizer of {folder.name} has no pad_token, so texts cannot be batched; add it to tokenizer_config.json"
         )
     check_words(tokenizer, folder.name)
     check_first_token(tokenizer, folder.name)

@@ -29,7 +29,7 @@ def readable(serialized: bytes, name: str) -> Tokenizer:
         tokenizer.no_padding()
     except ValueError as error:
         raise CheckpointError(
-            f"the tokenizer of {name} is none that a bundle may have: {one_line(error)}; docs/reference/bundle.md says what it may"
+            f"the tokenizer of {name} cannot be used in a bundle: {one_line(error)}; see docs/reference/bundle.md"
         ) from None
     return tokenizer
 
@@ -43,13 +43,13 @@ def check_settings(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     if tokenizer.split_special_tokens:
         raise UnsupportedError(
             f"the tokenizer of {name} has split_special_tokens true: a text that holds {shown_name(tokenizer.sep_token or '[SEP]')} gets "
-            "other tokens than by a tokenizer.json, which cannot say that; supported is false; remove it from tokenizer_config.json"
+            "tokens that tokenizer.json cannot express; supported is false; remove it from tokenizer_config.json"
         )
     if tokenizer.truncation_side != "right":
         raise UnsupportedError(
-            f"the tokenizer of {name} has truncation_side {shown(tokenizer.truncation_side)}: of a long text the beginning is cut off; "
-            "supported is 'right', as every reader of a bundle cuts; change truncation_side in tokenizer_config.json, or the direction of "
-            "truncation in tokenizer.json"
+            f"the tokenizer of {name} has truncation_side {shown(tokenizer.truncation_side)}: it cuts off the beginning of "
+            "a long text; supported is 'right', as for every reader of a bundle; change truncation_side in tokenizer_config.json, or the "
+            "direction of truncation in tokenizer.json"
         )
 
 
@@ -82,7 +82,7 @@ def check_words(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     unknown = getattr(backend.model, "unk_token", None)
     if type(backend.model).__name__ in ("WordPiece", "WordLevel") and backend.model.token_to_id(unknown) is None:
         raise CheckpointError(
-            f"the vocabulary of {name} has no {shown(unknown)}, the token for what is not in it; it is cut or of another kind of "
+            f"the vocabulary of {name} has no {shown(unknown)}, the token for unknown words; it is incomplete or belongs to another "
             "tokenizer; fetch vocab.txt, vocab.json or tokenizer.json again"
         )
     special = {*tokenizer.all_special_tokens, unknown}

@@ -33,7 +33,7 @@ def chosen_tokenizer(made: PreTrainedTokenizerFast, folder: CheckpointFolder, ch
     if not folder.has(FILE):
         if choice == "file":
             raise CheckpointError(
-                f"--tokenizer file: {folder.name} has no {FILE}; leave the option out, transformers makes the tokenizer of the other files"
+                f"--tokenizer file: {folder.name} has no {FILE}; leave the option out; transformers makes one from the other files"
             )
         return made
     written = _of_file(folder, made)

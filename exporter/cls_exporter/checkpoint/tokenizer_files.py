@@ -138,19 +138,19 @@ def _check_content(content: bytes, name: str, folder: CheckpointFolder) -> None:
         elif name in _SENTENCEPIECE:
             list(messages(content, (0, len(content))))
         elif _JSON_OBJECT.match(content):
-            raise ValueError("it holds JSON; expected a token a line")
+            raise ValueError("it holds JSON; expected one token per line")
         elif name == "vocab.txt":
             _check_lines(content, folder)
     except (ValueError, RecursionError, IndexError) as error:
         reason = "it is cut short" if isinstance(error, IndexError) else one_line(error)
-        raise CheckpointError(f"{name} in {folder.name} is no vocabulary that can be read ({reason}); fetch the checkpoint again") from None
+        raise CheckpointError(f"{name} in {folder.name} is not a readable vocabulary ({reason}); fetch the checkpoint again") from None
 
 
 def _check_lines(content: bytes, folder: CheckpointFolder) -> None:
     """Holds a list of tokens to what tokens are, and one that ends within a line to the size of the vocabulary in config.json."""
     tokens = content.count(b"\n") + 1
     if tokens > _VOCABULARY_TOKENS:
-        raise ValueError(f"it has {tokens:,} lines; expected at most {_VOCABULARY_TOKENS:,}, a token each")
+        raise ValueError(f"it has {tokens:,} lines; expected at most {_VOCABULARY_TOKENS:,}, one token per line")
     longest = max(map(len, content.splitlines()))
     if longest > _TOKEN_BYTES:
         raise ValueError(f"a line has {longest:,} bytes; expected a token of at most {_TOKEN_BYTES:,}")
@@ -185,14 +185,14 @@ def _write(folder: CheckpointFolder, name: str, stage: Path, *, known: Mapping[s
         elif key not in _WITHOUT_EFFECT:
             if value and (key in _READS or key.endswith("_file")):
                 raise CheckpointError(
-                    f"{name} in {folder.name} has {shown(key)} {shown(value)}, which says what is read; a tokenizer is read from the files "
-                    f"beside it, by their own names; remove the entry from a copy"
+                    f"{name} in {folder.name} has {shown(key)} {shown(value)}, which names what to read; a tokenizer is read only from the "
+                    "files beside it, by their usual names; remove the entry in a copy"
                 )
             unknown.append(key)
     _write_json(stage / name, kept)
     without_value = ("_file", *_READS)
     told = sorted(key for key in unknown if not key.endswith(without_value))
-    return (f"left out of {name}, not known to change how texts are cut: {some_of(told)}",) if told else ()
+    return (f"left out of {name}, not known to change tokens: {some_of(told)}",) if told else ()
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -70,4 +70,4 @@ def _loaded(model: NativeModel) -> tuple[Engine, str]:
     try:
         return NativeEngine(model, threads=available_cpus()), ""
     except (MissingExtraError, EngineError) as error:
-        return ReferenceEngine(model), f"the native weights were compared with PyTorch in NumPy, and no bits recorded: {error}"
+        return ReferenceEngine(model), f"the native weights were compared with PyTorch in NumPy, and no bits were recorded: {error}"

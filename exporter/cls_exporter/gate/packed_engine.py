@@ -72,7 +72,7 @@ def load_packed(path: Path, manifest: Manifest) -> PackedEngine:
     """
     model = ir.load(path)
     if not PackedExpansion()(model).modified:
-        raise GraphError(f"{path.name} has no packed operator, expected one a layer at least")
+        raise GraphError(f"{path.name} has no packed operator, expected at least one per layer")
     with tempfile.TemporaryDirectory() as folder:
         expanded = Path(folder, path.name)
         save_graph(model, expanded)

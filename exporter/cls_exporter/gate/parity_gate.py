@@ -169,7 +169,7 @@ def _check_odd_batches(engine: Engine, golden: Golden, outputs: Sequence[Output]
     if packed:
         batches["the longest text and one token"] = [longest, first]
     else:
-        batches["the longest text, one token and a row that is all padding"] = [longest, first, ()]
+        batches["the longest text, one token and a row of padding only"] = [longest, first, ()]
     for name, rows in batches.items():
         vectors = engine.run(token_batch(rows), [GRAPH_OUTPUTS[output] for output in outputs])
         for output, numbers in zip(outputs, vectors, strict=True):
@@ -186,7 +186,7 @@ def _check_filled_up(engine: PackedEngine, golden: Golden, outputs: Sequence[Out
         names = [GRAPH_OUTPUTS[output] for output in outputs]
         for output, expected, numbers in zip(outputs, engine.run(batch, names), engine.run_filled_up(batch, names), strict=True):
             if missed := batch_shortfalls(parity_figures(expected, numbers), bounds.of(output)):
-                raise _MissError(f"{output} of a batch of {batch.texts} texts that is filled up with padding: {'; '.join(missed)}")
+                raise _MissError(f"{output} of a batch of {batch.texts} texts with padding added: {'; '.join(missed)}")
 
 
 def _check_prompted(engine: Engine, prompted: PromptedBatch, outputs: Sequence[Output], bounds: _Bounds) -> None:
@@ -196,4 +196,4 @@ def _check_prompted(engine: Engine, prompted: PromptedBatch, outputs: Sequence[O
         expected = prompted.outputs[output]
         alone = replace(bounds.of(output), mean_cosine=None, p1_cosine=None)
         if missed := shortfalls(parity_figures(expected, numbers), alone):
-            raise _MissError(f"{output} of texts whose prompt is marked by a 2 in the mask has, against PyTorch, {'; '.join(missed)}")
+            raise _MissError(f"{output} of texts with an unpooled prompt against PyTorch has {'; '.join(missed)}")

@@ -36,8 +36,8 @@ def _of_length(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], token
         fewer, count = count, _count(tokenizer, words)
         if count <= fewer:
             raise CheckpointError(
-                f"the tokenizer makes {count} tokens of {len(words)} words and as many of half of them; no text is as long as the model "
-                "takes; expected more tokens for a longer text; correct tokenizer.json"
+                f"the tokenizer makes {count} tokens of {len(words)} words and no fewer of half of them, so no text reaches the model's "
+                "maximum length; correct tokenizer.json"
             )
     low, high = 1, len(words)
     while low < high:

@@ -61,8 +61,8 @@ class Form:
             GraphError: no setting of the checkpoint explains it.
         """
         if not self.unusual:
-            raise GraphError(f"{self.model_type}: {found}; this version of transformers traces another graph, please report it")
-        return f"slower than usual: {found}; with {' and '.join(self.unusual)} the graph is another one; its vectors still match PyTorch's"
+            raise GraphError(f"{self.model_type}: {found}; this version of transformers traces a different graph; please report it")
+        return f"slower than usual: {found}; the cause is {' and '.join(self.unusual)}; the vectors are still PyTorch's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Family:
     def form(self, config: Any, *, one_row: bool = True, runs_code: bool = False) -> Form:
         """What a checkpoint of this `config` must show; `one_row` as in `Form`, `runs_code` says that code of its own makes the model."""
         rotated = one_row and self.rotated_values is not None and bool(getattr(config, self.rotated_values))
-        note = f"slower than usual: with {self.rotated_values} the last layer's values are rotated, and so computed for every token"
+        note = f"slower than usual: with {self.rotated_values} the last layer's values are rotated, so they are computed for every token"
         unusual = [
             f"{name} {shown(getattr(config, name))}"
             for name, values in _USUAL.items()
@@ -100,7 +100,7 @@ class Family:
             reassociated_products=self.reassociated_products - rotated if one_row else 0,
             fused_attention=self.fused_attention,
             packed=self.packed,
-            unusual=(*unusual, *(["code of the checkpoint's own"] if runs_code else [])),
+            unusual=(*unusual, *(["the checkpoint's own code"] if runs_code else [])),
             notes=(note,) if rotated else (),
         )
 

@@ -61,7 +61,7 @@ def check_follows(model: NativeModel, checkpoint: Checkpoint, texts: Sequence[st
     for held, rows in expected.items():
         figures = parity_figures(np.concatenate(rows), vectors[held])
         if missed := shortfalls(figures, thresholds_for("fp32", held, engine=NATIVE)):
-            raise NotNativeError(f"something of {checkpoint.architecture.model_type} with its settings: {held} would have {missed[0]}")
+            raise NotNativeError(f"{checkpoint.architecture.model_type} with these settings: {held} would have {missed[0]}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

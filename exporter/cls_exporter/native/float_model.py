@@ -26,7 +26,7 @@ def float_model(checkpoint: Checkpoint) -> NativeModel:
     if family is None:
         raise NotNativeError(f"the layers of {checkpoint.architecture.model_type}")
     if checkpoint.stored_config.get("auto_map"):
-        raise NotNativeError("code of the checkpoint's own")
+        raise NotNativeError("the checkpoint's own code")
     encoder: Any = model.encoder
     modules = family.layers(encoder)
     heads = Heads(count=int(checkpoint.config.num_attention_heads), size=_head_size(checkpoint))

@@ -34,10 +34,10 @@ class CalibrationTexts:
             UsageError: the file cannot be read or holds no text.
         """
         if file.exists() and not file.is_file():
-            raise UsageError(f"calibration file {file} is no regular file; it is read several times, expected a file of one text a line")
+            raise UsageError(f"calibration file {file} is not a regular file; expected one that can be read twice, one text per line")
         texts = _counted(lambda: (text for text in read_texts([file]) if text.strip()))
         if not texts.count:
-            raise UsageError(f"calibration file {file} holds no text; expected one text a line, some hundred of them")
+            raise UsageError(f"calibration file {file} holds no text; expected some hundred texts, one per line")
         return texts
 
     def with_beginnings(self) -> CalibrationTexts:

@@ -34,7 +34,7 @@ def check_kernels(model: ir.Model, form: Form) -> tuple[str, ...]:
         GraphError: no setting of the checkpoint explains it.
     """
     missing = without_cuda_kernel(model)
-    return (form.missed(f"ONNX Runtime has no CUDA kernel for {'; '.join(missing)}, a GPU hands it to the CPU"),) if missing else ()
+    return (form.missed(f"ONNX Runtime has no CUDA kernel for {'; '.join(missing)}, so it runs on the CPU"),) if missing else ()
 
 
 def _halve(model: ir.Model, *, tables: Collection[str], float32: Collection[str] = ()) -> None:

@@ -49,8 +49,8 @@ def check_range(model: ir.Model, values: Sequence[ir.Value], *, checkpoint: Chec
     if largest > LIMIT:
         raise ParityError(
             f"fp16 is not exported: {places[int(place)]} reaches {largest:.3g} for text {int(text)} {texts[int(text)][:60]!r}, "
-            f"float16 ends at {LARGEST_HALF:.0f} and half of that is kept for other texts; tried: attention scaled before its product, "
-            "masks, softmax and norms in float32; export fp32 or int8"
+            f"float16 ends at {LARGEST_HALF:.0f}, and half of that is reserved for other texts; tried: attention scaled before its "
+            "product, masks, softmax and norms in float32; export fp32 or int8"
         )
     return largest
 

@@ -71,12 +71,12 @@ def packed_fp16(
         if bound > LIMIT:
             _check_range(built, checkpoint=checkpoint, tables=tables, texts=texts)
     except ParityError as error:
-        return Packed(None, (f"fp16 has no packed form, GPUs take the padded one: {error}",))
+        return Packed(None, (f"fp16 has no packed form, so GPUs use the padded one: {error}",))
     apply_pass(AttentionFusion(), built)
     apply_pass(SkipLayerNormFusion(), built)
     attentions = apply_pass(TokenPacking(), built)
     if attentions != form.layers:
-        missed = form.missed(f"{attentions} attentions were packed for fp16 in {form.layers} layers, expected {form.layers}")
+        missed = form.missed(f"{attentions} attention layers were packed for fp16 in {form.layers} layers, expected {form.layers}")
         return Packed(None, (*notes, missed))
     apply_pass(PackedRowSelection(), built)
     apply_pass(BiasGeluFusion(), built)
@@ -93,8 +93,8 @@ def _unfused_heads(model: ir.Model) -> tuple[str, ...]:
             assert isinstance(width, int)
             sizes.add(width // node.attributes["num_heads"].as_int())
     unfused = sorted(size for size in sizes if size % HEAD_MULTIPLE or size > LARGEST_HEAD)
-    what = f"flash attention takes multiples of {HEAD_MULTIPLE} up to {LARGEST_HEAD}"
-    return tuple(f"slower than usual on GPUs: fp16's attention heads have size {size}, {what}" for size in unfused)
+    what = f"flash attention supports multiples of {HEAD_MULTIPLE} up to {LARGEST_HEAD}"
+    return tuple(f"slower than usual on GPUs: fp16's attention heads have size {size}; {what}" for size in unfused)
 
 
 def _check(form: Form, what: str, found: int, expected: int) -> tuple[str, ...]:

@@ -84,10 +84,10 @@ def _sentence_transformers(manifest: Manifest, path: str) -> Snippet:
 def _their_onnx_backend(manifest: Manifest, path: str) -> Snippet:
     program = 'sentence-transformers 5, `backend="onnx"`'
     if manifest.layout == "native":
-        return Snippet(program=program, words="Cannot: it reads `last_hidden_state`, which this layout has not.")
+        return Snippet(program=program, words="Not supported: it reads `last_hidden_state`, which layout `native` does not have.")
     if not _is_pooled_with_prompts(manifest) and not manifest.token_rows:
         return Snippet(
-            program=program, words="Cannot: it leaves a prompt's tokens out of the rows of all tokens, which this bundle has not."
+            program=program, words="Not supported: to leave a prompt out it needs every token's row, which this bundle does not have."
         )
     file = _file(manifest)
     options = "" if file == "onnx/model.onnx" else f', model_kwargs={{"file_name": {literal(file)}}}'
@@ -113,7 +113,7 @@ def _encoded(manifest: Manifest, model: str) -> list[str]:
 
 
 def _optimum(manifest: Manifest, path: str) -> Snippet:
-    program, words = "optimum", "`pip install cls-export[optimum]`. Every output has its name."
+    program, words = "optimum", "`pip install cls-export[optimum]`. Outputs are read by name."
     calls = _calls(manifest)
     if not calls:
         return Snippet(program=program, words=_CANNOT_LEAVE_OUT)
@@ -166,7 +166,7 @@ def _transformers_js(manifest: Manifest, bundle: str) -> Snippet:
     calls = _calls(manifest, language="js")
     if not calls:
         return Snippet(program=program, words=_CANNOT_LEAVE_OUT)
-    words = "`npm install @huggingface/transformers`. It cuts a text that is too long in another way, without the last special token."
+    words = "`npm install @huggingface/transformers`. It truncates long texts differently: without the last special token."
     variant = next(name for name in _JS_TYPES if name in manifest.variants)
     options = f"{{ dtype: '{_JS_TYPES[variant]}' }}"
     unit, cut = manifest.source_pooling.normalize, manifest.truncate_dim
@@ -194,13 +194,13 @@ def _transformers_js(manifest: Manifest, bundle: str) -> Snippet:
     return Snippet(program=program, words=words + _left_out(manifest), language="js", code=_joined(lines))
 
 
-_CANNOT_LEAVE_OUT = "Cannot: the source leaves its default prompt's tokens out of the vector, and nothing tells this program to."
+_CANNOT_LEAVE_OUT = "Not supported: the source does not pool its default prompt's tokens, and this program cannot leave them out."
 
 
 def _left_out(manifest: Manifest) -> str:
     if shown_prompt(manifest) is None or _is_pooled_with_prompts(manifest):
         return ""
-    return " Prompts cannot be used here: the source leaves their tokens out of the vector, and nothing tells this program to."
+    return " Prompts are not supported: the source does not pool their tokens, and this program cannot leave them out."
 
 
 def _calls(manifest: Manifest, *, language: Literal["python", "js"] = "python") -> list[tuple[str, str]]:

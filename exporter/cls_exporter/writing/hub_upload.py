@@ -68,14 +68,14 @@ def check_target(name: str, *, public: bool = False, force: bool = False) -> Hub
     """
     option = f"--push-to-hub {name}"
     if not is_hub_id(name):
-        raise UsageError(f"{option}: expected the name of a repository on the hub, org/name or name")
+        raise UsageError(f"{option}: expected a repository of the hub, org/name or name")
     with _asking(f"{option} cannot be done", name) as api:
         from huggingface_hub import constants, get_token
 
         if constants.HF_HUB_OFFLINE:
             raise UsageError(f"{option} cannot be done while HF_HUB_OFFLINE is set; unset it, or leave the option out")
         if get_token() is None:
-            raise UsageError(f"{option} needs a token that may write; log in with `hf auth login`, or set HF_TOKEN")
+            raise UsageError(f"{option} needs a token with write access; log in with `hf auth login`, or set HF_TOKEN")
         user = str(api.whoami()["name"])
         target = HubTarget(repository=name if "/" in name else f"{user}/{name}", public=public, force=force)
         _refuse_what_is_there(target, _there(target))
@@ -90,7 +90,7 @@ def upload(folder: Path, target: HubTarget) -> Uploaded:
     """
     visibility = "" if target.public else " --private"
     later = f"hf upload {target.repository} {shlex.quote(str(folder))} .{visibility}"
-    failed = f"the bundle is whole in {folder}, and is not on the hub (to upload it later: {later})"
+    failed = f"the bundle is complete in {folder} but not on the hub (to upload it later: {later})"
     try:
         with _asking(failed, target.repository) as api:
             from huggingface_hub import constants
@@ -160,7 +160,7 @@ def _refuse_what_is_there(target: HubTarget, there: _There | None) -> None:
         return
     if there.public and not target.public:
         raise UsageError(
-            f"{target.repository} on the hub is public, and a bundle is uploaded as private; add --public where everybody may have it, or "
+            f"{target.repository} on the hub is public, and uploads are private by default; add --public to publish the bundle, or "
             "name another repository"
         )
     if target.public and not there.public:
@@ -172,6 +172,6 @@ def _refuse_what_is_there(target: HubTarget, there: _There | None) -> None:
     if foreign and not target.force:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UsageError(
-            f"{target.repository} on the hub holds {foreign[0]!r}{more}, which no export wrote; --force uploads anyway (what has the "
-            "name of one of the bundle's files is replaced, the rest stays), or name another repository"
+            f"{target.repository} on the hub holds {foreign[0]!r}{more}, which no export wrote; --force uploads anyway (files with the "
+            "bundle's names are replaced, the others stay), or name another repository"
         )

@@ -24,11 +24,11 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _TOOLS = {"cls-export": "cls-export", "torch": "PyTorch", "transformers": "transformers", "onnxruntime": "ONNX Runtime"}
 _FORMS = {
-    "cuda": "the texts' tokens one after another, without padding, by operators that ONNX Runtime has for GPUs alone",
-    "native": "weights and scales for our own kernels, int8 with a scale for each row of activations; mapped into memory",
-    "openvino": "products over batches of texts, not over rows of tokens",
+    "cuda": "tokens packed without padding, for GPU operators of ONNX Runtime",
+    "native": "weights for cls-export's own kernels",
+    "openvino": "products over batches of texts instead of rows of tokens",
 }
-_WORDS = {"cls": "the CLS row of the last layer", "mean": "the mean of the last layer's rows of all tokens"}
+_WORDS = {"cls": "the CLS row of the last layer", "mean": "the mean of all token rows of the last layer"}
 
 
 def write_model_card(folder: Path, manifest: Manifest, stated: Stated, *, name: str) -> None:
@@ -58,7 +58,7 @@ def model_card(manifest: Manifest, stated: Stated, *, name: str) -> str:
         *_prompts(manifest),
         *_labels(manifest),
         "## How to use it",
-        f"`models/{name}` stands for this folder. {_given(manifest)}",
+        f"The examples expect this folder at `models/{name}`. {_given(manifest)}",
     ]
     for snippet in snippets(manifest, name=name):
         sections += [f"### {snippet.program}", snippet.words]
@@ -96,17 +96,17 @@ def _one_or_all(values: Sequence[str]) -> str | list[str] | None:
 def _summary(manifest: Manifest) -> str:
     steps = [_WORDS[manifest.pooling], *(f"then {dense}" for dense in manifest.source_pooling.dense)]
     width = manifest.width(manifest.sentence_output)
-    words = f"An ONNX bundle of {code(manifest.source.name)}: it turns a text into {width} numbers, {', '.join(steps)}."
+    words = f"An ONNX bundle of {code(manifest.source.name)}. It turns a text into {width} numbers: {', '.join(steps)}."
     if manifest.source_pooling.normalize:
-        words += " The code below gives vectors of length 1, as the source does; the graph itself does not normalize."
+        words += " The examples below give vectors of length 1, as the source does; the graph itself does not normalize."
     return words
 
 
 def _warnings(manifest: Manifest) -> list[str]:
     mode = manifest.source_pooling.mode
     words = (
-        f"The source was trained with {mode} pooling and exported with another (`--allow-pooling-mismatch`): these vectors were "
-        "not trained to mean anything."
+        f"The source was trained with {mode} pooling, but this bundle uses {manifest.pooling} (`--allow-pooling-mismatch`): its vectors "
+        "were not trained to mean anything."
     )
     return [] if mode in (None, manifest.pooling) else [words]
 
@@ -114,26 +114,26 @@ def _warnings(manifest: Manifest) -> list[str]:
 def _measured(manifest: Manifest) -> str:
     texts = max(figures.texts for variant in manifest.variants.values() for figures in variant.parity.values())
     return (
-        f"Compared with PyTorch in fp32 on {texts} texts, from one token to more than the model takes. An export that misses a threshold "
-        "fails. `cls-verify` measures this on any machine, without PyTorch."
+        f"Compared with PyTorch in fp32 on {texts} texts, from one token to beyond the maximum length; an export that misses a threshold "
+        "fails. `cls-verify` repeats the comparison anywhere, without PyTorch."
     )
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     source = manifest.source
     yield "source", code(source.name) + ("" if source.revision is None else f" at {code(source.revision)}")
-    yield "its weights", f"sha256 `{source.weights_sha256}`"
+    yield "weights", f"sha256 `{source.weights_sha256}`"
     yield "architecture", f"{code(manifest.architecture)}: {manifest.num_layers} layers, hidden size {manifest.hidden_size}"
-    yield "longest text", f"{manifest.max_length} tokens, special ones included"
-    yield "outputs of the graph", ", ".join(f"`{output.name}` ({output.width})" for output in manifest.outputs)
+    yield "longest text", f"{manifest.max_length} tokens, including special tokens"
+    yield "graph outputs", ", ".join(f"`{output.name}` ({output.width})" for output in manifest.outputs)
     if manifest.matryoshka_dims:
-        yield "trained to be cut to", ", ".join(map(str, manifest.matryoshka_dims)) + " numbers"
+        yield "trained dimensions", ", ".join(map(str, manifest.matryoshka_dims))
     if manifest.truncate_dim is not None:
-        yield "cut to", f"{manifest.truncate_dim} numbers, as its source does"
+        yield "dimensions by default", f"{manifest.truncate_dim}, as in its source"
     if manifest.similarity_fn_name is not None:
         yield "similarity", manifest.similarity_fn_name
     tools = (f"{words} {code(manifest.tool_versions[tool])}" for tool, words in _TOOLS.items() if tool in manifest.tool_versions)
-    yield "made by", ", ".join(tools)
+    yield "made with", ", ".join(tools)
     yield "fingerprint", f"`{manifest.fingerprint}`"
 
 
@@ -163,18 +163,18 @@ def _forms(manifest: Manifest) -> list[str]:
         (name, code(files[0].path), f"{sum(file.size_bytes for file in files) / 1e6:.1f}", f"`{engine}`", _FORMS.get(engine, ""))
         for name, engine, files in forms
     )
-    words = "The same numbers in a form that one engine of `cls_runtime` computes faster, compared with PyTorch like the variant itself:"
+    words = "Forms that one engine of `cls_runtime` computes faster, also compared with PyTorch:"
     return [words, _table(("variant", "file", "MB", "engine", "form"), rows)]
 
 
 def _prompts(manifest: Manifest) -> list[str]:
     if not manifest.prompts:
         return []
-    words = ["The source puts these before a text, by name."]
+    words = ["The source defines these prompts."]
     if manifest.default_prompt:
-        words.append(f"{code(str(manifest.default_prompt_name))} goes before every text unless another is chosen.")
+        words.append(f"{code(str(manifest.default_prompt_name))} goes before every text by default.")
     if not manifest.source_pooling.include_prompt:
-        words.append("The model reads a prompt's tokens, but the pooling leaves them out.")
+        words.append("A prompt's tokens are read but not pooled.")
     return ["## Prompts", " ".join(words), _json(dict(manifest.prompts))]
 
 
@@ -182,15 +182,15 @@ def _labels(manifest: Manifest) -> list[str]:
     if not manifest.labels:
         return []
     activation = manifest.logits_activation
-    how = "" if activation in (None, "identity") else f", before {activation}"
-    return ["## Labels", f"`logits` has a number for each of them, in this order{how}.", _json(list(manifest.labels))]
+    how = "" if activation in (None, "identity") else f", before {activation} turns them into scores"
+    return ["## Labels", f"`logits` has one number per label, in this order{how}.", _json(list(manifest.labels))]
 
 
 def _given(manifest: Manifest) -> str:
-    """What the lines of code give, in words."""
+    """What the examples compute, in words."""
     name = shown_prompt(manifest)
-    words = "`vectors` are those of two texts"
-    return f"{words}." if name is None else f"{words}, `queries` those of the same texts behind the prompt {code(name)}."
+    words = "`vectors` belong to the two texts"
+    return f"{words}." if name is None else f"{words}, `queries` to the same texts with the prompt {code(name)}."
 
 
 def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:

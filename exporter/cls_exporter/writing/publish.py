@@ -124,7 +124,7 @@ def _named_files(target: Path) -> set[str]:
         return paths_in_manifest((target / MANIFEST_NAME).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"{target} exists and what is the bundle's in it cannot be told, so --force does not delete it ({one_line(error)}); move it "
+            f"{target} exists and does not say which files are the bundle's, so --force does not delete it ({one_line(error)}); move it "
             "away, or choose another folder with -o"
         ) from None
 

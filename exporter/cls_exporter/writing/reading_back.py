@@ -37,10 +37,7 @@ def check_read_back(checkpoint: Checkpoint, folder: Path) -> None:
         difference = _first_difference_in_python(own, read)
     if difference is not None:
         words = difference.in_words("the checkpoint's tokenizer", f"transformers {transformers.__version__} ({type(read).__name__})")
-        raise UnsupportedError(
-            f"the tokenizer of {checkpoint.name} is not the same when it is read from the bundle: {words}; supported is what one of "
-            "transformers' classes reads back; please report it"
-        )
+        raise UnsupportedError(f"the tokenizer of {checkpoint.name} changes when it is read from the bundle: {words}; please report it")
 
 
 def _first_difference_in_python(own: Tokenizer, read: Any) -> Difference | None:
@@ -71,7 +68,7 @@ def check_sentence_files(checkpoint: Checkpoint, folder: Path) -> None:
         return  # the report says already that it was not asked
     if differences:
         raise UnsupportedError(
-            f"sentence-transformers {version()} does not read the bundle of {checkpoint.name} as it is meant: {'; '.join(differences)}; "
+            f"sentence-transformers {version()} reads the bundle of {checkpoint.name} differently: {'; '.join(differences)}; "
             "please report it"
         )
 

@@ -23,7 +23,7 @@ Float32 = NDArray[np.float32]
 class Thresholds:
     """What a variant's vectors must reach against PyTorch fp32; None where a figure is recorded but not held to a bound.
 
-    `batch_max_abs` and `batch_min_cosine` bound the same text's vector alone against in a batch.
+    `batch_max_abs` and `batch_min_cosine` bound the difference between a text's vector alone and in a batch.
     """
 
     mean_cosine: float | None

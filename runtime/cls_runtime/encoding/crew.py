@@ -54,7 +54,7 @@ class Crew:
             thread.start()
         except RuntimeError as error:
             if not self._threads:
-                raise EngineError(f"a thread is needed and none can be started ({error}); let the process have more of them") from error
+                raise EngineError(f"no thread can be started ({error}); allow the process more threads") from error
             return False  # those that are there do it
         self._threads.append(thread)
         return True

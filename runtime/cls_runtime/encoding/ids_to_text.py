@@ -31,13 +31,13 @@ class IdsToText:
         except (ValueError, OverflowError):  # lists of unequal length
             array = np.zeros((), dtype=np.object_)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise TextError(f"list {index} is none of whole numbers of at most 64 bits", index=index)
+            raise TextError(f"list {index} does not hold whole numbers of at most 64 bits", index=index)
         unknown = array[(array < 0) | (array >= len(self._known))]
         if array.size and not unknown.size:
             unknown = array[~self._known[array]]
         if unknown.size:
             raise TextError(
-                f"list {index} has the id {int(unknown[0])}, which is no token's; this model's are from 0 to {len(self._known) - 1}",
+                f"list {index} has the id {int(unknown[0])}, which no token has; this model's ids are 0 to {len(self._known) - 1}",
                 index=index,
             )
         try:

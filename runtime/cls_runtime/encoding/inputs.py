@@ -45,9 +45,9 @@ def _advice(texts: object, kind: type) -> str | None:
     if hasattr(kind, "keys") and hasattr(kind, "__getitem__") and not hasattr(kind, "dtype"):
         return _EXPECTED
     if hasattr(texts, "readline"):
-        return "an open file, whose lines end in newlines; pass (line.rstrip('\\n') for line in file)"
+        return "an open file, whose lines end with newlines; pass (line.rstrip('\\n') for line in file)"
     if getattr(texts, "ndim", None) == 0:
-        return "of no dimension; pass one of shape [n]"
+        return "without dimensions; pass an array of shape [n]"
     return None
 
 

@@ -149,7 +149,7 @@ class RequestMerger:
     def _check_room(self, waiting: int, more: int, most: int, what: str) -> None:
         if waiting + more > most:
             raise OverloadedError(
-                f"{waiting} {what} are waiting, {more} more would exceed the {most} of max_waiting_{what}; try again later, send fewer at "
+                f"{waiting} {what} are waiting, {more} more would exceed the {most} of max_waiting_{what}; retry later, send fewer at "
                 "once, or use encode or stream for a bulk job"
             )
 
@@ -258,6 +258,6 @@ def _deliver(loop: asyncio.AbstractEventLoop, deliveries: Sequence[_Delivery]) -
 def _too_late(request: Request) -> DeadlineError:
     done = request.count - request.missing
     return DeadlineError(
-        f"timeout_s passed with {done} of {request.count} texts computed; allow more time, send fewer texts at once, or try again when "
-        "less is waiting"
+        f"timeout_s passed with {done} of {request.count} texts computed; allow more time, send fewer texts at once, or retry when "
+        "fewer requests wait"
     )

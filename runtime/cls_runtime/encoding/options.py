@@ -1,4 +1,4 @@
-"""What an `Encoder` is told when it is made."""
+"""The options of an `Encoder`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cls_runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """The options of `Encoder.load`, which says what each of them does.
+    """The options of `Encoder.load` as one frozen value; `Encoder.load` documents each of them.
 
     Raises:
-        UsageError: a value that makes no sense. `choose` knows the names of variants and engines, and which of them go together.
+        UsageError: a value that makes no sense. Names of variants and engines are checked when a bundle is loaded.
     """
 
     variant: str = "auto"

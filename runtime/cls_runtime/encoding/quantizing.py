@@ -22,7 +22,7 @@ HALF_INFINITE, HALF_ZERO = 65520.0, 2.0**-25
 
 
 def quantized(vectors: Float32, dtype: DType, *, ranges: Float32 | None = None) -> NDArray[Any]:
-    """Vectors [n, width] as `dtype`: [n, width], or of `binary` and `ubinary` a bit a number, [n, width / 8] rounded up.
+    """Vectors [n, width] as `dtype`: [n, width], or for `binary` and `ubinary` one bit per dimension, [n, width / 8] rounded up.
 
     >>> quantized(np.array([[-0.5, 0.0, 0.5]], np.float32), "uint8", ranges=np.array([[-1] * 3, [1] * 3], np.float32)).tolist()
     [[63, 127, 191]]
@@ -75,7 +75,7 @@ def check_fits(vectors: Float32, dtype: DType, *, first_index: int, keep_invalid
         name, index = place_of(row, first_index, text)
         held = f"has {np.abs(vectors[row]).max():.3g} at most"
         if dtype == "float16":
-            held += ", float16 ends at 65504" if largest[row] > 1 else ", float16 makes zeros of it"
+            held += ", float16 ends at 65504" if largest[row] > 1 else ", which float16 rounds to zero"
         else:
-            held = f"has numbers that are not finite, for which {dtype} has no place"
+            held = f"has numbers that are not finite, which {dtype} cannot hold"
         raise InvalidVectorError(f"the vector of {name} {held}; use float32", index=index)

@@ -1,4 +1,4 @@
-"""What an `Encoder` says about itself and about its last call."""
+"""What an `Encoder` reports about itself and about its last call."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OnOverflow = Literal["warn", "truncate", "raise"]
 
 @dataclass(frozen=True)
 class Truncation:
-    """A text that was cut: its place in the input, and how many tokens were removed from it.
+    """A truncated text: its place in the input, and how many tokens were removed.
 
-    With `at_least` there were more: a long text is not tokenized to its end.
+    `at_least` means that more were removed than were counted: a very long text is not tokenized to its end.
     """
 
     index: int
@@ -36,20 +36,20 @@ def truncations(indices: Sequence[int], cuts: Sequence[Truncation | None]) -> tu
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeReport:
-    """What one call of `encode` or `aencode`, or one block of `stream`, did. Of `aencode` it is the request's own: no neighbour counts.
+    """A report of one call of `encode` or `aencode`, or of one block of `stream`. For `aencode` it counts this request alone.
 
-    Two reports are equal when all but the seconds are.
+    Two reports are equal if everything but the seconds is equal.
 
     Attributes:
         texts: texts and pairs encoded.
-        tokens: tokens computed, special tokens included, after truncation; of a text that occurs twice, once.
-        input_tokens: the same of all texts, of a text that occurs twice, twice.
-        padding_tokens: padding that was computed beside them; of `aencode`, beside its own texts.
-        batches: runs of the graph; of `aencode`, those that held one of its texts.
-        truncated: the texts that were cut, in input order; indices count from the start of the input (of the stream).
+        tokens: tokens computed, special tokens included, after truncation; a repeated text counts once.
+        input_tokens: the same, but a repeated text counts each time.
+        padding_tokens: padding computed with them; for `aencode`, with its own texts.
+        batches: runs of the graph; for `aencode`, those with at least one of its texts.
+        truncated: the truncated texts in input order; indices count from the start of the input or the stream.
         queue_s: seconds that `aencode` waited before its first round.
-        tokenize_s: seconds of tokenizing; of `aencode`, in all the rounds that it was in.
-        compute_s: seconds in which batches ran, those at once added up; of `aencode`, of all the rounds that it was in.
+        tokenize_s: seconds of tokenizing; for `aencode`, in all rounds that it took part in.
+        compute_s: seconds of running batches, summed over parallel ones; for `aencode`, in all rounds that it took part in.
     """
 
     texts: int = 0
@@ -83,8 +83,8 @@ class BatchSummary:
     Attributes:
         texts: texts and pairs in it.
         tokens: their tokens.
-        padding_tokens: padding beside them.
-        seconds: how long it took.
+        padding_tokens: the padding.
+        seconds: the duration.
     """
 
     texts: int
@@ -95,14 +95,14 @@ class BatchSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueState:
-    """What waits for `aencode`, by the pace at which the last rounds were computed.
+    """The queue of `aencode`. Times are estimates from the last rounds.
 
     Attributes:
-        texts: texts that wait; those in a round do not.
+        texts: waiting texts; those being computed are not counted.
         characters: their characters.
-        seconds: how long all that waits and is in a round takes.
-        turn_seconds: how long what is in a round and one turn of each request that waits take: what a small request waits.
-        stalled_s: how long there has been work without a batch having ended; 0.0 where there is none.
+        seconds: the time until everything that waits or is being computed is done.
+        turn_seconds: the time until the current round and one turn of each waiting request are done: what a small request waits.
+        stalled_s: how long there has been work without any batch finishing; 0.0 if there is no work.
     """
 
     texts: int = 0
@@ -114,17 +114,17 @@ class QueueState:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
-    """What an Encoder runs on.
+    """The engine of an Encoder and its settings.
 
     Attributes:
         engine: the engine's name.
         variant: the variant's name.
-        reasons: why these two, one sentence each.
+        reasons: why these two were chosen, one sentence each.
         threads: CPU threads in total.
         workers: batches computed at the same time.
-        providers: what computes, in the engine's own words.
-        token_budget: padded tokens in a batch at most, unless one text has more.
-        devices: the numbers of the GPUs that compute; empty on a CPU.
+        providers: the execution providers, as the engine names them.
+        token_budget: the most tokens in a batch, padding included, unless one text has more.
+        devices: the numbers of the GPUs in use; empty on a CPU.
     """
 
     engine: str
@@ -157,7 +157,7 @@ def warn_of_truncation(truncated: Sequence[Truncation], *, max_length: int, stac
     """One TruncationWarning for all of `truncated`, which is not empty."""
     worst = max(truncated, key=lambda item: item.removed_tokens)
     warnings.warn(
-        f"{len(truncated)} text(s) are longer than the {max_length} tokens that the model takes and were cut, text {worst.index} by "
+        f"{len(truncated)} text(s) exceed the model's {max_length} tokens and were truncated, text {worst.index} by "
         f"{worst.by}; Encoder.last_report lists them, on_overflow='truncate' accepts it, 'raise' refuses",
         TruncationWarning,
         stacklevel=stacklevel + 1,

@@ -45,7 +45,7 @@ def similarity(a: ArrayLike, b: ArrayLike, *, function: SimilarityFunction) -> F
     """
     first, second = _vectors("a", a), _vectors("b", b)
     if first.shape[1] != second.shape[1]:
-        raise UsageError(f"a has vectors of {first.shape[1]} numbers, b of {second.shape[1]}; they are not of one kind")
+        raise UsageError(f"a has vectors of {first.shape[1]} numbers, b of {second.shape[1]}; compare vectors of one width")
     return _FUNCTIONS[function](first, second).astype(np.float32)
 
 

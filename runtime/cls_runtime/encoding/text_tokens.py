@@ -11,15 +11,15 @@ from cls_runtime.encoding.tokenizer import TextTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TextTokens:
-    """A text's tokens as the model takes them, special tokens included.
+    """The tokens of a text as the model gets them, special tokens included.
 
     Attributes:
-        tokens: as the vocabulary spells them.
-        offsets: where each begins and ends, in characters of what was tokenized (a prompt in front counts); (0, 0) of a special token. Of
-            a pair, in the text of the two that it is from.
-        ids: their numbers.
-        special: which of them the tokenizer adds, and are no part of the text.
-        truncated: what was cut off; None where nothing was.
+        tokens: the tokens as the vocabulary spells them.
+        offsets: start and end of each token in characters, a prompt included; (0, 0) for a special token. In a pair, offsets count within
+            the text that the token is from.
+        ids: the token ids.
+        special: whether each token was added by the tokenizer and is not part of the text.
+        truncated: what was removed; None if nothing was.
     """
 
     tokens: tuple[str, ...]

@@ -208,7 +208,7 @@ class TextTokenizer:
             if parts is whole and self._cuts is not None and not located:
                 parts = tuple(self._cuts.shortened(part) for part in whole)
         raise TextError(
-            f"text {index} has {characters(text):,} characters, and which tokens the model takes of it is not settled by "
+            f"text {index} has {characters(text):,} characters, and the tokens that the model takes cannot be determined from "
             f"{LONG_CHARACTERS[-1]:,} of them (docs/guides/embed.md, Long texts); shorten it, or split it at blanks",
             index=index,
         )
@@ -265,7 +265,7 @@ def _explain(texts: Sequence[Text], indices: Sequence[int], error: BaseException
             except UnicodeEncodeError as reason:
                 return TextError(
                     f"text {index} has a lone surrogate U+{ord(part[reason.start]):04X} at character {reason.start}, "
-                    "which is no Unicode character; decode the source with errors='replace'",
+                    "which is not a Unicode character; decode the source with errors='replace'",
                     index=index,
                 )
     return TextError(f"the tokenizer refused a text among {indices[0]} to {indices[len(texts) - 1]}: {one_line(error)}")

@@ -102,7 +102,7 @@ class VectorOptions:
         if self.dimensions is not None:
             dimensions, normalize = self.dimensions, self.normalize is not False
             if dimensions > width:
-                raise UsageError(f"dimensions is {dimensions}, the vectors of this bundle have {width}; ask for at most as many")
+                raise UsageError(f"dimensions is {dimensions}, the vectors of this bundle have {width}; choose at most {width}")
         elif is_sentence and manifest.truncate_dim is not None and manifest.truncate_dim < width:
             # As sentence-transformers, which cuts behind its Normalize module.
             dimensions, normalize, whole = manifest.truncate_dim, self.normalize is True, trained and self.normalize is None
@@ -129,8 +129,8 @@ class VectorOptions:
         sizes = sorted({*manifest.matryoshka_dims, *(() if manifest.truncate_dim is None else (manifest.truncate_dim,))})
         if self.dimensions in (*sizes, manifest.width(self.output)):
             return None
-        named = f"names {', '.join(map(str, sizes))}" if sizes else "names no sizes that its vectors may be cut to"
-        return f"dimensions is {self.dimensions}, this bundle {named}; measure what the cut costs, or leave it out"
+        named = f"names {', '.join(map(str, sizes))}" if sizes else "names no smaller sizes"
+        return f"dimensions is {self.dimensions}, this bundle {named}; measure the loss, or leave it out"
 
 
 def real_numbers(given: ArrayLike) -> NDArray[Any]:

@@ -132,7 +132,7 @@ def load(bundle: Bundle, *, variant: str, threads: int, devices: Sequence[int] =
         try:
             loading = thread.submit(_load, ov, bundle, variant=variant, threads=threads)
         except RuntimeError as error:
-            raise EngineError(f"a thread is needed and none can be started ({error}); let the process have more of them") from error
+            raise EngineError(f"no thread can be started ({error}); allow the process more threads") from error
         return loading.result()
 
 

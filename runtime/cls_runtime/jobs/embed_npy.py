@@ -70,9 +70,7 @@ def embed_to_npy(bundle: str | Path, inputs: Sequence[str], out: Path, *, option
     """
     check_npy_target(out)
     if options.on_error == "null" and options.dtype not in FLOATS:
-        raise UsageError(
-            f"on_error is 'null' and dtype is {options.dtype!r}: a .npy has no such number for a row without a text; write a folder"
-        )
+        raise UsageError(f"on_error is 'null' and dtype is {options.dtype!r}: an array cannot mark a row without a text; write to a folder")
     opened = find_bundle(bundle).open(
         partial(encoder_files, variant=options.variant, engine=options.engine), follow_links=options.follow_links
     )

@@ -182,7 +182,7 @@ def _check_same(old: JobSpec, new: JobSpec, where: str) -> None:
 
     `on_error` may change from `raise`: whatever is done had no errors then.
     """
-    hint = "; give the same, or another output folder"
+    hint = "; use the same, or another output folder"
     for kind, before, now in (("vectors", old.vectors, new.vectors), ("options", old.options, new.options)):
         for key in sorted({*before, *now}):
             held, wanted = before.get(key), now.get(key)

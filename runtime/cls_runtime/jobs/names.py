@@ -77,7 +77,7 @@ def _is_file(name: str) -> bool:
         UsageError: a link to nothing.
     """
     if os.path.islink(name) and not os.path.exists(name):  # noqa: PTH110, PTH114
-        raise UsageError(f"{name} is a link to what does not exist ({os.readlink(name)}); mend it or remove it")  # noqa: PTH115
+        raise UsageError(f"{name} is a broken link ({os.readlink(name)}); fix or remove it")  # noqa: PTH115
     return os.path.isfile(name)  # noqa: PTH113
 
 

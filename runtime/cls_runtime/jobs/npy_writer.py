@@ -87,7 +87,7 @@ def check_npy_target(path: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"output {path}: the folder {folder} does not exist; make it first")
     if path.exists() and not path.is_file():
-        raise UsageError(f"output {path}: this is there already and is not a file; choose another name")
+        raise UsageError(f"output {path}: this exists and is not a file; choose another name")
 
 
 def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:

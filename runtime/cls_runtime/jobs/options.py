@@ -1,4 +1,4 @@
-"""What a job is asked to do, and on which Ray. An option that is not understood is refused when it is given, not passed over."""
+"""The options of a job, and of Ray. An unknown value is refused at once."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ OUTPUTS = tuple(name for name in get_args(Output) if name != "tokens")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JobOptions(VectorOptions):
-    """Which vectors a job makes, by the options of `Encoder.encode`, of which inputs, and what of.
+    """The inputs and outputs of a job, and the options of `Encoder.encode` for its vectors.
 
-    Shards of int8 without `ranges` have a scale for each row instead.
+    int8 shards without `ranges` have a scale for each row instead.
 
     Attributes:
         column: the column of the text.
         id_column: the column that becomes `id`; None for the row's number in the input.
-        keep: columns that are passed on.
-        delimiter: what separates the fields of CSV; None for a comma. Without a CSV file it is refused.
-        on_error: a row that cannot be read: `raise` ends the job, `skip` leaves it out, `null` keeps it without a vector.
-        shard_rows: rows of the input that one shard covers.
-        on_overflow: texts longer than the model takes: `truncate` only counts them, `warn` also gives one TruncationWarning at the job's
-            end, `raise` ends the job at the first.
+        keep: columns to copy to the output.
+        delimiter: the field separator of CSV files; None for a comma. It is refused without a CSV file.
+        on_error: what to do with an unreadable row: `raise` ends the job, `skip` omits the row, `null` keeps it without a vector.
+        shard_rows: input rows per shard.
+        on_overflow: what to do with texts that exceed the model's maximum: `truncate` counts them, `warn` also gives one TruncationWarning
+            at the end of the job, `raise` ends the job at the first.
         variant: the precision, or `auto`.
         engine: the inference engine, or `auto`.
-        device: with engine `cuda`, which GPUs of this machine, as of `Encoder.load`; on Ray a worker has its own.
-        threads: CPU threads (on Ray: of each worker); None for all that there are (on Ray: 2).
+        device: with engine `cuda`, which GPUs of this machine, as in `Encoder.load`; on Ray each worker has its own.
+        threads: CPU threads (on Ray: of each worker); None for all (on Ray: 2).
         follow_links: read the bundle's files wherever links in its folder lead.
 
     Raises:
-        UsageError: a value that is none of these.
+        UsageError: an invalid value.
     """
 
     column: str = "text"
@@ -91,15 +91,15 @@ class JobOptions(VectorOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """Where Ray is and what a worker gets.
+    """Where Ray runs, and the resources of a worker.
 
     Attributes:
-        address: of a running cluster (`auto`, `host:port`, `ray://...`); None starts a local Ray and stops it afterwards.
-        workers: Encoders at once; None for as many as the cluster's CPUs carry.
+        address: the address of a running cluster (`auto`, `host:port`, `ray://...`); None starts a local Ray and stops it afterwards.
+        workers: the number of Encoders; None for as many as the cluster's CPUs allow.
         gpus: the share of a GPU that a worker reserves.
 
     Raises:
-        UsageError: a value that is none of these.
+        UsageError: an invalid value.
     """
 
     address: str | None = None

@@ -66,7 +66,7 @@ def advised_when_full(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        advice = "the finished shards stay; make room, and the same command again goes on"
+        advice = "the finished shards stay; make room, and run the same command again to continue"
         raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename or name) from None
 
 

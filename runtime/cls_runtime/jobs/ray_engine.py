@@ -123,7 +123,7 @@ def _results(ray: ModuleType, options: RayOptions, task: JobTask, ranges: Sequen
         for row in shards.iter_rows():
             yield row["result"]
     except ray.exceptions.RayError as error:
-        raise EngineError(f"Ray gave the job up ({' '.join(str(error).split())[:500]}); the same command again goes on") from None
+        raise EngineError(f"Ray gave up the job ({' '.join(str(error).split())[:500]}); run the same command again to continue") from None
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def check_list_place(path: Path, *, what: str) -> None:
         UsageError: something is there and is not such a list.
     """
     if (path.exists() or path.is_symlink()) and not is_skipped_list(path):
-        raise UsageError(f"{what} would list rows that cannot be read in {path}, which is there and is no such list; move it away")
+        raise UsageError(f"{what} would list unreadable rows in {path}, which exists and is not such a list; move it away")
 
 
 def _is_line(line: bytes) -> bool:

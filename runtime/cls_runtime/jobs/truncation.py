@@ -31,9 +31,9 @@ def warn_of_cut_texts(total: Counts, *, max_length: int, cut: CutTexts | None = 
     which = ""
     if cut is not None and cut.first is not None and cut.worst is not None:
         first, worst = cut.first, cut.worst
-        which = f" (the first is text {first.index}, the most was text {worst.index} by {worst.by})"
+        which = f" (first text {first.index}; most: text {worst.index}, by {worst.by})"
     warnings.warn(
-        f"{total.truncated} of {total.rows} texts are longer than the {max_length} tokens that the model takes and were cut{which}; "
+        f"{total.truncated} of {total.rows} texts exceed the model's {max_length} tokens and were truncated{which}; "
         "--on-overflow raise stops at them",
         TruncationWarning,
         stacklevel=stacklevel + 1,

@@ -1,7 +1,7 @@
-"""Two bundles side by side: may vectors of one meet vectors of the other, and what changes for somebody who upgrades?
+"""Compares two bundles: whether their vectors may be mixed, and what an upgrade changes.
 
-`compatible` and `require_compatible` answer from the manifests alone: an index built with one bundle must not meet vectors from another
-unnoticed. `compare_bundles`, the work behind `cls-verify --compare`, encodes texts with both and measures.
+`compatible` and `require_compatible` read the manifests alone, so that vectors of another bundle do not get into an index unnoticed.
+`compare_bundles`, the work behind `cls-verify --compare`, encodes texts with both bundles and measures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MADE_OF = {"cls": "the CLS row", "mean": "the mean of the tokens' rows"}
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedBundle:
-    """One of the two bundles: what it is, and what it was compared on."""
+    """One of the two bundles, and the variant and engine that it was compared on."""
 
     bundle: Path
     source: str
@@ -47,16 +47,16 @@ class ComparedBundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What differs between two bundles. The first is the one in use, the second the one to upgrade to.
+    """The differences between the bundle in use (`first`) and the one to upgrade to (`second`).
 
     Attributes:
-        differences: what the manifests say that decides a text's vector, in words; empty where the fingerprints are equal.
+        differences: the settings in the manifests that decide vectors and differ, in words; empty if the fingerprints are equal.
         texts: how many texts were encoded with both.
-        other_tokens: texts that get other tokens from the second.
-        other_truncation: texts that one cuts and the other does not, or by another number of tokens.
-        figures: by output that both have with the same width: the second's vectors against the first's.
-        neighbours: how many of a text's nearest neighbours stay; None where the widths differ or there are too few texts.
-        objections: why the two are not interchangeable, in words; empty where they are.
+        other_tokens: texts that get other tokens from the second bundle.
+        other_truncation: texts that the two truncate differently.
+        figures: for each output that both have with the same width, the second bundle's vectors against the first's.
+        neighbours: how many of a text's nearest neighbours stay; None if the widths differ or there are too few texts.
+        objections: why the two are not interchangeable, in words; empty if they are.
     """
 
     first: ComparedBundle
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def interchangeable(self) -> bool:
-        """Whether vectors of one may take the place of vectors of the other, within the looser variant's thresholds."""
+        """Whether vectors of the second can replace those of the first, within the looser variant's thresholds."""
         return not self.objections
 
 
@@ -86,7 +86,7 @@ def compatible(manifest: Manifest, other: Manifest | str) -> bool:
 
 
 def require_compatible(manifest: Manifest, other: Manifest | str, *, variant: str | None = None, other_variant: str | None = None) -> None:
-    """Refuses to mix vectors of two spaces, or, where both variants are given, of two precisions.
+    """Raises if vectors of two bundles, or of two precisions if both variants are given, must not be mixed.
 
         with Encoder.load(folder) as encoder:
             require_compatible(encoder.manifest, index["fingerprint"], variant=encoder.info.variant, other_variant=index["variant"])
@@ -94,7 +94,7 @@ def require_compatible(manifest: Manifest, other: Manifest | str, *, variant: st
     Args:
         manifest: of the bundle in use.
         other: the other bundle's manifest, or the fingerprint that was stored with an index.
-        variant: the precision in use; None where it does not matter.
+        variant: the precision in use; None if it does not matter.
         other_variant: the precision that the index was built with.
 
     Raises:
@@ -105,11 +105,11 @@ def require_compatible(manifest: Manifest, other: Manifest | str, *, variant: st
         reasons = "" if isinstance(other, str) else f" ({'; '.join(differences(manifest, other))})"
         raise CheckFailedError(
             f"this bundle's vectors have fingerprint {manifest.fingerprint[:12]}, the others {theirs[:12]}{reasons}; "
-            "they are not comparable: use the bundle that the others came from, or encode them again"
+            "they are not comparable: use the bundle that they came from, or encode the texts again"
         )
     if variant is not None and other_variant is not None and variant != other_variant:
         raise CheckFailedError(
-            f"this bundle's vectors are {variant}, the others {other_variant}, of the same model: near, but not the same numbers; "
+            f"this bundle's vectors are {variant}, the others {other_variant}, of the same model: close, but not equal; "
             f"load the bundle with variant={other_variant!r}, or leave the variants out if the difference does not matter"
         )
 
@@ -142,19 +142,19 @@ def compare_bundles(
     device: Device | None = None,
     follow_links: bool = False,
 ) -> Comparison:
-    """Encodes texts with two bundles and says what changes from the first to the second.
+    """Encodes texts with two bundles and reports what changes from the first to the second. It measures, and raises no objection itself.
 
-    Interchangeable are two bundles whose vectors, for every output that both have, agree within the thresholds of the looser of the two
-    variants, with the same width, the same maximum length and the same predicted labels, and whose vectors are used alike: the same default
-    prompt, cut and unit length. Vectors are compared as the graph gives them.
+    Two bundles are interchangeable if, for every output that both have, their vectors agree within the thresholds of the looser variant,
+    with the same width, maximum length and predicted labels, and if default prompt, `truncate_dim` and normalization are the same. Vectors
+    are compared as the graph computes them.
 
     Args:
-        path: the bundle in use, a folder or a name of the hub.
-        other: the bundle to compare it with, likewise; of the hub, one revision of it may be compared with another: `org/name@revision`.
-        texts: texts of your own; None takes the first bundle's golden texts.
-        variant: of both bundles; `auto` takes for each what `Encoder.load` would take.
+        path: the bundle in use, a folder or a name on the hub (`org/name`, `org/name@revision`).
+        other: the bundle to compare it with, likewise; it may be another revision of the same one.
+        texts: your own texts; None for the first bundle's golden texts.
+        variant: for both bundles; `auto` takes for each what `Encoder.load` would take.
         engine: for both.
-        device: for both, as of `Encoder.load`.
+        device: for both, as in `Encoder.load`.
         follow_links: read the files of both wherever links in their folders lead.
 
     Raises:
@@ -174,9 +174,9 @@ def compare_bundles(
         if second.about.widths.get(name, width) != width
     ]
     if first.about.max_length != second.about.max_length:
-        objections.append(f"texts are cut at {first.about.max_length} tokens, by the other at {second.about.max_length}")
+        objections.append(f"texts are truncated at {first.about.max_length} tokens, in the other at {second.about.max_length}")
     objections += [
-        f"{name} cannot be compared, some text gets another number of tokens"
+        f"{name} cannot be compared, a text has another number of tokens"
         for name, rows in first.rows.items()
         if name in second.rows and len(rows.texts) != len(second.rows[name].texts)
     ]

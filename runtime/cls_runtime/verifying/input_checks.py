@@ -1,4 +1,4 @@
-"""The checks of what goes in: the tokens are those that PyTorch was given, and what is no text is refused.
+"""The checks of inputs: tokens equal PyTorch's, and what is not a text is refused.
 
 - `tokens`: the bundle's tokenizer gives the golden texts the tokens that transformers gave them at the export.
 - `refusals`: a wrong type, broken Unicode, a text that is too long and an invalid vector are errors; an empty text is none.
@@ -26,31 +26,31 @@ Float32 = NDArray[np.float32]
 
 
 def tokens(bundle: Bundle, golden: Golden) -> Finding:
-    """Holds the tokens of the golden texts to those that PyTorch was given."""
+    """Compares the tokens of the golden texts with PyTorch's."""
     expected = golden.token_ids
     if expected is None:
-        message = f"{GOLDEN_NAME} holds no tokens to compare with, as cls-export 0.1.0 wrote it; export again to have them"
+        message = f"{GOLDEN_NAME} holds no tokens to compare with (written by cls-export 0.1.0); export again to get them"
         return Finding(passed=True, message=message, skipped=True)
     encoded = TextTokenizer.from_bundle(bundle).tokenize(golden.inputs).token_ids()
     changed = [index for index, (ours, theirs) in enumerate(zip(encoded, expected, strict=True)) if ours != theirs]
     figures = {"texts": len(encoded), "changed": len(changed)}
     if not changed:
         return Finding(
-            passed=True, message=f"{len(encoded)} texts, {sum(map(len, encoded)):,} tokens, each as PyTorch was given", figures=figures
+            passed=True, message=f"{len(encoded)} texts, {sum(map(len, encoded)):,} tokens, all equal to PyTorch's", figures=figures
         )
     maximum, exported = bundle.manifest.max_length, max(map(len, expected))
     only_long = all(max(len(encoded[index]), len(expected[index])) > min(maximum, exported) for index in changed)
     if maximum != exported and only_long:
         message = (
-            f"{len(changed)} of {len(encoded)} texts are cut at {maximum} tokens, at the export they were at {exported}; "
-            "the maximum length is not the one that was exported"
+            f"{len(changed)} of {len(encoded)} texts are truncated at {maximum} tokens, at export at {exported}; "
+            "the maximum length differs from the exported one"
         )
         return Finding(passed=False, message=message, figures=figures)
     first = changed[0]
     message = (
-        f"{len(changed)} of {len(encoded)} texts get other tokens than PyTorch was given, the first is "
+        f"{len(changed)} of {len(encoded)} texts get other tokens than in PyTorch, first "
         f"{quoted(first, golden.inputs[first])}: {_difference(encoded[first], expected[first])}; "
-        "the tokenizer is not the one that was exported"
+        "the tokenizer differs from the exported one"
     )
     return Finding(passed=False, message=message, figures=figures)
 
@@ -63,9 +63,9 @@ def refusals(encoder: Encoder, bundle: Bundle) -> Finding:
     too_long = "a " * (bundle.manifest.max_length + 1)
     with Encoder.of(bundle, _InvalidEngine(bundle.manifest), EncoderOptions(on_overflow="raise", on_invalid="raise")) as strict:
         cases: list[tuple[str, type[Exception], Callable[[], Any]]] = [
-            ("a str where a list is due", TypeError, lambda: encoder.encode("a text")),
-            ("None for a text", TypeError, lambda: encoder.encode([None])),  # type: ignore[list-item]
-            ("a number for a text", TypeError, lambda: encoder.encode(["a text", 7])),  # type: ignore[list-item]
+            ("a str instead of a list", TypeError, lambda: encoder.encode("a text")),
+            ("None as a text", TypeError, lambda: encoder.encode([None])),  # type: ignore[list-item]
+            ("a number as a text", TypeError, lambda: encoder.encode(["a text", 7])),  # type: ignore[list-item]
             ("a lone surrogate", TextError, lambda: encoder.encode(["a text", "\ud800"])),
             ("a text over the maximum, with on_overflow='raise'", TextTooLongError, lambda: strict.encode([too_long])),
             ("a NaN vector", InvalidVectorError, lambda: strict.encode(["a text"])),

@@ -49,11 +49,11 @@ def same_bits(encoder: Encodes, golden: Golden, bits: Mapping[Output, str], *, p
     others = [output for output, rows in vectors.items() if vector_bits(rows) != bits[output]]
     count = sum(map(len, vectors.values()))
     if not others:
-        message = f"{count} vectors bit for bit those of the export ({', '.join(bits)})"
+        message = f"{count} vectors equal the export's bit for bit ({', '.join(bits)})"
         return Finding(passed=True, message=message, figures={"vectors": count, "other_than_portable": 0})
     plain = portable()
     differing = sum(int((_words(vectors[output]) != _words(golden_rows(plain, golden, output)[0].vectors)).any(1).sum()) for output in bits)
-    found = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not bit for bit what the export computed"
+    found = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not equal to the export's bit for bit"
     if differing:
         found += (
             f"; {differing} of {count} vectors differ from those of the portable kernels: these kernels are wrong on this CPU, report it"

@@ -1,4 +1,4 @@
-"""What `verify` plans and what it found, as data."""
+"""The plan and the results of `verify`, as data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cls_runtime.verifying.vector_checks import Figures
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A check that has not run yet. `variant` and `engine` are None where it is about the bundle as a whole.
+    """A check that has not run yet. `variant` and `engine` are None for checks of the whole bundle.
 
     `objection` says why it cannot run on this machine; `required` whether that is a failure.
     """
@@ -24,7 +24,7 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check's result. `variant` and `engine` are None where it is about the bundle as a whole. A skipped check has not failed."""
+    """The result of a check. `variant` and `engine` are None for checks of the whole bundle. A skipped check has not failed."""
 
     name: str
     variant: str | None
@@ -38,7 +38,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """Everything that was checked, in order."""
+    """The results of all checks, in order."""
 
     bundle: Path
     source: str
@@ -62,5 +62,5 @@ class VerifyReport:
 
     @property
     def seconds(self) -> float:
-        """The time that all checks took."""
+        """The time of all checks."""
         return sum(check.seconds for check in self.checks)

@@ -1,4 +1,4 @@
-"""`assert_same_vectors`: are these the model's vectors? For the tests of whoever serves them; it needs no pytest."""
+"""`assert_same_vectors`: for the tests of a service; it needs no pytest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cls_runtime.verifying.vector_checks import quoted, row_in_words
 def assert_same_vectors(
     actual: ArrayLike, expected: ArrayLike, *, variant: str = "fp32", output: str = "cls", texts: Sequence[Text] | None = None
 ) -> None:
-    """Raises an AssertionError unless `actual` is `expected` within the thresholds that a variant is held to at its export.
+    """Raises an AssertionError unless `actual` equals `expected` within the thresholds that an export of the variant must meet.
 
         >>> assert_same_vectors([[1.0, 2.0]], [[1.0, 2.00001]])
         >>> assert_same_vectors([[1.0, 2.0]], [[1.0, 2.1]], texts=["a text"])  # doctest: +ELLIPSIS
@@ -24,15 +24,15 @@ def assert_same_vectors(
         AssertionError: the vectors differ: ...; worst is text 0 'a text': cosine 0.99981514, off by up to 0.1
 
     Args:
-        actual: [n, width], what is to be checked: an array, or lists as JSON has them.
-        expected: [n, width], what `Encoder.encode` or PyTorch gives for the same texts.
-        variant: `fp32`, `tf32`, `fp16`, `bf16` or `int8`: the precision of the less exact of the two.
-        output: `cls`, `pooler`, or `logits`, which are held to the differences alone.
+        actual: [n, width], the vectors to check: an array, or lists as in JSON.
+        expected: [n, width], the vectors of `Encoder.encode` or PyTorch for the same texts.
+        variant: `fp32`, `tf32`, `fp16`, `bf16` or `int8`: the less exact of the two precisions.
+        output: `cls`, `pooler` or `logits`; logits must meet only the largest difference.
         texts: the n texts, so that the message can quote the worst.
 
     Raises:
-        AssertionError: they differ, are not of the same shape, or are none; the message names the worst text and how far it is off.
-        UsageError: a variant that nobody knows.
+        AssertionError: the vectors differ, have different shapes, or there are none; the message names the worst text and its difference.
+        UsageError: an unknown variant.
     """
     __tracebackhide__ = True  # pytest shows the caller's line alone
     if variant not in THRESHOLDS:

@@ -179,12 +179,12 @@ def truncation(encoder: Encodes, reference: Golden, thresholds: Thresholds) -> F
     vectors, report = encoder.encode_with_report(reference.inputs)
     cut = [item.index for item in report.truncated]
     if not cut:
-        message = f"no golden text is over {maximum} tokens, yet an export always adds one; the maximum is not the one that was exported"
+        message = f"no golden text is over {maximum} tokens, yet an export always adds one; the maximum differs from the exported one"
         return Finding(passed=False, message=message, figures={"truncated": 0})
     texts = [(index, reference.inputs[index]) for index in cut]
     output = encoder.manifest.sentence_output
     compared = _compared(texts, _expected(reference, output)[cut], vectors[cut], output, thresholds)
-    message = f"{len(cut)} of {len(reference.texts)} texts are over {maximum} tokens and reported so"
+    message = f"{len(cut)} of {len(reference.texts)} texts exceed {maximum} tokens and are reported as truncated"
     message += ", with PyTorch's vectors" if compared.passed else f", but do not get PyTorch's vectors: {compared.message}"
     return Finding(passed=compared.passed, message=message, figures={"truncated": len(cut), **compared.figures})
 
@@ -203,12 +203,12 @@ def _compared(
         message = f"{output} is {vectors.shape[1]} numbers wide, PyTorch's is {reference.shape[1]}; this is another model"
         return Finding(passed=False, message=message)
     if len(vectors) != len(reference):
-        message = f"{output} has {len(vectors)} rows, PyTorch's has {len(reference)}: some text gets another number of tokens"
+        message = f"{output} has {len(vectors)} rows, PyTorch's has {len(reference)}: a text has another number of tokens"
         return Finding(passed=False, message=message)
     figures = parity_figures(reference, vectors)
     missed = shortfalls(figures, thresholds)
     if recorded is not None and not missed and not abs(figures.mean_cosine - recorded.mean_cosine) <= recorded_margin(recorded):
-        missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at the export")
+        missed.append(f"mean_cosine {figures.mean_cosine:.8f}, expected {recorded.mean_cosine:.8f} as at export")
     if missed:
         extent = _extent(reference, vectors, thresholds, "texts" if output != "tokens" else "tokens' rows")
         message = f"{extent}: {'; '.join(missed)}; {_worst(texts, reference, vectors, figures)}"
@@ -238,15 +238,15 @@ def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, what: 
         off |= ~(np.abs(reference.astype(np.float64) - vectors).max(1) <= thresholds.max_abs)
     count = int(off.sum())
     if count == 0:
-        return f"all {len(off)} {what} are a little off, none by much, as other scales or another precision make it"
-    share = f"{count} of {len(off)} {what} are off"
+        return f"all {len(off)} {what} differ a little, none by much, which suggests other scales or another precision"
+    share = f"{count} of {len(off)} {what} differ"
     if not np.isfinite(vectors).all():
         return f"{share}, with numbers that are not finite"
     if count <= len(off) / 2:
-        return f"{share}, as other weights for single words or positions make it"
+        return f"{share}, which suggests other weights for single words or positions"
     if cosine.mean() < FAR_COSINE:
-        return f"{share}, and far, as another row of the sequence, another pooling or another model makes it"
-    return f"{share}, but not far, as other weights or quantization scales make it"
+        return f"{share} by far, which suggests another row of the sequence, another pooling or another model"
+    return f"{share}, but not by far, which suggests other weights or quantization scales"
 
 
 def _expected(reference: Golden, output: Output) -> Float32:

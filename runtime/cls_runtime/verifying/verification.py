@@ -58,21 +58,21 @@ class Verification:
     stays loaded for the next; close it, or use it in a `with` statement.
 
     Args:
-        path: the bundle's folder, or its name on the hub, of which the files that are checked are fetched.
-        variants: which to check; None takes all that the bundle has. `auto` is the one that `Encoder.load` would take.
-        engines: the engines to check them on; None takes all that are installed, and skips what they cannot run. `auto` is the
-            one that `Encoder.load` would take.
-        device: of an engine that computes on GPUs, which of them, as `Encoder.load` takes it.
-        against: a hub id or checkpoint folder; its vectors are computed now, with PyTorch, and compared.
-        texts: texts of your own for the checks that need no golden vectors, and for `against`; None takes the golden texts.
+        path: the bundle's folder, or its name on the hub; the files to check are downloaded.
+        variants: the variants to check; None for all in the bundle. `auto` is the one that `Encoder.load` would take.
+        engines: the engines to check them on; None for all that are installed, except where they cannot run a variant. `auto` is the one
+            that `Encoder.load` would take.
+        device: for an engine on GPUs, which of them, as in `Encoder.load`.
+        against: a hub id or checkpoint folder, with whose vectors in PyTorch the bundle's are compared.
+        texts: your own texts for `against` and for checks without golden vectors; None for the golden texts.
         follow_links: read files wherever links in the folder lead.
 
-    Damage of any kind is found by the checks: of a bundle whose manifest cannot be read there is one, `files`, which says so.
+    Damage is a failed check, not an exception: if the manifest cannot be read, the check `files` fails and is the only one.
 
     Raises:
-        BundleError: there is no bundle: no folder, or no manifest in it.
-        UsageError: a variant that the bundle does not have, an unknown engine, a device without an engine for it, or no texts.
-        MissingExtraError: no engine is installed, or not one that was named, or `against` without PyTorch.
+        BundleError: there is no folder, or no manifest in it.
+        UsageError: the bundle has no such variant, an unknown engine, a device without an engine for it, or no texts.
+        MissingExtraError: no engine is installed, or not the named one, or `against` without PyTorch.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Verification:
             return
         self.bundle = bundle
         if not planned:
-            self._damage.append(f"the manifest of bundle {self.folder} names no variant; export the bundle again")
+            self._damage.append(f"the manifest of bundle {self.folder} has no variant; export the bundle again")
         try:
             self._golden = read_golden(bundle.companion(GOLDEN_NAME))
             self._probes = texts or self._golden.inputs
@@ -178,7 +178,7 @@ class Verification:
 
     def _held_golden(self) -> Golden:
         if self._golden is None:
-            raise BundleError(f"{GOLDEN_NAME} cannot be read; the check of the files says why")
+            raise BundleError(f"{GOLDEN_NAME} cannot be read; see the check of the files")
         return self._golden
 
     def _load(self, bundle: Bundle, variant: str, engine: str) -> _Loaded:
@@ -249,21 +249,23 @@ def verify(
     """Checks files and hashes, tokens, and each variant's vectors on each engine.
 
     Args:
-        path: as `Verification` takes it.
-        variants: as `Verification` takes them.
-        engines: as `Verification` takes them.
-        device: as `Verification` takes it.
-        against: as `Verification` takes it.
-        texts: as `Verification` takes them.
-        follow_links: as `Verification` takes it.
+        path: the bundle's folder, or its name on the hub.
+        variants: the variants to check; None for all in the bundle. `auto` is the one that `Encoder.load` would take.
+        engines: the engines to check them on; None for all that are installed. `auto` is the one that `Encoder.load` would take.
+        device: for an engine on GPUs, which of them, as in `Encoder.load`.
+        against: a hub id or checkpoint folder, with whose vectors in PyTorch the bundle's are compared.
+        texts: your own texts for `against` and for checks without golden vectors; None for the golden texts.
+        follow_links: read files wherever links in the folder lead.
         progress: called with each check when it is done.
 
     Returns:
-        The report. A failed check is an entry in it, not an exception. A variant that does not load has no further checks. Where the
-        manifest cannot be read, `source` and `fingerprint` are empty.
+        The report. A failed check is an entry in it, not an exception. A variant that does not load has no further checks. If the manifest
+        cannot be read, `source` and `fingerprint` are empty.
 
     Raises:
-        BundleError, UsageError, MissingExtraError: as `Verification`.
+        BundleError: there is no folder, or no manifest in it.
+        UsageError: the bundle has no such variant, an unknown engine, a device without an engine for it, or no texts.
+        MissingExtraError: no engine is installed, or not the named one, or `against` without PyTorch.
     """
     checks: list[Check] = []
     broken: set[tuple[str | None, str | None]] = set()

@@ -150,8 +150,8 @@ REFUSED: dict[str, tuple[Mapping[str, Mapping[str, Any]], str]] = {
         "makes vectors in another way",
     ),
     "processing": (transformer(processing_kwargs={"text": {"max_length": 8}}), "changes how texts are tokenized"),
-    "an entry that nobody knows": (transformer(later=1), "what later in sentence_bert_config.json does"),
-    "a pooling's entry that nobody knows": ({POOLING: {"later": 1}}, "what later in config.json in 1_Pooling does"),
+    "an entry that nobody knows": (transformer(later=1), "later in sentence_bert_config.json is not known"),
+    "a pooling's entry that nobody knows": ({POOLING: {"later": 1}}, "later in config.json in 1_Pooling is not known"),
     "a model of another kind": (root(model_type="SparseEncoder"), "model_type 'SparseEncoder'"),
     "no vectors at all": (root(truncate_dim=0), "truncate_dim 0; expected a positive integer"),
     "a similarity that nobody knows": (root(similarity_fn_name="maxsim"), "similarity_fn_name 'maxsim'; supported are cosine, dot"),
@@ -220,7 +220,7 @@ def test_limits_written_another_way(folder: Path, value: Any, meant: int) -> Non
 
 def test_an_entry_that_it_reads_without_effect(folder: Path) -> None:
     checkpoint, notes = checked(changed(folder, root(later=1)))
-    assert notes == (AGREES, "not known here, and without effect in sentence-transformers: later in config_sentence_transformers.json")
+    assert notes == (AGREES, "unknown settings, without effect in sentence-transformers: later in config_sentence_transformers.json")
     assert_like_the_library(folder, checkpoint)
 
 
@@ -260,7 +260,7 @@ def test_another_pooling_is_compared_by_what_the_modules_make_of_it(folder: Path
 def test_a_text_that_was_lowered_by_the_caller(folder: Path) -> None:
     assert checked(folder, ExportConfig(max_length=10))[1] == (AGREES,)
     checkpoint = load_checkpoint(str(folder), config=ExportConfig(max_length=10))
-    with pytest.raises(CheckpointError, match="takes texts of 32 tokens from this folder, 10 were read here; correct the folder"):
+    with pytest.raises(CheckpointError, match="reads a limit of 32 tokens from this folder, cls-export reads 10; correct the folder"):
         check_against_sentence_transformers(checkpoint, lowered=False)
 
 
@@ -330,17 +330,17 @@ def wider_rows(checkpoint: Checkpoint) -> Checkpoint:
 @pytest.mark.parametrize(
     ("misread", "message"),
     [
-        (other_tokenizer, r"makes 9 tokens with \['the', .* from 1 on of 'The CAT sat on the mat\.' from this folder, and "),
-        (other_weights, "gives another vector of '.*' than what was read of this folder: .*; correct the folder"),
+        (other_tokenizer, r"makes 9 tokens with \['the', .* from 1 on of 'The CAT sat on the mat\.', cls-export makes "),
+        (other_weights, "gives another vector of '.*' than cls-export: .*; correct the folder"),
         (unit_length, "gives another vector of"),
-        (other_pooling, "gives another vector of '.*' than what was read of this folder: mean_cosine"),
-        (cut_vectors, "gives 32 numbers a text from this folder, 16 here"),
-        (other_prompt, "reads the prompts {'.*'passage': 'the '.*, None by default, and {.*'query: '} were read here, None by default"),
-        (other_default, "None by default, and .* were read here, 'passage' by default"),
-        (prompt_left_out, r"gives another vector of '.*' behind the prompt 'query: ' than what was read"),
-        (other_rows, r"gives another vector of '.*' than what was read"),
-        (longer_texts, "takes texts of 32 tokens from this folder, 40 were read here"),
-        (wider_rows, "gives 32 numbers a text from this folder, 64 here"),
+        (other_pooling, "gives another vector of '.*' than cls-export: mean_cosine"),
+        (cut_vectors, "gives vectors of 32 numbers, cls-export of 16"),
+        (other_prompt, "reads the prompts {'.*'passage': 'the '.* \\(default None\\), cls-export reads {.*'query: '} \\(default None\\)"),
+        (other_default, "\\(default None\\), cls-export reads .* \\(default 'passage'\\)"),
+        (prompt_left_out, r"gives another vector of '.*' with the prompt 'query: ' than cls-export"),
+        (other_rows, r"gives another vector of '.*' than cls-export"),
+        (longer_texts, "reads a limit of 32 tokens from this folder, cls-export reads 40"),
+        (wider_rows, "gives vectors of 32 numbers, cls-export of 64"),
     ],
 )
 def test_a_misreading_is_seen(folder: Path, misread: Callable[[Checkpoint], Checkpoint], message: str) -> None:
@@ -353,7 +353,7 @@ def test_a_misreading_is_seen(folder: Path, misread: Callable[[Checkpoint], Chec
 def test_tokens_that_the_caller_knows_to_be_others(folder: Path) -> None:
     checkpoint = other_tokenizer(load_checkpoint(str(folder)))
     (note,) = check_against_sentence_transformers(checkpoint, lowered=False, own_tokens=True)
-    assert note.endswith("gives the same vectors where its tokens are the same")
+    assert note.endswith("gives the same vectors for texts with the same tokens")
     with pytest.raises(CheckpointError, match="gives another vector of"):
         check_against_sentence_transformers(other_weights(checkpoint), lowered=False, own_tokens=True)
 
@@ -363,7 +363,7 @@ def test_rerankers(reranker: Path) -> None:
     assert checked(reranker, logits)[1] == (AGREES,)
     assert checked(reranker)[1] == (AGREES.removesuffix(" and vectors"),)  # nothing of it is exported that it gives
     checkpoint = load_checkpoint(str(reranker), config=logits)
-    with pytest.raises(CheckpointError, match="applies Sigmoid to the logits, identity was read"):
+    with pytest.raises(CheckpointError, match="applies Sigmoid to the logits, cls-export reads identity"):
         check_against_sentence_transformers(dataclasses.replace(checkpoint, logits_activation="identity"), lowered=False)
     checkpoint.model.head.module[0].bias.add_(0.1)
     with pytest.raises(CheckpointError, match=r"gives another vector of \('The CAT"):
@@ -373,7 +373,7 @@ def test_rerankers(reranker: Path) -> None:
 def test_weights_where_only_the_exporter_looks(folder: Path) -> None:
     weights = checkpoints.read_weights_of(folder)
     checkpoints.write_weights_of(folder, {f"wrapped.inner.{name}": tensor for name, tensor in weights.items()})
-    note = "not compared with sentence-transformers: it does not find all weights in this folder and draws others at random"
+    note = "not compared with sentence-transformers: it does not find all weights in this folder and initializes the others at random"
     assert checked(folder)[1] == (note,)
 
 
@@ -382,7 +382,7 @@ def test_where_it_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch
     missing = "it is not installed; pip install sentence-transformers"
     assert checked(folder)[1] == (f"not compared with sentence-transformers: {missing}",)
     changed(folder, root(later=1))
-    with pytest.raises(UnsupportedError, match=rf"what later in config_sentence_transformers.json does, .*asked \({missing}\)"):
+    with pytest.raises(UnsupportedError, match=rf"later in config_sentence_transformers.json is not known, .*asked \({missing}\)"):
         checked(folder)
 
 
@@ -390,7 +390,7 @@ def test_a_plain_folder_is_none_of_its(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     (folder / "modules.json").unlink()
     assert checked(folder)[1] == ()
-    with pytest.raises(UnsupportedError, match="what later in sentence_bert_config.json does"):
+    with pytest.raises(UnsupportedError, match="^later in sentence_bert_config.json is not known"):
         checked(changed(folder, transformer(later=1)))
 
 
@@ -414,5 +414,5 @@ def test_the_environment_is_afterwards_what_it_was(folder: Path, monkeypatch: py
 
 def test_an_export_asks_before_it_traces(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "trace", lambda checkpoint: pytest.fail("traced"))
-    with pytest.raises(UnsupportedError, match="what later in"):
+    with pytest.raises(UnsupportedError, match="^later in"):
         export(changed(folder, transformer(later=1)), tmp_path / "bundle")

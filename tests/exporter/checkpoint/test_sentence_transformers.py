@@ -55,7 +55,7 @@ def test_a_folder_without_modules_says_nothing(folder: Path) -> None:
 
 def test_fields_that_are_replaced_in_a_folder_without_modules(folder: Path) -> None:
     edit_json(folder / "sentence_bert_config.json", {"config_args": {"num_hidden_layers": 1}})
-    words = "sentence_bert_config.json replaces num_hidden_layers of config.json, which sentence-transformers follows in the folder with"
+    words = "sentence_bert_config.json replaces num_hidden_layers of config.json, which takes effect only in a folder with"
     with pytest.raises(UnsupportedError, match=words):
         load_checkpoint(str(folder))
 
@@ -66,7 +66,7 @@ def test_a_module_whose_folder_was_not_fetched(folder: Path, kind: str) -> None:
     write_dense(folder / "2_Dense", inner=HIDDEN, outer=8)
     path = {"Pooling": "1_Pooling", "Dense": "2_Dense"}[kind]
     shutil.rmtree(folder / path)
-    with pytest.raises(CheckpointError, match=f"{path}, which modules.json names, has no config.json, which says what the {kind} module"):
+    with pytest.raises(CheckpointError, match=f"modules.json names {path}, which has no config.json for its {kind} module"):
         load_checkpoint(str(folder))
 
 
@@ -116,7 +116,7 @@ def test_which_pooling_is_exported(folder: Path, name: str, asked: str) -> None:
         assert (checkpoint.pooling, checkpoint.source_pooling.mode) == (trained, trained)
         assert not checkpoint.source_pooling.mismatch_allowed
     else:
-        message = f"^sentence-transformers pools this model by {trained}; supported are cls and mean, .*--allow-pooling-mismatch .*CLS row"
+        message = f"^sentence-transformers pools this model by {trained}; supported are cls and mean; .*--allow-pooling-mismatch .*CLS row"
         if asked != "auto":
             message = (
                 f"^--pooling {asked}: sentence-transformers pools this model by {trained}; .*add --allow-pooling-mismatch if it is what"
@@ -291,7 +291,7 @@ def test_include_prompt_false_without_prompts_is_harmless_and_recorded(folder: P
 
 
 @pytest.mark.parametrize(
-    ("pooling", "words"), [(CLS, "the vector is the first row behind it"), (MEAN, "the mean is that of the rows behind")]
+    ("pooling", "words"), [(CLS, "the vector is the first row after it"), (MEAN, "the mean is that of the rows after")]
 )
 def test_a_prompt_that_is_not_pooled_is_told(folder: Path, pooling: dict[str, Any], words: str) -> None:
     add_sentence_modules(folder, pooling={**pooling, "include_prompt": False})
@@ -365,7 +365,7 @@ def test_the_limit_is_the_smallest_of_all(folder: Path) -> None:
 
 def test_the_limit_can_only_be_lowered(folder: Path) -> None:
     assert load_checkpoint(str(folder), config=ExportConfig(max_length=10)).max_length == 10
-    with pytest.raises(UsageError, match="--max-length 65 is more than the model takes, 64 tokens"):
+    with pytest.raises(UsageError, match="--max-length 65 is more than the model's 64 tokens"):
         load_checkpoint(str(folder), config=ExportConfig(max_length=65))
     with pytest.raises(UsageError, match="--max-length 2 leaves no room for text: 2 tokens are special"):
         load_checkpoint(str(folder), config=ExportConfig(max_length=2))

@@ -75,7 +75,7 @@ def test_a_default_prompt_that_names_something(folder: Path, prompts: dict[str, 
 
 def test_a_default_prompt_is_told(folder: Path) -> None:
     edit_json(folder / ROOT, {"prompts": {"query": "query: ", "other": "x"}, "default_prompt_name": "query"})
-    note = "the prompt 'query: ' goes before every text unless another is chosen"
+    note = "the prompt 'query: ' goes before every text by default"
     assert note in load_checkpoint(str(folder)).notes
     edit_json(folder / ROOT, {"default_prompt_name": None})
     assert not any("prompt" in note for note in load_checkpoint(str(folder)).notes)
@@ -88,7 +88,7 @@ def test_a_rerankers_prompts(reranker: Path) -> None:
         prompts={"a": "x: "}, default_prompt_name="a"
     )
     edit_json(reranker / ROOT, {"default_prompt_name": "query"})
-    with pytest.raises(CheckpointError, match=r"default_prompt_name 'query', which is none of its prompts \(a\)"):
+    with pytest.raises(CheckpointError, match=r"default_prompt_name 'query', which is not one of its prompts \(a\)"):
         load_checkpoint(str(reranker))
 
 
@@ -98,7 +98,7 @@ def test_a_rerankers_prompts(reranker: Path) -> None:
 def test_sizes_that_vectors_are_cut_to(folder: Path, written: Any, size: int | None) -> None:
     assert use_of(folder, truncate_dim=written).truncate_dim == size
     notes = [note for note in load_checkpoint(str(folder)).notes if "truncate_dim" in note]
-    assert notes == ([] if size is None else [f"vectors are cut to {size} numbers, as truncate_dim says, unless another size is asked for"])
+    assert notes == ([] if size is None else [f"vectors are cut to {size} numbers by default (truncate_dim)"])
 
 
 def test_sizes_are_those_behind_a_dense_module(folder: Path) -> None:
@@ -133,7 +133,7 @@ def test_sizes_that_are_none(folder: Path, written: Any) -> None:
 def test_similarity(folder: Path, name: str) -> None:
     assert use_of(folder, similarity_fn_name=name).similarity_fn_name == name
     notes = [note for note in load_checkpoint(str(folder)).notes if "similarity" in note]
-    assert notes == ([] if name == "cosine" else [f"vectors are compared by {name}, as similarity_fn_name says"])
+    assert notes == ([] if name == "cosine" else [f"vectors are compared by {name} (similarity_fn_name)"])
 
 
 def test_a_similarity_that_versions_read_in_two_ways_is_refused(folder: Path) -> None:

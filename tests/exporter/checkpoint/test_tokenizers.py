@@ -57,7 +57,7 @@ def test_a_tokenizer_without_tokenizer_json_is_converted(model_type: str, tmp_pa
     expected = vocabulary_only(folder)
     checkpoint = load_checkpoint(str(folder))
     assert ids_of(checkpoint.tokenizer_json) == expected
-    assert "the tokenizer had no tokenizer.json and was converted to one" in checkpoint.notes
+    assert "tokenizer.json was missing and was made from the other tokenizer files" in checkpoint.notes
 
 
 def test_its_own_truncation_and_padding_are_removed(folder: Path) -> None:
@@ -109,7 +109,7 @@ def test_no_tokenizer_at_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "tokenizer.json in model is no vocabulary that can be read .it is cut short"),
+        ("{", "tokenizer.json in model is not a readable vocabulary .it is cut short"),
         ("{}", "the tokenizer of model cannot be loaded"),
         ('{"version": "1.0", "model": {"type": "Nonsense"}}', "the tokenizer of model cannot be loaded"),
     ],
@@ -129,7 +129,7 @@ def test_a_broken_tokenizer(folder: Path, content: str, message: str) -> None:
 )
 def test_what_every_reader_of_the_bundle_would_refuse_is_refused_at_once(folder: Path, changes: dict[str, Any], message: str) -> None:
     edit_tokenizer(folder, changes)
-    with pytest.raises(CheckpointError, match=f"is none that a bundle may have: .*{message}"):
+    with pytest.raises(CheckpointError, match=f"cannot be used in a bundle: .*{message}"):
         load_checkpoint(str(folder))
 
 
@@ -176,7 +176,7 @@ LEFT = {"max_length": 16, "strategy": "LongestFirst", "stride": 0, "direction": 
     ("settings", "changes", "message"),
     [
         ({"split_special_tokens": True}, {}, "has split_special_tokens true: a text that holds"),
-        ({"truncation_side": "left"}, {}, "has truncation_side 'left': of a long text the beginning is cut off; supported is 'right'"),
+        ({"truncation_side": "left"}, {}, "has truncation_side 'left': it cuts off the beginning of a long text; supported is 'right'"),
         ({}, {"truncation": LEFT}, "has truncation_side 'left': "),
     ],
 )
@@ -218,8 +218,8 @@ def nothing_is_left(folder: Path) -> None:
     ("model_type", "kind", "change", "message"),
     [
         *((name, None, no_vocabulary, "no vocabulary beside tokenizer_config.json") for name in checkpoints.all_families()),
-        ("bert", "BertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
-        ("distilbert", "DistilBertTokenizer", other_lines, "has no '[UNK]', the token for what is not in it"),
+        ("bert", "BertTokenizer", other_lines, "has no '[UNK]', the token for unknown words"),
+        ("distilbert", "DistilBertTokenizer", other_lines, "has no '[UNK]', the token for unknown words"),
         ("roberta", "RobertaTokenizer", empty_table, "has 0 tokens in its vocabulary and no word among them"),
         ("roberta", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),
         ("bert", None, special_tokens_alone, "has 5 tokens in its vocabulary and no word among them"),

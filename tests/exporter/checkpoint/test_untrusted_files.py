@@ -157,9 +157,9 @@ def test_what_lies_where_the_file_was_not_fetched(folder: Path, name: str, words
 
 
 CUT = {
-    **dict.fromkeys(("tokenizer.json", "vocab.json"), "is no vocabulary that can be read (it is cut short after "),
+    **dict.fromkeys(("tokenizer.json", "vocab.json"), "is not a readable vocabulary (it is cut short after "),
     **dict.fromkeys(("config.json", "modules.json", "1_Pooling/config.json"), "cannot be read as JSON (it is cut short after "),
-    "spm.model": "spm.model in model is no vocabulary that can be read (it is cut short); fetch the checkpoint again",
+    "spm.model": "spm.model in model is not a readable vocabulary (it is cut short); fetch the checkpoint again",
     "model.safetensors": "model.safetensors is damaged or not safetensors (ValueError: it is cut short after ",
     "pytorch_model.bin": "pytorch_model.bin cannot be loaded as tensors only (ValueError: it is cut short: ",
 }
@@ -187,20 +187,20 @@ def test_a_pickle_that_is_cut_short(folder: Path, is_zip: bool, kept: slice) -> 
 
 def test_json_in_place_of_a_list_of_tokens(folder: Path) -> None:
     (folder / "vocab.txt").write_text('{"[PAD]": 0, "[UNK]": 1')
-    assert "vocab.txt in model is no vocabulary that can be read (it holds JSON; expected a token a line)" in refusal_of(folder)
+    assert "vocab.txt in model is not a readable vocabulary (it holds JSON; expected one token per line)" in refusal_of(folder)
 
 
 @pytest.mark.parametrize(
     ("tail", "words"),
     [
         (b"a" * 5_000, "a line has 5,000 bytes; expected a token of at most 4,000"),
-        (b"a\n" * 2**21, "lines; expected at most 2,097,152, a token each"),
+        (b"a\n" * 2**21, "lines; expected at most 2,097,152, one token per line"),
     ],
 )
 def test_a_list_of_what_no_tokens_are(folder: Path, tail: bytes, words: str) -> None:
     (folder / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes() + tail)
     message = refusal_of(folder)
-    assert "vocab.txt in model is no vocabulary that can be read (" in message
+    assert "vocab.txt in model is not a readable vocabulary (" in message
     assert words in message
 
 
@@ -209,7 +209,7 @@ def test_a_list_of_tokens_that_ends_within_a_line(folder: Path) -> None:
     (folder / "vocab.txt").write_bytes(content.rstrip(b"\n"))
     assert isinstance(load_checkpoint(str(folder)), Checkpoint)  # an editor leaves the last line's end out
     edit_json(folder / "config.json", {"vocab_size": 30522})
-    assert "vocab.txt in model is no vocabulary that can be read (it is cut short: it ends within a line, after " in refusal_of(folder)
+    assert "vocab.txt in model is not a readable vocabulary (it is cut short: it ends within a line, after " in refusal_of(folder)
 
 
 def test_a_folder_that_is_a_link_to_elsewhere(folder: Path, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_other_entries_are_refused_or_without_effect(folder: Path, secret: Path,
 
 def test_unknown_entries_are_noted(folder: Path) -> None:
     edit_json(folder / "tokenizer_config.json", {"cut_twice": True, "vocab_file": None, "name_or_path": "/home/someone/model"})
-    assert "left out of tokenizer_config.json, not known to change how texts are cut: cut_twice" in load_checkpoint(str(folder)).notes
+    assert "left out of tokenizer_config.json, not known to change tokens: cut_twice" in load_checkpoint(str(folder)).notes
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_wrapper_with_a_classifier_on_the_cls_row(masked_lm: Path, name: str, 
     assert f"logits: {name}.weight was read as a Linear on the CLS row ({labels} outputs), without pooler" in checkpoint.notes
     without = load_checkpoint(wrapped)
     assert without.model.output_names == ("cls",)
-    assert f"left out, not asked for: {name}.bias, {name}.weight" in without.notes
+    assert f"left out, not requested: {name}.bias, {name}.weight" in without.notes
 
 
 def test_a_wrapper_with_pooler_and_classifier_gives_both(masked_lm: Path) -> None:
@@ -146,7 +146,7 @@ def test_labels_come_from_the_configuration_and_must_fit(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"has 3 outputs but id2label in config.json names 2"):
         load_checkpoint(str(folder), config=ExportConfig(logits=True))
     checkpoints.edit_json(folder / "config.json", {"id2label": {"0": "no", "1": "1", "2": 1}})
-    with pytest.raises(CheckpointError, match=r"gives outputs 1 and 2 one name, 1; nobody could tell their logits apart"):
+    with pytest.raises(CheckpointError, match=r"gives outputs 1 and 2 one name, 1; their logits could not be told apart"):
         load_checkpoint(str(folder), config=ExportConfig(logits=True))
     assert load_checkpoint(str(folder)).labels == ()
 
@@ -190,7 +190,7 @@ def test_names_that_pytorch_puts_into_names(encoder: Path, inner: str, wrapped: 
     expected = run(load_checkpoint(str(encoder)))["cls"]
     checkpoint = load_checkpoint(rewrite(encoder, lambda tensors: {re.sub(inner, wrapped, name): item for name, item in tensors.items()}))
     assert torch.equal(run(checkpoint)["cls"], expected)
-    assert "names of the modules that training programs wrap around others were left out" in checkpoint.notes
+    assert "prefixes that training programs add to names were removed" in checkpoint.notes
 
 
 @pytest.mark.parametrize("other", ["_orig_mod.embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"])
@@ -203,7 +203,7 @@ def test_a_weight_under_two_names_is_refused(encoder: Path, other: str) -> None:
 def test_buffers_of_old_versions_are_left_out(encoder: Path) -> None:
     rewrite(encoder, lambda tensors: {**tensors, "embeddings.position_ids": torch.arange(64)[None]})
     notes = load_checkpoint(str(encoder)).notes
-    assert "left out, constants that the model makes itself: embeddings.position_ids" in notes
+    assert "left out, constants that the model computes itself: embeddings.position_ids" in notes
 
 
 DECODERS = {
@@ -314,7 +314,7 @@ def test_weights_of_another_size_are_refused(encoder: Path) -> None:
 
 
 def test_no_pooler_weights(masked_lm: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no pooler weights .*random ones, which give another vector at each load") as caught:
+    with pytest.raises(CheckpointError, match=r"no pooler weights .*random ones at each load") as caught:
         load_checkpoint(str(masked_lm), config=ExportConfig(pooler=True))
     assert caught.value.exit_code == 2
     assert load_checkpoint(str(masked_lm)).pooler.state == "absent"

@@ -162,7 +162,7 @@ def test_a_graph_with_an_output_more_is_none(tmp_path: Path, manifest: Manifest)
 
 
 def test_a_padded_graph_is_none(tmp_path: Path, manifest: Manifest) -> None:
-    with pytest.raises(GraphError, match=r"model.onnx has no packed operator, expected one a layer at least"):
+    with pytest.raises(GraphError, match=r"model.onnx has no packed operator, expected at least one per layer"):
         load_packed(tmp_path / "bundle" / "onnx" / "model.onnx", manifest)
 
 

@@ -51,5 +51,5 @@ class NeverLonger(PreTrainedTokenizerFast):
 
 
 def test_a_tokenizer_that_gives_no_more_tokens_for_more_words_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="makes 3 tokens of .* words and as many of half of them"):
+    with pytest.raises(CheckpointError, match="makes 3 tokens of .* words and no fewer of half of them"):
         parity_texts(NeverLonger(), max_length=16)

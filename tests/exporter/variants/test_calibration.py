@@ -135,5 +135,5 @@ def test_random_words_leave_special_tokens_and_lengths():
 def test_texts_come_from_a_regular_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "texts.txt"
     {"pipe": os.mkfifo, "device": lambda place: place.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](path)
-    with pytest.raises(UsageError, match="is no regular file"):
+    with pytest.raises(UsageError, match="is not a regular file"):
         CalibrationTexts.of_file(path)

@@ -355,7 +355,7 @@ def test_a_row_of_padding_that_gives_no_number_is_found(
     small: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(monkeypatch, not_a_number_for_padding)
-    message = "fp16 is not exported: cls is not finite for a batch of the longest text, one token and a row that is all padding"
+    message = "fp16 is not exported: cls is not finite for a batch of the longest text, one token and a row of padding only"
     with pytest.raises(ParityError, match=message):
         export(small, tmp_path / "bundle", config=ExportConfig(precisions=BOTH))
     assert not (tmp_path / "bundle").exists()

@@ -110,7 +110,7 @@ def test_without_the_whole_graph_there_is_none(store: ExportStore) -> None:
 def test_tokens_that_could_not_be_packed_are_an_error(store: ExportStore, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, compiled = compiled_of(store, "bert")
     monkeypatch.setattr(TokenPacking, "call", lambda _, model: Rewritten.of(model, 0))
-    with pytest.raises(GraphError, match="bert: 0 attentions were packed for fp16 in 2 layers, expected 2"):
+    with pytest.raises(GraphError, match="bert: 0 attention layers were packed for fp16 in 2 layers, expected 2"):
         built(checkpoint, compiled)
 
 
@@ -122,7 +122,7 @@ def test_heads_that_flash_attention_does_not_take_are_noted(width: int, noted: t
     node.outputs[0].shape = ir.Shape(["tokens", width])
     model = ir.Model(ir.Graph(list(values.values()), [node.outputs[0]], nodes=[node]), ir_version=10)
     expected = [
-        f"slower than usual on GPUs: fp16's attention heads have size {size}, flash attention takes multiples of 8 up to 256"
+        f"slower than usual on GPUs: fp16's attention heads have size {size}; flash attention supports multiples of 8 up to 256"
         for size in noted
     ]
     assert list(packed_fp16._unfused_heads(model)) == expected
@@ -154,7 +154,7 @@ def test_what_only_the_folded_products_overflow_is_noted_and_the_padded_form_sta
     assert len(checked) == 2
     assert result.engine_models == {}
     assert len(result.notes) == 1
-    assert result.notes[0].startswith("fp16 has no packed form, GPUs take the padded one: fp16 is not exported: ")
+    assert result.notes[0].startswith("fp16 has no packed form, so GPUs use the padded one: fp16 is not exported: ")
 
 
 def test_what_arithmetic_bounds_is_not_tried_again(store: ExportStore, checked: list[float]) -> None:

@@ -77,7 +77,7 @@ def test_names_with_the_letters_of_patterns_are_deleted_alone(mine, bundle):
 def test_what_no_export_wrote_is_not_written_among_without_force(mine, bundle):
     mine.add(NAME, {"config.json": b"theirs", "model.safetensors": b"weights", "README.md": b"card", ".gitattributes": b""}, private=True)
     with pytest.raises(
-        UsageError, match=rf"{NAME} on the hub holds 'config.json' and 1 more, which no export wrote; --force uploads all the"
+        UsageError, match=rf"{NAME} on the hub holds 'config.json' and 1 more, which no export wrote; --force uploads anyway"
     ):
         check_target(NAME)
     assert len(mine.repositories[NAME].commits) == 1
@@ -99,14 +99,14 @@ def test_a_card_alone_is_no_obstacle(mine, bundle):
 
 def test_a_repository_is_as_visible_as_was_said(mine, bundle):
     mine.add(NAME, {"README.md": b"card"})
-    with pytest.raises(UsageError, match="is public, and a bundle is uploaded as private; add --public"):
+    with pytest.raises(UsageError, match="is public, and uploads are private by default; add --public"):
         check_target(NAME)
     mine.add(NAME, {"README.md": b"card"}, private=True)
     with pytest.raises(UsageError, match="is private, so --public would change nothing"):
         check_target(NAME, public=True)
     target = check_target(NAME)
     mine.repositories[NAME].private = False
-    with pytest.raises(HubError, match=r"the bundle is whole in .*tiny, and is not on the hub .*: .* is public, and a bundle is uploaded"):
+    with pytest.raises(HubError, match=r"the bundle is complete in .*tiny but not on the hub .*: .* is public, and uploads are private"):
         upload(bundle, target)
     assert len(mine.repositories[NAME].commits) == 1
 
@@ -121,9 +121,9 @@ def test_what_appears_in_the_repository_meanwhile_is_not_written_over(mine, bund
 
 
 REFUSED = {
-    "no name": ("my model", {}, "expected the name of a repository on the hub, org/name or name"),
-    "an address": ("https://huggingface.co/org/name", {}, "expected the name of a repository on the hub"),
-    "nobody logged in": (NAME, {"HF_TOKEN": ""}, "needs a token that may write; log in with `hf auth login`, or set HF_TOKEN"),
+    "no name": ("my model", {}, "expected a repository of the hub, org/name or name"),
+    "an address": ("https://huggingface.co/org/name", {}, "expected a repository of the hub"),
+    "nobody logged in": (NAME, {"HF_TOKEN": ""}, "needs a token with write access; log in with `hf auth login`, or set HF_TOKEN"),
     "a wrong token": (NAME, {"HF_TOKEN": "hf_wrong"}, r"the hub refuses you \(HTTP 401\); .*log in"),
 }
 
@@ -158,7 +158,7 @@ def test_an_upload_that_fails_says_how_to_do_it_later(mine, bundle, monkeypatch,
         upload(bundle, target)
     message = str(caught.value)
     assert message.startswith(
-        f"the bundle is whole in {bundle}, and is not on the hub (to upload it later: hf upload {NAME} {bundle} . --private)"
+        f"the bundle is complete in {bundle} but not on the hub (to upload it later: hf upload {NAME} {bundle} . --private)"
     )
     assert f"HTTP {status}" in message
     assert "\n" not in message
@@ -209,7 +209,7 @@ def test_a_failed_upload_leaves_the_bundle(mine, exporting, capsys, monkeypatch)
     assert command.main(["bert", "--push-to-hub", NAME]) == 2
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith(
-        "error: the bundle is whole in models/bert, and is not on the hub (to upload it later: hf upload "
+        "error: the bundle is complete in models/bert but not on the hub (to upload it later: hf upload "
     )
     assert Path("models/bert", MANIFEST_NAME).is_file()
     assert TOKEN not in said.err + said.out

@@ -121,7 +121,7 @@ def test_forms_for_one_engine_are_listed_with_who_reads_them(plain: Manifest) ->
 def test_without_such_forms_none_are_told(plain: Manifest) -> None:
     alone = dataclasses.replace(plain.variants["fp32"], engine_files={}, engine_parity={})
     card = model_card(changed(plain, variants={"fp32": alone}), NOTHING, name="x")
-    assert "in a form that" not in card
+    assert "Forms that" not in card
 
 
 def test_the_front_matter(plain: Manifest) -> None:
@@ -161,13 +161,13 @@ def test_the_tables(plain: Manifest) -> None:
     rows = cells(model_card(manifest, NOTHING, name="x"))
     facts = {row[0]: row[1] for row in rows if len(row) == 2}
     assert facts["source"] == plain.source.name
-    assert facts["its weights"] == f"sha256 {plain.source.weights_sha256}"
+    assert facts["weights"] == f"sha256 {plain.source.weights_sha256}"
     assert facts["fingerprint"] == manifest.fingerprint
     assert facts["longest text"].startswith(f"{plain.max_length} tokens")
-    assert facts["trained to be cut to"] == "16, 8 numbers"
-    assert facts["cut to"].startswith("16 numbers")
+    assert facts["trained dimensions"] == "16, 8"
+    assert facts["dimensions by default"].startswith("16,")
     assert facts["similarity"] == "dot"
-    assert plain.tool_versions["transformers"] in facts["made by"]
+    assert plain.tool_versions["transformers"] in facts["made with"]
     parity = {(row[0], row[1]): row[2:] for row in rows if len(row) == 8}
     for name, variant in plain.variants.items():
         for output, figures in variant.parity.items():

@@ -349,7 +349,7 @@ def test_what_only_looks_like_a_leftover_stays(old_bundle: Path, name: str) -> N
             lambda folder: ((folder / "runs").mkdir(), (folder / "runs" / "1.json").touch()),
             "holds 'runs/1.json', which is not the bundle's",
         ),
-        (lambda folder: (folder / MANIFEST_NAME).write_text("{"), "what is the bundle's in it cannot be told"),
+        (lambda folder: (folder / MANIFEST_NAME).write_text("{"), "does not say which files are the bundle's"),
     ],
 )
 def test_force_deletes_only_what_an_export_wrote(old_bundle: Path, damage: Callable[[Path], object], message: str) -> None:

@@ -227,7 +227,7 @@ def test_files_that_sentence_transformers_reads_another_way_are_no_bundle(model:
     expected = (
         "its modules make" if damage in ("pooling", "include_prompt", "Dense", "Normalize") else "its prompts, default prompt, truncate"
     )
-    with pytest.raises(UnsupportedError, match=f"does not read the bundle of model as it is meant: {expected}") as caught:
+    with pytest.raises(UnsupportedError, match=f"reads the bundle of model differently: {expected}") as caught:
         check_sentence_files(checkpoint, tmp_path / "bundle")
     assert str(caught.value).isprintable()
 

@@ -177,7 +177,7 @@ def test_a_bar_on_a_terminal(golden_bundle, texts, tmp_path, monkeypatch, out, s
 @pytest.mark.parametrize(
     ("choice", "code", "stderr"),
     [
-        ("warn", 0, "warning: 2 of 4 texts are longer than the 16 tokens that the model takes and were cut (the first is text 1, "),
+        ("warn", 0, "warning: 2 of 4 texts exceed the model's 16 tokens and were truncated (first text 1; "),
         ("truncate", 0, ""),
         ("raise", 2, "error: text 1 has "),
     ],

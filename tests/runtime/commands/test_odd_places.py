@@ -20,7 +20,7 @@ COMMANDS = {
     "doctor": (doctor, "{place}/bundle"),
 }
 
-ADVICE = "the finished shards stay; make room, and the same command again goes on"
+ADVICE = "the finished shards stay; make room, and run the same command again to continue"
 
 
 @pytest.fixture

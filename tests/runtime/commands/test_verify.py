@@ -53,8 +53,8 @@ def test_a_failed_check_ends_with_1_and_names_the_text(wrong, capsys):
     assert run(wrong) == 1
     captured = capsys.readouterr()
     (line,) = [line for line in captured.out.splitlines() if line.startswith("FAIL")]
-    assert line.startswith("FAIL  fp32  onnxruntime  golden cls        1 of 9 texts are off, ")
-    assert captured.err.startswith(f"error: 1 of {CHECKS} checks failed; fp32 golden cls on onnxruntime: 1 of 9 texts are off")
+    assert line.startswith("FAIL  fp32  onnxruntime  golden cls        1 of 9 texts differ, ")
+    assert captured.err.startswith(f"error: 1 of {CHECKS} checks failed; fp32 golden cls on onnxruntime: 1 of 9 texts differ")
     assert "worst is text 3 'dog runs, the cat!'" in captured.err
     assert captured.err.count("\n") == 1
 
@@ -311,7 +311,7 @@ def test_compare_with_another_bundle_ends_with_1_and_says_why(golden_bundle, upg
     assert "maximum length: 16 -> 12" in captured.out
     assert "2 -> 3 texts are cut, 3 of them differently" in captured.out
     assert captured.err.startswith(
-        f"error: {upgrade} does not give the vectors of {golden_bundle}; texts are cut at 16 tokens, by the other at 12"
+        f"error: {upgrade} does not give the vectors of {golden_bundle}; texts are truncated at 16 tokens, in the other at 12"
     )
     assert captured.err.count("\n") == 1
 
@@ -353,4 +353,4 @@ def test_a_real_bundle_passes_and_one_changed_word_is_found(minilm_bundle, tmp_p
     onnx.save(model, bundle / "onnx" / "model.onnx")
     agree(bundle)
     assert run(bundle, "--variant", "fp32") == 1
-    assert "1 of 159 texts are off, as other weights for single words" in capsys.readouterr().err
+    assert "1 of 159 texts differ, which suggests other weights for single words" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_what_is_not_known_to_be_exact_is_not_cut(name, monkeypatch):
     ours = TextTokenizer(tokenizer, max_length=8, pad_id=3, truncate_left=False, with_type_ids=False)
     monkeypatch.setattr(module, "LONG_CHARACTERS", (10, 20, 40))
     assert not ours.tokenize(["the cat " * 5]).at_least.any()
-    with pytest.raises(TextError, match="text 7 has 48 characters, .* not settled by 40 of them") as raised:
+    with pytest.raises(TextError, match="text 7 has 48 characters, .* cannot be determined from 40 of them") as raised:
         ours.tokenize(["the cat " * 6], indices=[7])
     assert raised.value.index == 7
 
@@ -255,7 +255,7 @@ def test_a_huge_text_gets_the_tokens_of_its_beginning_or_end(name, left, monkeyp
     ("text", "said"),
     [
         ("中a" * 40, None),
-        ("\u3042" * 50, "text 0 has 50 characters, .* not settled by 40 of them .*docs/guides/embed.md, Long texts"),
+        ("\u3042" * 50, "text 0 has 50 characters, .* cannot be determined from 40 of them .*docs/guides/embed.md, Long texts"),
         (("a " * 40, "b " * 40), "text 0 has 160 characters"),
         ("a " * 40 + "\ud800", r"text 0 has a lone surrogate U\+D800 at character 80"),
     ],

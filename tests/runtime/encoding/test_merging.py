@@ -277,7 +277,7 @@ def test_without_another_thread_it_is_an_error_once(bundle, watched_engine, no_t
     texts = texts_of(0, 300)
     with Encoder.of(Bundle.open(bundle), engine, EncoderOptions(token_budget=64, max_waiting_texts=1)) as encoder:
         for _ in range(3):
-            with pytest.raises(EngineError, match=r"a thread is needed and none can be started \(can't start new thread\)"):
+            with pytest.raises(EngineError, match=r"no thread can be started \(can't start new thread\)"):
                 asyncio.run(submit(encoder))
         alone = encoder.encode(texts)  # the calling thread computes it all
         no_threads()
@@ -358,7 +358,7 @@ def test_a_text_that_is_cut_is_reported_to_its_own_request(encoder):
     async def run():
         await asyncio.gather(request("short", ["a"]), request("long", ["b", LONG, "c", LONG]))
 
-    with pytest.warns(TruncationWarning, match=r"2 text\(s\) are longer"):
+    with pytest.warns(TruncationWarning, match=r"2 text\(s\) exceed"):
         asyncio.run(run())
     assert reports["short"].truncated == ()
     removed = 62 - 16

@@ -50,9 +50,9 @@ def test_float16_is_rounded_as_numpy_rounds():
     ("dtype", "row", "keep_invalid", "message"),
     [
         ("float16", [1, 65520.0], False, "the vector of text 8 has 6.55e+04 at most, float16 ends at 65504; use float32"),
-        ("float16", [1e-9, -1e-9], False, "the vector of text 8 has 1e-09 at most, float16 makes zeros of it; use float32"),
-        ("int8", [np.nan, 1], True, "the vector of text 8 has numbers that are not finite, for which int8 has no place; use float32"),
-        ("ubinary", [np.inf, 1], True, "the vector of text 8 has numbers that are not finite, for which ubinary has no place; use float32"),
+        ("float16", [1e-9, -1e-9], False, "the vector of text 8 has 1e-09 at most, which float16 rounds to zero; use float32"),
+        ("int8", [np.nan, 1], True, "the vector of text 8 has numbers that are not finite, which int8 cannot hold; use float32"),
+        ("ubinary", [np.inf, 1], True, "the vector of text 8 has numbers that are not finite, which ubinary cannot hold; use float32"),
     ],
 )
 def test_what_a_dtype_does_not_hold_is_refused(dtype, row, keep_invalid, message):

@@ -86,20 +86,23 @@ def test_ids_are_decoded_as_the_library_does(encoder: Encoder, bundle: Path, ids
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([len(VOCABULARY)], f"list 1 has the id {len(VOCABULARY)}, which is no token's; this model's are from 0 to {len(VOCABULARY) - 1}"),
+        (
+            [len(VOCABULARY)],
+            f"list 1 has the id {len(VOCABULARY)}, which no token has; this model's ids are 0 to {len(VOCABULARY) - 1}",
+        ),
         ([5, -1], "list 1 has the id -1,"),
         ([2**31], f"list 1 has the id {2**31},"),
         ([2**63 - 1], f"list 1 has the id {2**63 - 1},"),
         ([2**63], f"list 1 has the id {2**63},"),
-        ([2**64], "list 1 is none of whole numbers"),
-        ([1.5], "list 1 is none of whole numbers"),
-        (["a"], "list 1 is none of whole numbers"),
-        ([True], "list 1 is none of whole numbers"),
-        ([[1]], "list 1 is none of whole numbers"),
-        ([None], "list 1 is none of whole numbers"),
-        ([[1], [1, 2]], "list 1 is none of whole numbers"),
-        (5, "list 1 is none of whole numbers"),
-        ("a", "list 1 is none of whole numbers"),
+        ([2**64], "list 1 does not hold whole numbers"),
+        ([1.5], "list 1 does not hold whole numbers"),
+        (["a"], "list 1 does not hold whole numbers"),
+        ([True], "list 1 does not hold whole numbers"),
+        ([[1]], "list 1 does not hold whole numbers"),
+        ([None], "list 1 does not hold whole numbers"),
+        ([[1], [1, 2]], "list 1 does not hold whole numbers"),
+        (5, "list 1 does not hold whole numbers"),
+        ("a", "list 1 does not hold whole numbers"),
     ],
 )
 def test_what_is_no_id(encoder: Encoder, ids: Any, message: str) -> None:

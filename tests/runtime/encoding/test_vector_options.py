@@ -34,7 +34,7 @@ def manifest(tmp_path_factory):
         ({"dimensions": 0}, "dimensions is 0, expected a whole number of at least 1, or None"),
         ({"dimensions": True}, "dimensions is True, expected a whole number"),
         ({"dimensions": 4.0}, r"dimensions is 4\.0, expected a whole number"),
-        ({"dimensions": HIDDEN + 1}, f"dimensions is {HIDDEN + 1}, the vectors of this bundle have {HIDDEN}; ask for at most"),
+        ({"dimensions": HIDDEN + 1}, f"dimensions is {HIDDEN + 1}, the vectors of this bundle have {HIDDEN}; choose at most"),
         ({"output": "cls"}, "output is 'cls', this bundle has sentence, .*; its vector is the mean of the tokens' rows"),
         ({"output": "elsewhere", "dimensions": 3}, "output is 'elsewhere', this bundle has sentence"),
         ({"prompt_name": "clustering"}, "prompt_name is 'clustering', this bundle has query, document; pass prompt="),
@@ -92,7 +92,7 @@ def test_what_is_left_open_is_as_the_model_was_trained(manifest, trained, trunca
     [
         ((), None, None, None),
         ((), None, 8, None),
-        ((), None, 4, "dimensions is 4, this bundle names no sizes that its vectors may be cut to; measure"),
+        ((), None, 4, "dimensions is 4, this bundle names no smaller sizes; measure"),
         ((2, 4), None, 4, None),
         ((2, 4), 6, 6, None),
         ((4, 2), 6, 5, "dimensions is 5, this bundle names 2, 4, 6; measure"),

@@ -159,7 +159,7 @@ def test_dimensions_of_shards_and_of_a_file(bundle, corpus, tmp_path, run, read)
 def test_a_size_that_the_model_does_not_name_is_one_warning(bundle, corpus, tmp_path, run, capsys, out):
     shards = ["--shard-rows", 700] if out == "out" else []
     assert run(bundle, corpus, "-o", tmp_path / out, "--dimensions", 5, "--on-overflow", "truncate", *shards) == 0
-    assert capsys.readouterr().err == "warning: dimensions is 5, this bundle names 4; measure what the cut costs, or leave it out\n"
+    assert capsys.readouterr().err == "warning: dimensions is 5, this bundle names 4; measure the loss, or leave it out\n"
     make = run_job if out == "out" else embed_to_npy
     with pytest.warns(DimensionsWarning) as warned:
         make(bundle, [str(corpus)], str(tmp_path / "again") if out == "out" else tmp_path / "again.npy", options=JobOptions(dimensions=5))
@@ -195,7 +195,7 @@ def test_a_job_of_0_1_goes_on(bundle, trained, corpus, tmp_path, run, capsys):
     assert run(trained, corpus, "-o", trained_out, *typed) == 0
     assert json.loads((trained_out / "_job.json").read_text())["spec"]["options"] == of_0_1
     assert run(trained, corpus, "-o", trained_out, "--prompt", "", "--dtype", "int8", "--shard-rows", 700) == 2
-    assert "holds a job with normalize False, this one has True; give the same, or another output folder" in capsys.readouterr().err
+    assert "holds a job with normalize False, this one has True; use the same, or another output folder" in capsys.readouterr().err
 
 
 def test_json_summary(bundle, corpus, tmp_path, run, capsys):
@@ -300,7 +300,7 @@ def test_another_delimiter_is_refused(bundle, tmp_path, run, read, capsys):
     (tmp_path / "in.csv").write_text("n,text\n1,cat\n2,dog\n")
     capsys.readouterr()
     assert run(bundle, tmp_path / "in.csv", "-o", tmp_path / "out", "--keep", "n") == 2
-    assert "holds a job with delimiter ';', this one has None; give the same" in capsys.readouterr().err
+    assert "holds a job with delimiter ';', this one has None; use the same" in capsys.readouterr().err
 
 
 def test_a_comma_is_what_jobs_without_a_delimiter_had():
@@ -349,7 +349,7 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
             ["-o", "{work}/out", "--dimensions", "4", "--output", "pooler"],
             "--dimensions goes with --output sentence or cls, no other vector is trained to be cut; found --output pooler",
         ),
-        (["-o", "{work}/out", "--dimensions", "9"], "dimensions is 9, the vectors of this bundle have 8; ask for at most as many"),
+        (["-o", "{work}/out", "--dimensions", "9"], "dimensions is 9, the vectors of this bundle have 8; choose at most 8"),
         (["-o", "{work}/out", "--dimensions", "0"], "dimensions is 0, expected a whole number of at least 1"),
         (
             ["-o", "{work}/out", "--prompt-name", "query", "--prompt", "a"],
@@ -450,9 +450,7 @@ def cut_rows(bundle, texts):
 def test_cut_texts_are_told_once_at_the_end(bundle, corpus, tmp_path, run, capsys):
     """Several shards, each with texts that are cut, and one line: from the command that does the work and from one that finds it done."""
     cut = cut_rows(bundle, texts_of(corpus))
-    line = (
-        f"warning: {cut} of 3000 texts are longer than the 16 tokens that the model takes and were cut; --on-overflow raise stops at them\n"
-    )
+    line = f"warning: {cut} of 3000 texts exceed the model's 16 tokens and were truncated; --on-overflow raise stops at them\n"
     for choice, said in (("warn", line), ("warn", line), ("truncate", "")):
         assert run(bundle, corpus, "-o", tmp_path / "out", "--shard-rows", 700, "--on-overflow", choice) == 0
         assert capsys.readouterr().err == said
@@ -467,7 +465,7 @@ def test_cut_texts_from_python(bundle, corpus, tmp_path, out):
         return run_job(bundle, [str(corpus)], str(tmp_path / out), options=options)
 
     cut = cut_rows(bundle, texts_of(corpus))
-    with pytest.warns(TruncationWarning, match=f"{cut} of 3000 texts are longer than the 16 tokens") as warned:
+    with pytest.warns(TruncationWarning, match=f"{cut} of 3000 texts exceed the model's 16 tokens") as warned:
         assert job("warn").total.truncated == cut
     assert len(warned) == 1
     assert Path(warned[0].filename) == Path(__file__), "the warning names who asked for the job"

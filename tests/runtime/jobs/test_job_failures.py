@@ -187,7 +187,7 @@ def test_a_full_disk_at_any_file_of_a_job_is_named(bundle, corpus, tmp_path, run
         file.write("no JSON\n")
     monkeypatch.setattr(output_folder, "whole_file", full)
     assert run(bundle, corpus, "-o", tmp_path / "out", "--on-error", "skip") == 2
-    advice = "No space left on device; the finished shards stay; make room, and the same command again goes on"
+    advice = "No space left on device; the finished shards stay; make room, and run the same command again to continue"
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path}/out/{name}")
     assert said.endswith(f": {advice}\n")

@@ -95,7 +95,7 @@ def test_a_symbolic_link_stays_one(tmp_path):
         ("out.parquet", "expected a name that ends in .npy"),
         ("out", "expected a name that ends in .npy"),
         ("missing/out.npy", "missing does not exist; make it first"),
-        ("folder.npy", "is there already and is not a file"),
+        ("folder.npy", "exists and is not a file"),
     ],
 )
 def test_a_bad_target_is_refused_at_once(tmp_path, name, message):

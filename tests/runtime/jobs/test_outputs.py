@@ -85,7 +85,7 @@ def test_an_old_list_stays_with_the_old_npy_when_the_new_one_fails(npy, tmp_path
 def test_somebody_elses_file_in_the_lists_place_stays(npy, tmp_path, capsys, content):
     (tmp_path / "v.npy.skipped.jsonl").write_text(content)
     assert npy("--on-error", "skip", bad=True) == 2
-    assert "v.npy.skipped.jsonl, which is there and is no such list; move it away" in capsys.readouterr().err
+    assert "v.npy.skipped.jsonl, which exists and is not such a list; move it away" in capsys.readouterr().err
     assert npy() == 0
     assert (tmp_path / "v.npy.skipped.jsonl").read_text() == content
 

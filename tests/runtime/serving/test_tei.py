@@ -120,7 +120,7 @@ def test_headers_say_the_tokens_and_what_was_cut(served: Served) -> None:
         ("/decode", {"ids": [1.5]}, 400, "Validation", r"ids\[0\] is a number"),
         ("/decode", {"ids": [True]}, 400, "Validation", r"ids\[0\] is a boolean"),
         ("/decode", {"ids": [[[1]]]}, 400, "Validation", r"ids\[0\]\[0\] is a list|ids\[\.\.\.\]|ids\[0\]"),
-        ("/decode", {"ids": [93]}, 422, "Tokenizer", r"ids: list 0 has the id 93, which is no token's; this model's are from 0 to 92"),
+        ("/decode", {"ids": [93]}, 422, "Tokenizer", r"ids: list 0 has the id 93, which no token has; this model's ids are 0 to 92"),
         ("/decode", {"ids": [[1], [-1]]}, 422, "Tokenizer", r"ids: list 1 has the id -1"),
         ("/decode", {"ids": [2**63]}, 422, "Tokenizer", r"ids: list 0"),
         ("/decode", {"ids": [2**70]}, 422, "Tokenizer", r"ids: list 0"),
@@ -184,7 +184,7 @@ def test_many_texts_are_tokenized_in_turns(served: Served) -> None:
 def test_an_error_far_in_names_its_place(served: Served) -> None:
     lists = [[5] * 100 for _ in range(1000)]
     lists[777] = [5, 999]
-    assert refused(served.post("/decode", {"ids": lists}), 422, "Tokenizer").startswith("ids: list 777 has the id 999, which is no token's")
+    assert refused(served.post("/decode", {"ids": lists}), 422, "Tokenizer").startswith("ids: list 777 has the id 999, which no token has")
 
 
 def test_many_empty_texts(served: Served) -> None:

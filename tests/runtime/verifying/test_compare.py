@@ -61,7 +61,7 @@ def test_another_space_is_refused_and_says_why(pair, changes, difference):
     assert differences(old, new)[0].startswith(difference)
     with pytest.raises(CheckFailedError, match=f"{old.fingerprint[:12]}, the others {new.fingerprint[:12]} .*{difference}"):
         require_compatible(old, new)
-    with pytest.raises(CheckFailedError, match="encode them again"):
+    with pytest.raises(CheckFailedError, match="encode the texts again"):
         require_compatible(old, new.fingerprint)
 
 
@@ -136,7 +136,7 @@ def test_another_maximum_length_is_not_interchangeable_even_on_short_texts(pair)
     DAMAGES["other maximum length"].do(pair[1])
     found = compare_bundles(*pair, texts=["a", "the cat"])
     assert found.figures["cls"].max_abs == 0.0
-    assert found.objections == ("texts are cut at 16 tokens, by the other at 12",)
+    assert found.objections == ("texts are truncated at 16 tokens, in the other at 12",)
     found = compare_bundles(*pair)
     assert (found.first.truncated, found.second.truncated, found.other_truncation, found.other_tokens) == (2, 3, 3, 3)
 
@@ -191,7 +191,7 @@ def test_token_rows_are_compared_where_both_have_them(pair, tmp_path):
     (second / "tokenizer.json").write_text(re.sub('"lowercase": *true', '"lowercase": false', tokenizer))
     agree(second)
     objections = compare_bundles(first, second, texts=["CATS"]).objections
-    assert objections[0] == "tokens cannot be compared, some text gets another number of tokens"
+    assert objections[0] == "tokens cannot be compared, a text has another number of tokens"
 
 
 def test_another_label_is_not_interchangeable(pair):

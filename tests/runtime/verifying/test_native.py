@@ -79,7 +79,7 @@ class TestBits:
     def test_the_same(self, held):
         vectors, check = held
         found = check(vectors, None)
-        assert (found.passed, found.message) == (True, f"{2 * len(TEXTS)} vectors bit for bit those of the export (cls, pooler)")
+        assert (found.passed, found.message) == (True, f"{2 * len(TEXTS)} vectors equal the export's bit for bit (cls, pooler)")
         assert found.figures == {"vectors": 2 * len(TEXTS), "other_than_portable": 0}
 
     def test_kernels_that_are_wrong(self, held):
@@ -87,7 +87,7 @@ class TestBits:
         found = check(self.nudged(vectors), vectors)
         assert not found.passed
         assert found.message.startswith(
-            "pooler is not bit for bit what the export computed; 1 of 18 vectors differ from those of the portable"
+            "pooler is not equal to the export's bit for bit; 1 of 18 vectors differ from those of the portable"
         )
         assert found.figures["other_than_portable"] == 1
 
@@ -126,7 +126,7 @@ class TestOnTheLibrary:
         assert report.passed, report.failures
         bits = {check.variant: check for check in report.checks if check.name == "bits"}
         assert set(bits) == set(NAMES)
-        assert bits["int8"].message == f"{3 * len(TEXTS)} vectors bit for bit those of the export (cls, pooler, logits)"
+        assert bits["int8"].message == f"{3 * len(TEXTS)} vectors equal the export's bit for bit (cls, pooler, logits)"
         invariance = [check.figures["max_abs"] for check in report.checks if check.name == "batch invariance"]
         assert invariance == [0.0, 0.0]
         assert verify(intact).passed

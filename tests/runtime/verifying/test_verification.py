@@ -74,7 +74,7 @@ def test_a_wrong_vector_names_the_text_and_how_far_it_is_off(own, name):
     assert list(messages) == [f"golden {name}"]
     message = messages[f"golden {name}"]
     if name == "logits":  # held to the difference alone: the cosine of one or two numbers says nothing
-        assert "words or positions make it: max_abs 0.25, expected at most 5e-05; " in message
+        assert "words or positions: max_abs 0.25, expected at most 5e-05; " in message
     else:
         assert "mean_cosine 0." in message
         assert "expected at least 0.9999999" in message
@@ -145,7 +145,7 @@ def test_another_maximum_length_is_seen(own):
     agree(own, max_length=12)
     messages = failed(own)
     assert "worst is text 7 'running-sleeping.'" in messages["truncation"]
-    assert "texts are over 12 tokens and reported so, but do not get PyTorch's vectors: " in messages["truncation"]
+    assert "texts exceed 12 tokens and are reported as truncated, but do not get PyTorch's vectors: " in messages["truncation"]
     assert "worst is text" in messages["golden cls"]
     agree(own, max_length=400)
     assert "no golden text is over 400 tokens" in failed(own)["truncation"]
@@ -293,7 +293,7 @@ def link_outside(folder):
     ("damage", "message"),
     [
         (unlisted_golden, "names no golden.npz"),
-        (no_variants, "names no variant"),
+        (no_variants, "has no variant"),
         (unknown_variant, "variants is 'fp7'"),
         (unreadable_golden, "golden.npz"),
         (path_outside, "which leaves the folder"),
@@ -419,7 +419,7 @@ def test_int8_is_held_to_the_figures_of_its_export(damageable, tmp_path):
     (check,) = [check for check in verify(folder).failures if check.name == "golden cls"]
     assert shortfalls(ParityFigures(**check.figures), THRESHOLDS["int8"]) == []
     recorded = read_manifest(folder).variants["int8"].parity["cls"].mean_cosine
-    assert f"expected {recorded:.8f} as at the export" in check.message
+    assert f"expected {recorded:.8f} as at export" in check.message
 
 
 def test_a_bundle_without_tokens_skips_them_and_passes(own):
@@ -436,7 +436,7 @@ def test_the_first_text_with_other_tokens_is_named(own):
     replace_golden(own, dataclasses.replace(golden, token_ids=tokens))
     place = golden.token_ids[1][2]
     assert failed(own)["tokens"].startswith(
-        "1 of 9 texts get other tokens than PyTorch was given, the first is text 1 'the cat sleeps': "
+        "1 of 9 texts get other tokens than in PyTorch, first text 1 'the cat sleeps': "
         f"token 2 is {place}, expected {place + 1}; the tokenizer"
     )
 
@@ -658,11 +658,11 @@ def test_checks_run_one_by_one_in_any_order(damageable):
             lambda truncated, **options: None,
             "a text over the maximum, with on_overflow='raise'",
         ),
-        ("cls_runtime.encoder.iterable_of_texts", lambda texts: texts, "a str where a list is due (expected TypeError, found vectors)"),
+        ("cls_runtime.encoder.iterable_of_texts", lambda texts: texts, "a str instead of a list (expected TypeError, found vectors)"),
         (
             "cls_runtime.encoder.checked_texts",
             lambda texts: list(map(str, texts)),
-            "a number for a text (expected TypeError, found vectors)",
+            "a number as a text (expected TypeError, found vectors)",
         ),
     ],
 )
