@@ -17,11 +17,12 @@ GIVEN := --minilm-bundle=$(BUNDLE) --minilm-mean-bundle=$(MEAN_BUNDLE)
 # For other programs: a bundle of its CLS row in each layout, and `mean`, with the model's own pooling; fp32 alone.
 LAYOUTS := standard native broadcast
 FORMS := $(LAYOUTS) mean
-# The programs of docs/integrations/README.md and docs/guides/vector-index.md; development is .venv itself.
-INTEROP := development faiss fastembed langchain openvino optimum sentence_transformers transformers_js
-# The clients of cls-serve in docs/guides/serve.md.
+# The programs of docs/integrations and docs/guides/vector-index.md; development is .venv itself.
+INTEROP := chromadb development duckdb faiss fastembed haystack lancedb langchain llama_index openvino optimum sentence_transformers transformers_js txtai
+# The clients of cls-serve in docs/guides/serve.md. Some are programs too: one environment is for both.
 CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm llama_index openai openai_js
-# The small models that they use besides all-MiniLM-L6-v2: with prompts, with one logit and with several.
+PROGRAMS := $(sort $(INTEROP) $(CLIENTS))
+# The small models that clients use besides all-MiniLM-L6-v2: with prompts, with one logit and with several.
 SERVED := build/served
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
@@ -39,7 +40,7 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(PROGRAMS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -106,14 +107,13 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 	$(call dispose,.venv-jobs)
 
 interop:                        ## other programs load a bundle and clients ask cls-serve, each in its own environment; one that fails does not stop the others
-	$(MAKE) --keep-going $(INTEROP:%=interop-%) $(CLIENTS:%=interop-%)
+	$(MAKE) --keep-going $(PROGRAMS:%=interop-%)
 
-$(INTEROP:%=interop-%): interop-%: .venv-interop/%/.installed $(FORMS:%=$(BUNDLE)-%)
-	$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py -k "$* or apart"
-	$(call dispose,.venv-interop/$*)
-
-$(CLIENTS:%=interop-%): interop-%: .venv-interop/%/.installed $(BUNDLE)-mean $(SERVED)
-	$(BIN)/pytest tests/interop/test_clients.py -k "[$*-"
+$(INTEROP:%=interop-%): $(FORMS:%=$(BUNDLE)-%)
+$(CLIENTS:%=interop-%): $(BUNDLE)-mean $(SERVED)
+$(PROGRAMS:%=interop-%): interop-%: .venv-interop/%/.installed
+	$(if $(filter $*,$(INTEROP)),$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py tests/interop/test_integrations.py -k "$* or apart")
+	$(if $(filter $*,$(CLIENTS)),$(BIN)/pytest tests/interop/test_clients.py -k "[$*-")
 	$(call dispose,.venv-interop/$*)
 
 demo: setup                     ## export, verify and use a real model, with explanations
@@ -232,8 +232,9 @@ $(NPM:%=.venv-interop/%/.installed): .venv-interop/%/.installed: tests/interop/%
 	mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-# Those that import cls-export get its wheel, with the extra that docs/integrations/README.md names.
-.venv-interop/faiss/.installed .venv-interop/langchain/.installed: EXTRA := [cpu]
+# Those that import cls-export get its wheel, with the extra that docs/integrations names.
+IMPORTING := chromadb duckdb faiss haystack lancedb langchain llama_index txtai
+$(IMPORTING:%=.venv-interop/%/.installed): EXTRA := [cpu]
 .venv-interop/optimum/.installed .venv-interop/sentence_transformers/.installed: EXTRA := [optimum]
 .venv-interop/%/.installed: tests/interop/%/requirements.txt dist/.built
 	$(call environment,.venv-interop/$*,$<) --requirement $< $(if $(EXTRA),"$$(ls dist/*.whl)$(EXTRA)")

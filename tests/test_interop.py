@@ -26,11 +26,26 @@ CLIENTS = (
     ("haystack", "haystack", "haystack-ai"),
     ("chromadb", "chromadb", "chromadb"),
 )
+# The pages of docs/integrations, and the package that the version in their table is of.
+PACKAGES = {
+    "langchain": "langchain-core",
+    "llama-index": "llama-index-core",
+    "haystack": "haystack-ai",
+    "chroma": "chromadb",
+    "lancedb": "lancedb",
+    "txtai": "txtai",
+    "duckdb": "duckdb",
+    "sentence-transformers": "sentence-transformers",
+    "optimum": "optimum-onnx",
+    "fastembed": "fastembed",
+    "transformers-js": "@huggingface/transformers",
+    "openvino": "openvino",
+}
 
 
 def test_every_snippet_says_where_it_runs_and_can_be_given_texts() -> None:
     cases = snippets.cases()
-    assert len(cases) >= 25
+    assert len(cases) >= 45
     for case in cases:
         assert "['x', 'y']" in case.program(["x", "y"]) or '["x", "y"]' in case.program(["x", "y"])
         assert case.results == ["vectors"]
@@ -64,15 +79,14 @@ def manifest_of(*, pooling: Pooling, layout: Literal["standard", "native", "broa
 
 
 def test_the_pages_lines_are_those_of_a_card() -> None:
-    """Of the two modules of cls-export the page says more than a card does."""
-    blocks = {case.code for case in snippets.cases()}
-    cards = {snippet.program: snippet.code for snippet in card_snippets(manifest_of(pooling="mean"), name="all-MiniLM-L6-v2")}
-    assert set(cards) == set(snippets.CARD_PROGRAMS)
+    """Of the two modules of cls-export the pages say more than a card does."""
+    run = {case.code for case in snippets.cases()}
+    in_the_pages = {case.code for case in snippets.cases() if not case.place.startswith(snippets.MORE.stem)}
     apart = {"cls_runtime", "sentence-transformers"}
-    assert {program for program, code in cards.items() if code not in blocks} <= apart
-    cls = {snippet.program: snippet.code for snippet in card_snippets(manifest_of(pooling="cls"), name="all-MiniLM-L6-v2")}
-    assert cls["fastembed"] in blocks
-    assert cls["transformers.js"] not in {None, cards["transformers.js"]}
+    for pooling, blocks in (("cls", in_the_pages), ("mean", run)):  # the pages' example is a CLS model
+        cards = {snippet.program: snippet.code for snippet in card_snippets(manifest_of(pooling=pooling), name=snippets.EXAMPLE)}
+        assert set(cards) == set(snippets.CARD_PROGRAMS)
+        assert {program for program, code in cards.items() if code not in blocks} <= apart
 
 
 def test_a_cards_lines_are_found_by_their_program() -> None:
@@ -91,19 +105,44 @@ def test_a_cards_lines_are_found_by_their_program() -> None:
 
 
 def test_a_snippet_without_a_comment_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"README\.md:2: a snippet without"):
-        list(snippets._cases("```python\nprint()\n```\n"))
+    with pytest.raises(ValueError, match=r"openvino\.md:2: a snippet without"):
+        list(snippets._cases("```python\nprint()\n```\n", "openvino"))
 
 
 def test_environments_are_the_same_in_the_page_in_make_and_on_disk() -> None:
-    listed = dict(re.findall(r"^(INTEROP|CLIENTS) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    listed = dict(re.findall(r"^(INTEROP|CLIENTS|IMPORTING) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     on_disk = {path.parent.name for path in (ROOT / "tests" / "interop").glob("*/*") if path.name in ("requirements.txt", "package.json")}
     clients = {path.parent.name for path in (ROOT / "tests" / "interop").glob("*/program.*")}
-    in_the_page = {case.environment for case in snippets.cases()}
-    assert (
-        set(listed["INTEROP"].split()) == in_the_page | {"faiss"} == on_disk - clients | {"development"}
-    )  # faiss is docs/guides/vector-index.md's
+    in_the_pages = {case.environment for case in snippets.cases()}
+    assert set(listed["INTEROP"].split()) == in_the_pages | {"faiss"}  # faiss is docs/guides/vector-index.md's
     assert set(listed["CLIENTS"].split()) == clients == {snippet.environment for snippet in client_snippets.snippets()}
+    assert in_the_pages | {"faiss"} | clients == on_disk | {"development"}
+    # Those that import cls-export, and only those, have a program that checks the integration.
+    own = {case.environment for case in snippets.cases() if "cls_runtime.integrations" in case.code}
+    checked = {path.parent.name for path in (ROOT / "tests" / "interop").glob("*/integration.py")}
+    assert checked == own - {"development", "sentence_transformers"}
+    assert checked | {"faiss"} == set(listed["IMPORTING"].split())
+
+
+def test_the_table_has_every_page_and_the_version_that_is_run() -> None:
+    """The minor version of each environment that a page's code runs in; of `development`, what constraints.txt pins."""
+    table = (ROOT / "docs" / "integrations" / "README.md").read_text(encoding="utf-8")
+    rows = {
+        page: set(versions.split(", ")) for page, versions in re.findall(r"^\| \[[^]]*\]\(([\w-]+)\.md\) \| (.*?) \|", table, re.MULTILINE)
+    }
+    assert set(rows) == set(PACKAGES) == {page.stem for page in snippets.PAGES} - {"README"}
+    for page, package in PACKAGES.items():
+        cases = [case for case in snippets.cases() if case.place.startswith(f"{page}-line")]
+        assert cases
+        assert rows[page] == {pinned(case.environment, package) for case in cases} - {None}, page
+
+
+def pinned(environment: str, package: str) -> str | None:
+    """The minor version of a package in an environment; None where it has none."""
+    folder = ROOT / "tests" / "interop" / environment
+    file = next(path for path in (folder / "requirements.txt", folder / "package.json", ROOT / "constraints.txt") if path.exists())
+    found = re.search(rf'^ *"?{package}(?:==|": ")(\d+\.\d+)', file.read_text(encoding="utf-8"), re.MULTILINE)
+    return found and found[1]
 
 
 def test_every_line_of_a_client_can_be_given_a_server_and_texts() -> None:
@@ -122,14 +161,10 @@ def test_every_line_of_a_client_can_be_given_a_server_and_texts() -> None:
 def test_the_page_names_the_versions_of_the_clients() -> None:
     rows = re.findall(r"^\| \[(.*?)\]\(#.*?\) \| (.*?) \|", client_snippets.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     versions = {name.casefold(): set(re.findall(r"\d+(?:\.\d+)+", version)) for name, version in rows if re.search(r"\d\.\d", version)}
-    pinned: dict[str, set[str]] = {}
+    expected: dict[str, set[str]] = {}
     for name, folder, package in CLIENTS:
-        here = ROOT / "tests" / "interop" / folder
-        file = next(path for path in (here / "requirements.txt", here / "package.json") if path.exists())
-        found = re.search(rf'^ *"?{package}(?:==|": ")(\d+\.\d+)', file.read_text(), re.MULTILINE)
-        assert found is not None, file
-        pinned.setdefault(name, set()).add(found[1])
-    assert versions == pinned
+        expected.setdefault(name, set()).add(pinned(folder, package) or f"{folder} does not pin {package}")
+    assert versions == expected
 
 
 def test_a_clients_lines_must_say_where_they_run() -> None:

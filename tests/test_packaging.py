@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "cls_exporter")
 ENGINES = ("onnxruntime", "openvino")
 MADE_OF_TORCH = ("cls_runtime.integrations.sentence_transformers",)  # a torch.nn.Module for a program that brings torch
-NOT_INSTALLED = (*ENGINES, "langchain_core")  # what a module of the runtime may import and not find
+HOSTS = ("langchain_core", "llama_index", "haystack", "chromadb", "lancedb", "txtai", "duckdb")
+NOT_INSTALLED = (*ENGINES, *HOSTS)  # what a module of the runtime may import and not find
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,11 @@
-"""The lines of code of docs/integrations/README.md and of bundles' own cards as test cases: each is run as it stands, on other texts.
+"""The lines of code of docs/integrations and of bundles' own cards as test cases: each is run as it stands, on other texts.
 
-A comment before a snippet of the page says on which bundles of all-MiniLM-L6-v2 it runs and what its `vectors` must be:
+A comment before a snippet of a page says on which bundles of all-MiniLM-L6-v2, under the name of the pages' example, it runs and what its
+`vectors` must be:
 
     <!-- snippet: environment=A,B layout=standard,mean vectors=sentence|sentence-normalized|pooler [over-length=differs] -->
+
+more_snippets.md has those that the pages describe in words alone.
 
 `over-length=differs` is for a program that does not cut texts as PyTorch's tokenizer does; that it still does not is checked as well.
 `mean` is the bundle with the model's own pooling, the layouts are bundles of its CLS row. A card has its programs as headings, and what its
@@ -19,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "integrations" / "README.md"
+PAGES = sorted((ROOT / "docs" / "integrations").glob("*.md"))
+MORE = Path(__file__).with_name("more_snippets.md")
+# The bundle of the pages; the tests put theirs under its name.
+EXAMPLE = "bge-small-en-v1.5"
 CARD_NAME = "README.md"
 # Where the lines run that a card has below the heading of a program.
 CARD_PROGRAMS = {
@@ -76,8 +82,8 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Those of the page."""
-    return list(_cases(PAGE.read_text(encoding="utf-8")))
+    """Those of the pages, and those of `MORE`."""
+    return [case for page in (*PAGES, MORE) for case in _cases(page.read_text(encoding="utf-8"), page.stem)]
 
 
 def card_cases(bundle: Path, layout: str) -> list[Case]:
@@ -99,11 +105,11 @@ def _card_cases(card: str, layout: str) -> Iterator[Case]:
             )
 
 
-def _cases(page: str) -> Iterator[Case]:
+def _cases(page: str, stem: str) -> Iterator[Case]:
     for found in _SNIPPET.finditer(page):
         line = page.count("\n", 0, found.start("code")) + 1
         if found["marks"] is None:
-            raise ValueError(f"{PAGE.name}:{line}: a snippet without a comment that says where it runs")
+            raise ValueError(f"{stem}.md:{line}: a snippet without a comment that says where it runs")
         marks = dict(mark.split("=") for mark in found["marks"].split())
         for environment, layout in itertools.product(marks.pop("environment").split(","), marks.pop("layout").split(",")):
             yield Case(
@@ -113,5 +119,5 @@ def _cases(page: str) -> Iterator[Case]:
                 over_length_differs=marks.get("over-length") == "differs",
                 language=found["language"],
                 code=found["code"],
-                place=f"line{line}",
+                place=f"{stem}-line{line}",
             )

@@ -1,6 +1,6 @@
 """Other programs load the bundle unchanged and give PyTorch's vectors. Run by `make interop`, which makes their environments.
 
-The lines that are run are those of docs/integrations/README.md and those of each bundle's own card.
+The lines that are run are those of docs/integrations and those of each bundle's own card.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import prompted_bundles
 import pytest
 from minilm import bundle_in, sampled
 from numpy.typing import NDArray
-from snippets import CARD_PROGRAMS, FILES, ROOT, Case, card_cases, cases
+from snippets import CARD_PROGRAMS, EXAMPLE, FILES, ROOT, Case, card_cases, cases
 from tokenizers import Tokenizer
 
 from cls_runtime import Bundle
@@ -57,11 +57,11 @@ def token_ids(bundle: Path, texts: list[str]) -> list[list[int]]:
 
 
 def run(case: Case, bundle: Path, texts: list[str], folder: Path) -> dict[str, NDArray[np.float32]]:
-    """What the snippet computes in its environment, in a folder where `models/` has the bundle by its name and by that in the page."""
+    """What the snippet computes in its environment, in a folder where `models/` has the bundle by its name and by that in the pages."""
     home = ROOT / ".venv-interop" / case.environment
     python = Path(sys.executable) if case.environment == "development" else home / "bin" / "python"
     (folder / "models").mkdir()
-    for name in {"all-MiniLM-L6-v2", bundle.name}:
+    for name in {EXAMPLE, bundle.name}:
         (folder / "models" / name).symlink_to(bundle)
     if case.language == "js":
         (folder / "node_modules").symlink_to(home / "node_modules")
@@ -69,7 +69,7 @@ def run(case: Case, bundle: Path, texts: list[str], folder: Path) -> dict[str, N
     else:
         program, command = folder / "program.py", str(python)
     program.write_text(case.program(texts), encoding="utf-8")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "HAYSTACK_TELEMETRY_ENABLED": "False"}
     done = subprocess.run([command, program.name], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return {name: np.fromfile(folder / FILES[name], "<f4").reshape(len(texts), -1) for name in case.results}

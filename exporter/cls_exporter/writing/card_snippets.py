@@ -2,7 +2,7 @@
 
 What the lines are depends on the bundle: where a program makes a sentence's vector of the graph's first output it has to be told how, and
 where the first output is not made for that, the vector is asked for by its name. `make interop` takes the lines out of real bundles' cards
-and runs them; docs/integrations/README.md has the same.
+and runs them; docs/integrations has the same.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Bundles inside other programs, with PyTorch only where the program brings it; docs/integrations/README.md has the rest."""
+"""Bundles inside other programs, with PyTorch only where the program brings it; docs/integrations has the rest."""

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
-import numpy as np
 from langchain_core.embeddings import Embeddings
-from numpy.typing import NDArray
 
 from cls_runtime.bundle.manifest import Output
-from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.inputs import iterable_of_texts
-from cls_runtime.encoding.texts import checked_text
+from cls_runtime.encoder import Encoder, Float32
+from cls_runtime.integrations.text_vectors import TextVectors
 
 
-class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchain-core is not installed
+class ClsEmbeddings(Embeddings):
     """Vectors of documents and queries, each behind the prompt that the model was trained with for them.
 
-        >>> embeddings = ClsEmbeddings("models/all-MiniLM-L6-v2")  # doctest: +SKIP
+        >>> embeddings = ClsEmbeddings("models/bge-small-en-v1.5")  # doctest: +SKIP
         >>> len(embeddings.embed_query("a text"))  # doctest: +SKIP
         384
 
-    `aembed_documents` and `aembed_query` run in LangChain's thread pool: an `Encoder` may be used from many threads.
+    The asynchronous methods go through `Encoder.aencode`: requests that come at the same time are computed together.
 
     Args:
         bundle: the bundle's folder, its name on the hub, or an `Encoder` loaded with the options that you want.
-        output: `sentence`, or another that is a row a text.
-        normalize: divide each vector by its L2 norm; None as the model was trained.
-        dimensions: how many numbers of each vector are kept; None as the model was trained.
+        output: `sentence`, or another output with one row per text.
+        normalize: divide each vector by its L2 norm; None for the model's own choice.
+        dimensions: how many numbers of each vector are kept; None for the model's own choice.
         query_prefix: goes before each query; None for the bundle's own prompt, "" for none.
         document_prefix: goes before each document; likewise.
 
@@ -47,32 +43,32 @@ class ClsEmbeddings(Embeddings):  # type: ignore[misc]  # untyped where langchai
         query_prefix: str | None = None,
         document_prefix: str | None = None,
     ) -> None:
-        self.encoder = bundle if isinstance(bundle, Encoder) else Encoder.load(bundle)
-        self.output: Output = output
-        self.normalize = normalize
-        self.dimensions = dimensions
-        self.query_prefix = query_prefix
-        self.document_prefix = document_prefix
-        self.embed_documents([])  # what the bundle does not have is told now, not at the first text
+        self._vectors = TextVectors(
+            bundle, output=output, normalize=normalize, dimensions=dimensions, query_prompt=query_prefix, document_prompt=document_prefix
+        ).load()
+
+    @property
+    def encoder(self) -> Encoder:
+        """What computes the vectors."""
+        return self._vectors.encoder
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The vectors of documents, in their order."""
-        return self._vectors(self.encoder.encode_document, texts, self.document_prefix)
+        return _lists(self._vectors.documents(texts))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one query."""
-        return self._vectors(self.encoder.encode_query, [text], self.query_prefix)[0]
+        return _lists(self._vectors.queries([text]))[0]
 
-    def _vectors(self, encode: Callable[..., NDArray[np.float32]], texts: list[str], prompt: str | None) -> list[list[float]]:
-        plain = [_plain(text, index) for index, text in enumerate(iterable_of_texts(texts))]
-        rows = encode(plain, output=self.output, normalize=self.normalize, dimensions=self.dimensions, prompt=prompt)
-        vectors: list[list[float]] = rows.tolist()
-        return vectors
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents` without blocking the event loop."""
+        return _lists(await self._vectors.adocuments(texts))
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query` without blocking the event loop."""
+        return _lists(await self._vectors.aqueries([text]))[0]
 
 
-def _plain(text: object, index: int) -> str:
-    """A text as a plain str; a pair has no place here."""
-    checked = checked_text(text, index)
-    if not isinstance(checked, str):
-        raise TypeError(f"text {index} is a pair, expected a str")
-    return checked
+def _lists(rows: Float32) -> list[list[float]]:
+    lists: list[list[float]] = rows.tolist()
+    return lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 from abc import ABC, abstractmethod
@@ -61,6 +62,17 @@ def test_the_bundles_own_prompts_go_before_their_own_kind(langchain: ModuleType,
         np.testing.assert_allclose(plain.embed_documents(["rain"])[0], encoder.encode(["the rain"], prompt="")[0], atol=1e-6)
 
 
+def test_the_asynchronous_methods_give_the_same(langchain: ModuleType, trained: Path) -> None:
+    with Encoder.load(trained, threads=1) as encoder:
+        embeddings = langchain.ClsEmbeddings(encoder, query_prefix="a ")
+
+        async def ask() -> list[list[float]]:
+            return [*await embeddings.aembed_documents(TEXTS), *await asyncio.gather(*map(embeddings.aembed_query, TEXTS))]
+
+        expected = [*embeddings.embed_documents(TEXTS), *map(embeddings.embed_query, TEXTS)]
+        np.testing.assert_allclose(asyncio.run(ask()), expected, atol=1e-6)
+
+
 def test_dimensions(langchain: ModuleType, trained: Path) -> None:
     with Encoder.load(trained, threads=1) as encoder:
         embeddings = langchain.ClsEmbeddings(encoder, dimensions=4)
@@ -101,6 +113,8 @@ def test_what_is_no_list_of_str_is_a_type_error(langchain: ModuleType, bundle: P
         embeddings.embed_documents(texts)
     with pytest.raises(TypeError, match="expected"):
         embeddings.embed_query(texts if not isinstance(texts, str) else ("a", "b"))
+    with pytest.raises(TypeError, match="expected"):
+        asyncio.run(embeddings.aembed_documents(texts))
 
 
 def test_a_name_of_the_hub(langchain: ModuleType, bundle: Path, hub: Hub) -> None:
