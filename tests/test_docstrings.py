@@ -45,6 +45,11 @@ class OfAnotherModel(doctest.OutputChecker):
         return super().check_output(want, got, optionflags) or figures_blanked(want) == figures_blanked(got)
 
 
+def imported(name: str) -> ModuleType:
+    """A module, or a skipped test where its host is not installed: then a folder of tests may be found under the host's name."""
+    return pytest.importorskip(name, exc_type=ImportError if name.startswith("cls_runtime.integrations.") else ModuleNotFoundError)
+
+
 def examples_of(module: ModuleType) -> list[doctest.DocTest]:
     return [found for found in doctest.DocTestFinder(exclude_empty=True).find(module) if found.examples]
 
@@ -74,7 +79,7 @@ def test_the_examples_of_a_module_are_true(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = request.getfixturevalue("names") if OF_A_MODEL.search(MODULES[name]) else {}
-    tests = examples_of(pytest.importorskip(name, exc_type=ImportError))
+    tests = examples_of(imported(name))
     assert tests, f"an example of {name} is in no docstring"
     for found in tests:
         found.globs |= {key: value for key, value in names.items() if key not in found.globs}
@@ -85,7 +90,7 @@ def test_the_examples_of_a_module_are_true(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_few_examples_are_skipped(name: str) -> None:
-    module = pytest.importorskip(name, exc_type=ImportError)
+    module = imported(name)
     skipping = [found.name for found in examples_of(module) if any(doctest.SKIP in example.options for example in found.examples)]
     assert [name for name in skipping if not name.startswith(tuple(SKIPPED))] == []
 
