@@ -241,9 +241,9 @@ $(IMPORTING:%=.venv-interop/%/.installed): EXTRA := [cpu]
 	$(if $(EXTRA),.venv-interop/$*/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl)
 	@touch $@
 
-# What makes the site; --help of the commands needs the two that constraints.txt pins.
+# ruff formats the signatures of the reference; a command's --help imports numpy and tokenizers.
 .venv-docs/.installed: constraints-docs.txt constraints.txt
-	$(call environment,.venv-docs,constraints.txt) --requirement $<
+	$(call environment,.venv-docs,constraints.txt) --constraint $< mkdocs-material "mkdocstrings[python]" ruff numpy tokenizers tomli
 	@touch $@
 
 # What asks cls-serve for all that its description has.

@@ -50,6 +50,16 @@ def paraphrase(minilm: Path, shared: Path) -> Path:
     return made_once(folder, lambda folder: write_paraphrase_checkpoint(folder, graph=graph, relative=minilm))
 
 
+@pytest.fixture(scope="session")
+def stand_ins(shared: Path) -> Path:
+    """What the examples of pages and docstrings find in their folder (tests/stand_ins.py). Read-only by agreement: copy it."""
+    for module in ("torch", "onnxruntime", "pyarrow"):
+        pytest.importorskip(module)
+    from stand_ins import make_stand_ins
+
+    return made_once(shared / "stand-ins", make_stand_ins)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub of this test's own, with an empty cache, for this process and those that it starts; nobody is logged in."""

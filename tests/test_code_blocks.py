@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from code_blocks import ROOT, Block, Typed, blocks_on, claims, command_lines, figures_blanked, first_missing, pages_with_code, typed
-from made_once import made_once
 from page_runs import PageRun, exported_by
-from stand_ins import make_stand_ins
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -61,13 +59,6 @@ def test_data_and_programs_can_be_read(page: Path) -> None:
             assert READERS[block.language](block.text), block
         if block.language == "python":
             compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if block.mark else 0)
-
-
-@pytest.fixture(scope="session")
-def stand_ins(shared: Path) -> Path:
-    for module in ("torch", "onnxruntime", "pyarrow"):
-        pytest.importorskip(module)
-    return made_once(shared / "stand-ins", make_stand_ins)
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from code_blocks import figures_blanked
-from made_once import made_once
-from stand_ins import BUNDLE, MODEL, TEXTS, make_stand_ins
+from stand_ins import BUNDLE, MODEL, TEXTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (ROOT / "runtime" / "cls_runtime", ROOT / "exporter" / "cls_exporter")
@@ -22,16 +22,20 @@ SKIPPED = {
     "cls_runtime.integrations.": "other programs, each in an environment of its own: make interop",
 }
 EXAMPLE = re.compile(r"^ *>>> ", re.MULTILINE)
+OF_A_MODEL = re.compile(rf">>> .*(?:{MODEL}|{BUNDLE}|\bencoder\b)")
 
 
-def modules_with_examples() -> list[str]:
-    sources = [
-        (package, path)
-        for package in PACKAGES
-        for path in sorted(package.rglob("*.py"))
-        if EXAMPLE.search(path.read_text(encoding="utf-8"))
-    ]
-    return [".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__") for package, path in sources]
+def modules_with_examples() -> Iterator[tuple[str, str]]:
+    """Each module that has one, and its source."""
+    for package in PACKAGES:
+        for path in sorted(package.rglob("*.py")):
+            source = path.read_text(encoding="utf-8")
+            if EXAMPLE.search(source):
+                name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+                yield name.removesuffix(".__init__"), source
+
+
+MODULES = dict(modules_with_examples())
 
 
 class OfAnotherModel(doctest.OutputChecker):
@@ -51,34 +55,30 @@ def examples_of(module: ModuleType) -> list[doctest.DocTest]:
 
 
 def uses_a_model(found: doctest.DocTest) -> bool:
-    return any(re.search(rf"{MODEL}|{BUNDLE}|\bencoder\b", example.source) for example in found.examples)
+    return any(OF_A_MODEL.search(f">>> {example.source}") for example in found.examples)
 
 
-@pytest.fixture(scope="module")
-def stand_ins(shared: Path) -> Path:
-    for module in ("torch", "onnxruntime", "pyarrow"):
-        pytest.importorskip(module)
-    return made_once(shared / "stand-ins", make_stand_ins)
-
-
-@pytest.fixture
-def folder(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(shutil.copytree(stand_ins, tmp_path / "reader"))
-    return tmp_path
+def cases() -> list[Any]:
+    """Every module; those that load a model are slow, since somebody must make it."""
+    return [pytest.param(name, marks=pytest.mark.slow) if OF_A_MODEL.search(source) else name for name, source in MODULES.items()]
 
 
 @pytest.fixture
-def names(folder: Path) -> Iterator[dict[str, object]]:
-    """What the examples of an Encoder's methods use besides their module's names."""
+def names(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+    """What the examples of an Encoder's methods use besides their module's names; their folder is a reader's."""
     from cls_runtime import Encoder
 
+    monkeypatch.chdir(shutil.copytree(stand_ins, tmp_path / "reader"))
     with Encoder.load(BUNDLE) as encoder:
         yield {"encoder": encoder, "texts": list(TEXTS)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", modules_with_examples())
-def test_the_examples_of_a_module_are_true(name: str, names: dict[str, object]) -> None:
+@pytest.mark.parametrize("name", cases())
+def test_the_examples_of_a_module_are_true(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = request.getfixturevalue("names") if OF_A_MODEL.search(MODULES[name]) else {}
     tests = examples_of(imported(name))
     assert tests, f"an example of {name} is in no docstring"
     for found in tests:
@@ -88,9 +88,12 @@ def test_the_examples_of_a_module_are_true(name: str, names: dict[str, object]) 
         assert runner.run(found, out=told.append).failed == 0, "".join(told)
 
 
-@pytest.mark.parametrize("name", modules_with_examples())
+@pytest.mark.parametrize("name", MODULES)
 def test_few_examples_are_skipped(name: str) -> None:
     module = imported(name)
     skipping = [found.name for found in examples_of(module) if any(doctest.SKIP in example.options for example in found.examples)]
-    unexplained = [name for name in skipping if not name.startswith(tuple(SKIPPED))]
-    assert unexplained == []
+    assert [name for name in skipping if not name.startswith(tuple(SKIPPED))] == []
+
+
+def test_examples_are_found() -> None:
+    assert {"cls_runtime", "cls_runtime.encoder", "cls_runtime.bench.turns", "cls_exporter.exporting"} <= set(MODULES)
