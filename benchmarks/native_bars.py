@@ -147,7 +147,7 @@ def bits(subject: Subject, amounts: Amounts) -> BarRecord:
         for name, rows in _other_ways(subject, variant, texts, families):
             differing = int((rows != expected[: len(rows)]).any(1).sum())
             figures.append(Figure(name=f"{variant}, {name}: differing texts", value=differing, most=0))
-    how = f"{len(texts)} texts; kernels {', '.join(families)}"
+    how = f"{len(texts)} texts, fewer on portable; kernels {', '.join(families)}"
     return BarRecord(test="bit for bit", figures=tuple(figures), how=how, quick=amounts.quick)
 
 
