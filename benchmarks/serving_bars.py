@@ -91,7 +91,7 @@ def vectors(rig: Rig, amounts: Amounts) -> BarRecord:
         Figure(name=f"largest difference in a request of {len(large)}", value=farthest, most=2 * between_batches),
     )
     count = sum(map(len, small))
-    how = f"{count} texts in {len(small)} requests (one empty, one truncated), and {len(large)} texts in one request"
+    how = f"{count} texts in {len(small)} requests, one text empty and one truncated; {len(large)} texts in one request"
     return BarRecord(test="vectors", figures=figures, how=how, quick=amounts.quick)
 
 
