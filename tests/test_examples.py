@@ -142,6 +142,25 @@ def test_the_job_as_a_command(bundle: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("3 rows embedded with ")
 
 
+@pytest.mark.parametrize(("database", "found"), [("none.db", "unable to open database file"), ("empty.db", "no such table: documents")])
+def test_the_job_says_what_is_missing(bundle: Path, tmp_path: Path, database: str, found: str) -> None:
+    sqlite3.connect(tmp_path / "empty.db").close()
+    (tmp_path / "empty.db").touch()
+    job = program("batch_job/job.py")
+    with pytest.raises(SystemExit, match=f"error: {found}"):
+        job.main([str(tmp_path / database), str(bundle)])
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_the_service_says_that_it_needs_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+
+    monkeypatch.delenv("BUNDLE", raising=False)
+    with pytest.raises(RuntimeError, match="BUNDLE is not set"), TestClient(program("fastapi_service/service.py").app):
+        pass
+
+
 def parity_run(bundle: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     shutil.copy(EXAMPLES / "ci_parity" / "test_parity.py", folder)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--cls-bundle", str(bundle), "test_parity.py"]

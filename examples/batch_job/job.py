@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+import sys
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
-from cls_runtime import Encoder
+from cls_runtime import ClsError, Encoder
 
 PENDING = """
     SELECT id, text FROM documents
@@ -23,6 +25,11 @@ PENDING = """
     ORDER BY id LIMIT ?
 """
 BLOCK_ROWS = 4096  # read, embedded and committed at a time: memory does not grow with the table
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Opens a database that exists; sqlite3 alone would make an empty one of a misspelt name."""
+    return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True)
 
 
 def embed_new_rows(database: sqlite3.Connection, encoder: Encoder) -> int:
@@ -47,8 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("database", help="the SQLite file")
     parser.add_argument("bundle", help="the bundle's folder, or its name on the hub")
     options = parser.parse_args(argv)
-    with closing(sqlite3.connect(options.database)) as database, Encoder.load(options.bundle, on_overflow="truncate") as encoder:
-        print(f"{embed_new_rows(database, encoder):,} rows embedded with {encoder.manifest.source.name}")
+    try:
+        with closing(connect(options.database)) as database, Encoder.load(options.bundle, on_overflow="truncate") as encoder:
+            print(f"{embed_new_rows(database, encoder):,} rows embedded with {encoder.manifest.source.name}")
+    except (sqlite3.Error, ClsError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ class EmbedResponse(BaseModel):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Loads the model before the first request, and waits for running batches at the end."""
-    with Encoder.load(os.environ["BUNDLE"], max_waiting_texts=1024, on_overflow="truncate") as encoder:
+    if not (bundle := os.environ.get("BUNDLE")):
+        raise RuntimeError("the environment variable BUNDLE is not set; set it to a bundle's folder, such as models/bge-small-en-v1.5")
+    with Encoder.load(bundle, max_waiting_texts=1024, on_overflow="truncate") as encoder:
         app.state.encoder = encoder
         yield
 
