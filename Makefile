@@ -40,7 +40,7 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(PROGRAMS:%=interop-%)
+.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-pythons test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(PROGRAMS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -59,7 +59,7 @@ check: setup                    ## lint, formatting, types
 docs: .venv-docs/.installed      ## the documentation as a site, in build/site; a broken link or anchor fails it
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
 
-test: setup test-runtime test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
+test: setup test-runtime test-pythons test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m timing
 	$(call dispose,.venv-described)
@@ -77,6 +77,9 @@ test-runtime: .venv-cpu/.installed .venv-lowest/.installed .venv-serve/.installe
 	.venv-serve/bin/python -I tests/environments/serve_only.py $(BUNDLE)
 	.venv-serve-lowest/bin/python -I tests/environments/serve_only.py $(BUNDLE)
 	$(call dispose,.venv-cpu .venv-lowest .venv-serve .venv-serve-lowest)
+
+test-pythons: dist/.built $(BUNDLE)  ## cls-export[cpu] alone on the oldest and the newest other Python of this machine
+	$(BIN)/python scripts/other_pythons.py $(BUNDLE)
 
 test-native: .venv-native/.installed $(BUNDLE)  ## cls-export[native] alone: our own kernels without ONNX Runtime
 	if ls $(KERNELS_WHEEL)/*.whl > /dev/null 2>&1; then .venv-native/bin/python -I tests/environments/native_only.py $(BUNDLE); fi

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import email
 import importlib
+import importlib.metadata
 import json
 import re
 import shutil
@@ -94,6 +96,17 @@ def test_constraints_pin_every_line_and_cover_the_dependencies(project: dict[str
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     extras = project["optional-dependencies"]
     assert set(names(project["dependencies"] + extras["cpu"] + extras["serve"] + extras["export"])) <= pinned
+
+
+def test_a_pin_that_the_oldest_python_cannot_install_has_a_marker() -> None:
+    """Or pip finds no versions that go together there. Of those that are installed here."""
+    unmarked = []
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if "==" in line and "python_version" not in line and not line.startswith("#"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                needed = importlib.metadata.metadata(line.split("==")[0]).get("Requires-Python") or ""
+                unmarked += [line] if re.search(r">=? *3\.1[1-9]", needed) else []
+    assert unmarked == []
 
 
 def test_lowest_constraints_are_the_lower_bounds(project: dict[str, Any]) -> None:

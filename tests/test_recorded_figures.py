@@ -6,6 +6,7 @@ Nothing is measured here: what a run of the tests holds on any machine is in tes
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,3 +147,19 @@ def test_the_recorded_figures_of_the_server_reach_its_bars_but_those_that_are_kn
     page = (Path(__file__).resolve().parent.parent / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
     assert "Two bars are missed" in page
     assert bench_report.FIGURES["serving_missed"](path) in page or path.parent.name != "vnni"
+
+
+def test_the_readmes_own_figures_are_the_recorded_ones() -> None:
+    """Those in its prose; the chart's and the generated ones are compared by tests/test_bench_report.py."""
+    readme = (RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
+    (memory,) = re.findall(r"(\d+) MB of memory with the native engine", readme)
+    figures = json.loads((RESULTS / "vnni" / "native_minilm.json").read_text())["bars"]["start"]["figures"]
+    assert int(memory) == round(next(figure["value"] for figure in figures if figure["name"] == "peak resident size"))
+    assert "first vector in under a second" in readme
+    starts = [
+        start for kind in KINDS for start in read_results(RESULTS / kind / "cls_bench.json").starts if "onnxruntime" in str(start.side)
+    ]
+    assert len(starts) == 4
+    assert max(statistics.median(start.seconds) for start in starts) < 1
+    assert "nearly as fast in int8" in readme
+    assert min(pair.ratio for pair in bench_report.peer_pairs(RESULTS / "vnni" / "peers_minilm.json")) < 1.15
