@@ -77,6 +77,18 @@ def check_batch_size(batch_size: int) -> None:
         raise UsageError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
 
 
+def check_length(name: str, value: int | None, *, own: int) -> None:
+    """Refuses a length other than the one at which the bundle cuts texts; None is that one.
+
+    Raises:
+        UsageError: it is another one.
+    """
+    if value is not None and value != own:
+        raise UsageError(
+            f"{name} is {value!r}, this bundle cuts texts at {own} tokens; export it again with --max-length, or leave {name} out"
+        )
+
+
 def check_in_process(*, device: Any, own_device: str, pool: Any) -> None:
     """Refuses what would compute elsewhere than where the model was loaded.
 

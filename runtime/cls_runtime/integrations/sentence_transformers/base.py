@@ -16,6 +16,7 @@ from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import UsageError
 from cls_runtime.integrations.sentence_transformers.arguments import (
     check_device,
+    check_length,
     check_settable,
     given_prompts,
     iterable_of_inputs,
@@ -179,8 +180,4 @@ class EncoderModel:
         return self.prompts[name]
 
     def _check_length(self, name: str, value: int | None) -> None:
-        own = self.max_seq_length
-        if value is not None and value != own:
-            raise UsageError(
-                f"{name} is {value!r}, this bundle cuts texts at {own} tokens; export it again with --max-length, or leave {name} out"
-            )
+        check_length(name, value, own=self.max_seq_length)

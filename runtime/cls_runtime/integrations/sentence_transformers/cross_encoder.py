@@ -39,7 +39,7 @@ class CrossEncoder(EncoderModel):
         >>> model.rank("cats?", ["a cat", "a dog"])[0]["corpus_id"]  # doctest: +SKIP
         0
 
-    Arguments, defaults and results are those of sentence-transformers 5 and 6. `batch_size` changes nothing, and what a bundle cannot do is
+    Arguments, defaults and results are those of sentence-transformers 6.2. `batch_size` changes nothing, and what a bundle cannot do is
     a UsageError. Safe to use from several threads.
 
     Args:

@@ -38,7 +38,7 @@ class SentenceTransformer(EncoderModel):
         >>> model.similarity(model.encode_query(["cats?"]), model.encode_document(["a cat", "a dog"])).shape  # doctest: +SKIP
         (1, 2)
 
-    Arguments, defaults and results are those of sentence-transformers 5 and 6. What differs: `similarity` and token embeddings are NumPy
+    Arguments, defaults and results are those of sentence-transformers 6.2. What differs: `similarity` and token embeddings are NumPy
     arrays where nobody asks for tensors or brings some; a vector that is NaN or zero is an error, as of `Encoder`; `batch_size` changes
     nothing, since an Encoder makes batches by tokens. What a bundle cannot do (train, change its length or its device, run in a pool) is a
     UsageError. Safe to use from several threads.
