@@ -1,4 +1,4 @@
-"""Does the native engine hold what it is bound to? Each line of its table of bars is measured beside ONNX Runtime, said, and kept.
+"""Does the native engine meet its bars? Measures each one beside ONNX Runtime, prints it, and keeps it.
 
     python benchmarks/native_bars.py BUNDLE --json benchmarks/results/vnni/native_minilm.json     all of them: about ten minutes
     python benchmarks/native_bars.py BUNDLE --bars int8 one_text                                    some; the file keeps the others
@@ -88,10 +88,10 @@ def throughput(subject: Subject, amounts: Amounts, *, variant: str, least: float
     )
     seconds = {side.engine: side.seconds for side in result.sides}
     ratio = spread(times_as_fast(seconds["native"], seconds["onnxruntime"]))
-    figures = [Figure(name="times ONNX Runtime", value=round(ratio.median, 3), least=least)]
-    figures += [Figure(name=word, value=round(value, 3)) for word, value in (("least of the rounds", ratio.low), ("most", ratio.high))]
+    figures = [Figure(name="times as fast as ONNX Runtime", value=round(ratio.median, 3), least=least)]
+    figures += [Figure(name=word, value=round(value, 3)) for word, value in (("lowest round", ratio.low), ("highest round", ratio.high))]
     figures += [Figure(name=side, value=round(amounts.texts / statistics.median(seconds[side])), unit="texts/s") for side in SIDES]
-    how = f"{amounts.rounds} rounds of {amounts.texts} texts of mean {result.mean_tokens:.1f} tokens, {subject.threads} threads"
+    how = f"{amounts.rounds} rounds of {amounts.texts} texts averaging {result.mean_tokens:.1f} tokens, {subject.threads} threads"
     return BarRecord(test=f"text to vector, {variant}", figures=tuple(figures), how=how, quick=amounts.quick)
 
 
@@ -115,9 +115,9 @@ def one_text(subject: Subject, amounts: Amounts) -> BarRecord:
                 encoder.encode(texts[:1])
             samples = in_turns(SIDES, functools.partial(_p50, encoders, texts), rounds=max(2, amounts.rounds // 2))
             ratio = statistics.median(own / other for own, other in zip(samples["native"], samples["onnxruntime"], strict=True))
-            figures.append(Figure(name=f"p50 of {tokens} tokens over ONNX Runtime's", value=round(ratio, 3), most=most))
+            figures.append(Figure(name=f"p50 of {tokens} tokens, relative to ONNX Runtime's", value=round(ratio, 3), most=most))
             figures += [Figure(name=side, value=round(1e3 * statistics.median(samples[side]), 3), unit="ms") for side in SIDES]
-    how = f"{amounts.requests} requests a round, {subject.threads} threads"
+    how = f"{amounts.requests} requests per round, {subject.threads} threads"
     return BarRecord(test="one text", figures=tuple(figures), how=how, quick=amounts.quick)
 
 
@@ -129,10 +129,10 @@ def start(subject: Subject, amounts: Amounts) -> BarRecord:
     )
     ratio = statistics.median(a / b for a, b in zip(taken["native"].seconds, taken["onnxruntime"].seconds, strict=True))
     peak = max(taken["native"].peak_bytes) / 1e6
-    figures = [Figure(name="first vector, over ONNX Runtime's", value=round(ratio, 3), most=0.6)]
+    figures = [Figure(name="time to first vector, relative to ONNX Runtime's", value=round(ratio, 3), most=0.6)]
     figures += [Figure(name=side, value=round(statistics.median(taken[side].seconds), 3), unit="s") for side in SIDES]
-    figures.append(Figure(name="peak resident size", value=round(peak, 1), unit="MB", most=None if subject.wide else 120))
-    figures.append(Figure(name="ONNX Runtime's", value=round(max(taken["onnxruntime"].peak_bytes) / 1e6, 1), unit="MB"))
+    figures.append(Figure(name="native, peak resident memory", value=round(peak, 1), unit="MB", most=None if subject.wide else 120))
+    figures.append(Figure(name="onnxruntime, peak resident memory", value=round(max(taken["onnxruntime"].peak_bytes) / 1e6, 1), unit="MB"))
     return BarRecord(test="start and memory", figures=tuple(figures), how=f"{amounts.starts} processes each", quick=amounts.quick)
 
 
@@ -146,8 +146,8 @@ def bits(subject: Subject, amounts: Amounts) -> BarRecord:
             expected = encoder.encode(texts)
         for name, rows in _other_ways(subject, variant, texts, families):
             differing = int((rows != expected[: len(rows)]).any(1).sum())
-            figures.append(Figure(name=f"{variant}, {name}: texts that differ", value=differing, most=0))
-    how = f"{len(texts)} texts; kernels {', '.join(families)}"
+            figures.append(Figure(name=f"{variant}, {name}: differing texts", value=differing, most=0))
+    how = f"{len(texts)} texts, fewer on portable; kernels {', '.join(families)}"
     return BarRecord(test="bit for bit", figures=tuple(figures), how=how, quick=amounts.quick)
 
 

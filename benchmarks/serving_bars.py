@@ -1,4 +1,4 @@
-"""Does `cls-serve` hold what it is bound to? Each line of its table of bars is measured, said beside its bar, and kept.
+"""Does `cls-serve` meet its bars? Measures each figure, prints it beside its bar, and keeps it.
 
     python benchmarks/serving_bars.py BUNDLE --json benchmarks/results/vnni/serving.json     all of them: about half an hour
     python benchmarks/serving_bars.py BUNDLE --bars overload soak --json FILE                some; the file keeps the others
@@ -86,12 +86,12 @@ def vectors(rig: Rig, amounts: Amounts) -> BarRecord:
         for form in differing:
             farthest = max(farthest, float(np.abs(np.array(embedded(server, large, form)) - expected).max()))
     figures = (
-        Figure(name="rows in base64 that differ from aencode's", value=differing["base64"], most=0),
-        Figure(name="rows in JSON", value=differing["float"], most=0),
+        Figure(name="base64 rows that differ from aencode's", value=differing["base64"], most=0),
+        Figure(name="JSON rows that differ", value=differing["float"], most=0),
         Figure(name=f"largest difference in a request of {len(large)}", value=farthest, most=2 * between_batches),
     )
     count = sum(map(len, small))
-    how = f"{count} texts in {len(small)} requests, one empty, one cut, and {len(large)} in one"
+    how = f"{count} texts in {len(small)} requests, one text empty and one truncated; {len(large)} texts in one request"
     return BarRecord(test="vectors", figures=figures, how=how, quick=amounts.quick)
 
 
@@ -112,14 +112,14 @@ def overhead(rig: Rig, amounts: Amounts) -> BarRecord:
     added = [http - encode for http, encode in zip(p50s["http"], p50s["encode"], strict=True)]
     cpu = {side: statistics.median(sample.cpu_ms for sample in taken) for side, taken in samples.items()}
     figures = (
-        Figure(name="p50 over encode's", value=round(statistics.median(added), 3), unit="ms", most=0.5),
-        Figure(name="least and", value=round(min(added), 3), unit="ms"),
-        Figure(name="most of the rounds", value=round(max(added), 3), unit="ms"),
+        Figure(name="p50 minus encode's p50", value=round(statistics.median(added), 3), unit="ms", most=0.5),
+        Figure(name="lowest round", value=round(min(added), 3), unit="ms"),
+        Figure(name="highest round", value=round(max(added), 3), unit="ms"),
         Figure(name="encode's p50", value=statistics.median(p50s["encode"]), unit="ms"),
-        Figure(name="CPU time of a text over encode's", value=round(cpu["http"] - cpu["encode"], 3), unit="ms"),
+        Figure(name="CPU time per text minus encode's", value=round(cpu["http"] - cpu["encode"], 3), unit="ms"),
     )
-    how = f"{amounts.rounds} rounds of {amounts.seconds:g} s in turns, the generator's own time and the sockets' included"
-    return BarRecord(test="overhead of one text over `encode` in the process", figures=figures, how=how, quick=amounts.quick)
+    how = f"{amounts.rounds} rounds of {amounts.seconds:g} s each, alternating; includes the time of the generator and the sockets"
+    return BarRecord(test="overhead of one text over `encode` in a process", figures=figures, how=how, quick=amounts.quick)
 
 
 def clients(rig: Rig, amounts: Amounts) -> BarRecord:
@@ -135,14 +135,14 @@ def clients(rig: Rig, amounts: Amounts) -> BarRecord:
     cpu = {side: statistics.median(sample.cpu_ms for sample in taken) for side, taken in samples.items()}
     figures = (
         Figure(name="share of aencode's texts/s", value=round(statistics.median(shares), 4), least=0.9),
-        Figure(name="least of the rounds", value=round(min(shares), 4)),
+        Figure(name="lowest round", value=round(min(shares), 4)),
         Figure(name="over HTTP", value=round(statistics.median(rates["http"])), unit="texts/s"),
         Figure(name="aencode", value=round(statistics.median(rates["aencode"])), unit="texts/s"),
-        Figure(name="CPU time of a text over HTTP", value=round(cpu["http"], 3), unit="ms"),
-        Figure(name="of aencode", value=round(cpu["aencode"], 3), unit="ms"),
+        Figure(name="CPU time per text over HTTP", value=round(cpu["http"], 3), unit="ms"),
+        Figure(name="CPU time per text with aencode", value=round(cpu["aencode"], 3), unit="ms"),
     )
-    how = f"{amounts.rounds} rounds of {amounts.seconds:g} s in turns; {samples['http'][-1].words}"
-    return BarRecord(test="32 clients, one text a request", figures=figures, how=how, quick=amounts.quick)
+    how = f"{amounts.rounds} rounds of {amounts.seconds:g} s each, alternating; {samples['http'][-1].words}"
+    return BarRecord(test="32 clients, one text per request", figures=figures, how=how, quick=amounts.quick)
 
 
 class _Sample(NamedTuple):
@@ -181,13 +181,13 @@ def overload(rig: Rig, amounts: Amounts) -> BarRecord:
     goodput = texts.ended_within(amounts.overload_seconds, 200) / amounts.overload_seconds
     others = len(texts) - len(texts.taken(200, *REFUSED))
     figures = (
-        Figure(name="goodput over capacity", value=round(goodput / capacity, 4), least=0.95),
-        Figure(name="accepted p99", value=percentile_ms(texts.taken(200), 99), unit="ms", most=1.2 * QUEUE_MS),
-        Figure(name="refusals p99", value=percentile_ms(texts.taken(*REFUSED), 99), unit="ms", most=20),
-        Figure(name="/live p99", value=percentile_ms(live.taken(200), 99), unit="ms", most=50),
-        Figure(name="/live not answered", value=len(live) - len(live.taken(200)), most=0),
+        Figure(name="goodput relative to capacity", value=round(goodput / capacity, 4), least=0.95),
+        Figure(name="p99 of accepted requests", value=percentile_ms(texts.taken(200), 99), unit="ms", most=1.2 * QUEUE_MS),
+        Figure(name="p99 of refusals", value=percentile_ms(texts.taken(*REFUSED), 99), unit="ms", most=20),
+        Figure(name="p99 of /live", value=percentile_ms(live.taken(200), 99), unit="ms", most=50),
+        Figure(name="unanswered /live requests", value=len(live) - len(live.taken(200)), most=0),
         Figure(name="neither answered nor refused", value=others, most=0),
-        Figure(name="refused", value=round(len(texts.taken(*REFUSED)) / len(texts), 3)),
+        Figure(name="share refused", value=round(len(texts.taken(*REFUSED)) / len(texts), 3)),
         Figure(name="capacity", value=round(capacity), unit="texts/s"),
     )
     how = f"{pace.rate:,.0f} requests/s for {pace.seconds:g} s at random times; {generator_words(record)}"
@@ -215,13 +215,13 @@ def bulk(rig: Rig, amounts: Amounts) -> BarRecord:
         samples = in_turns((False, True), p99, rounds=max(1, amounts.rounds // 2))
     ratios = [beside[0] / without[0] for beside, without in zip(samples[True], samples[False], strict=True)]
     figures = (
-        Figure(name="singles' p99 beside a bulk, times without", value=round(statistics.median(ratios), 3), most=2),
-        Figure(name="p99 beside", value=statistics.median(item[0] for item in samples[True]), unit="ms"),
-        Figure(name="p99 without", value=statistics.median(item[0] for item in samples[False]), unit="ms"),
+        Figure(name="singles' p99 beside a bulk, relative to without", value=round(statistics.median(ratios), 3), most=2),
+        Figure(name="singles' p99 beside a bulk", value=statistics.median(item[0] for item in samples[True]), unit="ms"),
+        Figure(name="singles' p99 without a bulk", value=statistics.median(item[0] for item in samples[False]), unit="ms"),
         Figure(name="bulks answered", value=sum(item[1] for item in samples[True]), least=1),
-        Figure(name="singles not answered", value=sum(item[2] for side in samples.values() for item in side), most=0),
+        Figure(name="unanswered singles", value=sum(item[2] for side in samples.values() for item in side), most=0),
     )
-    how = f"singles at {amounts.singles_load:.0%} of the capacity of {capacity:,.0f} texts/s at random times, {pace.seconds:g} s a round"
+    how = f"singles at {amounts.singles_load:.0%} of the capacity of {capacity:,.0f} texts/s at random times, {pace.seconds:g} s per round"
     return BarRecord(test=f"bulk of {BULK_TEXTS:,} beside singles", figures=figures, how=how, quick=amounts.quick)
 
 

@@ -228,9 +228,9 @@ def table(held: Comparison) -> str:
         key="serving_peers",
         title="Other servers",
         caption=(
-            f"{held.model} on {held.machine.cpu}; {held.cpus}; one text a request. Load at 80% and 400% of what {CALLERS} callers reach, "
-            f"at random times; of the latter, {held.over_seconds:g} s: goodput over capacity, p99 of what was answered, shares that were "
-            "refused and that got no answer, p99 of a probe, and seconds until the last answer came after the load had ended."
+            f"{held.model} on {held.machine.cpu}; {held.cpus}; one text per request, sent at random times at 80% and 400% of the "
+            f"throughput with {CALLERS} callers (texts/s). At 400%, for {held.over_seconds:g} s: goodput relative to that throughput, p99 "
+            "of answers, share refused, share without an answer, p99 of a probe, and seconds from the end of the load to the last answer."
         ),
         header=(
             *("server", "mean cosine to fp32", "ready s", "texts/s", "at 80%: p50 / p99 ms", "at 400%: goodput", "p99 ms", "refused"),

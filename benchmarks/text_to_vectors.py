@@ -106,7 +106,10 @@ def best_ratio(line: Line, measured: Measured) -> tuple[SpeedRatio, PeerSide, Pe
 def table(measured: Measured) -> str:
     """The lines for one model, in Markdown; bars only where they are for its pooling."""
     column = 0 if measured.model == MINILM else 1
-    rows = ["| against | ours, theirs, texts/s | parity of both | faster by (range of the rounds) | bar |", "|---|---|---|---|---|"]
+    rows = [
+        "| compared with | ours, theirs, texts/s | parity of both | times as fast (range of the rounds) | bar |",
+        "|---|---|---|---|---|",
+    ]
     for line in LINES:
         best = best_ratio(line, measured)
         if best is None:

@@ -154,7 +154,7 @@ def test_the_readmes_own_figures_are_the_recorded_ones() -> None:
     readme = (RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
     (memory,) = re.findall(r"(\d+) MB of memory with the native engine", readme)
     figures = json.loads((RESULTS / "vnni" / "native_minilm.json").read_text())["bars"]["start"]["figures"]
-    assert int(memory) == round(next(figure["value"] for figure in figures if figure["name"] == "peak resident size"))
+    assert int(memory) == round(next(figure["value"] for figure in figures if figure["name"] == "native, peak resident memory"))
     assert "first vector in under a second" in readme
     starts = [
         start for kind in KINDS for start in read_results(RESULTS / kind / "cls_bench.json").starts if "onnxruntime" in str(start.side)

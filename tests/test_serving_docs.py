@@ -135,7 +135,7 @@ def test_the_bounds_of_other_modules_are_theirs() -> None:
 
     text = section("## Limits")
     assert f"queue of {listening.BACKLOG:,} |" in text
-    assert f"in line | {admission.WAITING_FOR_TOKENIZER} |" in text
+    assert f"requests | {admission.WAITING_FOR_TOKENIZER} |" in text
     assert f"no batch ends | {service.STALLED_SECONDS:g} s |" in text
     assert f"unwritten log lines | {request_log.MOST_LINES:,} |" in text
     assert f"{admission.BODIES_HELD} bodies of `--max-body` are read at once" in text

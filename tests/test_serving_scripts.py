@@ -52,35 +52,35 @@ def test_a_bar_of_time_is_measured(rig: Rig, key: str) -> None:
 
 def test_vectors_are_compared_bit_by_bit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = measured(rig, "vectors")
-    assert figures["rows in base64 that differ from aencode's"] == figures["rows in JSON"] == 0
+    assert figures["base64 rows that differ from aencode's"] == figures["JSON rows that differ"] == 0
     embedded = serving_bars.embedded
     monkeypatch.setattr(serving_bars, "embedded", lambda *given: [np.nextafter(row, np.float32(2)) for row in embedded(*given)])
     figures = measured(rig, "vectors")
-    assert figures["rows in base64 that differ from aencode's"] == 71
+    assert figures["base64 rows that differ from aencode's"] == 71
 
 
 def test_under_overload_everything_is_answered_or_refused(rig: Rig) -> None:
     figures = measured(rig, "overload")
-    assert figures["neither answered nor refused"] == figures["/live not answered"] == 0
-    assert figures["goodput over capacity"] is not None
+    assert figures["neither answered nor refused"] == figures["unanswered /live requests"] == 0
+    assert figures["goodput relative to capacity"] is not None
 
 
 def test_singles_beside_a_bulk(rig: Rig) -> None:
     figures = measured(rig, "bulk")
-    assert figures["singles not answered"] == 0
+    assert figures["unanswered singles"] == 0
     assert figures["bulks answered"]
 
 
 def test_connections(rig: Rig) -> None:
     figures = measured(rig, "connections")
-    assert figures["active requests that failed"] == figures["idle connections that did not answer afterwards"] == 0
+    assert figures["active requests that failed"] == figures["idle connections without an answer afterwards"] == 0
 
 
 def test_a_soak_has_resets_cut_bodies_and_bodies_that_are_too_large(rig: Rig) -> None:
     record = serving_bars.all_bars()["soak"](rig, QUICK)
     figures = {figure.name: figure.value for figure in record.figures}
-    assert figures["requests that ended otherwise than expected"] == 0
-    assert figures["open files more"] == 0
+    assert figures["requests with an unexpected result"] == 0
+    assert figures["additional open files"] == 0
     for kind in ("bulk 200", "cut 3", "reset 3", "texts 200", "too large 413"):
         assert kind in record.how
 
@@ -101,7 +101,7 @@ def test_bars_are_chosen_kept_and_told(
     assert "holds   vectors" in capsys.readouterr().out
     assert serving_bars.missed(path)[0] == "vectors: measured with --quick"
     assert "overload: not measured" in serving_bars.missed(path)
-    assert serving_bars.table(serving_bars.read(path)).startswith("| test | figures, with their bars | how |")
+    assert serving_bars.table(serving_bars.read(path)).startswith("| test | figure | measured | bar |")
     assert bench_report.FIGURES["serving_bars"](path) == serving_bars.table(serving_bars.read(path))
     assert bench_report.FIGURES["serving_missed"](path) == "| test | figure | measured | bar |\n| --- | --- | --- | --- |"
     monkeypatch.setattr(sys, "argv", ["serving_bars.py", "no-bundle", "--quick"])

@@ -47,12 +47,12 @@ def connections(rig: Rig, amounts: Amounts) -> BarRecord:
     failed = len(texts) - len(texts.taken(200, *REFUSED))
     figures = (
         Figure(name="active requests that failed", value=failed, most=0),
-        Figure(name="idle connections that did not answer afterwards", value=silent, most=0),
-        Figure(name="/live not answered", value=len(probes) - len(probes.taken(200)), most=0),
+        Figure(name="idle connections without an answer afterwards", value=silent, most=0),
+        Figure(name="unanswered /live requests", value=len(probes) - len(probes.taken(200)), most=0),
         Figure(name="answered", value=round(texts.ended_within(amounts.active_seconds, 200) / amounts.active_seconds), unit="texts/s"),
         Figure(name="p99", value=percentile_ms(texts.taken(200), 99), unit="ms"),
-        Figure(name="refused", value=len(texts.taken(*REFUSED))),
-        Figure(name="memory of an idle connection", value=round(held), unit="bytes"),
+        Figure(name="requests refused", value=len(texts.taken(*REFUSED))),
+        Figure(name="memory per idle connection", value=round(held), unit="bytes"),
     )
     how = f"{amounts.active_seconds:g} s; {generator_words(record)}"
     return BarRecord(test=f"{amounts.idle:,} idle connections, {amounts.active:,} active", figures=figures, how=how, quick=amounts.quick)
@@ -114,16 +114,16 @@ def soak(rig: Rig, amounts: Amounts) -> BarRecord:
     # A server may refuse a body before it has read it all, and what it has said is lost where the rest arrives after that.
     others = {name: number for name, number in ended.items() if name not in expected and name != "too large 0"}
     figures = (
-        Figure(name="growth of the resident size", value=round((resident[-1] / resident[0] - 1) * 100, 2), unit="%", most=5),
-        Figure(name="open files more", value=files[-1] - files[0], most=FILES_MORE),
-        Figure(name="requests that ended otherwise than expected", value=sum(others.values()), most=0),
-        Figure(name="/live at the end", value=float(alive), least=1),
-        Figure(name="resident size after a tenth", value=round(resident[0], 1), unit="MiB"),
-        Figure(name="at its largest", value=round(max(resident), 1), unit="MiB"),
+        Figure(name="growth of resident memory", value=round((resident[-1] / resident[0] - 1) * 100, 2), unit="%", most=5),
+        Figure(name="additional open files", value=files[-1] - files[0], most=FILES_MORE),
+        Figure(name="requests with an unexpected result", value=sum(others.values()), most=0),
+        Figure(name="/live answers at the end", value=float(alive), least=1),
+        Figure(name="resident memory after a tenth of the run", value=round(resident[0], 1), unit="MiB"),
+        Figure(name="peak resident memory", value=round(max(resident), 1), unit="MiB"),
         Figure(name="requests", value=count),
     )
     counted = ", ".join(f"{name}: {number:,}" for name, number in sorted(ended.items()))
-    return BarRecord(test=f"soak, {amounts.soak_requests:,} requests", figures=figures, how=f"by status, {counted}", quick=amounts.quick)
+    return BarRecord(test=f"soak, {amounts.soak_requests:,} requests", figures=figures, how=f"by status: {counted}", quick=amounts.quick)
 
 
 def soak_streams(rig: Rig, count: int, *, seconds: float, seed: int) -> list[Stream]:
@@ -183,9 +183,9 @@ def endings(rig: Rig, amounts: Amounts) -> BarRecord:
     figures = (
         Figure(name="requests sent before the signal and not answered", value=lost, most=0),
         Figure(name="exit codes other than 0", value=wrong_codes, most=0),
-        Figure(name="sent after it and not answered", value=after),
+        Figure(name="requests sent after it and not answered", value=after),
         Figure(name="answered", value=answered, least=1),
-        Figure(name="median time to end", value=round(statistics.median(seconds), 2), unit="s"),
+        Figure(name="median time to exit", value=round(statistics.median(seconds), 2), unit="s"),
     )
     how = f"{CALLERS} callers of one text and 2 of 64, the signal at a random moment, {amounts.endings} servers"
     return BarRecord(test=f"SIGTERM under load, {amounts.endings} times", figures=figures, how=how, quick=amounts.quick)
@@ -198,8 +198,8 @@ def cold(rig: Rig, amounts: Amounts) -> BarRecord:
         with rig.server() as server:
             seconds.append(round(server.ready_s, 3))
     figures = (
-        Figure(name="longest start", value=max(seconds[1:]), unit="s", most=1),
-        Figure(name="median", value=statistics.median(seconds[1:]), unit="s"),
+        Figure(name="slowest start", value=max(seconds[1:]), unit="s", most=1),
+        Figure(name="median start", value=statistics.median(seconds[1:]), unit="s"),
     )
     how = f"{amounts.starts} starts on the server's CPUs, the bundle in the system's cache"
     return BarRecord(test="cold", figures=figures, how=how, quick=amounts.quick)
@@ -218,12 +218,12 @@ def generator(rig: Rig, amounts: Amounts) -> BarRecord:
         alone = sent(callers=1, seconds=amounts.seconds).streams["texts"].taken(200)
     texts = half.streams["texts"]
     figures = (
-        Figure(name="answers to 32 callers", value=round(most), unit="a second"),
-        Figure(name="at half of that, not answered", value=len(texts) - len(texts.taken(200)), most=0),
-        Figure(name="its CPU time for a request", value=round(half.cpu_seconds / max(1, len(texts)) * 1e6), unit="us"),
+        Figure(name="answers to 32 callers per second", value=round(most), unit=""),
+        Figure(name="unanswered at half that rate", value=len(texts) - len(texts.taken(200)), most=0),
+        Figure(name="CPU time per request", value=round(half.cpu_seconds / max(1, len(texts)) * 1e6), unit="us"),
         Figure(name="sent late, p99", value=percentile_ms(half.late_s, 99), unit="ms"),
-        Figure(name="p50 from when a request was due", value=percentile_ms(texts.taken(200), 50), unit="ms"),
-        Figure(name="p50 of one caller", value=percentile_ms(alone, 50), unit="ms"),
+        Figure(name="p50, from when a request was due", value=percentile_ms(texts.taken(200), 50), unit="ms"),
+        Figure(name="p50 with one caller", value=percentile_ms(alone, 50), unit="ms"),
     )
     how = "a responder that computes nothing, on the server's CPUs"
     return BarRecord(test="the load generator itself", figures=figures, how=how, quick=amounts.quick)

@@ -26,11 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds `--cls-bundle`, `--cls-variant`, `--cls-engine` and `--cls-device`."""
     group = parser.getgroup("cls-export")
     group.addoption("--cls-bundle", metavar="DIR", type=Path, help="check this bundle as cls-verify does, and load it for cls_encoder")
-    group.addoption("--cls-variant", metavar="V", help="this variant only, for the checks and for cls_encoder (default: all; auto)")
+    group.addoption("--cls-variant", metavar="V", help="check and load only this variant (default: check all, load auto)")
+    group.addoption("--cls-engine", metavar="E", help="check and load only on this engine (default: check all installed, load auto)")
     group.addoption(
-        "--cls-engine", metavar="E", help="on this engine only, for the checks and for cls_encoder (default: all installed; auto)"
+        "--cls-device", metavar="N", help="with --cls-engine cuda: the GPU, such as 1; several, such as 0,1; or all (default: the first)"
     )
-    group.addoption("--cls-device", metavar="N", help="with --cls-engine cuda, which GPU: 1; several: 0,1; all (default: the first)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -73,10 +73,10 @@ DAMAGES: dict[str, Damage] = {
     ),
     "tokenizer swapped": Damage(other_tokenizer, None, "tokens", "the tokenizer differs from the exported one"),
     "wrong pooling": Damage(
-        other_row, "fp32", "golden cls", "by far, which suggests another row of the sequence, another pooling or another model"
+        other_row, "fp32", "golden cls", "greatly, which suggests another row of the sequence, another pooling or another model"
     ),
     "int8 scale off by 10%": Damage(int8_scale, "int8", "golden cls", "which suggests other scales or another precision"),
-    "other maximum length": Damage(other_maximum, None, "tokens", "texts are truncated at 12 tokens, at export at 16"),
+    "other maximum length": Damage(other_maximum, None, "tokens", "texts are truncated at 12 tokens instead of 16"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Bars, and the figures that are held to them: what a script in benchmarks/ measured of each, kept in one file that later runs add to."""
+"""Bars and the figures compared with them: what a script in benchmarks/ measured for each, kept in one file that later runs add to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cls_runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure, None where nothing came of it, and the bar that it is held to: `most` or `least`, or neither."""
+    """A figure, None if it could not be measured, and its bar: `most` or `least`, or neither."""
 
     name: str
     value: float | None
@@ -35,8 +35,17 @@ class Figure:
     @property
     def words(self) -> str:
         """The figure, its bar, and whether it is missed."""
-        bars = [f" (at {word} {bar:g})" for word, bar in (("most", self.most), ("least", self.least)) if bar is not None]
-        return f"{self.name} {_number(self.value)}{self.unit and ' ' + self.unit}{''.join(bars)}{'' if self.holds else ', missed'}"
+        return f"{self.name} {self.measured}{f' ({self.bar})' if self.bar else ''}{'' if self.holds else ', missed'}"
+
+    @property
+    def measured(self) -> str:
+        """The figure with its unit."""
+        return f"{_number(self.value)}{self.unit and ' ' + self.unit}"
+
+    @property
+    def bar(self) -> str:
+        """The bar, empty if there is none."""
+        return ", ".join(f"at {word} {bar:g}" for word, bar in (("most", self.most), ("least", self.least)) if bar is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +127,25 @@ def read_bars(path: Path) -> BarsFile:
 
 
 def bars_table(held: BarsFile, order: Sequence[str]) -> Table:
-    """A row for each bar, in this order; others behind them."""
+    """A row for each figure, bars in this order and others after them; the first row of a bar names its test."""
     keys = [*(key for key in order if key in held.bars), *sorted(set(held.bars) - set(order))]
-    rows = [(held.bars[key].test, "; ".join(figure.words for figure in held.bars[key].figures), held.bars[key].how) for key in keys]
+    rows = [
+        (
+            "" if place else f"{record.test} ({record.how})",
+            figure.name,
+            figure.measured,
+            figure.bar + ("" if figure.holds else ": **missed**"),
+        )
+        for record in map(held.bars.__getitem__, keys)
+        for place, figure in enumerate(record.figures)
+    ]
     return Table(
         key="serving_bars",
-        title="What it holds",
+        title="Bars",
         caption=f"{held.variant} on {held.machine.cpu}, {held.machine.usable_cpus} CPUs; {held.cpus}.",
-        header=("test", "figures, with their bars", "how"),
+        header=("test", "figure", "measured", "bar"),
         rows=tuple(rows),
-        label_columns=3,
+        label_columns=4,
     )
 
 

@@ -59,7 +59,7 @@ def token_budget(results: BenchResults) -> Table:
         "token_budget",
         title="Throughput by token budget",
         caption=(
-            f"Texts/s at {tokens} tokens per text, the model alone, by the most tokens in a batch (default: "
+            f"Texts/s at {tokens} tokens per text, the model alone, by the maximum tokens per batch (default: "
             f"{results.settings.token_budget:,}). In brackets: the ratio to the compute bound."
         ),
         header=lambda at: f"{at:,} tokens",

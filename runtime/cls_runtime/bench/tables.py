@@ -107,8 +107,8 @@ def starts(results: BenchResults) -> Table:
         key="start",
         title="Cold start and memory",
         caption=(
-            "Seconds from the start of a process to its first vector, and the parts of it that importing and loading take; peak resident "
-            "memory after all texts; size of the graph's file."
+            "Seconds from the start of a process to its first vector, including import and load; peak resident memory after all texts; "
+            "size of the graph's file."
         ),
         header=("variant and engine", "first vector, s", "import, s", "load, s", "peak MB", "file MB", "samples"),
         rows=tuple(rows),
@@ -191,14 +191,14 @@ def peers(results: BenchResults) -> Table:
 
 def environment(results: BenchResults) -> tuple[tuple[str, str], ...]:
     """What was measured, and on which machine, as pairs of words."""
-    host, bundle = results.host, results.bundle
+    host, bundle, texts = results.host, results.bundle, results.texts
     memory = UNKNOWN if host.memory_bytes is None else size(host.memory_bytes)
     return (
         ("bundle", f"{bundle.source}: {bundle.architecture}, {bundle.num_layers} layers, hidden size {bundle.hidden_size}"),
         ("fingerprint", bundle.fingerprint),
         (
             "texts",
-            f"{len(results.texts.token_counts):,} of {results.texts.origin}, {results.texts.truncated} cut to {bundle.max_length} tokens",
+            f"{len(texts.token_counts):,} of {texts.origin}, {texts.truncated} truncated to {bundle.max_length} tokens",
         ),
         ("cpu", f"{host.cpu} ({host.machine}), {host.usable_cpus} of {host.cpus} CPUs usable, memory {memory}"),
         ("cpu features", ", ".join(host.cpu_features) or UNKNOWN),

@@ -21,7 +21,7 @@ def add_bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow-links",
         action="store_true",
-        help="follow symbolic links that lead out of BUNDLE, as stow and nix make them (default: refuse them, except in the hub's cache)",
+        help="follow symbolic links out of BUNDLE, such as those of stow and nix (default: refuse them, except in the hub's cache)",
     )
 
 

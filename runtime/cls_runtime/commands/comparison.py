@@ -27,7 +27,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         *(("", difference) for difference in comparison.differences),
         ("widths", _widths(first, second)),
         ("truncation", _truncation(comparison)),
-        ("tokens", f"{comparison.other_tokens} of {texts} texts get other tokens"),
+        ("tokens", f"{comparison.other_tokens} of {texts} texts get different tokens"),
     ]
     for output, figures in comparison.figures.items():
         words = f"mean cosine {figures.mean_cosine:.8f}, lowest {figures.min_cosine:.8f}, largest difference {figures.max_abs:.2g}"

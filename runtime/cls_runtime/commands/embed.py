@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--column",
         metavar="NAME",
         default="text",
-        help="the column of .jsonl, .csv and .parquet to read; doc.text is the field text of doc (default: text)",
+        help="the column to read from .jsonl, .csv and .parquet; doc.text is the field text of doc (default: text)",
     )
     parser.add_argument(
         "--delimiter", metavar="CHARACTER", type=_delimiter, help="the field separator of .csv, such as ';' or '\\t' (default: a comma)"

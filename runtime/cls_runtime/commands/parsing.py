@@ -19,10 +19,10 @@ EXIT_CODES = (
     ("1", "a check failed"),
     ("2", "wrong usage, unsupported or unsafe input, a missing package, or a bug"),
     ("130, 143, 129", "ended by Ctrl-C, SIGTERM or SIGHUP"),
-    ("141", "the reader of standard output went away"),
+    ("141", "standard output was closed by its reader"),
 )
 VARIABLES = (
-    ("NO_COLOR", "set to anything: no colors on a terminal"),
+    ("NO_COLOR", "set to anything: no colours on a terminal"),
     (shell.TRACEBACK_VARIABLE, "set to 1: show the traceback of an unexpected error, for a bug report"),
 )
 

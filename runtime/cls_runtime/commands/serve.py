@@ -31,7 +31,7 @@ _EXAMPLES = [
     ("cls-serve models/my-model --check", "check the bundle without serving it"),
 ]
 _EXIT_CODES = [
-    ("0", "a signal came and every request was answered; with --check: all is well"),
+    ("0", "ended by a signal, after every request was answered; with --check: all is well"),
     *((code, meaning) for code, meaning in EXIT_CODES if code in ("1", "2")),
     ("130, 143", "a second signal ended it at once"),
 ]
@@ -120,30 +120,30 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--on-overflow",
         choices=("truncate", "raise"),
-        help="texts longer than the model takes: cut them and say so, or fail with 400 (422 on TEI's paths); a request may choose itself "
-        "(default: truncate)",
+        help="for texts longer than the model's maximum: truncate shortens and reports them, raise fails with 400 (422 on TEI's paths); a "
+        "request can override this (default: truncate)",
     )
     models.add_argument("--prompt-name", metavar="NAME", help="prompt of requests that name none (default: the model's own)")
     models.add_argument(
         "--follow-links",
         action="store_true",
         default=None,
-        help="read the files of BUNDLE wherever links in it lead; without it, a link out of the folder is an error",
+        help="follow symbolic links out of BUNDLE, such as those of stow and nix (default: refuse them, except in the hub's cache)",
     )
     bounds = parser.add_argument_group("limits")
-    bounds.add_argument("--max-inputs", metavar="N", type=_whole, help="texts per request; more fail with 413 (default: 2048)")
+    bounds.add_argument("--max-inputs", metavar="N", type=_whole, help="maximum texts per request; more fail with 413 (default: 2048)")
     bounds.add_argument(
         "--max-body",
         metavar="SIZE",
         type=size_bytes,
-        help="size of a request's body, such as 16MiB, 16MB or a number of bytes; larger ones fail with 413. 16 bodies of this size are "
-        "read at once, more fail with 429 (default: 16MiB)",
+        help="maximum size of a request body, such as 16MiB, 16MB or a number of bytes; larger ones fail with 413. At most 16 bodies of "
+        "this size are read at once; more fail with 429 (default: 16MiB)",
     )
     bounds.add_argument(
         "--max-queue-ms",
         metavar="MS",
         type=_number,
-        help="how long a request may have to wait for earlier ones; if it would wait longer, it fails at once with 429 (default: 2000)",
+        help="how long a request may wait for earlier ones; if it would wait longer, it fails at once with 429 (default: 2000)",
     )
     bounds.add_argument(
         "--deadline",

@@ -1,7 +1,7 @@
 """What every command does alike: errors as one line, exit codes, JSON, lines and tables. `commands/parsing.py` has the arguments.
 
 Exit codes: 0 done; 1 a check failed; 2 wrong usage, unsupported or unsafe input, or a bug; 130 Ctrl-C, 143 ended by SIGTERM, 129 by SIGHUP,
-141 the reader of standard output went away (128 + the signal's number, as shells count).
+141 standard output was closed by its reader (128 + the signal's number, as shells count).
 """
 
 from __future__ import annotations

@@ -42,13 +42,13 @@ def tokens(bundle: Bundle, golden: Golden) -> Finding:
     only_long = all(max(len(encoded[index]), len(expected[index])) > min(maximum, exported) for index in changed)
     if maximum != exported and only_long:
         message = (
-            f"{len(changed)} of {len(encoded)} texts are truncated at {maximum} tokens, at export at {exported}; "
+            f"{len(changed)} of {len(encoded)} texts are truncated at {maximum} tokens instead of {exported}; "
             "the maximum length differs from the exported one"
         )
         return Finding(passed=False, message=message, figures=figures)
     first = changed[0]
     message = (
-        f"{len(changed)} of {len(encoded)} texts get other tokens than in PyTorch, first "
+        f"{len(changed)} of {len(encoded)} texts get different tokens from those in PyTorch, first "
         f"{quoted(first, golden.inputs[first])}: {_difference(encoded[first], expected[first])}; "
         "the tokenizer differs from the exported one"
     )

@@ -245,8 +245,8 @@ def _extent(reference: Float32, vectors: Float32, thresholds: Thresholds, what: 
     if count <= len(off) / 2:
         return f"{share}, which suggests other weights for single words or positions"
     if cosine.mean() < FAR_COSINE:
-        return f"{share} by far, which suggests another row of the sequence, another pooling or another model"
-    return f"{share}, but not by far, which suggests other weights or quantization scales"
+        return f"{share} greatly, which suggests another row of the sequence, another pooling or another model"
+    return f"{share}, but not greatly, which suggests other weights or quantization scales"
 
 
 def _expected(reference: Golden, output: Output) -> Float32:

@@ -436,7 +436,7 @@ def test_the_first_text_with_other_tokens_is_named(own):
     replace_golden(own, dataclasses.replace(golden, token_ids=tokens))
     place = golden.token_ids[1][2]
     assert failed(own)["tokens"].startswith(
-        "1 of 9 texts get other tokens than in PyTorch, first text 1 'the cat sleeps': "
+        "1 of 9 texts get different tokens from those in PyTorch, first text 1 'the cat sleeps': "
         f"token 2 is {place}, expected {place + 1}; the tokenizer"
     )
 
