@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(sys.executable, "-m", "twine", "check", "--strict", *map(str, files))
         try_sdist(RELEASE, constraints=options.constraints)
         try_wheels(RELEASE, constraints=options.constraints)
-    except (ValueError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"\ncls-export {version} is ready in {RELEASE.relative_to(ROOT)}:")

@@ -68,7 +68,7 @@ class Site:
 
     def _target(self, target: str, path: str) -> str:
         name = resolved(target, path)
-        if name is None or not (self.root / name).exists():
+        if name is None or name.partition("/")[0] == ".." or not (self.root / name).exists():
             return target  # of another host, or one that the build shall complain about
         _, _, anchor = target.partition("#")
         end = f"#{anchor}" if anchor else ""

@@ -50,6 +50,7 @@ def test_pages_outside_the_folder_are_there(path: str) -> None:
         ("docs/guides/embed.md", "../../runtime/", "https://host/repository/tree/main/runtime"),
         ("docs/guides/embed.md", "../images/serving.svg", "../images/serving.svg"),
         ("docs/guides/embed.md", "nothing.md", "nothing.md"),
+        ("docs/guides/embed.md", "../../../", "../../../"),
         ("docs/guides/embed.md", "#here", "#here"),
         ("docs/guides/embed.md", "https://else.where/x.md", "https://else.where/x.md"),
         ("README.md", "docs/guides/embed.md#s", "guides/embed.md#s"),

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cls_exporter import ExportConfig, export
-from cls_runtime import Encoder
+from cls_runtime import Encoder, UsageError
 from cls_runtime.integrations.sentence_transformers import CrossEncoder, SentenceTransformer
 
 checkpoints = pytest.importorskip("checkpoints")
@@ -120,6 +120,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "an array": lambda m: m.encode(np.array(TEXTS)),
     "nothing": lambda m: m.encode([]),
     "pairs": lambda m: m.encode(PAIRS),
+    "an array of pairs": lambda m: m.encode(np.array(PAIRS)),
     "by the older name": lambda m: m.encode(sentences=TEXTS),
     "in place": lambda m: m.encode(
         TEXTS, None, "say: ", 2, False, "sentence_embedding", "float32", True, False, "cpu", True, 8, None, None
@@ -273,6 +274,7 @@ SCORES: dict[str, Callable[[Any], Any]] = {
     "one pair": lambda m: m.predict(PAIRS[0]),
     "one pair as a list": lambda m: m.predict(list(PAIRS[0])),
     "one pair as an array": lambda m: m.predict(np.array(PAIRS[0])),
+    "one text": lambda m: m.predict("the cat"),
     "nothing": lambda m: m.predict([]),
     "by the older name": lambda m: m.predict(sentences=PAIRS, num_workers=2),
     "in place": lambda m: m.predict(PAIRS, None, "say: ", 2, False, None, True),
@@ -306,6 +308,18 @@ def test_each_score_is_the_originals(scorers: Models) -> None:
         for model in (scorers.ours, scorers.theirs):
             with pytest.raises(ValueError, match="predict"):
                 model.rank("the cat", ["a dog"])
+
+
+@pytest.mark.parametrize("function", [lambda logits: logits.numpy(), lambda logits: logits.sum(), lambda _: None])
+def test_a_function_that_gives_no_scores_is_told(scorers: Models, function: Callable[[Any], Any]) -> None:
+    with pytest.raises(UsageError, match=r"activation_fn gives a .*, expected a tensor with a row for each of 4 pairs"):
+        scorers.ours.predict(PAIRS, activation_fn=function)
+
+
+def test_a_model_is_not_set_to_a_dtype(models: Models) -> None:
+    for arguments in ({"device": torch.float16}, {"device": "cpu", "dtype": torch.float16}):
+        with pytest.raises(UsageError, match="a dtype cannot be set; choose a precision"):
+            models.ours.to(**arguments)
 
 
 def test_a_function_of_the_model(scorers: Models) -> None:

@@ -9,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from bundle_builder import build_bundle
 from golden_bundle import build_golden_bundle
 
 from cls_runtime import Encoder
@@ -70,6 +72,19 @@ def test_the_service_returns_the_models_vectors(client: Any, service: ModuleType
     assert answer["truncated"] == []
     assert client.post("/embed", json={"texts": ["cat " * 100, "a dog"]}).json()["truncated"] == [0]
     assert client.get("/healthz").json()["fingerprint"] == service.app.state.encoder.manifest.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_the_service_takes_no_other_prompt_than_that_of_the_kind(
+    client: Any, service: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    other = "document" if kind == "query" else "query"
+    folder = build_bundle(tmp_path / "prompted", prompts={other: "the cat "}, default_prompt_name=other)
+    with Encoder.load(folder) as prompted:
+        monkeypatch.setattr(service.app.state, "encoder", prompted)
+        for asked, prompt in ((kind, ""), (other, "the cat ")):
+            answer = client.post("/embed", json={"texts": TEXTS, "kind": asked}).json()
+            assert np.abs(np.array(answer["vectors"]) - prompted.encode(TEXTS, prompt=prompt)).max() <= 1e-5
 
 
 BAD_BODIES: list[dict[str, Any]] = [{}, {"texts": "a text"}, {"texts": [1]}, {"texts": ["x"] * 65}, {"texts": ["x"], "kind": "other"}]
@@ -132,6 +147,16 @@ def test_the_job_embeds_what_is_new_and_goes_on_after_it_was_killed(bundle: Path
         vectors = np.array([np.frombuffer(vector, np.float32) for _, vector in rows])
         assert np.abs(vectors - encoder.encode([text for text, _ in rows])).max() <= 1e-5
     database.close()
+
+
+def test_the_job_asks_the_database_for_each_row_once(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = program("batch_job/job.py")
+    monkeypatch.setattr(job, "BLOCK_ROWS", 2)
+    with closing(database_of(tmp_path / "documents.db", [])) as database, Encoder.load(bundle) as encoder:
+        database.executemany("INSERT INTO documents VALUES (?, ?)", [(number - 50, "cat") for number in range(100)])
+        assert job.embed_new_rows(database, encoder) == 100
+        plan = database.execute(f"EXPLAIN QUERY PLAN {job.PENDING}", (0, "model", 2)).fetchall()
+        assert all("SCAN" not in step for *_, step in plan), plan
 
 
 def test_the_job_as_a_command(bundle: Path, tmp_path: Path) -> None:

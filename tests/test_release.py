@@ -73,6 +73,16 @@ def test_what_fails_ends_the_release_in_one_line(monkeypatch: pytest.MonkeyPatch
     assert "error: Command" in capsys.readouterr().err
 
 
+def test_a_program_that_is_not_there_ends_the_release_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "python")
+    monkeypatch.setattr(release, "check_tag", lambda version: None)
+    monkeypatch.setattr(release, "build", lambda folder: release._run(missing))
+    assert release.main([]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
 def workflow(name: str) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load((WORKFLOWS / name).read_text(encoding="utf-8"))
     return document

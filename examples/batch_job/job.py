@@ -4,8 +4,8 @@
 
 The table is `documents(id INTEGER PRIMARY KEY, text TEXT)`. Vectors go into `embeddings(id, model, vector)` as float32 bytes, with the
 fingerprint of the model that made them. Each block is one transaction, so the job may be killed at any time and continues where it
-stopped. After a change of model every row counts as new. For files of many millions of rows use `cls-embed`, which does the same with
-Parquet shards.
+stopped. After a change of model every row counts as new. A row whose text changed does not: delete its vector with the change. For files
+of many millions of rows use `cls-embed`, which does the same with Parquet shards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from cls_runtime import ClsError, Encoder
 
 PENDING = """
     SELECT id, text FROM documents
-    WHERE text IS NOT NULL AND id NOT IN (SELECT id FROM embeddings WHERE model = ?)
+    WHERE id > ? AND text IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM embeddings WHERE embeddings.id = documents.id AND model = ?)
     ORDER BY id LIMIT ?
 """
 BLOCK_ROWS = 4096  # read, embedded and committed at a time: memory does not grow with the table
@@ -36,15 +37,15 @@ def embed_new_rows(database: sqlite3.Connection, encoder: Encoder) -> int:
     """Embeds what has no vector of this model yet; gives the number of rows."""
     model = encoder.manifest.fingerprint
     database.execute("CREATE TABLE IF NOT EXISTS embeddings (id INTEGER PRIMARY KEY, model TEXT NOT NULL, vector BLOB NOT NULL)")
-    done = 0
-    while rows := database.execute(PENDING, (model, BLOCK_ROWS)).fetchall():
+    done, last = 0, -(2**63)
+    while rows := database.execute(PENDING, (last, model, BLOCK_ROWS)).fetchall():
         vectors = encoder.encode_document([text for _, text in rows])
         with database:  # one transaction
             database.executemany(
                 "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)",
                 [(row_id, model, vector.tobytes()) for (row_id, _), vector in zip(rows, vectors, strict=True)],
             )
-        done += len(rows)
+        done, last = done + len(rows), rows[-1][0]
     return done
 
 

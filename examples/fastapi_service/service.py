@@ -53,9 +53,8 @@ app = FastAPI(title="Embeddings", lifespan=lifespan)
 async def embed(body: EmbedRequest, request: Request) -> EmbedResponse:
     """Vectors of texts."""
     encoder: Encoder = request.app.state.encoder
-    prompt_name = body.kind if body.kind in encoder.manifest.prompts else None
     try:
-        rows, report = await encoder.aencode_with_report(body.texts, prompt_name=prompt_name, timeout_s=DEADLINE_S)
+        rows, report = await encoder.aencode_with_report(body.texts, prompt_name=body.kind, timeout_s=DEADLINE_S)
     except OverloadedError as error:
         raise HTTPException(429, str(error), headers={"Retry-After": "1"}) from error
     except DeadlineError as error:

@@ -95,6 +95,19 @@ def test_an_item_that_is_no_text_is_a_type_error_with_its_index(encoder, item):
 
 
 @pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (("a", 1), r"text 0 is a pair \(str, int\), expected a str or a pair \(str, str\)$"),
+        (["a", None], r"text 0 is a pair \(str, NoneType\), .*; a missing value has no vector"),
+        ((float("nan"), "a"), r"text 0 is a pair \(float, str\), .*; a missing value has no vector"),
+    ],
+)
+def test_a_pair_of_something_else_names_both_types(encoder, item, words):
+    with pytest.raises(TypeError, match=words):
+        encoder.encode([item])
+
+
+@pytest.mark.parametrize(
     "text", ["", "a", "a" * 100_000, "the " * 25_000, "😀👨‍👩‍👧", "nul\0byte", "\u202eright to left", "\ufeff", "\n\t "]
 )
 def test_odd_texts_have_vectors(bundle, text):

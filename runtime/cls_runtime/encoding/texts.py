@@ -30,8 +30,7 @@ def checked_text(text: object, index: int) -> Text:
         first, second = items
         if isinstance(first, str) and isinstance(second, str):
             return (str.__str__(first), str.__str__(second))
-    kind = type(text).__name__ if items is None else f"a {type(text).__name__} of {len(items)} items"
-    raise TypeError(f"text {index} is {kind}, expected a str or a pair (str, str){_advice(text, items)}")
+    raise TypeError(f"text {index} is {_kind(text, items)}, expected a str or a pair (str, str){_advice(text, items)}")
 
 
 def checked_texts(texts: Iterable[object], indices: Sequence[int] | None = None) -> list[Text]:
@@ -43,12 +42,25 @@ def checked_texts(texts: Iterable[object], indices: Sequence[int] | None = None)
     return [checked_text(text, index) for text, index in zip(texts, indices, strict=True)]
 
 
+def _kind(text: object, items: list[object] | None) -> str:
+    """What was given in place of a text; of two items their types, since the number is right."""
+    if items is None:
+        return type(text).__name__
+    if len(items) == 2:
+        return f"a pair ({', '.join(type(item).__name__ for item in items)})"
+    return f"a {type(text).__name__} of {len(items)} items"
+
+
 def _advice(text: object, items: list[object] | None) -> str:
     """What to do about a row of a table, and about a value that is missing in one."""
     if items is not None and len(items) == 1:
         return "; of rows with one field pass the field"
-    is_missing = text is None or (isinstance(text, float) and text != text) or type(text).__name__ in ("NAType", "NaTType")
-    return "; a missing value has no vector, leave it out or fill it in" if is_missing else ""
+    return "; a missing value has no vector, leave it out or fill it in" if any(map(_is_missing, items or [text])) else ""
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a value is how a table says that there is none."""
+    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def characters(text: Text) -> int:

@@ -59,8 +59,16 @@ def register(
         document_prompt=document_prefix,
     ).load()
     width = vectors.form.dimensions
-    for name, encode in ((query_function, vectors.queries), (document_function, vectors.documents)):
-        connection.create_function(name, _of_blocks(encode, width), ["VARCHAR"], f"FLOAT[{width}]", type="arrow", null_handling="special")
+    made: list[str] = []
+    try:
+        for name, encode in ((query_function, vectors.queries), (document_function, vectors.documents)):
+            function = _of_blocks(encode, width)
+            connection.create_function(name, function, ["VARCHAR"], f"FLOAT[{width}]", type="arrow", null_handling="special")
+            made.append(name)
+    except duckdb.Error:
+        for name in made:  # both or none, so that it can be called again with other names
+            connection.remove_function(name)
+        raise
 
 
 def _of_blocks(encode: Callable[[list[str]], Float32], width: int) -> Callable[[Any], Any]:

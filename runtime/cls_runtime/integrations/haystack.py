@@ -10,7 +10,7 @@ from haystack import Document, component, default_from_dict, default_to_dict
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoder import Encoder
-from cls_runtime.integrations.text_vectors import TextVectors, single_text
+from cls_runtime.integrations.text_vectors import TextVectors, single_text, single_texts
 
 
 @component  # untyped where haystack-ai is not installed
@@ -122,7 +122,7 @@ class ClsDocumentEmbedder:
     ) -> None:
         self.prefix = prefix
         self.suffix = single_text(suffix)
-        self.meta_fields_to_embed = list(meta_fields_to_embed or ())
+        self.meta_fields_to_embed = single_texts(meta_fields_to_embed or ())
         self.embedding_separator = single_text(embedding_separator)
         self._vectors = TextVectors(
             model, variant=variant, output=output, normalize=normalize, dimensions=dimensions, document_prompt=prefix

@@ -37,6 +37,9 @@ with refused(duckdb.BinderException, words="q(VARCHAR)"):
     connection.sql("SELECT q(3)")
 with refused(duckdb.Error, words="already"):
     register(connection, encoder, query_function="q", document_function="d")
+with refused(duckdb.Error, words="already"):
+    register(connection, encoder, query_function="of_queries", document_function="d")
+register(connection, encoder, query_function="of_queries", document_function="of_documents")  # the failed call left nothing behind
 with refused(UsageError, words="dimensions is 9"):
     register(connection, encoder, dimensions=9)
 with refused(BundleError):

@@ -50,6 +50,8 @@ with_meta = ClsDocumentEmbedder(
     encoder, prefix="a ", suffix=".", meta_fields_to_embed=["title", "missing", "none", "year"], embedding_separator=" : "
 )
 same(rows(with_meta.run(documents=documents)), expected([f"a {text[:3]} : 1 : {text}." for text in TEXTS], prompt=""))
+with refused(TypeError, words="expected a list"):
+    ClsDocumentEmbedder(encoder, meta_fields_to_embed="title")
 assert ClsDocumentEmbedder(encoder).run(documents=[]) == {"documents": []}
 same([ClsDocumentEmbedder(encoder).run(documents=[Document(content=None)])["documents"][0].embedding], expected([""]))
 for given in NO_DOCUMENTS:

@@ -9,10 +9,10 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from hub_server import Hub, files_of_folder
 from cls_runtime import BundleError, Encoder, HubError, MissingExtraError, UsageError
 from cls_runtime.integrations import sentence_transformers
 from cls_runtime.integrations.sentence_transformers import CrossEncoder, SentenceTransformer
+from cls_runtime.integrations.sentence_transformers.embedder import OutputValue
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnx", "huggingface_hub")
 TEXTS = ["the cat sleeps", "a dog", "", "the cat runs " * 20]
@@ -160,6 +161,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"revision": "v2"}, "revision v2 names a commit"),
     ({"similarity_fn_name": "maxsim"}, "similarity_fn_name is 'maxsim'"),
     ({"truncate_dim": 0}, "truncate_dim is 0"),
+    ({"prompts": {"query": 3}}, "prompts has 3 as 'query', expected a str"),
+    ({"prompts": "query"}, "prompts is a str, expected a dict"),
     ({"default_prompt_name": "title"}, "prompt_name is 'title', this model has query, document, passage"),
 ]
 
@@ -259,10 +262,44 @@ def test_a_call_that_a_bundle_cannot_answer_is_refused(model: SentenceTransforme
             call(TEXTS, **arguments)
 
 
-@pytest.mark.parametrize("inputs", [{"a": "b"}, [3], b"a", [["a"]], 3])
-def test_what_is_no_text_is_a_type_error(model: SentenceTransformer, inputs: Any) -> None:
-    with pytest.raises(TypeError, match="expected|iterable"):
-        model.encode(inputs)
+class Frame:
+    """Iterates over its columns, as a data frame of pandas does."""
+
+    columns = ("first", "second")
+    shape = (3, 2)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+NO_TEXTS = [{"a": "b", "c": "d"}, {"a", "b"}, [3], b"ab", [["a"]], 3, None, Frame(), np.array("a")]
+
+
+@pytest.mark.parametrize("inputs", NO_TEXTS, ids=[f"{place}-{type(inputs).__name__}" for place, inputs in enumerate(NO_TEXTS)])
+def test_what_is_no_text_is_a_type_error(model: SentenceTransformer, reranker: Path, inputs: Any) -> None:
+    for value in (*get_args(OutputValue), None):
+        with pytest.raises(TypeError, match="expected|pass"):
+            model.encode(inputs, output_value=value)
+    scorer = CrossEncoder(reranker)
+    with pytest.raises(TypeError, match="expected|pass"):
+        scorer.predict(inputs)
+    with pytest.raises(TypeError, match="expected|pass"):
+        scorer.rank("the cat", inputs)
+
+
+def test_an_array_of_two_columns_is_pairs(model: SentenceTransformer, reranker: Path) -> None:
+    pairs = [("the cat", "a dog"), ("a dog", "")]
+    for kind in (str, object):
+        array: Any = np.array(pairs, dtype=kind)
+        np.testing.assert_array_equal(model.encode(array), model.encode(pairs))
+        np.testing.assert_array_equal(model.tokenize(array)["input_ids"], model.tokenize(pairs)["input_ids"])
+        np.testing.assert_array_equal(CrossEncoder(reranker).predict(array), CrossEncoder(reranker).predict(pairs))
+
+
+def test_numbers_of_numpy_and_the_one_cpu_are_taken(model: SentenceTransformer) -> None:
+    numbers: dict[str, Any] = {"batch_size": np.int64(2), "truncate_dim": np.int32(4)}
+    np.testing.assert_array_equal(model.encode(TEXTS, device="cpu:0", **numbers), model.encode(TEXTS, truncate_dim=4))
+    assert model.to("cpu:0") is model.to(device="cpu", non_blocking=True) is model.to() is model
 
 
 def test_int8_of_one_text_says_what_to_do(model: SentenceTransformer) -> None:
@@ -306,6 +343,7 @@ def test_what_a_model_says_of_itself(folder: Path, model: SentenceTransformer) -
     assert model.encode(TEXTS).shape == (4, 8)
     own = SentenceTransformer(folder, prompts={"query": "q: "}, default_prompt_name="query", similarity_fn_name="euclidean", truncate_dim=4)
     assert own.prompts["query"] == "q: "
+    assert SentenceTransformer(folder, prompts={"query": None, "title": None}).prompts == {**model.prompts, "title": ""}
     np.testing.assert_array_equal(own.encode("a dog"), model.encode("a dog", prompt="q: ")[:4])
     assert own.similarity_fn_name == "euclidean"
     own.similarity_fn_name = "manhattan"
@@ -323,17 +361,45 @@ def test_what_pytorch_has_and_a_bundle_has_not_is_told(model: SentenceTransforme
         "push_to_hub",
         "tokenizer",
         "compile",
+        "_first_module",
     ):
         assert not hasattr(model, name)
         with pytest.raises(UsageError, match=f"SentenceTransformer of cls_runtime has no '{name}', since it computes without PyTorch; "):
             getattr(model, name)
     with pytest.raises(UsageError, match="cannot be called"):
         model({"input_ids": []})
+    with pytest.raises(UsageError, match="cannot be called"):
+        model.forward(input={}, task="x")
+    for use in (lambda: model[0], lambda: list(model), lambda: "a" in model):
+        with pytest.raises(UsageError, match="no modules"):
+            use()
     with pytest.raises(UsageError, match="device is 'cuda:0'"):
         model.to("cuda:0")
     with pytest.raises(UsageError, match="max_seq_length is 8, this bundle cuts texts at 16 tokens; export it again with --max-length"):
         model.max_seq_length = 8
     model.max_seq_length = 16
+
+
+def test_what_would_have_no_effect_cannot_be_set(model: SentenceTransformer, reranker: Path) -> None:
+    for name in ("tokenizer", "_target_device"):
+        with pytest.raises(UsageError, match=f"has no '{name}'"):
+            setattr(model, name, "x")
+    with pytest.raises(UsageError, match="device of SentenceTransformer cannot be set"):
+        setattr(model, "device", "cuda")  # noqa: B010
+    for size in (0, -1, "4"):
+        with pytest.raises(UsageError, match="truncate_dim is"):
+            setattr(model, "truncate_dim", size)  # noqa: B010
+    assert model.encode(TEXTS).shape == (4, 8)
+    scorer = CrossEncoder(reranker)
+    with pytest.raises(UsageError, match="num_labels of CrossEncoder cannot be set"):
+        setattr(scorer, "num_labels", 2)  # noqa: B010
+    for wrong in ("argmax", 3):
+        with pytest.raises(UsageError, match="activation_fn is"):
+            setattr(scorer, "activation_fn", wrong)  # noqa: B010
+    setattr(scorer, "default_activation_function", None)  # noqa: B010
+    assert (scorer.activation_fn, scorer.default_activation_function) == ("identity", "identity")
+    scorer.name = "a program's own"
+    assert scorer.name == "a program's own"
 
 
 def test_pickled_it_is_loaded_again(model: SentenceTransformer) -> None:
@@ -352,6 +418,13 @@ def test_threads_get_their_own_vectors(model: SentenceTransformer) -> None:
 # ---------------------------------------------------------------- pairs
 
 
+class Renumbered(list[str]):
+    """Its first text is not number 0, as of a filtered series of pandas."""
+
+    def __getitem__(self, place: Any) -> Any:
+        raise KeyError(place)
+
+
 def test_a_reranker(reranker: Path) -> None:
     model = CrossEncoder(reranker, max_length=16, num_labels=1)
     assert (model.num_labels, model.max_length, model.activation_fn, model.config.num_labels) == (1, 16, "sigmoid", 1)
@@ -366,6 +439,8 @@ def test_a_reranker(reranker: Path) -> None:
     assert len(model.rank("the cat", documents, top_k=1)) == 1
     assert model.rank("the cat", []) == []
     assert model.rank("the cat", documents, apply_softmax=True, convert_to_tensor=True, num_workers=2, return_documents=True) == ranks
+    assert model.rank("the cat", iter(documents), return_documents=True) == ranks  # type: ignore[arg-type]
+    assert model.rank("the cat", Renumbered(documents), return_documents=True) == ranks
     raw = model.predict([("the cat", "a dog")], activation_fn="identity")
     np.testing.assert_allclose(scores[0], 1 / (1 + np.exp(-raw[0])), rtol=1e-6)
 

@@ -160,6 +160,8 @@ def test_what_a_model_is_asked_for(encoder: Encoder) -> None:
     module = module_of(encoder)
     model = model_of(module)
     assert (module.get_embedding_dimension(), module.get_sentence_embedding_dimension(), model.max_seq_length) == (384, 384, 256)
+    with pytest.raises(UsageError, match="max_seq_length is 128, this bundle cuts texts at 256 tokens"):
+        model.max_seq_length = 128
     vectors = model.encode(TEXTS, convert_to_tensor=True)
     assert isinstance(vectors, torch.Tensor)
     similarity = model.similarity(vectors, vectors)

@@ -1,6 +1,6 @@
 """sentence-transformers, with a bundle in the place of PyTorch: its two classes on an `Encoder`, and a bundle as a module of its own class.
 
-`SentenceTransformer` and `CrossEncoder` take the arguments of sentence-transformers 5 and 6 and give the same results. They import neither
+`SentenceTransformer` and `CrossEncoder` take the arguments of sentence-transformers 6.2 and give the same results. They import neither
 torch nor transformers nor sentence-transformers:
 
 >>> from cls_runtime.integrations.sentence_transformers import SentenceTransformer

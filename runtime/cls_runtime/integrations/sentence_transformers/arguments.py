@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+
+from cls_runtime.encoding.inputs import iterable_of_texts
+from cls_runtime.encoding.texts import Text
 from cls_runtime.errors import UsageError
 
 Parameters = ParamSpec("Parameters")
@@ -37,14 +41,52 @@ def renamed(**names: str) -> Callable[[Callable[Parameters, Result]], Callable[P
     return decorated
 
 
+def iterable_of_inputs(inputs: Any) -> Iterable[Text]:
+    """Texts or pairs that are given in any ordered collection; an array [n, 2] of str holds n pairs.
+
+    Raises:
+        TypeError: it holds something else, such as the keys of a dict or the columns of a table.
+    """
+    listed = inputs.tolist() if isinstance(inputs, np.ndarray) and inputs.ndim else inputs
+    return iterable_of_texts(listed)
+
+
+def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
+    """The prompts of a constructor; None in place of a text leaves that prompt as the bundle has it.
+
+    Raises:
+        UsageError: these are no texts by name.
+    """
+    try:
+        given = {name: text for name, text in dict(prompts or {}).items() if text is not None}
+    except (TypeError, ValueError):
+        raise UsageError(f"prompts is a {type(prompts).__name__}, expected a dict of texts by name") from None
+    for name, text in given.items():
+        if not isinstance(text, str):
+            raise UsageError(f"prompts has {text!r} as {name!r}, expected a str")
+    return given
+
+
 def check_batch_size(batch_size: int) -> None:
     """An Encoder makes batches of as many tokens as suit its engine, so the number decides nothing; a wrong one is an error all the same.
 
     Raises:
         UsageError: it is not a number of texts.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise UsageError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
+
+
+def check_length(name: str, value: int | None, *, own: int) -> None:
+    """Refuses a length other than the one at which the bundle cuts texts; None is that one.
+
+    Raises:
+        UsageError: it is another one.
+    """
+    if value is not None and value != own:
+        raise UsageError(
+            f"{name} is {value!r}, this bundle cuts texts at {own} tokens; export it again with --max-length, or leave {name} out"
+        )
 
 
 def check_in_process(*, device: Any, own_device: str, pool: Any) -> None:
@@ -65,7 +107,9 @@ def check_device(device: Any, *, own_device: str) -> None:
     Raises:
         UsageError: it is another device.
     """
-    if device is not None and str(device) not in (own_device, own_device.partition(":")[0]):
+    own_kind = own_device.partition(":")[0]
+    known = (own_device, own_kind, "cpu:0" if own_kind == "cpu" else own_kind)
+    if device is not None and str(device) not in known:
         raise UsageError(f"device is {str(device)!r}, this model computes on {own_device!r}; load it again with device={str(device)!r}")
 
 
@@ -79,15 +123,31 @@ _INSTEAD = {
     "start_multi_process_pool": "one Encoder uses all CPU cores; call encode",
     "encode_multi_process": "one Encoder uses all CPU cores; call encode",
     **dict.fromkeys(("save", "save_pretrained"), "copy the bundle's folder"),
-    **dict.fromkeys(("push_to_hub", "save_to_hub"), "upload the bundle's folder, for example with huggingface-cli upload"),
-    **dict.fromkeys(("half", "bfloat16", "float"), 'choose a precision with model_kwargs={"file_name": ...}, or give an Encoder'),
-    **dict.fromkeys(("cuda", "mps"), "load the model with the device"),
+    **dict.fromkeys(("push_to_hub", "save_to_hub"), "upload the bundle's folder, for example with `hf upload`"),
+    "stop_multi_process_pool": "there is no pool to stop",
+    **dict.fromkeys(("_first_module", "_last_module"), "a bundle has no modules"),
+    **dict.fromkeys(("half", "bfloat16", "float", "double"), 'choose a precision with model_kwargs={"file_name": ...}, or give an Encoder'),
+    **dict.fromkeys(("cuda", "mps", "_target_device"), "load the model with the device"),
 }
 
 
 def not_offered(kind: str, name: str) -> AttributeError:
     """The error for an attribute that a class of this package does not have."""
-    if name.startswith("_"):
+    if name.startswith("_") and name not in _INSTEAD:
         return AttributeError(f"{kind!r} object has no attribute {name!r}")
     instead = _INSTEAD.get(name, "use the class of sentence-transformers for it, on the checkpoint")
     return NotOfferedError(f"{kind} of cls_runtime has no {name!r}, since it computes without PyTorch; {instead}")
+
+
+def check_settable(model: object, name: str) -> None:
+    """Refuses to set an attribute of a model that would have no effect. A program's own attributes are its own.
+
+    Raises:
+        NotOfferedError: a bundle does not have it, or has one that is fixed.
+    """
+    kind = type(model)
+    if name in _INSTEAD:
+        raise not_offered(kind.__name__, name)
+    own = getattr(kind, name, None)
+    if isinstance(own, property) and own.fset is None:
+        raise NotOfferedError(f"{name} of {kind.__name__} cannot be set, since a loaded bundle is fixed; load the one that you want")

@@ -10,12 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cls_runtime.encoder import Encoder
-from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.prompts import with_prompt
 from cls_runtime.encoding.texts import Text, checked_texts
 from cls_runtime.encoding.tokenizer import TextTokenizer
 from cls_runtime.errors import UsageError
-from cls_runtime.integrations.sentence_transformers.arguments import check_device, not_offered
+from cls_runtime.integrations.sentence_transformers.arguments import (
+    check_device,
+    check_length,
+    check_settable,
+    given_prompts,
+    iterable_of_inputs,
+    not_offered,
+)
+from cls_runtime.integrations.sentence_transformers.tensors import is_dtype
 
 
 class Evaluations:
@@ -41,10 +48,15 @@ class EncoderModel:
 
     _own_prompts: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, encoder: Encoder, *, prompts: Mapping[str, str] | None, default_prompt_name: str | None) -> None:
+    def __init__(self, encoder: Encoder, *, prompts: Mapping[str, str | None] | None, default_prompt_name: str | None) -> None:
         self.encoder = encoder
+        given = given_prompts(prompts)
         # What is given goes before what the model has; the names that every model knows are empty where neither says more.
-        self.prompts: dict[str, str] = {**dict.fromkeys(self._own_prompts, ""), **encoder.manifest.prompts, **(prompts or {})}
+        self.prompts: dict[str, str] = {
+            **dict.fromkeys([*self._own_prompts, *(prompts or {})], ""),
+            **encoder.manifest.prompts,
+            **given,
+        }
         self.default_prompt_name = encoder.manifest.default_prompt_name if default_prompt_name is None else default_prompt_name
         if self.default_prompt_name is not None:
             self._prompt(None, self.default_prompt_name)
@@ -86,12 +98,14 @@ class EncoderModel:
         """As `to("cpu")`."""
         return self.to("cpu")
 
-    def to(self, device: Any) -> EncoderModel:
+    def to(self, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> EncoderModel:  # noqa: ARG002  nothing moves
         """Itself, where `device` is its own.
 
         Raises:
-            UsageError: it is another one.
+            UsageError: it is another one, or there is a dtype.
         """
+        if dtype is not None or is_dtype(device):
+            raise UsageError('a dtype cannot be set; choose a precision with model_kwargs={"file_name": ...}, or give an Encoder')
         check_device(device, own_device=self.device)
         return self
 
@@ -106,7 +120,7 @@ class EncoderModel:
         Raises:
             TypeError, TextError: as `Encoder.encode`.
         """
-        texts = checked_texts(iterable_of_texts(inputs))
+        texts = checked_texts(iterable_of_inputs(inputs))
         tokens = self._tokenizer.tokenize([with_prompt(prompt, text) for text in texts] if prompt else texts)
         real = np.arange(tokens.lengths.max(initial=0)) < tokens.lengths[:, None]
         columns: dict[str, tuple[Any, int]] = {"input_ids": (tokens.ids, self._tokenizer.pad_id), "attention_mask": (1, 0)}
@@ -126,7 +140,7 @@ class EncoderModel:
     def _tokenizer(self) -> TextTokenizer:
         return TextTokenizer.from_bundle(self.encoder.bundle)
 
-    def forward(self, *_inputs: Any) -> NoReturn:
+    def forward(self, *_inputs: Any, **_named: Any) -> NoReturn:
         """Not offered: features are PyTorch's.
 
         Raises:
@@ -135,6 +149,20 @@ class EncoderModel:
         raise UsageError(f"{type(self).__name__} of cls_runtime is no torch.nn.Module and cannot be called; pass it texts")
 
     __call__ = forward
+
+    def __getitem__(self, place: Any) -> NoReturn:
+        """Not offered, and neither is a loop over a model: these are PyTorch's modules.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"{type(self).__name__} of cls_runtime has no modules, and so no [{place!r}]; use the class of sentence-transformers"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check_settable(self, name)
+        super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         raise not_offered(type(self).__name__, name)
@@ -152,8 +180,4 @@ class EncoderModel:
         return self.prompts[name]
 
     def _check_length(self, name: str, value: int | None) -> None:
-        own = self.max_seq_length
-        if value is not None and value != own:
-            raise UsageError(
-                f"{name} is {value!r}, this bundle cuts texts at {own} tokens; export it again with --max-length, or leave {name} out"
-            )
+        check_length(name, value, own=self.max_seq_length)

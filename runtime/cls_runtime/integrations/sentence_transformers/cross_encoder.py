@@ -13,11 +13,11 @@ from cls_runtime.bundle.manifest import LogitsActivation
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.scores import scores_of
 from cls_runtime.errors import UsageError
-from cls_runtime.integrations.sentence_transformers.arguments import check_batch_size, check_in_process, renamed
+from cls_runtime.integrations.sentence_transformers.arguments import check_batch_size, check_in_process, iterable_of_inputs, renamed
 from cls_runtime.integrations.sentence_transformers.base import EncoderModel
 from cls_runtime.integrations.sentence_transformers.loading import LoadArguments, Name
 from cls_runtime.integrations.sentence_transformers.outputs import Container
-from cls_runtime.integrations.sentence_transformers.tensors import torch_for
+from cls_runtime.integrations.sentence_transformers.tensors import is_tensor, torch_for
 
 Pair = Sequence[str]
 Activation = LogitsActivation | Callable[[Any], Any]
@@ -39,7 +39,7 @@ class CrossEncoder(EncoderModel):
         >>> model.rank("cats?", ["a cat", "a dog"])[0]["corpus_id"]  # doctest: +SKIP
         0
 
-    Arguments, defaults and results are those of sentence-transformers 5 and 6. `batch_size` changes nothing, and what a bundle cannot do is
+    Arguments, defaults and results are those of sentence-transformers 6.2. `batch_size` changes nothing, and what a bundle cannot do is
     a UsageError. Safe to use from several threads.
 
     Args:
@@ -70,7 +70,7 @@ class CrossEncoder(EncoderModel):
         *,
         modules: Any = None,
         device: str | None = None,
-        prompts: Mapping[str, str] | None = None,
+        prompts: Mapping[str, str | None] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: str | None = None,
         trust_remote_code: bool = False,  # noqa: ARG002  there is no code to trust
@@ -108,12 +108,30 @@ class CrossEncoder(EncoderModel):
             raise UsageError(f"num_labels is {num_labels!r}, this bundle has {own}; leave it out")
         self._check_length("max_length", max_length)
         recorded: LogitsActivation = self.encoder.manifest.logits_activation or ("sigmoid" if own == 1 else "identity")
-        self.activation_fn: Activation = recorded if activation_fn is None else _checked_activation(activation_fn)
+        self._activation_fn: Activation = recorded if activation_fn is None else _checked_activation(activation_fn)
 
     @property
     def num_labels(self) -> int:
         """How many logits a pair has."""
         return self.encoder.manifest.width("logits")
+
+    @property
+    def activation_fn(self) -> Activation:
+        """What makes scores of logits. Set to None, it leaves the logits as they are."""
+        return self._activation_fn
+
+    @activation_fn.setter
+    def activation_fn(self, value: Activation | None) -> None:
+        self._activation_fn = "identity" if value is None else _checked_activation(value)
+
+    @property
+    def default_activation_function(self) -> Activation:
+        """`activation_fn`, by its older name."""
+        return self.activation_fn
+
+    @default_activation_function.setter
+    def default_activation_function(self, value: Activation | None) -> None:
+        self.activation_fn = value
 
     @property
     def config(self) -> Labels:
@@ -133,7 +151,7 @@ class CrossEncoder(EncoderModel):
     @renamed(sentences="inputs", activation_fct="activation_fn")
     def predict(
         self,
-        inputs: Sequence[Pair] | Pair,
+        inputs: Sequence[Pair] | Pair | str,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -152,7 +170,7 @@ class CrossEncoder(EncoderModel):
         """The scores of pairs, as sentence-transformers' `predict` gives them.
 
         Args:
-            inputs: a pair of texts, or a list of pairs.
+            inputs: a pair of texts, or a list of pairs; or one text, of a classifier of texts.
             prompt_name: which prompt goes before the first text of each pair; None for the default one.
             prompt: the prompt itself.
             batch_size: no effect.
@@ -180,12 +198,12 @@ class CrossEncoder(EncoderModel):
         if processing_kwargs is not None:
             raise UsageError("processing_kwargs change the tokenizer, and a bundle's is fixed; leave them out")
         activation = self.activation_fn if activation_fn is None else _checked_activation(activation_fn)
-        pairs: Any = inputs.tolist() if isinstance(inputs, np.ndarray) else inputs if isinstance(inputs, str) else list(inputs)
-        is_single = len(pairs) > 0 and isinstance(pairs[0], str) and not isinstance(pairs, str)
+        given: Any = inputs if isinstance(inputs, str) else list(iterable_of_inputs(inputs))
+        is_single = isinstance(given, str) or (len(given) > 0 and isinstance(given[0], str))
         container = Container(to_numpy=convert_to_numpy, to_tensor=convert_to_tensor, is_single=is_single)
         container.check()
         logits = self.encoder.encode(
-            [pairs] if is_single else pairs,
+            [given] if is_single else given,
             output="logits",
             prompt=self._prompt(prompt, prompt_name),
             show_progress=show_progress_bar is True,
@@ -242,8 +260,9 @@ class CrossEncoder(EncoderModel):
         """
         if self.num_labels != 1:
             raise UsageError(f"rank needs one score for each document, this bundle has {self.num_labels} labels; use predict")
+        listed: list[Any] = list(iterable_of_inputs(documents))
         scores = self.predict(
-            [(query, document) for document in documents],
+            [(query, document) for document in listed],
             prompt_name,
             prompt,
             batch_size,
@@ -255,7 +274,7 @@ class CrossEncoder(EncoderModel):
         ).tolist()
         found: list[dict[str, Any]] = [{"corpus_id": place, "score": score} for place, score in enumerate(scores)]
         if return_documents:
-            found = [{**item, "text": documents[item["corpus_id"]]} for item in found]
+            found = [{**item, "text": listed[item["corpus_id"]]} for item in found]
         return sorted(found, key=lambda item: float(item["score"]), reverse=True)[:top_k]
 
 
@@ -271,12 +290,19 @@ def _scores(logits: NDArray[np.float32], activation: Activation, *, softmax: boo
     if not len(logits):
         return logits
     scores: NDArray[Any]
-    if isinstance(activation, str):
-        scores = scores_of(logits, activation)
-    else:
-        scores = activation(torch_for("a function as activation_fn").from_numpy(logits)).detach().cpu().double().numpy()
+    scores = scores_of(logits, activation) if isinstance(activation, str) else _scores_of_function(logits, activation)
     if logits.shape[1] == 1 and scores.ndim > 1:
         scores = scores[:, 0]
     if softmax and scores.ndim > 1:
         scores = scores_of(scores.astype(np.float32), "softmax")
     return scores.astype(np.float32)
+
+
+def _scores_of_function(logits: NDArray[np.float32], activation: Callable[[Any], Any]) -> NDArray[np.float64]:
+    """What a function of a tensor [n, labels] makes of logits [n, labels]."""
+    result = activation(torch_for("a function as activation_fn").from_numpy(logits))
+    if not is_tensor(result) or tuple(result.shape[:1]) != logits.shape[:1]:
+        found = f"a tensor of shape {list(result.shape)}" if is_tensor(result) else f"a {type(result).__name__}"
+        raise UsageError(f"activation_fn gives {found}, expected a tensor with a row for each of {len(logits)} pairs")
+    scores: NDArray[np.float64] = result.detach().cpu().double().numpy()
+    return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +14,7 @@ from cls_runtime.encoding.similarity import similarity, similarity_pairwise
 from cls_runtime.encoding.texts import Text
 from cls_runtime.encoding.vector_options import DType
 from cls_runtime.errors import UsageError
-from cls_runtime.integrations.sentence_transformers.arguments import check_batch_size, check_in_process, renamed
+from cls_runtime.integrations.sentence_transformers.arguments import check_batch_size, check_in_process, iterable_of_inputs, renamed
 from cls_runtime.integrations.sentence_transformers.base import EncoderModel
 from cls_runtime.integrations.sentence_transformers.loading import LoadArguments, Name
 from cls_runtime.integrations.sentence_transformers.outputs import (
@@ -38,7 +38,7 @@ class SentenceTransformer(EncoderModel):
         >>> model.similarity(model.encode_query(["cats?"]), model.encode_document(["a cat", "a dog"])).shape  # doctest: +SKIP
         (1, 2)
 
-    Arguments, defaults and results are those of sentence-transformers 5 and 6. What differs: `similarity` and token embeddings are NumPy
+    Arguments, defaults and results are those of sentence-transformers 6.2. What differs: `similarity` and token embeddings are NumPy
     arrays where nobody asks for tensors or brings some; a vector that is NaN or zero is an error, as of `Encoder`; `batch_size` changes
     nothing, since an Encoder makes batches by tokens. What a bundle cannot do (train, change its length or its device, run in a pool) is a
     UsageError. Safe to use from several threads.
@@ -77,7 +77,7 @@ class SentenceTransformer(EncoderModel):
         *,
         modules: Any = None,
         device: str | None = None,
-        prompts: Mapping[str, str] | None = None,
+        prompts: Mapping[str, str | None] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: str | None = None,
         trust_remote_code: bool = False,  # noqa: ARG002  there is no code to trust
@@ -107,10 +107,10 @@ class SentenceTransformer(EncoderModel):
             backend=backend,
         )
         function = None if similarity_fn_name is None else _similarity_function(similarity_fn_name)
-        _check_dimensions(truncate_dim)
+        dimensions = _checked_dimensions(truncate_dim)
         super().__init__(arguments.encoder(model_name_or_path), prompts=prompts, default_prompt_name=default_prompt_name)
         manifest = self.encoder.manifest
-        self.truncate_dim = manifest.truncate_dim if truncate_dim is None else truncate_dim
+        self._truncate_dim = manifest.truncate_dim if dimensions is None else dimensions
         self._similarity_fn_name: SimilarityFunction = function or manifest.similarity_fn_name or "cosine"
 
     @renamed(sentences="inputs")
@@ -169,11 +169,11 @@ class SentenceTransformer(EncoderModel):
             raise UsageError("processing_kwargs change the tokenizer, and a bundle's is fixed; leave them out")
         if output_value is not None and output_value not in get_args(OutputValue):
             raise UsageError(f"output_value is {output_value!r}, expected one of {', '.join(get_args(OutputValue))}, or None")
-        _check_dimensions(truncate_dim)
+        _checked_dimensions(truncate_dim)
         dtype = checked_precision(precision)
         container = Container(to_numpy=convert_to_numpy, to_tensor=convert_to_tensor, is_single=isinstance(inputs, str))
         container.check()
-        texts = [inputs] if isinstance(inputs, str) else inputs
+        texts = [inputs] if isinstance(inputs, str) else iterable_of_inputs(inputs)
         text = self._prompt(prompt, prompt_name)
         bar = show_progress_bar is True
         if output_value == "token_embeddings":
@@ -279,6 +279,15 @@ class SentenceTransformer(EncoderModel):
     def similarity_fn_name(self, value: SimilarityFunction | None) -> None:
         self._similarity_fn_name = "cosine" if value is None else _similarity_function(value)
 
+    @property
+    def truncate_dim(self) -> int | None:
+        """How many numbers of each vector are kept; None for all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = _checked_dimensions(value)
+
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """How alike each vector of one collection is with each of the other.
 
@@ -313,7 +322,7 @@ class SentenceTransformer(EncoderModel):
     @contextlib.contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
         """Within it, `truncate_dim` is another one, for all threads."""
-        _check_dimensions(truncate_dim)
+        _checked_dimensions(truncate_dim)
         before = self.truncate_dim
         try:
             self.truncate_dim = truncate_dim
@@ -330,7 +339,7 @@ class SentenceTransformer(EncoderModel):
             return prompt_name
         return next((name for name in names if name in self.prompts), None)
 
-    def _vectors(self, texts: Sequence[Text], prompt: str, truncate_dim: int | None, *, show_progress: bool) -> Float32:
+    def _vectors(self, texts: Iterable[Text], prompt: str, truncate_dim: int | None, *, show_progress: bool) -> Float32:
         """Vectors [n, width] as the model's modules give them, cut."""
         manifest = self.encoder.manifest
         width, trained = manifest.width("sentence"), manifest.source_pooling.normalize
@@ -367,6 +376,7 @@ def _similarity_function(value: Any) -> SimilarityFunction:
     raise UsageError(f"similarity_fn_name is {name!r}, expected one of {', '.join(get_args(SimilarityFunction))}")
 
 
-def _check_dimensions(truncate_dim: int | None) -> None:
+def _checked_dimensions(truncate_dim: int | None) -> int | None:
     if truncate_dim is not None and (isinstance(truncate_dim, bool) or not isinstance(truncate_dim, (int, np.integer)) or truncate_dim < 1):
         raise UsageError(f"truncate_dim is {truncate_dim!r}, expected a whole number of at least 1, or None")
+    return truncate_dim

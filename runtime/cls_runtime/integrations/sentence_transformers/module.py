@@ -24,6 +24,7 @@ from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.texts import Text, checked_text
 from cls_runtime.encoding.tokenizer_files import read_object
 from cls_runtime.encoding.vector_options import VectorOptions
+from cls_runtime.integrations.sentence_transformers.arguments import check_length
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -58,7 +59,7 @@ class ClsEncoderModule(torch.nn.Module):
         super().__init__()
         self.encoder = bundle if isinstance(bundle, Encoder) else Encoder.load(bundle)
         if output == "tokens":
-            raise UsageError("output is 'tokens', expected one that is a row a text: sentence, pooler, logits")
+            raise UsageError("output is 'tokens', expected one with a row per text: sentence, pooler, logits")
         # An output that is not there is told now, not at the first text.
         form = VectorOptions(output=output, normalize=normalize).of(self.encoder.manifest)
         self.output: Output = output
@@ -74,8 +75,12 @@ class ClsEncoderModule(torch.nn.Module):
 
     @property
     def max_seq_length(self) -> int:
-        """The longest text in tokens, special tokens included."""
+        """The longest text in tokens, special tokens included. It can be set to what it is, and to nothing else."""
         return self.encoder.manifest.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        check_length("max_seq_length", value, own=self.max_seq_length)
 
     def get_embedding_dimension(self) -> int:
         """The vectors' width, as sentence-transformers 6 asks for it."""

@@ -29,6 +29,11 @@ def is_tensor(value: object) -> bool:
     return any((kind.__module__, kind.__name__) == ("torch", "Tensor") for kind in type(value).__mro__)
 
 
+def is_dtype(value: object) -> bool:
+    """Whether a value is a PyTorch dtype."""
+    return (type(value).__module__, type(value).__name__) == ("torch", "dtype")
+
+
 def like_the_inputs(function: Callable[[ArrayLike, ArrayLike], NDArray[np.float32]], first: Any, second: Any) -> Any:
     """`function` of two collections of vectors as arrays; its result is a tensor where one of them is, or holds, a tensor."""
     tensor = next((found for found in (_tensor_in(first), _tensor_in(second)) if found is not None), None)
@@ -45,4 +50,4 @@ def _tensor_in(vectors: Any) -> Any:
 def _as_array(vectors: Any) -> Any:
     if isinstance(vectors, (list, tuple)):
         return [_as_array(vector) for vector in vectors]
-    return vectors.detach().cpu().double().numpy() if is_tensor(vectors) else vectors
+    return vectors.detach().cpu().to_dense().double().numpy() if is_tensor(vectors) else vectors
