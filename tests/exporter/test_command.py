@@ -150,7 +150,7 @@ def test_json_is_one_document_with_the_whole_report(fake, capsys):
         (["m", "--no-fp32"], "error: --no-fp32 leaves nothing to write; add --fp16 or --int8\n"),
         (["m", "--layout", "other"], "error: argument --layout: expected one of standard, native, broadcast, found 'other'"),
         (["m", "--max-length", "0"], "error: max_length 0: expected at least 1 token\n"),
-        (["m", "--max-length", "many"], "error: argument --max-length: invalid int value"),
+        (["m", "--max-length", "many"], "error: argument --max-length: found 'many', expected a whole number"),
         (["m", "--calibration", "c.txt"], "error: --calibration goes with --int8, whose scales it determines; found no --int8\n"),
         (["m", "--quantise"], "error: unknown option --quantise"),
         ([""], "error: MODEL '': expected a hub id"),

@@ -27,6 +27,14 @@ VARIABLES = (
 )
 
 
+def _whole_number(text: str) -> int:
+    """What `type=int` reads, with an error in our words."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number") from None
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, like every other error of a command.
 
@@ -47,6 +55,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.register("type", int, _whole_number)
         self._examples = examples
         self._works_alone = works_alone
         self._intermixed = intermixed

@@ -91,7 +91,10 @@ def _of_the_system(error: OSError) -> str:
         return f"{error.filename}: {error.strerror or error}"
     if isinstance(error, FileNotFoundError) and _is_nowhere():
         return "the working directory no longer exists; change to another, or use absolute paths"
-    return error.strerror or str(error)
+    words = error.strerror or str(error)
+    if words.startswith("No usable temporary directory"):  # as tempfile says it, which names no way out
+        return f"{words}; set TMPDIR to a folder that can be written"
+    return words
 
 
 def _is_nowhere() -> bool:

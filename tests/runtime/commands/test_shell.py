@@ -106,6 +106,11 @@ def test_no_text_makes_a_second_line_or_a_long_one(capsys):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (PermissionError(13, "Permission denied", "secret.txt"), 2, "error: secret.txt: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            2,
+            "error: No usable temporary directory found in ['/tmp']; set TMPDIR to a folder that can be written\n",
+        ),
         (MemoryError(), 2, "error: out of memory; give the process more memory, or less work at a time\n"),
         (
             MemoryError("Unable to allocate 9 GiB"),
