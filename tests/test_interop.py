@@ -185,3 +185,10 @@ def test_every_environment_is_pinned() -> None:
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert lines
         assert [line for line in lines if not re.match(r"[A-Za-z0-9._-]+==\d", line)] == [], path
+
+
+def test_the_readmes_client_is_one_that_runs() -> None:
+    """The README marks its lines for OpenAI's client as not run: they run as docs/guides/serve.md has them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(from openai .*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert lines in {snippet.code for snippet in client_snippets.snippets()}
