@@ -147,7 +147,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tokenizer_kwargs": {"model_max_length": 4}}, "processor_kwargs changes the model"),
     ({"tokenizer_kwargs": None, "processor_kwargs": None}, "tokenizer_kwargs is the older name of processor_kwargs"),
     ({"config_kwargs": {"num_labels": 4}}, "config_kwargs changes the model"),
-    ({"model_card_data": object()}, "model_card_data changes the model"),
+    ({"model_card_data": ["a card"]}, "model_card_data changes the model"),
     ({"backend": "torch"}, "backend is 'torch', expected 'onnx', 'openvino', or None"),
     ({"model_kwargs": {"attn_implementation": "sdpa"}}, "model_kwargs has 'attn_implementation'"),
     ({"model_kwargs": {"export": True}}, "run cls-export"),
