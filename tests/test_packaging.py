@@ -98,6 +98,16 @@ def test_constraints_pin_every_line_and_cover_the_dependencies(project: dict[str
     assert set(names(project["dependencies"] + extras["cpu"] + extras["serve"] + extras["export"])) <= pinned
 
 
+def test_files_of_constraints_that_are_used_together_agree() -> None:
+    general, jobs = (set((ROOT / f"constraints{name}.txt").read_text().splitlines()) for name in ("", "-jobs"))
+    both = {line.split("==")[0].lower() for line in general if "==" in line} & {
+        line.split("==")[0].lower() for line in jobs if "==" in line
+    }
+    assert {line for line in general if line.split("==")[0].lower() in both} == {
+        line for line in jobs if line.split("==")[0].lower() in both
+    }
+
+
 def test_a_pin_that_the_oldest_python_cannot_install_has_a_marker() -> None:
     """Or pip finds no versions that go together there. Of those that are installed here."""
     unmarked = []
