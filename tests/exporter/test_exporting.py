@@ -427,7 +427,7 @@ def test_ctrl_c_leaves_the_old_bundle(step: str, old: bytes, own_bundle: Path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["Tracing", "Holding"])
+@pytest.mark.parametrize("step", ["Tracing", "Comparing"])
 def test_a_killed_export_leaves_the_old_bundle_and_the_next_one_cleans_up(
     step: str, old: bytes, own_bundle: Path, checkpoint: Path, traced_once: None
 ) -> None:
