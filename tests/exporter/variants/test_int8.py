@@ -54,7 +54,7 @@ def test_heads_that_are_not_split_as_usual_are_an_error_or_a_note():
         int8._as_rows(model, usual)
     rows, notes = int8._as_rows(model, unusual)
     assert "Gemm" in graphs.operators(rows)
-    assert "no attention splits [B, S, H] into heads as int8 has it; with hidden_act 'prelu'" in notes[0]
+    assert "no attention splits [B, S, H] into heads as int8 has it; the cause is hidden_act 'prelu'" in notes[0]
 
 
 @pytest.fixture(scope="module", params=["all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2"])

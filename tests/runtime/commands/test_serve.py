@@ -266,7 +266,7 @@ def test_check_says_what_it_found(golden_bundle, capsys):
     assert serve.main([str(golden_bundle), "--check", "--model-name", "mine", "--threads", "1"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"mine: fp32 on \w+, graph of 4.7 kB, .*, 1 thread, fingerprint \w{64}", out)
-    assert "MB of memory in use" in out
+    assert re.search(r"\d [MG]B of memory in use", out)
 
 
 def test_check_in_json(golden_bundle, capsys):

@@ -217,7 +217,7 @@ def test_a_finished_job_is_not_done_again(bundle, corpus, tmp_path, run, capsys)
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     capsys.readouterr()
     assert run(bundle, corpus, "-o", out) == 0
-    assert "finished by an earlier run, nothing to do" in capsys.readouterr().out
+    assert "an earlier run finished this job, nothing to do" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
@@ -327,7 +327,7 @@ def test_a_folder_with_something_else_is_refused(bundle, corpus, tmp_path, run, 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.npy"
+FOLDER_ONLY = "with -o FOLDER, a .npy file holds vectors only; found -o {work}/v.npy"
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
         (["-o", "{work}/v.npy", "--keep", "score"], f"--keep goes {FOLDER_ONLY}"),
         (
             ["-o", "{work}/v.npy", "--dtype", "int8", "--on-error", "null"],
-            "--on-error null goes with -o FOLDER or --dtype float32 or float16, a .npy of integers has no number for a row without a text",
+            "--on-error null goes with -o FOLDER or --dtype float32 or float16, a .npy of integers cannot mark a row that has no text",
         ),
         (["-o", "{work}/out", "--ranges", "r.npy"], "--ranges goes with --dtype int8 or uint8; found --dtype float32"),
         (
@@ -347,27 +347,27 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
         (["-o", "{work}/out", "--ranges", "{work}/r.npy", "--dtype", "int8"], "ranges file {work}/r.npy does not exist; expected float32"),
         (
             ["-o", "{work}/out", "--dimensions", "4", "--output", "pooler"],
-            "--dimensions goes with --output sentence or cls, no other vector is trained to be cut; found --output pooler",
+            "--dimensions goes with --output sentence or cls, other vectors are not trained to be shortened; found --output pooler",
         ),
         (["-o", "{work}/out", "--dimensions", "9"], "dimensions is 9, the vectors of this bundle have 8; choose at most 8"),
         (["-o", "{work}/out", "--dimensions", "0"], "dimensions is 0, expected a whole number of at least 1"),
         (
             ["-o", "{work}/out", "--prompt-name", "query", "--prompt", "a"],
-            "--prompt-name goes with a prompt of the bundle's, --prompt is a text of your own; give one of them; found --prompt 'a'",
+            "--prompt-name goes with a prompt of the bundle, --prompt is your own text; use one of them; found --prompt 'a'",
         ),
         (["-o", "{work}/out", "--prompt-name", "passage"], "prompt_name is 'passage', this bundle has query, document"),
-        (["-o", "{work}/out", "--output", "tokens"], "invalid choice: 'tokens'"),
+        (["-o", "{work}/out", "--output", "tokens"], "expected one of sentence, cls, pooler, logits, found 'tokens'"),
         (["-o", "{work}/v.npy", "--shard-rows", "100000"], f"--shard-rows goes {FOLDER_ONLY}"),
         (["-o", "{work}/v.npy", "--keep", "score", "--shard-rows", "9"], f"--keep, --shard-rows go {FOLDER_ONLY}"),
         (
             ["-o", "{work}/v.npy", "--engine", "ray"],
-            "--engine ray goes with -o FOLDER, each worker writes shards of its own; found -o {work}/v.npy",
+            "--engine ray goes with -o FOLDER, each worker writes its own shards; found -o {work}/v.npy",
         ),
         (["-o", "{work}/out", "--ray-workers", "2"], "--ray-workers goes with --engine ray; found --engine auto"),
         (["-o", "{work}/out", "--ray-gpus", "0"], "--ray-gpus goes with --engine ray; found --engine auto"),
         (
             ["-o", "{work}/out", "--engine", "ray", "--device", "1"],
-            "--device goes with GPUs of this machine, on Ray --ray-gpus gives each worker its own; found --engine ray",
+            "--device goes with GPUs of this machine, use --ray-gpus on Ray; found --engine ray",
         ),
         (["-o", "{work}/out", "--device", "1"], "--device goes with --engine cuda, which computes on a GPU; found --engine auto"),
         (["-o", "{work}/v.npy", "--engine", "cuda", "--device", "gpu0"], "device is 'gpu0', expected a GPU's number such as 1"),
@@ -382,7 +382,7 @@ FOLDER_ONLY = "with -o FOLDER, a .npy file is vectors only; found -o {work}/v.np
         (["-o", "{work}/out", "--keep", "score", "--keep", "score"], "--keep names a column twice"),
         (["-o", "{work}/out.parquet"], "expected a name that ends in .npy, or a folder"),
         (["-o", "{work}/out", "--engine", "ray"], "--engine ray reads .parquet inputs"),
-        (["-o", "{work}/out", "--output", "nonsense"], "invalid choice"),
+        (["-o", "{work}/out", "--output", "nonsense"], "found 'nonsense'"),
     ],
 )
 def test_options_that_do_not_go_together(bundle, corpus, tmp_path, run, capsys, arguments, message):

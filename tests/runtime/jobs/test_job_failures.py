@@ -254,7 +254,7 @@ def test_bad_rows_are_listed(bundle, tmp_path, run, read, capsys, leftovers, pol
     for item, reason in zip(skipped[:4], REASONS, strict=True):
         assert reason in item["reason"]
     assert leftovers(out) == ["_skipped.jsonl"]
-    assert f"8 rows could not be read; {out}/_skipped.jsonl lists them" in capsys.readouterr().err
+    assert f"8 rows could not be read; see {out}/_skipped.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

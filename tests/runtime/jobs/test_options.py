@@ -96,7 +96,9 @@ def test_every_field_refuses_the_rest_by_name(kind, name, maker):
     for value in refused:
         with pytest.raises(UsageError) as caught:
             make(**{name: value})
-        assert str(caught.value) == f"{prefix}{name} is {value!r}, {expected}"
+        told, _, meant = str(caught.value).partition(" (did you mean ")
+        assert told == f"{prefix}{name} is {value!r}, {expected}"
+        assert not meant or meant.removesuffix("?)") in expected
 
 
 def test_no_field_is_left_out():

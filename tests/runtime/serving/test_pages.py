@@ -213,7 +213,7 @@ def test_the_commands_have_the_address_that_the_page_came_from(browser, server):
 @pytest.mark.slow
 def test_two_sentences_are_compared_with_a_key_that_nothing_keeps(browser, server, bundles):
     browser.open(server.url, width=PHONE)
-    assert "key is needed" in try_it(browser, "similarity", first="the cat", second="a dog runs")
+    assert "key is required" in try_it(browser, "similarity", first="the cat", second="a dog runs")
     with Encoder.load(bundles["similarity"]) as encoder:
         a, b = encoder.encode(["the cat", "a dog runs"])
     expected = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
