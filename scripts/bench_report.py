@@ -132,15 +132,21 @@ PEERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerPair:
-    """One comparison: both sides' texts per second and mean cosines to fp32, and by how much ours is faster: the median of the rounds."""
+class Pair:
+    """One comparison: both sides' texts per second, and by how much ours is faster, the median of the rounds' ratios."""
 
     name: str
-    their_speed: float
-    our_speed: float
+    theirs: float
+    ours: float
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerPair(Pair):
+    """One with a peer, and both sides' mean cosines to fp32."""
+
     their_cosine: float
     our_cosine: float
-    ratio: float
 
 
 def peer_pairs(path: Path) -> list[PeerPair]:
@@ -151,8 +157,8 @@ def peer_pairs(path: Path) -> list[PeerPair]:
     return [
         PeerPair(
             name=shown,
-            their_speed=theirs.texts_per_second,
-            our_speed=ours.texts_per_second,
+            theirs=theirs.texts_per_second,
+            ours=ours.texts_per_second,
             their_cosine=theirs.parity.mean_cosine,
             our_cosine=ours.parity.mean_cosine,
             ratio=ratio.median,
@@ -169,7 +175,7 @@ def _peers_short(path: Path) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for pair in peer_pairs(path):
-        speeds = f"{pair.their_speed:,.0f} | {pair.our_speed:,.0f} | {rounded_down(pair.ratio)}"
+        speeds = f"{pair.theirs:,.0f} | {pair.ours:,.0f} | {rounded_down(pair.ratio)}"
         rows.append(f"| {pair.name} | {speeds} | {pair.their_cosine:.4f} | {pair.our_cosine:.4f} |")
     return "\n".join(rows)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
-from bench_report import benchmark_script, peer_pairs, rounded_down
+from bench_report import Pair, benchmark_script, peer_pairs, rounded_down
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -48,16 +48,6 @@ THEMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One comparison: both sides' texts per second, and by how much ours is faster, the median of the rounds' ratios."""
-
-    name: str
-    theirs: float
-    ours: float
-    ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Panel:
     """One machine's comparisons."""
 
@@ -72,8 +62,9 @@ def panels() -> list[Panel]:
 
 def _cpu_panel() -> Panel:
     measured = benchmark_script("text_to_vectors").read(PEERS)
-    pairs = [Pair(name=pair.name, theirs=pair.their_speed, ours=pair.our_speed, ratio=pair.ratio) for pair in peer_pairs(PEERS)]
-    return Panel(title=f"CPU: {measured.model}, {measured.host.usable_cpus} cores with VNNI, texts per second", pairs=tuple(pairs))
+    return Panel(
+        title=f"CPU: {measured.model}, {measured.host.usable_cpus} cores with VNNI, texts per second", pairs=tuple(peer_pairs(PEERS))
+    )
 
 
 def _gpu_panels() -> Iterator[Panel]:

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from fresh_environment import fresh_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 10), (3, 14)
 Version = tuple[int, int]
@@ -45,9 +47,7 @@ def try_on(python: str, bundle: Path) -> None:
     """Installs the wheel in a fresh environment of this interpreter, and runs the tests of the runtime there."""
     (wheel,) = (ROOT / "dist").glob("*.whl")
     with tempfile.TemporaryDirectory() as place:
-        subprocess.run([python, "-m", "venv", place], check=True)
-        own = str(Path(place) / "bin" / "python")
-        subprocess.run([own, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"], check=True)
+        own = fresh_environment(python, Path(place))
         constraints = ["--constraint", str(ROOT / "constraints.txt")]
         subprocess.run([own, "-m", "pip", "install", "--quiet", "--no-compile", *constraints, f"{wheel}[cpu]"], check=True)
         subprocess.run([own, "-I", str(ROOT / "tests" / "environments" / "runtime_only.py"), str(bundle)], check=True)

@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from fresh_environment import fresh_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = ROOT / "dist" / "release"
 VERSIONS = ("runtime/cls_runtime/__init__.py", "native/python/cls_export_native/__init__.py")
@@ -73,7 +75,7 @@ def build(folder: Path) -> list[Path]:
 def try_wheels(folder: Path, *, constraints: Path) -> None:
     """Runs the README's lines on the wheels alone, in a fresh environment."""
     with tempfile.TemporaryDirectory() as place:
-        python = _environment(Path(place) / "venv")
+        python = fresh_environment(sys.executable, Path(place) / "venv")
         (wheel,) = folder.glob("cls_export-*.whl")
         found = ["--find-links", str(folder), "--constraint", str(constraints)]
         asked = [f"{wheel}[export,cpu,serve,native]", "--group", f"{ROOT / 'pyproject.toml'}:test"]
@@ -91,19 +93,11 @@ def try_wheels(folder: Path, *, constraints: Path) -> None:
 def try_sdist(folder: Path, *, constraints: Path) -> None:
     """Starts every command as it was built from the sdist; without their extras they say which one they need."""
     with tempfile.TemporaryDirectory() as place:
-        python = _environment(Path(place) / "venv")
+        python = fresh_environment(sys.executable, Path(place) / "venv")
         (sdist,) = folder.glob("cls_export-*.tar.gz")
         _run(python, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), str(sdist))
         for command in COMMANDS:
             _run(str(Path(python).with_name(f"cls-{command}")), "--version")
-
-
-def _environment(folder: Path) -> str:
-    """A fresh virtual environment; the path of its Python."""
-    _run(sys.executable, "-m", "venv", str(folder))
-    python = str(folder / "bin" / "python")
-    _run(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
-    return python
 
 
 def _run(*command: str) -> None:

@@ -7,8 +7,8 @@ import os
 from langchain_core.embeddings import Embeddings
 
 from cls_runtime.bundle.manifest import Output
-from cls_runtime.encoder import Encoder, Float32
-from cls_runtime.integrations.text_vectors import TextVectors
+from cls_runtime.encoder import Encoder
+from cls_runtime.integrations.text_vectors import TextVectors, lists_of
 
 
 class ClsEmbeddings(Embeddings):
@@ -54,21 +54,16 @@ class ClsEmbeddings(Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The vectors of documents, in their order."""
-        return _lists(self._vectors.documents(texts))
+        return lists_of(self._vectors.documents(texts))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one query."""
-        return _lists(self._vectors.queries([text]))[0]
+        return lists_of(self._vectors.queries([text]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents` without blocking the event loop."""
-        return _lists(await self._vectors.adocuments(texts))
+        return lists_of(await self._vectors.adocuments(texts))
 
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query` without blocking the event loop."""
-        return _lists(await self._vectors.aqueries([text]))[0]
-
-
-def _lists(rows: Float32) -> list[list[float]]:
-    lists: list[list[float]] = rows.tolist()
-    return lists
+        return lists_of(await self._vectors.aqueries([text]))[0]

@@ -10,10 +10,10 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 
 from cls_runtime.bundle.manifest import Output
-from cls_runtime.encoder import Encoder, Float32
+from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.errors import UsageError
-from cls_runtime.integrations.text_vectors import TextVectors
+from cls_runtime.integrations.text_vectors import TextVectors, lists_of
 
 # The batches that LlamaIndex starts at once together wait in the encoder's queue, which takes 8,192 texts.
 _BATCH_SIZE, _WORKERS = 1024, 4
@@ -112,10 +112,10 @@ class ClsEmbedding(BaseEmbedding):  # untyped where llama-index-core is not inst
         return await super().aget_text_embedding_batch(listed, show_progress=show_progress, **kwargs)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return _lists(self._vectors.queries([query]))[0]
+        return lists_of(self._vectors.queries([query]))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return _lists(await self._vectors.aqueries([query]))[0]
+        return lists_of(await self._vectors.aqueries([query]))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -124,12 +124,7 @@ class ClsEmbedding(BaseEmbedding):  # untyped where llama-index-core is not inst
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _lists(self._vectors.documents(texts))
+        return lists_of(self._vectors.documents(texts))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _lists(await self._vectors.adocuments(texts))
-
-
-def _lists(rows: Float32) -> list[list[float]]:
-    lists: list[list[float]] = rows.tolist()
-    return lists
+        return lists_of(await self._vectors.adocuments(texts))

@@ -142,15 +142,7 @@ class TextVectors:
         return await self._aencode(texts, self._documents)
 
     def _encode(self, texts: Iterable[str], options: VectorOptions) -> Float32:
-        rows = self.encoder.encode(
-            single_texts(texts),
-            output=options.output,
-            normalize=options.normalize,
-            prompt_name=options.prompt_name,
-            prompt=options.prompt,
-            dimensions=options.dimensions,
-        )
-        return cast("Float32", rows)
+        return cast("Float32", self.encoder.encode(single_texts(texts), **_arguments(options)))
 
     async def _aencode(self, texts: Iterable[str], options: VectorOptions) -> Float32:
         import asyncio  # whoever awaits has it
@@ -160,15 +152,18 @@ class TextVectors:
             await asyncio.to_thread(self.load)
         if len(plain) > _MOST_TEXTS or sum(map(len, plain)) > _MOST_CHARACTERS:
             return await asyncio.to_thread(self._encode, plain, options)
-        rows = await self.encoder.aencode(
-            plain,
-            output=options.output,
-            normalize=options.normalize,
-            prompt_name=options.prompt_name,
-            prompt=options.prompt,
-            dimensions=options.dimensions,
-        )
-        return cast("Float32", rows)
+        return cast("Float32", await self.encoder.aencode(plain, **_arguments(options)))
+
+
+def _arguments(options: VectorOptions) -> dict[str, Any]:
+    """The options as arguments of `Encoder.encode` and `Encoder.aencode`."""
+    return {name: getattr(options, name) for name in ("output", "normalize", "prompt_name", "prompt", "dimensions")}
+
+
+def lists_of(rows: Float32) -> list[list[float]]:
+    """Vectors [n, width] as the lists that some hosts take."""
+    lists: list[list[float]] = rows.tolist()
+    return lists
 
 
 def single_texts(texts: Iterable[str]) -> list[str]:

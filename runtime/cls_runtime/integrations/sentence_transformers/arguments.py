@@ -67,14 +67,14 @@ def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
     return given
 
 
-def check_batch_size(batch_size: int) -> None:
-    """An Encoder makes batches of as many tokens as suit its engine, so the number decides nothing; a wrong one is an error all the same.
+def check_count(name: str, value: Any, *, instead: str = "") -> None:
+    """Refuses what is no whole number of at least 1; `instead` is what else the message allows.
 
     Raises:
-        UsageError: it is not a number of texts.
+        UsageError: it is none.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size!r}, expected a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise UsageError(f"{name} is {value!r}, expected a whole number of at least 1{instead}")
 
 
 def check_length(name: str, value: int | None, *, own: int) -> None:
@@ -89,16 +89,21 @@ def check_length(name: str, value: int | None, *, own: int) -> None:
         )
 
 
-def check_in_process(*, device: Any, own_device: str, pool: Any) -> None:
-    """Refuses what would compute elsewhere than where the model was loaded.
+def check_call(*, batch_size: int, device: Any, own_device: str, pool: Any, processing_kwargs: Any) -> None:
+    """Refuses what would compute elsewhere or otherwise than as the model was loaded.
+
+    An Encoder makes batches of as many tokens as suit its engine, so `batch_size` decides nothing; a wrong one is an error all the same.
 
     Raises:
-        UsageError: several processes, or another device.
+        UsageError: no number of texts, several processes, another device, or another tokenizer.
     """
+    check_count("batch_size", batch_size)
     if pool is not None or isinstance(device, (list, tuple)):
         what = "a pool" if pool is not None else f"device {device!r}"
         raise UsageError(f"{what} asks for several processes; one Encoder uses all CPU cores, leave it out")
     check_device(device, own_device=own_device)
+    if processing_kwargs is not None:
+        raise UsageError("processing_kwargs change the tokenizer, and a bundle's is fixed; leave them out")
 
 
 def check_device(device: Any, *, own_device: str) -> None:

@@ -13,7 +13,7 @@ from cls_runtime.bundle.manifest import LogitsActivation
 from cls_runtime.encoder import Encoder
 from cls_runtime.encoding.scores import scores_of
 from cls_runtime.errors import UsageError
-from cls_runtime.integrations.sentence_transformers.arguments import check_batch_size, check_in_process, iterable_of_inputs, renamed
+from cls_runtime.integrations.sentence_transformers.arguments import check_call, iterable_of_inputs, renamed
 from cls_runtime.integrations.sentence_transformers.base import EncoderModel
 from cls_runtime.integrations.sentence_transformers.loading import LoadArguments, Name
 from cls_runtime.integrations.sentence_transformers.outputs import Container
@@ -193,10 +193,7 @@ class CrossEncoder(EncoderModel):
             MissingExtraError: tensors, or a function of tensors, without torch.
             TypeError, TextError, InvalidVectorError, EngineError, ClosedError: as `Encoder.encode`.
         """
-        check_batch_size(batch_size)
-        check_in_process(device=device, own_device=self.device, pool=pool)
-        if processing_kwargs is not None:
-            raise UsageError("processing_kwargs change the tokenizer, and a bundle's is fixed; leave them out")
+        check_call(batch_size=batch_size, device=device, own_device=self.device, pool=pool, processing_kwargs=processing_kwargs)
         activation = self.activation_fn if activation_fn is None else _checked_activation(activation_fn)
         given: Any = inputs if isinstance(inputs, str) else list(iterable_of_inputs(inputs))
         is_single = isinstance(given, str) or (len(given) > 0 and isinstance(given[0], str))

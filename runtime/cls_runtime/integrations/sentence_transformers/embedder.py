@@ -14,7 +14,7 @@ from cls_runtime.encoding.similarity import similarity, similarity_pairwise
 from cls_runtime.encoding.texts import Text
 from cls_runtime.encoding.vector_options import DType
 from cls_runtime.errors import UsageError
-from cls_runtime.integrations.sentence_transformers.arguments import check_batch_size, check_in_process, iterable_of_inputs, renamed
+from cls_runtime.integrations.sentence_transformers.arguments import check_call, check_count, iterable_of_inputs, renamed
 from cls_runtime.integrations.sentence_transformers.base import EncoderModel
 from cls_runtime.integrations.sentence_transformers.loading import LoadArguments, Name
 from cls_runtime.integrations.sentence_transformers.outputs import (
@@ -163,10 +163,7 @@ class SentenceTransformer(EncoderModel):
             MissingExtraError: tensors without torch, or a bar without tqdm.
             TypeError, TextError, InvalidVectorError, EngineError, ClosedError: as `Encoder.encode`.
         """
-        check_batch_size(batch_size)
-        check_in_process(device=device, own_device=self.device, pool=pool)
-        if processing_kwargs is not None:
-            raise UsageError("processing_kwargs change the tokenizer, and a bundle's is fixed; leave them out")
+        check_call(batch_size=batch_size, device=device, own_device=self.device, pool=pool, processing_kwargs=processing_kwargs)
         if output_value is not None and output_value not in get_args(OutputValue):
             raise UsageError(f"output_value is {output_value!r}, expected one of {', '.join(get_args(OutputValue))}, or None")
         _checked_dimensions(truncate_dim)
@@ -377,6 +374,6 @@ def _similarity_function(value: Any) -> SimilarityFunction:
 
 
 def _checked_dimensions(truncate_dim: int | None) -> int | None:
-    if truncate_dim is not None and (isinstance(truncate_dim, bool) or not isinstance(truncate_dim, (int, np.integer)) or truncate_dim < 1):
-        raise UsageError(f"truncate_dim is {truncate_dim!r}, expected a whole number of at least 1, or None")
+    if truncate_dim is not None:
+        check_count("truncate_dim", truncate_dim, instead=", or None")
     return truncate_dim
