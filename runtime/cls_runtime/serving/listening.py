@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cls_runtime.errors import UsageError
+from cls_runtime.serving.connection import Connection
 from cls_runtime.serving.connections import Connections
 from cls_runtime.serving.options import ServeOptions
 
@@ -180,7 +181,7 @@ class Acceptor:
         self._uds = None if uds is None else (uds, _identity(uds))
         self._say = say
         self._said = -_SAY_SECONDS
-        self._making: set[asyncio.Task[object]] = set()
+        self._making: dict[asyncio.Task[object], Connection] = {}
         for listener in listeners:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
@@ -206,11 +207,17 @@ class Acceptor:
                 if _identity(path) == own:
                     path.unlink()
 
+    @property
+    def _taken(self) -> int:
+        """How many connections there are; one that is being made may be among them already, and counts once."""
+        made = self._connections.connections
+        return len(made) + sum(connection not in made for connection in self._making.values())
+
     def _accept(self, listener: socket.socket) -> None:
         """Takes some of those that wait; where there is no room, makes some and comes back later."""
         try:
             for taken in range(_AT_ONCE):
-                if len(self._connections.connections) + len(self._making) >= self._connections.limits.connections:
+                if self._taken >= self._connections.limits.connections:
                     if taken:
                         return  # this is called again if there is another one
                     break
@@ -235,13 +242,14 @@ class Acceptor:
         except ConnectionError:
             return True
         accepted.setblocking(False)
-        task = self._loop.create_task(self._loop.connect_accepted_socket(self._connections.make, accepted))
-        self._making.add(task)
+        connection = self._connections.make()
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: connection, accepted))
+        self._making[task] = connection
         task.add_done_callback(self._made)
         return True
 
     def _made(self, task: asyncio.Task[object]) -> None:
-        self._making.discard(task)
+        del self._making[task]
         if not task.cancelled():
             task.exception()  # a client that is gone already
 

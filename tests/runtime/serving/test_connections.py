@@ -13,6 +13,7 @@ from living_objects import living
 
 from cls_runtime import Encoder
 from cls_runtime.serving import server as server_module
+from cls_runtime.serving.connection import Connection
 from cls_runtime.serving.limits import Limits
 
 LIMITS = Limits(head_s=0.4, idle_s=1.0, linger_s=0.4, discard_bytes=2**16, pipelined=4, unread_s=0.4)
@@ -367,10 +368,26 @@ def test_where_there_is_no_room_the_connection_that_is_idle_longest_makes_some(w
         assert idle[-1].send(request("GET", "/live")).answer().status == 200
 
 
+def test_nobody_makes_room_for_the_last_one_that_has_some(watched, monkeypatch):
+    """The next client connects in the very moment in which a connection is made, and is being made still."""
+    made = Connection.connection_made
+    opened = []
+
+    def and_the_next_one_connects(connection, transport):
+        made(connection, transport)
+        if len(opened) < 4:
+            opened.append(server.client())
+
+    monkeypatch.setattr(Connection, "connection_made", and_the_next_one_connects)
+    with LiveServer(watched, limits=Limits(connections=4, young_s=0.0)) as server, contextlib.ExitStack() as stack:
+        opened.append(server.client())
+        until(lambda: len(opened) == 4)
+        for client in opened:
+            assert stack.enter_context(client).send(request("GET", "/live")).answer().status == 200
+
+
 def test_resets_leave_nothing_behind(server):
     """uvicorn's own connections leave a timer each, which holds the connection for as long as it may be kept."""
-    from cls_runtime.serving.connection import Connection
-
     for number in range(50):
         client = server.client()
         client.post(EMBEDDINGS, BODY)
