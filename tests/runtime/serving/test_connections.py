@@ -371,19 +371,20 @@ def test_where_there_is_no_room_the_connection_that_is_idle_longest_makes_some(w
 def test_nobody_makes_room_for_the_last_one_that_has_some(watched, monkeypatch):
     """The next client connects in the very moment in which a connection is made, and is being made still."""
     made = Connection.connection_made
-    opened = []
+    followers = []
 
     def and_the_next_one_connects(connection, transport):
         made(connection, transport)
-        if len(opened) < 4:
-            opened.append(server.client())
+        if len(followers) < 3:
+            followers.append(server.client())
 
     monkeypatch.setattr(Connection, "connection_made", and_the_next_one_connects)
-    with LiveServer(watched, limits=Limits(connections=4, young_s=0.0)) as server, contextlib.ExitStack() as stack:
-        opened.append(server.client())
-        until(lambda: len(opened) == 4)
-        for client in opened:
-            assert stack.enter_context(client).send(request("GET", "/live")).answer().status == 200
+    with LiveServer(watched, limits=Limits(connections=4, young_s=0.0)) as server, server.client() as first:
+        until(lambda: len(followers) == 3)
+        for client in (first, *followers):
+            assert client.send(request("GET", "/live")).answer().status == 200
+    for client in followers:
+        client.socket.close()
 
 
 def test_resets_leave_nothing_behind(server):
