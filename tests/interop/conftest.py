@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 from client_servers import Servers
-
-if TYPE_CHECKING:
-    from prompted_bundles import Prompted
+from interpreters import Interpreters
 
 
 @pytest.fixture(scope="session")
-def prompted(tmp_path_factory: pytest.TempPathFactory) -> Prompted:
-    """Small models with prompts, each exported when it is first asked for."""
-    from prompted_bundles import Prompted  # with PyTorch, which tests of clients do without
-
-    return Prompted(tmp_path_factory.mktemp("prompted"))
+def interpreters() -> Iterator[Interpreters]:
+    """Those of the programs' environments."""
+    with Interpreters() as interpreters:
+        yield interpreters
 
 
 @pytest.fixture(scope="session")

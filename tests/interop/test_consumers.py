@@ -6,17 +6,16 @@ The lines that are run are those of docs/integrations and those of each bundle's
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import prompted_bundles
 import pytest
+from interpreters import Interpreters
 from minilm import bundle_in, sampled
 from numpy.typing import NDArray
+from prompted import KINDS, TEXTS, bundle_of, expected_of
 from snippets import CARD_PROGRAMS, EXAMPLE, FILES, ROOT, Case, card_cases, cases
 from tokenizers import Tokenizer
 
@@ -56,33 +55,30 @@ def token_ids(bundle: Path, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
-def run(case: Case, bundle: Path, texts: list[str], folder: Path) -> dict[str, NDArray[np.float32]]:
+def run(case: Case, bundle: Path, texts: list[str], folder: Path, interpreters: Interpreters) -> dict[str, NDArray[np.float32]]:
     """What the snippet computes in its environment, in a folder where `models/` has the bundle by its name and by that in the pages."""
-    home = ROOT / ".venv-interop" / case.environment
-    python = Path(sys.executable) if case.environment == "development" else home / "bin" / "python"
     (folder / "models").mkdir()
     for name in {EXAMPLE, bundle.name}:
         (folder / "models" / name).symlink_to(bundle)
-    if case.language == "js":
-        (folder / "node_modules").symlink_to(home / "node_modules")
-        program, command = folder / "program.mjs", shutil.which("node") or "node"
-    else:
-        program, command = folder / "program.py", str(python)
+    program = folder / ("program.mjs" if case.language == "js" else "program.py")
     program.write_text(case.program(texts), encoding="utf-8")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "HAYSTACK_TELEMETRY_ENABLED": "False"}
-    done = subprocess.run([command, program.name], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    if case.language == "js":
+        (folder / "node_modules").symlink_to(ROOT / ".venv-interop" / case.environment / "node_modules")
+        done = subprocess.run([shutil.which("node") or "node", program.name], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        interpreters[case.environment].run(program)
     return {name: np.fromfile(folder / FILES[name], "<f4").reshape(len(texts), -1) for name in case.results}
 
 
-def check_on_golden_texts(case: Case, bundle: Path, folder: Path) -> None:
+def check_on_golden_texts(case: Case, bundle: Path, folder: Path, interpreters: Interpreters) -> None:
     golden = read_golden(bundle / "golden.npz")
     indices = sampled(golden)
     texts = [golden.texts[index] for index in indices]
     expected = expected_vectors(bundle, golden, indices, case.vectors)
     too_long = over_length(bundle, texts)
     assert 0 < too_long.sum() < len(texts)
-    differences = np.abs(run(case, bundle, texts, folder)["vectors"] - expected).max(axis=1)
+    differences = np.abs(run(case, bundle, texts, folder, interpreters)["vectors"] - expected).max(axis=1)
     held = ~too_long if case.over_length_differs else np.ones_like(too_long)
     assert (differences[held] <= MAX_ABS).all(), differences
     if case.over_length_differs:
@@ -90,8 +86,8 @@ def check_on_golden_texts(case: Case, bundle: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_the_pages_lines_give_pytorchs_vectors(case: Case, tmp_path: Path) -> None:
-    check_on_golden_texts(case, bundle_in(case.layout), tmp_path)
+def test_the_pages_lines_give_pytorchs_vectors(case: Case, tmp_path: Path, interpreters: Interpreters) -> None:
+    check_on_golden_texts(case, bundle_in(case.layout), tmp_path, interpreters)
 
 
 def in_the_card(bundle: Path, layout: str, program: str, environment: str) -> Case | None:
@@ -103,24 +99,26 @@ def in_the_card(bundle: Path, layout: str, program: str, environment: str) -> Ca
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("program", "environment"), RUNS)
-def test_the_cards_lines_give_the_sources_vectors(layout: str, program: str, environment: str, tmp_path: Path) -> None:
+def test_the_cards_lines_give_the_sources_vectors(
+    layout: str, program: str, environment: str, tmp_path: Path, interpreters: Interpreters
+) -> None:
     case = in_the_card(bundle_in(layout), layout, program, environment)
     if case is not None:
-        check_on_golden_texts(case, bundle_in(layout), tmp_path)
+        check_on_golden_texts(case, bundle_in(layout), tmp_path, interpreters)
 
 
-@pytest.mark.parametrize("kind", prompted_bundles.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("program", "environment"), RUNS)
 def test_the_cards_lines_put_the_sources_prompts_before_a_text(
-    kind: str, program: str, environment: str, prompted: prompted_bundles.Prompted, tmp_path: Path
+    kind: str, program: str, environment: str, tmp_path: Path, interpreters: Interpreters
 ) -> None:
     """On small models of sentence-transformers, whose own vectors are the expected ones."""
-    bundle, expected = prompted.bundle(kind), prompted.expected(kind)
+    bundle, expected = bundle_of(kind), expected_of(kind)
     case = in_the_card(bundle, kind, program, environment)
     assert case is not None
-    got = run(case, bundle, prompted_bundles.TEXTS, tmp_path)
+    got = run(case, bundle, TEXTS, tmp_path, interpreters)
     knows_prompts = program in ("cls_runtime", "sentence-transformers", THEIR_ONNX_BACKEND)
-    assert list(got) == (["vectors", "queries"] if knows_prompts or prompted_bundles.KINDS[kind].include_prompt else ["vectors"])
+    assert list(got) == (["vectors", "queries"] if knows_prompts or KINDS[kind].include_prompt else ["vectors"])
     for name, rows in got.items():
         assert np.abs(rows - expected[name]).max() <= MAX_ABS, name
 
@@ -146,8 +144,8 @@ def test_the_expected_vectors_tell_texts_and_poolings_apart() -> None:
         assert np.abs(vectors[first] - vectors[second]).max(axis=1).min() > 20 * MAX_ABS, (first, second)
 
 
-def test_the_expected_vectors_tell_prompts_apart(prompted: prompted_bundles.Prompted) -> None:
-    for kind in prompted_bundles.KINDS:
-        expected = prompted.expected(kind)
+def test_the_expected_vectors_tell_prompts_apart() -> None:
+    for kind in KINDS:
+        expected = expected_of(kind)
         assert np.abs(expected["vectors"] - expected["queries"]).max(axis=1).min() > 20 * MAX_ABS
-        assert np.abs(expected["vectors"] - expected["bare"]).max(axis=1).min() > 20 * MAX_ABS or not prompted_bundles.KINDS[kind].default
+        assert np.abs(expected["vectors"] - expected["bare"]).max(axis=1).min() > 20 * MAX_ABS or not KINDS[kind].default

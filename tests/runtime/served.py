@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import faulthandler
 import io
 import json
 import socket
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +101,12 @@ class Served:
         return asyncio.run_coroutine_threadsafe(self._ask(method, path, pieces, headers, leaves), self.loop)
 
     def request(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
-        """Sends a request and waits for its answer."""
-        return self.start(method, path, body, **options).result(60)
+        """Sends a request and waits for its answer; where none comes, it says what each thread is at."""
+        try:
+            return self.start(method, path, body, **options).result(60)
+        except futures.TimeoutError:
+            faulthandler.dump_traceback()
+            raise
 
     def get(self, path: str, **options: Any) -> Answer:
         return self.request("GET", path, **options)

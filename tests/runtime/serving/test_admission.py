@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from served import Served, from_base64
-from watched_engine import WatchedEngine
+from watched_engine import HANGS, WatchedEngine
 
 from cls_runtime import Encoder
 from cls_runtime.encoding.report import QueueState
@@ -35,7 +35,7 @@ def held(watched_engine: WatchedEngine) -> Iterator[threading.Event]:
     go = threading.Event()
 
     def wait(run: Callable[..., Any], batch: Any, outputs: Sequence[str]) -> Any:
-        assert go.wait(60)
+        assert go.wait(HANGS)
         return run(batch, outputs)
 
     watched_engine.around = wait
