@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # line do not know each other.
 RUNTIME = [
     ("errors", "quantities", "suggestions"),
+    ("option_checks",),
     ("bundle", "reading", "progress_bar"),
     ("engines",),
     ("encoding",),

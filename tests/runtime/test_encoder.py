@@ -563,6 +563,7 @@ class TestLoad:
         [
             ({"variant": "int4"}, "variant is 'int4', expected one of auto, fp32"),
             ({"engine": "tvm"}, "engine is 'tvm', expected one of auto, onnxruntime"),
+            ({"engine": ["cuda"]}, r"engine is \['cuda'\], expected one of auto, onnxruntime"),
         ],
     )
     def test_names_that_nobody_knows(self, bundle, options, message):

@@ -31,7 +31,7 @@ from cls_runtime.commands.parsing import command_parser
 from cls_runtime.engines.choice import ENGINE_NAMES, VARIANT_NAMES, choose
 from cls_runtime.engines.cpu import MOST_THREADS, available_cpus
 from cls_runtime.errors import BundleError, UsageError
-from cls_runtime.jobs.options import check_count
+from cls_runtime.option_checks import check_count
 from cls_runtime.progress_bar import ProgressBar
 from cls_runtime.reading.text_files import read_texts
 

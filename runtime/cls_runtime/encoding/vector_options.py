@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from cls_runtime.bundle.manifest import GRAPH_OUTPUTS, Manifest, Output
 from cls_runtime.encoding.prompts import chosen_prompt
 from cls_runtime.errors import UsageError
-from cls_runtime.suggestions import did_you_mean
+from cls_runtime.option_checks import check_choice, check_count
 
 Float32 = NDArray[np.float32]
 DType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
@@ -76,16 +76,15 @@ class VectorOptions:
                 raise UsageError(f"{name} is {value!r}, expected a str or None")
         if self.prompt is not None and any("\ud800" <= character <= "\udfff" for character in self.prompt):
             raise UsageError(f"prompt is {self.prompt!r}, expected valid Unicode; decode its source with errors='replace'")
-        if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
-            raise UsageError(f"dtype is {self.dtype!r}, expected one of {', '.join(_DTYPES)}{did_you_mean(self.dtype, _DTYPES)}")
+        check_choice("dtype", self.dtype, _DTYPES)
         if self.output == "tokens" and self.dtype not in ("float32", "float16"):
             raise UsageError(f"dtype is {self.dtype!r}, tokens are float32 or float16")
         if self.ranges is not None and self.dtype not in WITH_RANGES:
             raise UsageError(f"ranges are for {' and '.join(WITH_RANGES)}, dtype is {self.dtype!r}; leave them out")
         if self.dimensions is not None:
-            if isinstance(self.dimensions, bool) or not isinstance(self.dimensions, (int, np.integer)) or self.dimensions < 1:
-                raise UsageError(f"dimensions is {self.dimensions!r}, expected a whole number of at least 1, or None")
-            object.__setattr__(self, "dimensions", int(self.dimensions))
+            if isinstance(self.dimensions, np.integer):
+                object.__setattr__(self, "dimensions", int(self.dimensions))
+            check_count("dimensions", self.dimensions, or_none=True)
             if self.output in get_args(Output) and self.output not in _SENTENCE:
                 raise UsageError(f"dimensions cuts a sentence's vector, output is {self.output!r}; leave it out")
 

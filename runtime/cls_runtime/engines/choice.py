@@ -18,7 +18,7 @@ from cls_runtime.engines.cpu import BF16_FEATURES, cpu_features
 from cls_runtime.engines.installed import is_importable, is_installed
 from cls_runtime.engines.preference import NATIVE, preferred_engine
 from cls_runtime.errors import BundleError, EngineError, MissingExtraError, UsageError
-from cls_runtime.suggestions import did_you_mean
+from cls_runtime.option_checks import check_choice
 
 ENGINE_NAMES = ("auto", "onnxruntime", "openvino", "native", "cuda")
 VARIANT_NAMES = ("auto", "fp32", "fp16", "int8", "bf16", "tf32")
@@ -104,8 +104,7 @@ def choose(manifest: Manifest, *, engine: str = "auto", variant: str = "auto") -
         BundleError: `auto`, and no variant meets its thresholds.
     """
     check_engine(engine)
-    if variant not in VARIANT_NAMES:
-        raise UsageError(f"variant is {variant!r}, expected one of {', '.join(VARIANT_NAMES)}{did_you_mean(variant, VARIANT_NAMES)}")
+    check_choice("variant", variant, VARIANT_NAMES)
     if engine != "auto":
         require_engine(engine)
         candidates: tuple[str, ...] = (engine,)
@@ -133,11 +132,9 @@ def check_engine(engine: object) -> None:
     Raises:
         UsageError: there is none, or none any more.
     """
-    if engine in ENGINE_NAMES:
-        return
-    if engine in TAKEN_OUT:
+    if isinstance(engine, str) and engine in TAKEN_OUT:
         raise UsageError(f"engine {engine} {TAKEN_OUT[engine]}")
-    raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINE_NAMES)}{did_you_mean(engine, ENGINE_NAMES)}")
+    check_choice("engine", engine, ENGINE_NAMES)
 
 
 def engine_module(engine: str) -> EngineModule:

@@ -18,10 +18,11 @@ from cls_runtime.engines.devices import Device
 from cls_runtime.errors import TextError
 from cls_runtime.jobs.columns import EMBEDDING
 from cls_runtime.jobs.embedding import embed_blocks
-from cls_runtime.jobs.options import check_column, check_computing, check_flag, check_vectors
+from cls_runtime.jobs.options import check_column, check_computing, check_vectors
 from cls_runtime.jobs.rows import RowBlock
 from cls_runtime.jobs.vector_forms import form_of, warn_of_dimensions
 from cls_runtime.jobs.vector_types import vector_arrays, vector_fields
+from cls_runtime.option_checks import check_flag
 from cls_runtime.reading.arrow_texts import is_pairs, is_strings, texts_of
 from cls_runtime.reading.parquet_files import require_pyarrow
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from cls_runtime.bundle.manifest import Output
 from cls_runtime.encoding.report import OnOverflow
@@ -15,7 +14,7 @@ from cls_runtime.engines.cpu import MOST_THREADS
 from cls_runtime.engines.devices import Device, check_device
 from cls_runtime.errors import UsageError
 from cls_runtime.jobs.rows import OnError
-from cls_runtime.suggestions import did_you_mean
+from cls_runtime.option_checks import check_choice, check_count, check_flag
 
 SHARD_ROWS = 100_000
 LARGEST_COUNT = 2**31 - 1
@@ -72,7 +71,7 @@ class JobOptions(VectorOptions):
             check_delimiter(self.delimiter)
         check_choice("on_error", self.on_error, get_args(OnError))
         check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
-        check_count("shard_rows", self.shard_rows)
+        check_count("shard_rows", self.shard_rows, most=LARGEST_COUNT)
         check_computing(self.variant, self.engine, self.threads, self.device)
         check_flag("follow_links", self.follow_links)
 
@@ -111,7 +110,7 @@ class RayOptions:
         if self.address is not None and (not isinstance(self.address, str) or not self.address):
             raise UsageError(f"ray address is {self.address!r}, expected auto, host:port or ray://host:port")
         if self.workers is not None:
-            check_count("ray workers", self.workers)
+            check_count("ray workers", self.workers, most=LARGEST_COUNT)
         is_number = isinstance(self.gpus, (int, float)) and not isinstance(self.gpus, bool)
         if not is_number or not 0 <= self.gpus < math.inf:
             raise UsageError(f"ray gpus is {self.gpus!r}, expected a number of at least 0, such as 0.5")
@@ -151,24 +150,3 @@ def check_delimiter(value: object) -> None:
     """Refuses what cannot separate the fields of CSV."""
     if not isinstance(value, str) or len(value) != 1 or value in '"\r\n\0' or "\ud800" <= value <= "\udfff":
         raise UsageError(f"delimiter is {value!r}, expected one character, such as ';' or '\\t', and no quote or line end")
-
-
-def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuses anything but one of `allowed`."""
-    if value not in allowed:
-        raise UsageError(f"{name} is {value!r}, expected one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuses anything but True and False."""
-    if not isinstance(value, bool):
-        raise UsageError(f"{name} is {value!r}, expected True or False")
-
-
-def check_count(name: str, value: object, *, most: int = LARGEST_COUNT) -> None:
-    """Refuses anything but a whole number from 1 to `most`."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if is_count and cast("int", value) > most:
-        raise UsageError(f"{name} is more than {most}, expected a whole number from 1 to {most}")
-    if not is_count:
-        raise UsageError(f"{name} is {value!r}, expected a whole number of at least 1")

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from cls_runtime.bundle.parity import THRESHOLDS, parity_figures, shortfalls, thresholds_for
 from cls_runtime.encoding.texts import Text
-from cls_runtime.errors import UsageError
+from cls_runtime.option_checks import check_choice
 from cls_runtime.verifying.vector_checks import quoted, row_in_words
 
 
@@ -35,8 +35,7 @@ def assert_same_vectors(
         UsageError: an unknown variant.
     """
     __tracebackhide__ = True  # pytest shows the caller's line alone
-    if variant not in THRESHOLDS:
-        raise UsageError(f"variant is {variant!r}, expected one of {', '.join(THRESHOLDS)}")
+    check_choice("variant", variant, tuple(THRESHOLDS))
     vectors, reference = np.asarray(actual, dtype=np.float32), np.asarray(expected, dtype=np.float32)
     if vectors.shape != reference.shape or vectors.ndim != 2 or not len(vectors):
         raise AssertionError(f"vectors have shapes {vectors.shape} and {reference.shape}, expected two equal, non-empty [n, width]")

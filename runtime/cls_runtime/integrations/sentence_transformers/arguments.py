@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from cls_runtime import option_checks
 from cls_runtime.encoding.inputs import iterable_of_texts
 from cls_runtime.encoding.texts import Text
 from cls_runtime.errors import UsageError
@@ -67,14 +68,13 @@ def given_prompts(prompts: Mapping[str, str | None] | None) -> dict[str, str]:
     return given
 
 
-def check_count(name: str, value: Any, *, instead: str = "") -> None:
-    """Refuses what is no whole number of at least 1; `instead` is what else the message allows.
+def check_count(name: str, value: Any, *, or_none: bool = False) -> None:
+    """Refuses what is no whole number of at least 1; NumPy's are taken too.
 
     Raises:
         UsageError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise UsageError(f"{name} is {value!r}, expected a whole number of at least 1{instead}")
+    option_checks.check_count(name, int(value) if isinstance(value, np.integer) else value, or_none=or_none)
 
 
 def check_length(name: str, value: int | None, *, own: int) -> None:

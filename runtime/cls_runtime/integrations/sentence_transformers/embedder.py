@@ -375,5 +375,5 @@ def _similarity_function(value: Any) -> SimilarityFunction:
 
 def _checked_dimensions(truncate_dim: int | None) -> int | None:
     if truncate_dim is not None:
-        check_count("truncate_dim", truncate_dim, instead=", or None")
+        check_count("truncate_dim", truncate_dim, or_none=True)
     return truncate_dim
