@@ -13,7 +13,8 @@ _WHY_FIRST = {
     "onnxruntime": "exports are checked on it, it starts faster and holds half the memory",
 }
 # The variants that the native engine was measured to compute faster than ONNX Runtime does, by what a CPU has for it, the best first; see
-# docs/adr/0013-native-kernels.md. Other kinds of CPU have not been measured: there `auto` takes it where it is the only one.
+# docs/adr/0013-native-kernels.md. With AVX2 alone it was measured slower for many texts, others were not: there `auto` takes it where it is
+# the only one.
 NATIVE_IS_FASTER: dict[str, tuple[str, ...]] = {"avx512_vnni": ("int8", "fp32")}
 
 
