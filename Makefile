@@ -106,7 +106,7 @@ native-wheels: .venv-compiler/.installed  ## wheels of our own kernels for each 
 	.venv-compiler/bin/python scripts/native_wheels.py
 
 test-openvino: .venv-openvino/.installed $(BUNDLE) $(MEAN_BUNDLE)  ## the runtime's tests where OpenVINO is installed too
-	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) $(PARALLEL)
+	.venv-openvino/bin/python -m pytest tests/runtime $(GIVEN) $(WITHOUT_ENGINES:%=--ignore tests/runtime/%) -m "not timing" $(PARALLEL)
 	$(call dispose,.venv-openvino)
 
 test-gpu-extra: .venv-gpu/.installed .venv-both-wheels/.installed $(BUNDLE)  ## onnxruntime-gpu without a GPU, and under cls-export[cpu]
