@@ -30,8 +30,8 @@ SERVED := build/served
 PROMPTED := build/prompted
 # onnxruntime-gpu is on the package index for Linux and Windows only.
 GPU_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),test-gpu-extra)
-# The environments of `make test`, those that take longest first.
-TESTED := transformers4 jobs openvino $(if $(GPU_EXTRA),gpu both-wheels) cpu lowest serve serve-lowest native described
+# The environments of `make test` that are small: the two large ones are not on the disk at a time.
+SMALL := openvino $(if $(GPU_EXTRA),gpu both-wheels) cpu lowest serve serve-lowest native described
 # The name of the results of `make gpu`; docs/guides/gpu.md shows those of an H100.
 CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
@@ -69,9 +69,10 @@ check: setup                    ## lint, formatting, types
 
 docs: .venv-docs/.installed      ## the documentation as a site, in build/site; a broken link or anchor fails it
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
+	$(call dispose,.venv-docs)
 
-ready:                          ## the environments and bundles of `make test`
-	$(MAKE) $(SIDE_BY_SIDE) .venv/.native $(TESTED:%=.venv-%/.installed) $(BUNDLE) $(MEAN_BUNDLE)
+ready:                          ## the bundles and the small environments of `make test`
+	$(MAKE) $(SIDE_BY_SIDE) .venv/.native $(BUNDLE) $(SMALL:%=.venv-%/.installed) $(MEAN_BUNDLE)
 
 test: ready test-runtime test-pythons test-native test-openvino $(GPU_EXTRA) test-transformers4 test-jobs  ## everything that runs without a GPU
 	$(BIN)/pytest tests $(GIVEN) --ignore tests/runtime/jobs -m "not timing" $(PARALLEL)  # test-jobs runs those, with what they can use
