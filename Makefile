@@ -37,10 +37,15 @@ CARD ?= h100
 # A folder of results for each kind of CPU: with int8 instructions, with AVX2 alone, or another architecture.
 CPU_KIND = $(shell grep -qswE 'avx512_vnni|avx_vnni' /proc/cpuinfo && echo vnni || { grep -qsw avx2 /proc/cpuinfo && echo avx2; } || uname -m)
 RESULTS = benchmarks/results/$(CPU_KIND)
-# Modules of tests that ask nothing of transformers beyond what an export of every family in every variant holds already.
-WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish or test_model_card
+# Modules of tests that ask nothing of transformers beyond what an export of every family in every variant holds already, or of a graph
+# beyond what test_families and test_family_forms hold.
+WITHOUT_TRANSFORMERS := test_fp16 or test_int8 or test_calibration or test_exact_run or test_weight_rounding or test_bias_correction or test_publish or test_model_card \
+	or test_packed_fp16 or test_packed_form or test_packed_on_gpu_engine or test_sequence_first or test_folded_range
 # Tests that ask nothing of an engine, or are about a checkout and not the wheel.
-WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py engines/test_native_weights_file.py engines/test_native_arithmetic.py engines/test_native_reference.py engines/test_native_structures.py
+WITHOUT_ENGINES := jobs bundle reading bench/test_peers.py bench/test_http_load.py bench/test_open_loop.py bench/test_texts.py commands/test_ending.py \
+	encoding/test_cuts.py encoding/test_tokenizer.py encoding/test_tokenizer_form.py encoding/test_request_queue.py encoding/test_linear_regex.py \
+	engines/test_native_weights_file.py engines/test_native_arithmetic.py engines/test_native_reference.py engines/test_native_structures.py \
+	engines/test_gpu_engine.py engines/test_cuda_shapes.py engines/test_cuda_on_cpu.py engines/test_cuda_graphs.py
 # Our own kernels, and where this machine's wheel of them lies; the folder is empty where there is nothing that compiles them.
 KERNELS := $(shell find native -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.toml')
 KERNELS_WHEEL := dist/native/here
