@@ -303,9 +303,8 @@ def test_no_environment_of_a_test_fetches_cudas_libraries() -> None:
 @pytest.mark.slow
 def test_an_editable_install_works_for_type_checkers(tmp_path: Path) -> None:
     """mypy in another folder finds the types: the install is plain path lines, which tools can follow, not an import hook."""
-    (tmp_path / "mypy.ini").write_text(
-        "[mypy]\n[mypy-numpy.*]\nfollow_imports = skip\nfollow_imports_for_stubs = True\n"
-    )  # a minute's reading
+    without_numpy = "[mypy-numpy.*]\nfollow_imports = skip\nfollow_imports_for_stubs = True\n"  # it takes half a minute to read
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\n{without_numpy}")
     (tmp_path / "user.py").write_text("from cls_runtime.bundle.parity import parity_figures\nreveal_type(parity_figures)\n")
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--python-executable", sys.executable, "user.py"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from snippets import ROOT
 
+# No telemetry, no hub.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "HAYSTACK_TELEMETRY_ENABLED": "False"}
 
 

@@ -6,13 +6,14 @@ The lines that are run are those of docs/integrations and those of each bundle's
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from interpreters import Interpreters
+from interpreters import OFFLINE, Interpreters
 from minilm import bundle_in, sampled
 from numpy.typing import NDArray
 from prompted import KINDS, TEXTS, bundle_of, expected_of
@@ -64,7 +65,8 @@ def run(case: Case, bundle: Path, texts: list[str], folder: Path, interpreters: 
     program.write_text(case.program(texts), encoding="utf-8")
     if case.language == "js":
         (folder / "node_modules").symlink_to(ROOT / ".venv-interop" / case.environment / "node_modules")
-        done = subprocess.run([shutil.which("node") or "node", program.name], cwd=folder, capture_output=True, text=True)
+        command, environment = [shutil.which("node") or "node", program.name], {**os.environ, **OFFLINE}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         interpreters[case.environment].run(program)

@@ -12,17 +12,13 @@ from pathlib import Path
 
 import pytest
 from golden_bundle import build_golden_bundle
+from interpreters import OFFLINE
 from snippets import ROOT
 
 HERE = Path(__file__).parent
 HOSTS = sorted(path.parent.name for path in HERE.glob("*/integration.py"))
-# No host asks anybody for anything: no telemetry, no hub.
-OFFLINE = {
-    "ANONYMIZED_TELEMETRY": "False",
-    "HAYSTACK_TELEMETRY_ENABLED": "False",
-    "HF_HUB_OFFLINE": "1",
-    **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9"),  # where nobody is
-}
+# No host asks anybody for anything.
+ALONE = {**OFFLINE, **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")}  # where nobody is
 
 
 @pytest.fixture(scope="session")
@@ -40,5 +36,5 @@ def test_the_vectors_are_the_encoders(host: str, bundle: Path, tmp_path: Path) -
     python = ROOT / ".venv-interop" / host / "bin" / "python"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
     command = [python, "integration.py", str(bundle)]
-    done = subprocess.run(command, cwd=tmp_path, env={**kept, **OFFLINE}, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=tmp_path, env={**kept, **ALONE}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]

@@ -17,7 +17,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ class Served:
         headers: Sequence[tuple[str, str]] = (),
         parts: Sequence[bytes] | None = None,
         leaves: asyncio.Event | None = None,
-    ) -> Future[Answer]:
+    ) -> futures.Future[Answer]:
         """Sends a request and does not wait. What is not bytes becomes JSON; `parts` come one by one; the client goes at `leaves`."""
         pieces = parts if parts is not None else [b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()]
         return asyncio.run_coroutine_threadsafe(self._ask(method, path, pieces, headers, leaves), self.loop)
